@@ -1,0 +1,226 @@
+//! Host names and authorities, in the one spelling that is ever compared.
+//!
+//! Envoy routes by the authority and this crate decides by it, so whatever the two could read differently is an
+//! error here: userinfo, IP literals in any spelling, a port that is not plain digits, bytes outside LDH.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// RFC 1035 section 2.3.4: a name is at most 255 octets on the wire, which is 253 characters of text.
+const MAX_NAME: usize = 253;
+/// RFC 1035 section 2.3.4.
+const MAX_LABEL: usize = 63;
+
+/// A host name of at least two labels: lower case, no trailing dot, letters, digits and hyphens (and underscore,
+/// which real names contain). Never an IP address, never `localhost` or a name below it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(String);
+
+/// Why a text is not a host name that may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHost {
+    /// Nothing there.
+    #[error("the host is empty")]
+    Empty,
+    /// Over 253 characters, or a label over 63.
+    #[error("the host name is longer than DNS allows (253 characters, 63 for each label)")]
+    TooLong,
+    /// A byte that no host name has, which includes userinfo's `@` and control bytes.
+    #[error("the host name holds a character other than letters, digits, '-', '_' and '.'")]
+    Character,
+    /// An empty label, or one that begins or ends with a hyphen.
+    #[error("a label of the host name is empty or begins or ends with '-'")]
+    Label,
+    /// One label only.
+    #[error("the host name has a single label; only fully qualified names can be reached")]
+    SingleLabel,
+    /// `localhost` and what is below it: resolved without DNS by many programs.
+    #[error("localhost cannot be reached through the gateway")]
+    Localhost,
+    /// A literal address, in any spelling that an inet_aton would take.
+    #[error("IP addresses cannot be reached through the gateway; use the host's name")]
+    IpLiteral,
+    /// The part behind the colon is no port.
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
+}
+
+impl HostName {
+    /// Reads a name in any letter case, with at most one trailing dot.
+    ///
+    /// # Errors
+    /// Everything that is not a plain, fully qualified DNS name; see [`InvalidHost`].
+    pub fn parse(raw: &[u8]) -> Result<Self, InvalidHost> {
+        let raw = raw.strip_suffix(b".").unwrap_or(raw);
+        if raw.is_empty() {
+            return Err(InvalidHost::Empty);
+        }
+        if raw.contains(&b'[') || raw.contains(&b':') {
+            return Err(InvalidHost::IpLiteral);
+        }
+        if raw.len() > MAX_NAME {
+            return Err(InvalidHost::TooLong);
+        }
+        if !raw.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+            return Err(InvalidHost::Character);
+        }
+        let name = String::from_utf8_lossy(raw).to_ascii_lowercase();
+        let mut last = "";
+        let mut labels = 0_usize;
+        for label in name.split('.') {
+            if label.is_empty() || label.starts_with('-') || label.ends_with('-') {
+                return Err(InvalidHost::Label);
+            }
+            if label.len() > MAX_LABEL {
+                return Err(InvalidHost::TooLong);
+            }
+            last = label;
+            labels = labels.saturating_add(1);
+        }
+        // No top-level domain is numeric (RFC 3696 section 2), but inet_aton reads `127.1`, `0x7f.1` and `2130706433`
+        // as addresses: a last label that looks like a number makes the whole an address (the WHATWG URL rule).
+        if last.bytes().all(|b| b.is_ascii_digit())
+            || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            return Err(InvalidHost::IpLiteral);
+        }
+        if last == "localhost" {
+            return Err(InvalidHost::Localhost);
+        }
+        if labels < 2 {
+            return Err(InvalidHost::SingleLabel);
+        }
+        Ok(Self(name))
+    }
+
+    /// The name: lower case, no trailing dot.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for HostName {
+    type Error = InvalidHost;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(text.as_bytes())
+    }
+}
+
+impl From<HostName> for String {
+    fn from(name: HostName) -> Self {
+        name.0
+    }
+}
+
+/// `host` or `host:port`, as it stands in `:authority`, `Host` and the target of CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// The name, in its one spelling.
+    pub host: HostName,
+    /// The port, where one was written.
+    pub port: Option<u16>,
+}
+
+impl Authority {
+    /// Reads an authority strictly.
+    ///
+    /// # Errors
+    /// Userinfo, IP literals, a port that is empty, has a sign, a leading zero or more than five digits.
+    pub fn parse(raw: &[u8]) -> Result<Self, InvalidHost> {
+        if raw.starts_with(b"[") {
+            return Err(InvalidHost::IpLiteral);
+        }
+        if raw.contains(&b'@') {
+            return Err(InvalidHost::Character);
+        }
+        let mut parts = raw.splitn(3, |b| *b == b':');
+        let host = parts.next().unwrap_or_default();
+        let port = parts.next();
+        if parts.next().is_some() {
+            return Err(InvalidHost::IpLiteral);
+        }
+        Ok(Self { host: HostName::parse(host)?, port: port.map(parse_port).transpose()? })
+    }
+}
+
+fn parse_port(digits: &[u8]) -> Result<u16, InvalidHost> {
+    let plain = matches!(digits, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
+    if !plain {
+        return Err(InvalidHost::Port);
+    }
+    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(InvalidHost::Port)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spelling_for_every_way_to_write_a_name() {
+        for raw in ["github.com", "GitHub.COM", "github.com."] {
+            assert_eq!(HostName::parse(raw.as_bytes()).unwrap().as_str(), "github.com", "{raw}");
+        }
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_no_name() {
+        let cases: &[(&[u8], InvalidHost)] = &[
+            (b"", InvalidHost::Empty),
+            (b".", InvalidHost::Empty),
+            (b"github..com", InvalidHost::Label),
+            (b"github.com..", InvalidHost::Label),
+            (b".github.com", InvalidHost::Label),
+            (b"-a.com", InvalidHost::Label),
+            (b"git hub.com", InvalidHost::Character),
+            (b"github.com\0", InvalidHost::Character),
+            (b"github%2ecom", InvalidHost::Character),
+            ("gïthub.com".as_bytes(), InvalidHost::Character),
+            (b"localhost", InvalidHost::Localhost),
+            (b"a.localhost.", InvalidHost::Localhost),
+            (b"intranet", InvalidHost::SingleLabel),
+            (b"127.0.0.1", InvalidHost::IpLiteral),
+            (b"127.1", InvalidHost::IpLiteral),
+            (b"2130706433", InvalidHost::IpLiteral),
+            (b"0x7f.0x1", InvalidHost::IpLiteral),
+            (b"0x7f000001", InvalidHost::IpLiteral),
+            (b"a.0x", InvalidHost::IpLiteral),
+            (b"0177.0.0.1", InvalidHost::IpLiteral),
+            (b"[::1]", InvalidHost::IpLiteral),
+            (b"::1", InvalidHost::IpLiteral),
+        ];
+        for (raw, expected) in cases {
+            assert_eq!(HostName::parse(raw), Err(*expected), "{:?}", String::from_utf8_lossy(raw));
+        }
+    }
+
+    #[test]
+    fn names_and_labels_at_and_over_the_limit() {
+        let label = "a".repeat(MAX_LABEL);
+        assert!(HostName::parse(format!("{label}.com").as_bytes()).is_ok());
+        assert_eq!(HostName::parse(format!("{label}a.com").as_bytes()), Err(InvalidHost::TooLong));
+        let name = format!("{label}.{label}.{label}.{}", "b".repeat(MAX_NAME - 3 * (MAX_LABEL + 1)));
+        assert_eq!(name.len(), MAX_NAME);
+        assert!(HostName::parse(name.as_bytes()).is_ok());
+        assert_eq!(HostName::parse(format!("{name}b").as_bytes()), Err(InvalidHost::TooLong));
+    }
+
+    #[test]
+    fn ports_are_plain_digits() {
+        assert_eq!(Authority::parse(b"github.com:443").unwrap().port, Some(443));
+        assert_eq!(Authority::parse(b"github.com").unwrap().port, None);
+        for raw in ["github.com:", "github.com:0", "github.com:0443", "github.com:+443", "github.com:65536", "github.com:https"] {
+            assert_eq!(Authority::parse(raw.as_bytes()), Err(InvalidHost::Port), "{raw}");
+        }
+        assert_eq!(Authority::parse(b"u:p@github.com:443"), Err(InvalidHost::Character));
+        assert_eq!(Authority::parse(b"github.com@evil.test"), Err(InvalidHost::Character));
+        assert_eq!(Authority::parse(b"[::1]:443"), Err(InvalidHost::IpLiteral));
+    }
+}

@@ -1,0 +1,144 @@
+//! Stage 2: who is speaking, and may that container reach this host at all?
+//!
+//! Called by the identity filter for every CONNECT and every request, and by the CLI's `explain`.
+
+use crate::{Authority, By, Container, Denial, HostName, Policy, Stage, Verdict};
+use bstr::ByteSlice;
+use jiff::Timestamp;
+
+/// The ports a CONNECT may name. Whatever is spoken inside, the upstream is always reached over TLS.
+pub const CONNECT_PORTS: [u16; 2] = [443, 80];
+
+/// What the identity stage needs to know of a request, as Envoy received it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// `:authority`.
+    pub authority: &'a [u8],
+    /// The name in the TLS handshake; `None` where the client speaks plain HTTP.
+    pub sni: Option<&'a [u8]>,
+}
+
+/// Judges the target of a CONNECT by its form only.
+///
+/// Clients hide the body of a refused CONNECT, so a well-formed one is opened whoever asks: the refusal is then
+/// given inside, where it can be read. Nothing is dialled or resolved for it.
+pub fn decide_connect(authority: &[u8]) -> Verdict {
+    let authority = match Authority::parse(authority) {
+        Ok(authority) => authority,
+        Err(error) => return Verdict::Deny(Denial::forbidden(Stage::Request, "request.authority", error.to_string())),
+    };
+    match authority.port {
+        Some(port) if CONNECT_PORTS.contains(&port) => Verdict::Allow(By { rule: "request.connect" }),
+        Some(port) => Verdict::Deny(Denial::forbidden(
+            Stage::Request,
+            "request.port",
+            format!("port {port} cannot be reached through the gateway, only 443 and 80"),
+        )),
+        None => Verdict::Deny(Denial::forbidden(Stage::Request, "request.port", "CONNECT needs a port, 443 or 80")),
+    }
+}
+
+/// Judges a request of `container`, which is whoever is registered at the source address, and returns the host it
+/// goes to.
+///
+/// # Errors
+/// The refusal: an authority that is no plain name, a name other than the one in the TLS handshake, an address that
+/// nobody is registered at, a record that has expired at `now`, a host that the policy does not list.
+pub fn decide_request(
+    container: Option<&Container>,
+    request: Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<HostName, Denial> {
+    let authority = Authority::parse(request.authority)
+        .map_err(|error| Denial::forbidden(Stage::Request, "request.authority", error.to_string()))?;
+    if let Some(port) = authority.port
+        && !CONNECT_PORTS.contains(&port)
+    {
+        let reason = format!("port {port} cannot be reached through the gateway, only 443 and 80");
+        return Err(Denial::forbidden(Stage::Request, "request.port", reason));
+    }
+    if let Some(sni) = request.sni
+        && HostName::parse(sni).as_ref() != Ok(&authority.host)
+    {
+        // RFC 9110 section 15.5.20: the client may try again on a connection of its own for that name.
+        let reason = format!("this connection was made for {}, not for {}", sni.as_bstr(), authority.host);
+        return Err(Denial { stage: Stage::Request, rule: "request.sni", status: 421, reason });
+    }
+    let Some(container) = container else {
+        let reason = "no container is registered at your address";
+        return Err(Denial::forbidden(Stage::Identity, "identity.unknown", reason));
+    };
+    if container.expired(now) {
+        let reason = format!("the registration of {} expired at {}", container.container_id, container.expires_at);
+        return Err(Denial::forbidden(Stage::Identity, "identity.expired", reason));
+    }
+    if !policy.allows_host(&authority.host) {
+        let reason = format!("{} is not one of the allowed hosts", authority.host);
+        return Err(Denial::forbidden(Stage::Identity, "egress.host", reason));
+    }
+    Ok(authority.host)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const NOW: &str = "2026-12-01T00:00:00Z";
+
+    fn container() -> Container {
+        serde_json::from_str(
+            r#"{"container_ip":"172.18.0.5","container_id":"abc","repos":["o/r"],"expires_at":"2027-01-15T00:00:00Z"}"#,
+        )
+        .unwrap()
+    }
+
+    fn policy() -> Policy {
+        Policy { version: "t".into(), egress: BTreeSet::from([HostName::parse(b"github.com").unwrap()]) }
+    }
+
+    fn rule(container: Option<&Container>, authority: &str, sni: Option<&str>, now: &str) -> &'static str {
+        let request = Request { authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
+        match decide_request(container, request, &policy(), now.parse().unwrap()) {
+            Ok(_) => "allow",
+            Err(denial) => denial.rule,
+        }
+    }
+
+    #[test]
+    fn every_refusal_names_its_rule() {
+        let known = container();
+        let known = Some(&known);
+        assert_eq!(rule(known, "github.com", Some("github.com"), NOW), "allow");
+        assert_eq!(rule(known, "GitHub.com.:443", Some("github.com"), NOW), "allow");
+        assert_eq!(rule(known, "github.com", None, NOW), "allow");
+        assert_eq!(rule(None, "github.com", Some("github.com"), NOW), "identity.unknown");
+        assert_eq!(rule(known, "github.com", Some("github.com"), "2027-01-15T00:00:00Z"), "identity.expired");
+        assert_eq!(rule(known, "example.com", Some("example.com"), NOW), "egress.host");
+        assert_eq!(rule(known, "xgithub.com", Some("xgithub.com"), NOW), "egress.host");
+        assert_eq!(rule(known, "api.github.com", Some("api.github.com"), NOW), "egress.host");
+        assert_eq!(rule(known, "github.com", Some("example.com"), NOW), "request.sni");
+        assert_eq!(rule(known, "github.com:22", Some("github.com"), NOW), "request.port");
+        assert_eq!(rule(known, "u@github.com", Some("github.com"), NOW), "request.authority");
+        assert_eq!(rule(known, "127.0.0.1", None, NOW), "request.authority");
+    }
+
+    #[test]
+    fn without_a_policy_nothing_is_reached() {
+        let known = container();
+        let request = Request { authority: b"github.com", sni: None };
+        let denied = decide_request(Some(&known), request, &Policy::deny_all(), NOW.parse().unwrap());
+        assert_eq!(denied.unwrap_err().rule, "egress.host");
+    }
+
+    #[test]
+    fn connect_is_judged_by_its_form() {
+        assert!(matches!(decide_connect(b"anything.example:443"), Verdict::Allow(_)));
+        assert!(matches!(decide_connect(b"anything.example:80"), Verdict::Allow(_)));
+        for target in ["anything.example", "anything.example:22", "127.0.0.1:443", "[::1]:443", "localhost:443", "a@b.c:443"] {
+            assert!(matches!(decide_connect(target.as_bytes()), Verdict::Deny(_)), "{target}");
+        }
+    }
+}

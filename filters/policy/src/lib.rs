@@ -1,0 +1,103 @@
+//! What a container may do.
+//!
+//! Pure: facts in, a [`Verdict`] out. No IO, no clock, no hostcall; it builds natively and for wasm32-wasip1, and
+//! the filters, the CLI, the tests and the fuzzers all run this one code. It knows nothing of git's bytes and
+//! nothing of Envoy.
+
+mod container;
+mod host;
+mod identity;
+mod refusal;
+
+pub use container::{AuthMode, Container, InvalidRepo, Repo};
+pub use host::{Authority, HostName, InvalidHost};
+pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
+pub use refusal::{Form, Refusal, render};
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The rules in force, as the control plane has checked them and as every Envoy worker holds them.
+///
+/// There is no `Default`: without a policy everything is denied, see [`Policy::deny_all`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Names this policy in the audit: the first 12 hex digits of the hash of what it was made from.
+    pub version: String,
+    /// The hosts that may be reached. Empty means none.
+    pub egress: BTreeSet<HostName>,
+}
+
+impl Policy {
+    /// The policy in force when there is none: nothing may be reached.
+    pub fn deny_all() -> Self {
+        Self { version: "none".into(), egress: BTreeSet::new() }
+    }
+
+    /// Whether `host` may be reached by any container at all.
+    pub fn allows_host(&self, host: &HostName) -> bool {
+        self.egress.contains(host)
+    }
+}
+
+/// The stage of the chain that decided; the audit's `stage` field and the first word of every rule's documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The request could not be read one way only.
+    Request,
+    /// Who is speaking, and which hosts that container may reach.
+    Identity,
+    /// Whether a credential may be added.
+    Credentials,
+}
+
+impl Stage {
+    /// The stage's name as it stands in the audit.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Request => "request",
+            Stage::Identity => "identity",
+            Stage::Credentials => "credentials",
+        }
+    }
+}
+
+/// A decision. Both sides carry the name of the rule that decided, so that no refusal is without a reason and no
+/// permission without a rule that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// The request may go on to the next stage.
+    Allow(By),
+    /// The request ends here.
+    Deny(Denial),
+}
+
+/// The rule that allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct By {
+    /// For example `egress.host`.
+    pub rule: &'static str,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Where in the chain.
+    pub stage: Stage,
+    /// The rule's stable name, for example `identity.unknown`; in the body, in `X-Sallyport-Rule` and in the audit.
+    pub rule: &'static str,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// One sentence for whoever reads the refusal, without a full stop.
+    pub reason: String,
+}
+
+impl Denial {
+    /// A refusal with status 403.
+    pub fn forbidden(stage: Stage, rule: &'static str, reason: impl Into<String>) -> Self {
+        Self { stage, rule, status: 403, reason: reason.into() }
+    }
+}

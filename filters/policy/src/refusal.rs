@@ -1,0 +1,75 @@
+//! How a refusal is told: JSON for programs, plain text where git would print it.
+
+use crate::Denial;
+use serde::Serialize;
+
+/// In which form the client can read a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `{"error","rule","stage","request_id"}`.
+    Json,
+    /// Lines of text: git prints the body of a refused `info/refs` as `remote:` lines, but only as text/plain
+    /// (git's remote-curl.c, `show_http_message`).
+    Text,
+}
+
+impl Form {
+    /// The form for a request with this path: git asks for `…/info/refs` before anything else.
+    pub fn of_path(path: &[u8]) -> Self {
+        let path = path.split(|b| *b == b'?').next().unwrap_or_default();
+        if path.ends_with(b"/info/refs") { Form::Text } else { Form::Json }
+    }
+}
+
+/// A refusal, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The value of `content-type`.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    rule: &'a str,
+    stage: &'a str,
+    request_id: &'a str,
+}
+
+/// Renders `denial`. `request_id` is the one that the audit line carries.
+pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
+    let stage = denial.stage.name();
+    let body = Body { error: &denial.reason, rule: denial.rule, stage, request_id };
+    let (content_type, body) = match form {
+        // A struct of strings always serialises; were it not so, the refusal would stand without its body.
+        Form::Json => ("application/json", serde_json::to_string(&body).unwrap_or_default()),
+        Form::Text => (
+            "text/plain; charset=utf-8",
+            format!("sallyport: refused (rule {})\nsallyport: {}\nsallyport: request id {request_id}\n", denial.rule, denial.reason),
+        ),
+    };
+    Refusal { status: denial.status, content_type, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stage;
+
+    #[test]
+    fn git_gets_text_and_programs_get_json() {
+        assert_eq!(Form::of_path(b"/o/r.git/info/refs?service=git-upload-pack"), Form::Text);
+        assert_eq!(Form::of_path(b"/o/r/info/refs"), Form::Text);
+        assert_eq!(Form::of_path(b"/repos/o/r?x=/info/refs"), Form::Json);
+        let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "say \"who\"");
+        assert_eq!(
+            render(&denial, Form::Json, "7").body,
+            r#"{"error":"say \"who\"","rule":"identity.unknown","stage":"identity","request_id":"7"}"#
+        );
+        assert!(render(&denial, Form::Text, "7").body.contains("rule identity.unknown"));
+    }
+}
