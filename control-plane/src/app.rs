@@ -1,0 +1,272 @@
+//! The wiring: every part made once, given what it needs, and stopped together.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use policy::Policy;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::audit::Audit;
+use crate::ca::issuer::Issuer;
+use crate::config::Config;
+use crate::containers::api::{self, Api};
+use crate::containers::feed::Feed;
+use crate::containers::registry::Registry;
+use crate::containers::store::Store;
+use crate::credentials::{Credentials, server as authz};
+use crate::envoy::Envoy;
+use crate::files;
+use crate::xds::server::{Fleet, Server as Discovery};
+use crate::xds::snapshot::Snapshot;
+
+/// How long the admin API may take to finish what it is doing when the process stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the proxy's port may take to accept a connection before it counts as not there.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// How often the start looks whether everything is there.
+const READY_POLL: Duration = Duration::from_millis(100);
+
+/// Everything that the command line has found out.
+#[derive(Debug)]
+pub struct App {
+    /// The configuration.
+    pub config: Config,
+    /// The policy.
+    pub policy: Policy,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The filters' modules, by name.
+    pub filters: BTreeMap<String, Vec<u8>>,
+    /// The Envoy to run as a child; absent under `serve`.
+    pub envoy: Option<Envoy>,
+}
+
+/// Reads the filters that the listeners need.
+///
+/// # Errors
+/// A module is missing.
+pub fn filters(directory: Option<PathBuf>) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let program = std::env::current_exe().context("cannot find our own program")?;
+    let places = match directory {
+        Some(directory) => vec![directory],
+        // target/release/sallyport has its filters in target/filters, an installed one in /usr/lib.
+        None => program
+            .ancestors()
+            .skip(1)
+            .take(2)
+            .map(|place| place.join("filters"))
+            .chain([PathBuf::from("/usr/lib/sallyport/filters")])
+            .collect(),
+    };
+    Snapshot::FILTERS
+        .iter()
+        .map(|name| {
+            let file = format!("{name}.wasm");
+            let code = places.iter().find_map(|place| std::fs::read(place.join(&file)).ok());
+            let code = code.with_context(|| {
+                let looked: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+                format!("{file} is not in {}; `make build` builds it, --filters names another place", looked.join(", "))
+            })?;
+            Ok(((*name).to_owned(), code))
+        })
+        .collect()
+}
+
+impl App {
+    /// Runs until SIGTERM or SIGINT, or until a part fails.
+    ///
+    /// # Errors
+    /// What kept it from starting, or what failed.
+    pub fn run(self) -> anyhow::Result<()> {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(self.serve())
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let state_dir = prepare(&self.state_dir)?;
+        let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
+        let bundle = format!("{}\n{}", self.config.roots_pem.trim_end(), issuer.certificate_pem());
+        files::write_atomic(&state_dir.join("ca-bundle.pem"), bundle.as_bytes(), 0o644)
+            .context("cannot write the CA bundle")?;
+        let store = Store::open(&state_dir.join("registry.redb"))
+            .context("is another gateway running on this state directory?")?;
+        let snapshot = Snapshot::build(&self.config, &self.policy, Credentials::concern, &self.filters);
+        let registry = Registry::open(store, self.policy)?;
+        let audit = Audit::open(&state_dir.join("audit.jsonl")).context("the audit cannot be written")?;
+        let (_snapshots, snapshots) = watch::channel(Arc::new(snapshot));
+        let fleet = Fleet::default();
+        let (stop, stopped) = watch::channel(false);
+
+        let socket = bind_socket(&state_dir.join("run/xds.sock"))?;
+        let grpc = tonic::transport::Server::builder()
+            .add_service(Discovery::new(snapshots, Arc::clone(&issuer), fleet.clone()).into_service())
+            .add_service(Feed::service(Arc::clone(&registry)))
+            .add_service(authz::Server::service(Arc::clone(&registry), Arc::new(Credentials::from_environment())))
+            .add_service(audit.service())
+            .serve_with_incoming(UnixListenerStream::new(socket));
+
+        let readiness = Arc::new(Readiness {
+            fleet,
+            registry: Arc::clone(&registry),
+            proxy: self.envoy.as_ref().map(|_| self.config.proxy),
+        });
+        let routes = api::routes(Api { registry, allow_loopback: self.envoy.is_some() })
+            .merge(self::routes(Arc::clone(&readiness), issuer));
+        let admin = TcpListener::bind(self.config.admin)
+            .await
+            .with_context(|| format!("the admin API cannot listen on {}", self.config.admin))?;
+        let http = axum::serve(admin, api::only_local_clients(routes)).with_graceful_shutdown(flagged(stopped.clone()));
+
+        tokio::spawn(announce(readiness, self.config.proxy, self.config.admin, state_dir.clone()));
+        let (envoy_ended, envoy_end) = oneshot::channel();
+        let envoy = self.envoy.map(|envoy| supervise(envoy, state_dir, stopped, envoy_ended));
+        let envoy_end = async {
+            match &envoy {
+                Some(_) => envoy_end.await.context("the supervision of Envoy panicked").flatten(),
+                None => std::future::pending().await,
+            }
+        };
+
+        let grpc = tokio::spawn(grpc);
+        let http = tokio::spawn(async move { http.await });
+        let result = tokio::select! {
+            ended = grpc => ended.context("the gRPC service panicked").and_then(|ended| ended.context("the gRPC socket failed")),
+            ended = envoy_end => ended,
+            signal = signalled() => signal,
+        };
+        // Envoy's end is waited for, so that nothing is left running; the control plane answers it until then.
+        stop.send_replace(true);
+        drop(tokio::time::timeout(DRAIN, http).await);
+        if let Some(envoy) = envoy
+            && tokio::task::spawn_blocking(|| envoy.join()).await.is_err()
+        {
+            tracing::error!("the supervision of Envoy panicked");
+        }
+        result
+    }
+}
+
+/// Runs Envoy on a thread of its own, which lives as long as the child does.
+fn supervise(
+    envoy: Envoy,
+    state_dir: PathBuf,
+    stop: watch::Receiver<bool>,
+    ended: oneshot::Sender<anyhow::Result<()>>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        // Nobody waits for the end any more when the whole process is stopping.
+        drop(ended.send(envoy.supervise(&state_dir, stop)));
+    })
+}
+
+/// Makes the state directory, for its owner alone, and returns its absolute path.
+fn prepare(directory: &Path) -> anyhow::Result<PathBuf> {
+    let make = || -> std::io::Result<PathBuf> {
+        let run = directory.join("run");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
+        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700))?;
+        directory.canonicalize()
+    };
+    make().with_context(|| format!("the state directory {} cannot be used", directory.display()))
+}
+
+/// Listens on a Unix socket in place of one that an earlier run has left.
+fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("{} is in the way", path.display()));
+        }
+        _ => {}
+    }
+    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+async fn flagged(mut stop: watch::Receiver<bool>) {
+    // An error says that the sender has gone, which is a stop too.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+async fn signalled() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    Ok(())
+}
+
+/// What has to be there before a sandbox is served.
+#[derive(Debug)]
+struct Readiness {
+    fleet: Fleet,
+    registry: Arc<Registry>,
+    /// The proxy's address, where Envoy is our own child.
+    proxy: Option<SocketAddr>,
+}
+
+impl Readiness {
+    async fn missing(&self) -> Vec<String> {
+        let mut missing = self.fleet.missing();
+        if !self.registry.watched() {
+            missing.push("identity: no Envoy worker holds the registry yet".into());
+        }
+        if let Some(mut proxy) = self.proxy {
+            if proxy.ip().is_unspecified() {
+                proxy.set_ip(if proxy.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+            }
+            if !matches!(tokio::time::timeout(PROBE, TcpStream::connect(proxy)).await, Ok(Ok(_))) {
+                missing.push(format!("listener: {proxy} accepts no connections"));
+            }
+        }
+        missing
+    }
+}
+
+/// What an operator asks of the process itself.
+fn routes(readiness: Arc<Readiness>, issuer: Arc<Issuer>) -> Router {
+    let certificate = issuer.certificate_pem().to_owned();
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/ca.pem", get(move || async move { ([(header::CONTENT_TYPE, "application/x-pem-file")], certificate) }))
+        .route("/readyz", get(ready))
+        .with_state(readiness)
+}
+
+async fn ready(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    let missing = readiness.missing().await;
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing })))
+}
+
+/// Tells the operator once that the gateway serves, and where everything is.
+async fn announce(readiness: Arc<Readiness>, proxy: SocketAddr, admin: SocketAddr, state_dir: PathBuf) {
+    let mut every = tokio::time::interval(READY_POLL);
+    loop {
+        every.tick().await;
+        let missing = readiness.missing().await;
+        if missing.is_empty() {
+            break;
+        }
+        tracing::debug!(?missing, "not ready yet");
+    }
+    tracing::info!(%proxy, %admin, state = %state_dir.display(), "ready");
+    eprintln!(
+        "\n  Sallyport is ready.\n\n    proxy for sandboxes   http://{proxy}\n    admin API             http://{admin}\n    state, CA, audit      {}\n\n  Next, in another terminal:\n\n    sallyport container add --ip 127.0.0.1 --repo OWNER/REPO\n    eval \"$(sallyport env)\"\n    git clone https://github.com/OWNER/REPO\n",
+        state_dir.display()
+    );
+}

@@ -1,0 +1,3 @@
+//! The certificate authority: made at the first start, kept in the state directory, trusted by the sandboxes alone.
+
+pub mod issuer;

@@ -1,0 +1,147 @@
+//! The command line. Errors go to stderr in one sentence; exit 0 done, 2 the command line or a file is wrong,
+//! 1 anything else.
+
+mod ca;
+mod client;
+mod container;
+mod env;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config;
+
+/// The one door out for AI agents in containers: Envoy ends TLS, Rust filters decide, credentials are added on the
+/// way and never enter a sandbox.
+#[derive(Debug, Parser)]
+#[command(name = "sallyport", version, arg_required_else_help = true, after_help = EXAMPLE)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLE: &str = "Example:\n  GITHUB_TOKEN=… sallyport up\n  sallyport container add --ip 172.18.0.5 --repo owner/repo\n  sallyport env --gateway http://gateway:8080";
+
+/// What every command needs.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// The configuration [default: config/sallyport.yaml where it is there, else built-in]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where CA, registry and audit are kept [default: state_dir of the configuration, else
+    /// $XDG_STATE_HOME/sallyport or ~/.local/state/sallyport]
+    #[arg(long, global = true, value_name = "DIR", env = "SALLYPORT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control plane, and Envoy as its child
+    Up(serve::Up),
+    /// Run the control plane only
+    Serve(serve::Serve),
+    /// Register, list, show and remove containers
+    #[command(subcommand)]
+    Container(container::Container),
+    /// Print the variables that a sandbox needs
+    Env(env::Env),
+    /// The certificate authority that sandboxes trust
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// Print a completion script for a shell
+    ///
+    /// Example: sallyport completions bash > /etc/bash_completion.d/sallyport
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Become Envoy, to die with this process's parent
+    #[command(hide = true)]
+    RunEnvoy(serve::RunEnvoy),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line or a file is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Up(up) => up.run(&self.common),
+            Command::Serve(serve) => serve.run(&self.common),
+            Command::Container(container) => container.run(&self.common),
+            Command::Env(env) => env.run(&self.common),
+            Command::Ca(ca) => ca.run(&self.common),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "sallyport", &mut std::io::stdout());
+                Ok(())
+            }
+            Command::RunEnvoy(envoy) => envoy.run(),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("sallyport: {error}");
+                ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+            }
+        }
+    }
+}
+
+impl Common {
+    fn config(&self) -> Result<config::Config, Error> {
+        Ok(config::Config::load(self.config.as_deref())?)
+    }
+
+    /// The state directory: the command line's or the environment's, the configuration's, the user's.
+    fn state_dir(&self, config: &config::Config) -> Result<PathBuf, Error> {
+        let own = || {
+            let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+            base.or_else(home).map(|base| base.join("sallyport"))
+        };
+        self.state_dir
+            .clone()
+            .or_else(|| config.state_dir.clone())
+            .or_else(own)
+            .ok_or_else(|| Error::Usage("no state directory: give --state-dir, or set HOME".into()))
+    }
+}
+
+/// Prints `text` on stdout. A reader that has gone away is no error of ours.
+fn print(text: &str) -> Result<(), Error> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(anyhow::Error::from(error).into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

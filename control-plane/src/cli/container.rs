@@ -1,0 +1,143 @@
+//! `container add | ls | show | rm`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use super::client::Client;
+use super::{Common, Error, print};
+
+/// Register, list, show and remove containers.
+#[derive(Debug, Subcommand)]
+pub enum Container {
+    /// Register a container, or replace the one at its address
+    Add(Add),
+    /// List the registered containers
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one container's record
+    Show {
+        /// Its address
+        ip: String,
+        /// Print JSON, which is the default
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a container; its requests are refused from now on
+    Rm {
+        /// Its address
+        ip: String,
+    },
+}
+
+/// A registration.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sallyport container add --ip 172.18.0.5 --repo owner/repo --branch 'sandbox/*' --ttl 8h"
+)]
+pub struct Add {
+    /// The container's address, as Envoy sees it
+    #[arg(long)]
+    ip: String,
+    /// A repository it may use; may be given more than once
+    #[arg(long = "repo", value_name = "OWNER/REPO", required = true)]
+    repos: Vec<String>,
+    /// On whose behalf it acts
+    #[arg(long, value_enum, default_value_t = Mode::Bot)]
+    mode: Mode,
+    /// A branch it may push to, as a glob; may be given more than once [default for bot: sandbox/* and bot/*]
+    #[arg(long = "branch", value_name = "GLOB")]
+    branches: Vec<String>,
+    /// Your name for it; stands in the audit [default: its address]
+    #[arg(long)]
+    id: Option<String>,
+    /// How long the registration lasts, such as 8h [default: 24h]
+    #[arg(long)]
+    ttl: Option<String>,
+    /// Print the record as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// Unattended: pushes to its allowed branches only
+    Bot,
+    /// For a person who looks on: any branch that is not protected
+    User,
+}
+
+impl Container {
+    pub(super) fn run(self, common: &Common) -> Result<(), Error> {
+        let client = Client::new(common.config()?.admin);
+        match self {
+            Self::Add(add) => add.run(&client),
+            Self::Ls { json: true } => print(&client.get("/internal/containers")?).and_then(|()| print("\n")),
+            Self::Ls { json: false } => list(&client),
+            Self::Show { ip, json: _ } => {
+                let record = client.get(&format!("/internal/containers/{ip}"))?;
+                print(&record).and_then(|()| print("\n"))
+            }
+            Self::Rm { ip } => client.delete(&format!("/internal/containers/{ip}")).map(drop),
+        }
+    }
+}
+
+impl Add {
+    fn run(self, client: &Client) -> Result<(), Error> {
+        let mode = match self.mode {
+            Mode::Bot => "bot",
+            Mode::User => "user",
+        };
+        let mut body = Map::from_iter([
+            ("container_ip".to_owned(), json!(self.ip)),
+            ("repos".to_owned(), json!(self.repos)),
+            ("auth_mode".to_owned(), json!(mode)),
+        ]);
+        if !self.branches.is_empty() {
+            body.insert("allowed_branches".into(), json!(self.branches));
+        }
+        if let Some(id) = self.id {
+            body.insert("container_id".into(), json!(id));
+        }
+        if let Some(ttl) = self.ttl {
+            body.insert("ttl".into(), json!(ttl));
+        }
+        let answer = client.post("/internal/containers", &Value::Object(body))?;
+        if self.json {
+            return print(&answer).and_then(|()| print("\n"));
+        }
+        let record: Value = serde_json::from_str(&answer).unwrap_or_default();
+        print(&format!("registered {}\n", row(&record)))
+    }
+}
+
+fn list(client: &Client) -> Result<(), Error> {
+    let records: Vec<Value> = serde_json::from_str(&client.get("/internal/containers")?)
+        .map_err(|error| Error::Other(anyhow::anyhow!("the gateway's answer is not understood: {error}")))?;
+    if records.is_empty() {
+        return print("no container is registered\n");
+    }
+    let rows: String = records.iter().map(|record| format!("{}\n", row(record))).collect();
+    print(&rows)
+}
+
+/// One record on one line.
+fn row(record: &Value) -> String {
+    let text = |key: &str| record[key].as_str().unwrap_or("-").to_owned();
+    let joined = |key: &str| {
+        let list: Vec<_> = record[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        list.join(",")
+    };
+    let id = text("container_id");
+    format!(
+        "{:<15} {id:<15} {:<4} until {}  {}  [{}]",
+        text("container_ip"),
+        text("auth_mode"),
+        text("expires_at"),
+        joined("repos"),
+        joined("allowed_branches")
+    )
+}

@@ -1,0 +1,84 @@
+//! `up`, `serve`, and the hidden step through which Envoy becomes a child that dies with us.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Common, Error};
+use crate::app::{self, App};
+use crate::{config, envoy};
+
+/// Where the filters are.
+#[derive(Debug, Args)]
+struct Filters {
+    /// The directory of the filters' .wasm files [default: `filters` beside the program's directory]
+    #[arg(long, value_name = "DIR", env = "SALLYPORT_FILTERS")]
+    filters: Option<PathBuf>,
+}
+
+/// Run the control plane, and Envoy as its child. Ready when http://127.0.0.1:8081/readyz says so.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  GITHUB_TOKEN=… sallyport up --config config/sallyport.yaml")]
+pub struct Up {
+    /// Envoy's worker threads [default: one for each core]
+    #[arg(long, value_name = "N")]
+    envoy_concurrency: Option<u16>,
+    /// The Envoy to run, version 1.40 [default: envoy on the PATH]
+    #[arg(long, value_name = "PATH", env = "ENVOY_BIN")]
+    envoy: Option<PathBuf>,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// Run the control plane only; some Envoy connects to `run/xds.sock` in the state directory.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// The arguments of the hidden step.
+#[derive(Debug, Args)]
+pub struct RunEnvoy {
+    /// The process with which Envoy has to die
+    #[arg(long)]
+    parent: u32,
+    /// Envoy and its arguments
+    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    command: Vec<std::ffi::OsString>,
+}
+
+impl Up {
+    pub(super) fn run(self, common: &Common) -> Result<(), Error> {
+        let program = envoy::find(self.envoy).map_err(|error| Error::Usage(error.to_string()))?;
+        let envoy = envoy::Envoy { program, concurrency: self.envoy_concurrency };
+        run(common, self.filters, Some(envoy))
+    }
+}
+
+impl Serve {
+    pub(super) fn run(self, common: &Common) -> Result<(), Error> {
+        run(common, self.filters, None)
+    }
+}
+
+impl RunEnvoy {
+    pub(super) fn run(self) -> Result<(), Error> {
+        Err(envoy::become_envoy(self.parent, &self.command).into())
+    }
+}
+
+fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result<(), Error> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SALLYPORT_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let config = common.config()?;
+    let policy = config::load_policy(&config.policy_file)?;
+    let filters = app::filters(filters.filters).map_err(|error| Error::Usage(error.to_string()))?;
+    let state_dir = common.state_dir(&config)?;
+    Ok(App { config, policy, state_dir, filters, envoy }.run()?)
+}

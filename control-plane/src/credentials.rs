@@ -1,0 +1,36 @@
+//! Stage 5: may a credential be added to this request, which one, and how?
+//!
+//! `decide` is the one pure function that says who may use a credential, where it may go and how it is put in;
+//! `server` is Envoy's ext_authz around it.
+
+pub mod decide;
+pub mod server;
+
+use policy::HostName;
+use secrecy::SecretString;
+
+/// The variables that hold the GitHub token, in this order.
+pub const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
+
+/// What the gateway can add. Read once, at start.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// GitHub's token.
+    pub github: Option<SecretString>,
+}
+
+impl Credentials {
+    /// From the environment; an empty variable is none.
+    pub fn from_environment() -> Self {
+        let github = GITHUB_VARIABLES
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+            .map(|value| SecretString::from(value.trim().to_owned()));
+        Self { github }
+    }
+
+    /// Whether requests to `host` go through the credential stage at all.
+    pub fn concern(host: &HostName) -> bool {
+        decide::Target::of(host.as_str()).is_some()
+    }
+}

@@ -1,0 +1,132 @@
+//! Envoy's ext_authz: the registry is asked again, at the last step, so that who was removed a millisecond ago gets
+//! no credential.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, address, header_value_option::HeaderAppendAction, socket_address,
+};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::{
+    AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
+};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::rpc::Status as RpcStatus;
+use jiff::Timestamp;
+use policy::{Authority, Denial, Form, Stage, render};
+use secrecy::ExposeSecret;
+use tonic::{Code, Request as GrpcRequest, Response, Status};
+
+use super::Credentials;
+use super::decide::{CLIENT_CREDENTIALS, Injection, Request, decide};
+use crate::containers::registry::Registry;
+
+/// The service.
+#[derive(Debug)]
+pub struct Server {
+    registry: Arc<Registry>,
+    credentials: Arc<Credentials>,
+}
+
+impl Server {
+    /// As a tonic service.
+    pub fn service(registry: Arc<Registry>, credentials: Arc<Credentials>) -> AuthorizationServer<Self> {
+        AuthorizationServer::new(Self { registry, credentials })
+    }
+
+    fn judge(&self, attributes: &AttributeContext) -> Result<Injection, Denial> {
+        let unreadable = |what: &str| Denial::forbidden(Stage::Credentials, "credentials.unreadable", what);
+        let source = source(attributes).ok_or_else(|| unreadable("the source address is missing"))?;
+        let http = attributes
+            .request
+            .as_ref()
+            .and_then(|request| request.http.as_ref())
+            .ok_or_else(|| unreadable("the request is missing"))?;
+        let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
+        let (_, container) = self.registry.lookup(source);
+        let request = Request { host: authority.host.as_str(), method: &http.method, path: http.path.as_bytes() };
+        decide(container.as_deref(), request, &self.credentials, Timestamp::now())
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for Server {
+    async fn check(&self, request: GrpcRequest<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let attributes =
+            request.into_inner().attributes.ok_or_else(|| Status::invalid_argument("a check without attributes"))?;
+        Ok(Response::new(match self.judge(&attributes) {
+            Ok(injection) => inject(&injection),
+            Err(denial) => refuse(&denial, &attributes),
+        }))
+    }
+}
+
+fn source(attributes: &AttributeContext) -> Option<IpAddr> {
+    let address = attributes.source.as_ref()?.address.as_ref()?.address.as_ref()?;
+    let address::Address::SocketAddress(socket) = address else { return None };
+    // Only a numeric address with a port is a TCP peer.
+    matches!(socket.port_specifier, Some(socket_address::PortSpecifier::PortValue(_))).then_some(())?;
+    socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+fn inject(injection: &Injection) -> CheckResponse {
+    let ok = OkHttpResponse {
+        headers: vec![header("authorization", injection.authorization.expose_secret())],
+        headers_to_remove: CLIENT_CREDENTIALS
+            .iter()
+            .filter(|name| **name != "authorization")
+            .map(|name| (*name).to_owned())
+            .collect(),
+        ..Default::default()
+    };
+    CheckResponse {
+        status: Some(status(Code::Ok)),
+        dynamic_metadata: Some(audit("allow", injection.rule, "")),
+        http_response: Some(HttpResponse::OkResponse(ok)),
+    }
+}
+
+fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
+    let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
+    let (path, id) = http.map_or((&[][..], "-"), |http| (http.path.as_bytes(), http.id.as_str()));
+    let refusal = render(denial, Form::of_path(path), id);
+    let denied = DeniedHttpResponse {
+        status: Some(HttpStatus { code: refusal.status.into() }),
+        headers: vec![header("content-type", refusal.content_type), header("x-sallyport-rule", denial.rule)],
+        body: refusal.body,
+    };
+    CheckResponse {
+        status: Some(status(Code::PermissionDenied)),
+        dynamic_metadata: Some(audit("deny", denial.rule, &denial.reason)),
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+    }
+}
+
+/// What the audit says of this stage, beside what the filters say.
+fn audit(verdict: &str, rule: &str, reason: &str) -> Struct {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+    Struct {
+        fields: [
+            ("stage", text(Stage::Credentials.name())),
+            ("verdict", text(verdict)),
+            ("rule", text(rule)),
+            ("reason", text(reason)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into(),
+    }
+}
+
+fn header(key: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: key.into(), value: value.into(), ..Default::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    }
+}
+
+fn status(code: Code) -> RpcStatus {
+    RpcStatus { code: code as i32, ..Default::default() }
+}

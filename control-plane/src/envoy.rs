@@ -1,0 +1,153 @@
+//! Envoy as a supervised child: started, started again when it dies, and never left behind.
+//!
+//! Envoy's environment is empty: the credentials in ours are none of its business.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::files;
+
+/// The release that the configuration we send was tried with.
+const RELEASE: &str = "/1.40.";
+
+/// All that xDS can't bring.
+const BOOTSTRAP: &str = include_str!("../../envoy/bootstrap.yaml");
+
+/// The bootstrap's name below the state directory.
+const BOOTSTRAP_FILE: &str = "run/envoy.yaml";
+
+/// How long Envoy may take to end after SIGTERM before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The pause before the first restart; each further one doubles it, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// An Envoy that ran for this long is restarted without delay.
+const HEALTHY: Duration = Duration::from_secs(10);
+
+/// Which Envoy, and how wide.
+#[derive(Clone, Debug)]
+pub struct Envoy {
+    /// The program.
+    pub program: PathBuf,
+    /// Its worker threads; absent is one for each core.
+    pub concurrency: Option<u16>,
+}
+
+/// Finds Envoy and asks for its version.
+///
+/// # Errors
+/// There is none, or it is of another release.
+pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let program = match named {
+        Some(program) => program,
+        None => std::env::var_os("PATH")
+            .iter()
+            .flat_map(std::env::split_paths)
+            .map(|directory| directory.join("envoy"))
+            .find(|candidate| candidate.is_file())
+            .context("Envoy is not on the PATH; give --envoy or set ENVOY_BIN (envoy/install.sh fetches it)")?,
+    };
+    let program = program.canonicalize().with_context(|| format!("cannot find Envoy at {}", program.display()))?;
+    let output = Command::new(&program)
+        .arg("--version")
+        .env_clear()
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    if !version.contains(RELEASE) {
+        bail!("{} is not Envoy 1.40 but {}; set ENVOY_BIN to one that is", program.display(), version.trim());
+    }
+    Ok(program)
+}
+
+/// Becomes Envoy, with the promise of the kernel that it ends with `parent`. Returns only if that fails.
+pub fn become_envoy(parent: u32, command: &[OsString]) -> anyhow::Error {
+    let become_it = || -> anyhow::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL)).context("cannot tie Envoy's life to ours")?;
+        // The parent may have died before the line above.
+        let alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent);
+        if !alive {
+            bail!("the parent of Envoy has gone");
+        }
+        let (program, arguments) = command.split_first().context("no program named")?;
+        Err(Command::new(program).args(arguments).exec()).with_context(|| format!("cannot run {}", program.display()))
+    };
+    become_it().err().unwrap_or_else(|| anyhow::anyhow!("BUG: exec returned"))
+}
+
+impl Envoy {
+    /// Runs Envoy until `stop` is true, on the calling thread: the kernel ties the child's life to the thread that
+    /// started it.
+    ///
+    /// # Errors
+    /// The bootstrap cannot be written or the child cannot be started at all.
+    pub fn supervise(&self, state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+        files::write_atomic(&state_dir.join(BOOTSTRAP_FILE), BOOTSTRAP.as_bytes(), 0o600)
+            .context("cannot write Envoy's bootstrap")?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.keep_running(state_dir, stop))
+    }
+
+    async fn keep_running(&self, state_dir: &Path, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let mut pause = FIRST_PAUSE;
+        while !*stop.borrow() {
+            let started = Instant::now();
+            let mut child = tokio::process::Command::from(self.command(state_dir)?)
+                .kill_on_drop(true)
+                .spawn()
+                .context("cannot start Envoy")?;
+            tracing::info!(pid = child.id(), "started Envoy");
+            tokio::select! {
+                status = child.wait() => tracing::error!(?status, "Envoy has ended by itself"),
+                _ = stop.wait_for(|stop| *stop) => return end(child).await,
+            }
+            pause = if started.elapsed() >= HEALTHY { FIRST_PAUSE } else { pause };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&self, state_dir: &Path) -> anyhow::Result<Command> {
+        let mut command = Command::new(std::env::current_exe().context("cannot find our own program")?);
+        command.args(["run-envoy", "--parent", &std::process::id().to_string(), "--"]).arg(&self.program).args([
+            "--config-path",
+            BOOTSTRAP_FILE,
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ]);
+        if let Some(workers) = self.concurrency {
+            command.args(["--concurrency", &workers.to_string()]);
+        }
+        // The sockets in the bootstrap are relative to the state directory: their paths stay short, and the file is
+        // the same everywhere.
+        command.current_dir(state_dir).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(command)
+    }
+}
+
+async fn end(mut child: tokio::process::Child) -> anyhow::Result<()> {
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+        && let Err(error) = kill_process(pid, Signal::TERM)
+    {
+        // It has ended already, which is what is wanted.
+        tracing::debug!(%error, "Envoy could not be told to end");
+    }
+    if tokio::time::timeout(STOP_DEADLINE, child.wait()).await.is_err() {
+        tracing::warn!("Envoy did not end in time and is killed");
+        child.kill().await.context("cannot end Envoy")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The xDS server: everything Envoy runs on but its bootstrap, over one delta ADS stream.
+//!
+//! `snapshot` builds the resources from the checked configuration, `connection` is the protocol as a pure state
+//! machine, `server` the thin tonic loop around it.
+
+pub mod connection;
+pub mod resources;
+pub mod server;
+pub mod snapshot;

@@ -1,0 +1,113 @@
+//! One module for each kind of resource, and the few words they share.
+
+pub mod cluster;
+pub mod extension;
+pub mod listener;
+pub mod route;
+pub mod secret;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, GrpcService, SocketAddress, TransportSocket, address,
+    config_source, data_source, grpc_service, socket_address,
+};
+use envoy_types::pb::google::protobuf::{BoolValue, Duration as ProtoDuration, UInt32Value};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The static cluster of the bootstrap that leads back to this process.
+pub const CONTROL_PLANE: &str = "control-plane";
+
+/// The cluster into which an opened CONNECT is poured, and the internal listener behind it.
+pub const TUNNEL: &str = "tunnel";
+
+/// The dynamic forward proxy: its filter, its cluster and its DNS cache.
+pub const UPSTREAM: &str = "upstream";
+
+/// The listener that sandboxes speak to as an explicit proxy.
+pub const PROXY: &str = "proxy";
+
+/// The ext_authz filter.
+pub const CREDENTIALS: &str = "credentials";
+
+/// The identity filter.
+pub const IDENTITY: &str = "identity";
+
+/// What may wait in one connection's buffer before Envoy stops reading, and the most it holds of a body that a
+/// filter keeps back. Above every limit of our own, so that Envoy's 413 never comes first.
+pub const CONNECTION_BUFFER: u32 = 2 << 20;
+
+/// HTTP/2 flow-control window of one stream: enough for 200 Mbit/s at 40 ms, small enough that slow readers hold
+/// little of Envoy's memory.
+pub const H2_STREAM_WINDOW: u32 = 1 << 20;
+
+/// HTTP/2 flow-control window of one connection.
+pub const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// The resource is on the ADS stream that Envoy already has.
+pub fn ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    }
+}
+
+/// gRPC calls from Envoy to this process.
+pub fn control_plane(timeout: Duration) -> GrpcService {
+    GrpcService {
+        timeout: Some(duration(timeout)),
+        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+            cluster_name: CONTROL_PLANE.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// A TCP address.
+pub fn tcp(address: SocketAddr) -> Address {
+    socket(&address.ip().to_string(), address.port())
+}
+
+/// A TCP address of which the host may be a name.
+pub fn socket(host: &str, port: u16) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: host.into(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
+            ..Default::default()
+        })),
+    }
+}
+
+/// `bool` where the absence of a value has a meaning of its own.
+pub fn flag(value: bool) -> Option<BoolValue> {
+    Some(BoolValue { value })
+}
+
+/// A number where the absence of a value has a meaning of its own.
+pub fn number(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+/// A duration, to the nanosecond.
+pub fn duration(value: Duration) -> ProtoDuration {
+    ProtoDuration { seconds: value.as_secs().try_into().unwrap_or(i64::MAX), nanos: value.subsec_nanos() as i32 }
+}
+
+/// Text that stands in the resource itself.
+pub fn inline(text: impl Into<String>) -> envoy_types::pb::envoy::config::core::v3::DataSource {
+    envoy_types::pb::envoy::config::core::v3::DataSource {
+        specifier: Some(data_source::Specifier::InlineString(text.into())),
+        ..Default::default()
+    }
+}
+
+/// A transport socket of this name and configuration.
+pub fn transport_socket<T: prost::Message + prost::Name>(name: &str, config: T) -> TransportSocket {
+    use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+    TransportSocket {
+        name: name.into(),
+        config_type: Some(ConfigType::TypedConfig(envoy_types::util::pack_any(config))),
+    }
+}

@@ -1,0 +1,207 @@
+//! CDS: where requests go. One dynamic forward proxy for every allowed host, one cluster for each host that the
+//! operator has pinned, and the way from a CONNECT into the internal listener.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    ProxyProtocolConfig, UpstreamHttpProtocolOptions, address, envoy_internal_address, proxy_protocol_config,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config};
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext, common_tls_context,
+    subject_alt_name_matcher::SanType,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions, http_protocol_options as upstream_options,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
+use envoy_types::util::pack_any;
+use policy::HostName;
+
+use super::{
+    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, TUNNEL, UPSTREAM, duration, inline, number, socket,
+    transport_socket,
+};
+use crate::config::Upstream;
+
+/// How long a TCP connection to an upstream may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an unused connection to an upstream is kept.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Connections, and requests waiting for one, to all upstreams of a cluster together: a bound against exhaustion,
+/// far above what one Envoy serves.
+const CLUSTER_LIMIT: u32 = 16_384;
+
+/// Names in the DNS cache; the allowlist bounds them long before.
+const DNS_NAMES: u32 = 4_096;
+
+/// The cluster's name for a pinned host.
+pub fn pinned_name(host: &HostName) -> String {
+    format!("{UPSTREAM}:{host}")
+}
+
+/// A host that the operator has pinned to an address, with the CA that vouches for it.
+pub fn pinned(host: &HostName, upstream: &Upstream) -> Cluster {
+    let name = pinned_name(host);
+    let san = SubjectAltNameMatcher {
+        san_type: SanType::Dns.into(),
+        matcher: Some(StringMatcher {
+            match_pattern: Some(string_matcher::MatchPattern::Exact(host.to_string())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let tls = UpstreamTlsContext {
+        sni: host.to_string(),
+        common_tls_context: Some(validated_by(&upstream.ca_pem, vec![san])),
+        ..Default::default()
+    };
+    Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::StrictDns.into())),
+        load_assignment: Some(one_endpoint(&name, socket(&upstream.address, upstream.port))),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
+        typed_extension_protocol_options: http_options(None),
+        ..base(name)
+    }
+}
+
+/// Every other allowed host: resolved by name, verified against `roots_pem`.
+pub fn dynamic_forward_proxy(roots_pem: &str) -> Cluster {
+    let config = ClusterConfig {
+        cluster_implementation_specifier: Some(cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(
+            dns_cache(),
+        )),
+        ..Default::default()
+    };
+    let tls =
+        UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
+    let follow_authority =
+        UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() };
+    Cluster {
+        lb_policy: cluster::LbPolicy::ClusterProvided.into(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
+            name: "envoy.clusters.dynamic_forward_proxy".into(),
+            typed_config: Some(pack_any(config)),
+        })),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
+        typed_extension_protocol_options: http_options(Some(follow_authority)),
+        ..base(UPSTREAM.into())
+    }
+}
+
+/// The DNS cache, which filter and cluster of the dynamic forward proxy share by its name.
+pub fn dns_cache() -> DnsCacheConfig {
+    DnsCacheConfig { name: UPSTREAM.into(), max_hosts: number(DNS_NAMES), ..Default::default() }
+}
+
+/// From an opened CONNECT into the internal listener. The PROXY header carries the sandbox's address over; nobody
+/// but Envoy can reach an internal listener, so it is to be believed.
+pub fn tunnel() -> Cluster {
+    let address = Address {
+        address: Some(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
+            address_name_specifier: Some(envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                TUNNEL.into(),
+            )),
+            ..Default::default()
+        })),
+    };
+    let inside = InternalUpstreamTransport {
+        transport_socket: Some(transport_socket("envoy.transport_sockets.raw_buffer", RawBuffer {})),
+        ..Default::default()
+    };
+    let proxy_header = ProxyProtocolUpstreamTransport {
+        config: Some(ProxyProtocolConfig { version: proxy_protocol_config::Version::V2.into(), ..Default::default() }),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.internal_upstream", inside)),
+        ..Default::default()
+    };
+    Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        load_assignment: Some(one_endpoint(TUNNEL, address)),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.upstream_proxy_protocol", proxy_header)),
+        ..base(TUNNEL.into())
+    }
+}
+
+fn base(name: String) -> Cluster {
+    Cluster {
+        name,
+        connect_timeout: Some(duration(CONNECT_TIMEOUT)),
+        per_connection_buffer_limit_bytes: number(CONNECTION_BUFFER),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_connections: number(CLUSTER_LIMIT),
+                max_pending_requests: number(CLUSTER_LIMIT),
+                max_requests: number(CLUSTER_LIMIT),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn one_endpoint(cluster: &str, address: Address) -> ClusterLoadAssignment {
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    ClusterLoadAssignment {
+        cluster_name: cluster.into(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn validated_by(ca_pem: &str, names: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+    let validation = CertificateValidationContext {
+        trusted_ca: Some(inline(ca_pem)),
+        match_typed_subject_alt_names: names,
+        ..Default::default()
+    };
+    CommonTlsContext {
+        validation_context_type: Some(common_tls_context::ValidationContextType::ValidationContext(validation)),
+        ..Default::default()
+    }
+}
+
+/// HTTP/1.1 or HTTP/2, as the upstream's ALPN chooses.
+fn http_options(
+    follow_authority: Option<UpstreamHttpProtocolOptions>,
+) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let auto = upstream_options::AutoHttpConfig {
+        http_protocol_options: Some(Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(h2()),
+        ..Default::default()
+    };
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: Some(CommonOptions { idle_timeout: Some(duration(IDLE)), ..Default::default() }),
+        upstream_http_protocol_options: follow_authority,
+        upstream_protocol_options: Some(upstream_options::UpstreamProtocolOptions::AutoConfig(auto)),
+        ..Default::default()
+    };
+    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack_any(options))])
+}
+
+/// HTTP/2 with windows that bound what one stream and one connection can make Envoy hold.
+pub fn h2() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        initial_stream_window_size: number(H2_STREAM_WINDOW),
+        initial_connection_window_size: number(H2_CONNECTION_WINDOW),
+        ..Default::default()
+    }
+}

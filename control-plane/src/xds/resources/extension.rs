@@ -1,0 +1,35 @@
+//! ECDS: the filters' code. A filter that is rebuilt is a new version of its resource; no listener changes.
+
+use envoy_types::pb::envoy::config::core::v3::{
+    AsyncDataSource, DataSource, TypedExtensionConfig, async_data_source, data_source,
+};
+use envoy_types::pb::envoy::extensions::filters::http::wasm::v3::Wasm;
+use envoy_types::pb::envoy::extensions::wasm::v3::{FailurePolicy, PluginConfig, VmConfig, plugin_config};
+use envoy_types::util::pack_any;
+
+use super::flag;
+
+/// The filter `name` with `code`, a WebAssembly module.
+pub fn filter(name: &str, code: Vec<u8>) -> TypedExtensionConfig {
+    let vm = VmConfig {
+        vm_id: name.into(),
+        runtime: "envoy.wasm.runtime.v8".into(),
+        code: Some(AsyncDataSource {
+            specifier: Some(async_data_source::Specifier::Local(DataSource {
+                specifier: Some(data_source::Specifier::InlineBytes(code)),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    };
+    let plugin = PluginConfig {
+        name: name.into(),
+        root_id: name.into(),
+        vm: Some(plugin_config::Vm::VmConfig(vm)),
+        // A filter that panics denies what it was judging and starts again; it never lets a request pass.
+        failure_policy: FailurePolicy::FailReload.into(),
+        allow_on_headers_stop_iteration: flag(true),
+        ..Default::default()
+    };
+    TypedExtensionConfig { name: name.into(), typed_config: Some(pack_any(Wasm { config: Some(plugin) })) }
+}

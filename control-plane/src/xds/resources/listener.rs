@@ -1,0 +1,268 @@
+//! LDS: the explicit proxy's listener and the internal listener behind it, and the chain of filters that both run.
+//!
+//! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
+//! 2. identity: wasm, who is speaking and which host
+//! 3. github: wasm, not yet there
+//! 4. push: wasm, not yet there
+//! 5. credentials: ext_authz
+//! 6. upstream: dynamic forward proxy and router
+//!
+//! Nothing here depends on the policy or the registry: after start, no listener changes, so no connection drains.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::core::v3::{
+    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, SchemeHeaderTransformation, TrafficDirection,
+    TypedExtensionConfig, scheme_header_transformation,
+};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
+    FilterConfig as ForwardProxyConfig, filter_config,
+};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3::Config as OnDemandSecret;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, downstream_tls_context::SessionTicketKeysType,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher};
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use envoy_types::util::pack_any;
+use prost::{Message, Name};
+
+use super::{
+    CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, TUNNEL, UPSTREAM, ads, cluster, control_plane, duration, flag,
+    number, tcp, transport_socket,
+};
+use crate::audit::AUDIT_STATE;
+
+/// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
+const STREAM_IDLE: Duration = Duration::from_secs(3600);
+
+/// How long a client may take to send its request's headers.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a client may take until Envoy knows whether it speaks TLS.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a request waits for the credential stage before it is answered 503.
+const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Request headers over this size are answered 431; Envoy's own default, named.
+const HEADERS_KIB: u32 = 60;
+
+/// How long a finished request waits in Envoy before it is sent to the audit.
+const AUDIT_FLUSH: Duration = Duration::from_millis(100);
+
+/// A name that no client can ask for: a handshake without a server name finds no certificate.
+const NO_SERVER_NAME: &str = "no-server-name";
+
+/// The explicit proxy's listener: CONNECT and absolute-form requests in cleartext.
+pub fn proxy(address: SocketAddr) -> Listener {
+    let manager = HttpConnectionManager {
+        upgrade_configs: vec![http_connection_manager::UpgradeConfig {
+            upgrade_type: "CONNECT".into(),
+            ..Default::default()
+        }],
+        ..http(PROXY)
+    };
+    Listener {
+        address: Some(tcp(address)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![FilterChain { filters: vec![network_filter(manager)], ..Default::default() }],
+        ..base(PROXY)
+    }
+}
+
+/// The internal listener in which every tunnel ends. TLS gets a leaf minted for its server name; anything else is
+/// read as HTTP.
+pub fn tunnel() -> Listener {
+    let selector = OnDemandSecret {
+        config_source: Some(ads()),
+        certificate_mapper: Some(TypedExtensionConfig {
+            name: "sni".into(),
+            typed_config: Some(pack_any(Sni { default_value: NO_SERVER_NAME.into() })),
+        }),
+        ..Default::default()
+    };
+    let tls = DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            custom_tls_certificate_selector: Some(TypedExtensionConfig {
+                name: "on-demand-secret".into(),
+                typed_config: Some(pack_any(selector)),
+            }),
+            alpn_protocols: vec!["h2".into(), "http/1.1".into()],
+            ..Default::default()
+        }),
+        // The selector refuses to start with either kind of resumption.
+        disable_stateful_session_resumption: true,
+        session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
+        ..Default::default()
+    };
+    let encrypted = FilterChain {
+        name: "tls".into(),
+        filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls".into(), ..Default::default() }),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
+        filters: vec![network_filter(http(TUNNEL))],
+        ..Default::default()
+    };
+    let cleartext =
+        FilterChain { name: "http".into(), filters: vec![network_filter(http(TUNNEL))], ..Default::default() };
+    Listener {
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_specifier: Some(listener::ListenerSpecifier::InternalListener(listener::InternalListenerConfig {})),
+        listener_filters: vec![
+            listener_filter("envoy.filters.listener.proxy_protocol", ProxyProtocol::default()),
+            listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
+        ],
+        listener_filters_timeout: Some(duration(DETECTION_TIMEOUT)),
+        filter_chains: vec![encrypted],
+        default_filter_chain: Some(cleartext),
+        ..base(TUNNEL)
+    }
+}
+
+fn base(name: &str) -> Listener {
+    Listener {
+        name: name.into(),
+        stat_prefix: name.into(),
+        per_connection_buffer_limit_bytes: number(CONNECTION_BUFFER),
+        ..Default::default()
+    }
+}
+
+/// The HTTP connection manager: the peer's address is the only identity, and the request that is judged is the
+/// request that is sent, so nothing is normalised.
+fn http(routes: &str) -> HttpConnectionManager {
+    use http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation};
+    HttpConnectionManager {
+        stat_prefix: routes.into(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.into(),
+        })),
+        http_filters: vec![
+            discovered(IDENTITY),
+            http_filter(CREDENTIALS, credentials()),
+            http_filter(UPSTREAM, forward_proxy()),
+            http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),
+        ],
+        http_protocol_options: Some(Http1ProtocolOptions {
+            allow_absolute_url: flag(true),
+            // Python up to 3.11 opens tunnels with HTTP/1.0.
+            accept_http_10: true,
+            ..Default::default()
+        }),
+        http2_protocol_options: Some(cluster::h2()),
+        // Without it Envoy takes X-Forwarded-For for the peer.
+        use_remote_address: flag(true),
+        skip_xff_append: true,
+        internal_address_config: Some(http_connection_manager::InternalAddressConfig::default()),
+        normalize_path: flag(false),
+        merge_slashes: false,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        strip_port_mode: None,
+        strip_trailing_host_dot: true,
+        // Upstreams are reached over TLS whatever the sandbox speaks.
+        scheme_header_transformation: Some(SchemeHeaderTransformation {
+            transformation: Some(scheme_header_transformation::Transformation::SchemeToOverwrite("https".into())),
+            ..Default::default()
+        }),
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        max_request_headers_kb: number(HEADERS_KIB),
+        stream_idle_timeout: Some(duration(STREAM_IDLE)),
+        request_headers_timeout: Some(duration(HEADERS_TIMEOUT)),
+        access_log: vec![audit_log()],
+        ..Default::default()
+    }
+}
+
+/// ext_authz sees what it decides by and nothing else; header values stay in Envoy.
+fn credentials() -> ExtAuthz {
+    let by_name = |name: &str| StringMatcher {
+        match_pattern: Some(string_matcher::MatchPattern::Exact(name.into())),
+        ..Default::default()
+    };
+    ExtAuthz {
+        services: Some(ext_authz::Services::GrpcService(control_plane(AUTHZ_TIMEOUT))),
+        transport_api_version: ApiVersion::V3.into(),
+        failure_mode_allow: false,
+        status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable.into() }),
+        allowed_headers: Some(ListStringMatcher { patterns: vec![by_name(":authority")] }),
+        validate_mutations: true,
+        ..Default::default()
+    }
+}
+
+fn forward_proxy() -> ForwardProxyConfig {
+    ForwardProxyConfig {
+        implementation_specifier: Some(filter_config::ImplementationSpecifier::DnsCacheConfig(cluster::dns_cache())),
+        ..Default::default()
+    }
+}
+
+fn audit_log() -> AccessLog {
+    let config = HttpGrpcAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig {
+            log_name: "audit".into(),
+            grpc_service: Some(control_plane(AUTHZ_TIMEOUT)),
+            transport_api_version: ApiVersion::V3.into(),
+            buffer_flush_interval: Some(duration(AUDIT_FLUSH)),
+            filter_state_objects_to_log: vec![AUDIT_STATE.into()],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    AccessLog {
+        name: "envoy.access_loggers.http_grpc".into(),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
+        ..Default::default()
+    }
+}
+
+/// A filter whose code comes by ECDS. The listener waits for it; without it no request is answered.
+fn discovered(name: &str) -> HttpFilter {
+    let source = ExtensionConfigSource {
+        config_source: Some(ads()),
+        type_urls: vec!["type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm".into()],
+        ..Default::default()
+    };
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::ConfigDiscovery(source)),
+        ..Default::default()
+    }
+}
+
+fn http_filter<T: Message + Name>(name: &str, config: T) -> HttpFilter {
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(config))),
+        ..Default::default()
+    }
+}
+
+fn network_filter(manager: HttpConnectionManager) -> Filter {
+    Filter { name: "http".into(), config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))) }
+}
+
+fn listener_filter<T: Message + Name>(name: &str, config: T) -> ListenerFilter {
+    ListenerFilter {
+        name: name.into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack_any(config))),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,178 @@
+//! The tonic loop around [`Connection`]: one task for each Envoy.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use futures::Stream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::connection::{Connection, Standing};
+use super::resources::secret;
+use super::snapshot::{Kind, Resource, Snapshot};
+use crate::ca::issuer::Issuer;
+
+/// Responses that wait for a slow Envoy before the stream's task waits too.
+const OUTGOING: usize = 16;
+
+/// What each connected Envoy last said of each kind; `/readyz` reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Fleet(Arc<Mutex<BTreeMap<u64, BTreeMap<Kind, Standing>>>>);
+
+impl Fleet {
+    /// What is missing until some Envoy runs on what we sent; empty when nothing is.
+    pub fn missing(&self) -> Vec<String> {
+        let fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if fleet.is_empty() {
+            return vec!["envoy: none is connected".into()];
+        }
+        let mut missing = Vec::new();
+        for standings in fleet.values() {
+            for kind in [Kind::Cluster, Kind::Extension, Kind::Listener, Kind::Route] {
+                match standings.get(&kind) {
+                    Some(Standing::Accepted) => {}
+                    Some(Standing::Rejected(why)) => missing.push(format!("envoy: refused its {kind:?}: {why}")),
+                    Some(Standing::Pending) | None => missing.push(format!("envoy: has not taken its {kind:?} yet")),
+                }
+            }
+        }
+        missing
+    }
+
+    fn update(&self, id: u64, connection: &Connection) {
+        let standings = Kind::ALL
+            .into_iter()
+            .filter_map(|kind| connection.standing(kind).map(|standing| (kind, standing.clone())))
+            .collect();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, standings);
+    }
+
+    fn remove(&self, id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+/// The discovery service.
+#[derive(Debug)]
+pub struct Server {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    issuer: Arc<Issuer>,
+    fleet: Fleet,
+    next_id: std::sync::atomic::AtomicU64,
+}
+
+impl Server {
+    /// Serves what `snapshots` holds, and leaves of `issuer` on demand.
+    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, issuer: Arc<Issuer>, fleet: Fleet) -> Self {
+        Self { snapshots, issuer, fleet, next_id: 0.into() }
+    }
+
+    /// As a tonic service.
+    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self)
+    }
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Server {
+    type StreamAggregatedResourcesStream = Outgoing<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Outgoing<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("only delta xDS is served; see envoy/bootstrap.yaml"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (sender, receiver) = mpsc::channel(OUTGOING);
+        let id = self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let session = Session {
+            id,
+            requests: request.into_inner(),
+            snapshots: self.snapshots.clone(),
+            issuer: Arc::clone(&self.issuer),
+            fleet: self.fleet.clone(),
+            sender,
+        };
+        tokio::spawn(session.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+struct Session {
+    id: u64,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    issuer: Arc<Issuer>,
+    fleet: Fleet,
+    sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+impl Session {
+    async fn run(mut self) {
+        tracing::info!(envoy = self.id, "an Envoy has connected");
+        let mut connection = Connection::default();
+        // Ends when Envoy closes its side, goes away, or this process stops.
+        while let Some(responses) = self.step(&mut connection).await {
+            self.fleet.update(self.id, &connection);
+            for response in responses {
+                if self.sender.send(Ok(response)).await.is_err() {
+                    break;
+                }
+            }
+        }
+        self.fleet.remove(self.id);
+        tracing::info!(envoy = self.id, "an Envoy has gone");
+    }
+
+    async fn step(&mut self, connection: &mut Connection) -> Option<Vec<DeltaDiscoveryResponse>> {
+        tokio::select! {
+            request = self.requests.next() => {
+                let request = request?.ok()?;
+                if let Some(error) = &request.error_detail {
+                    tracing::error!(kind = %request.type_url, error = %error.message, "Envoy refused an update");
+                }
+                let snapshot = Arc::clone(&self.snapshots.borrow());
+                let issuer = &self.issuer;
+                let response = connection.on_request(request, &snapshot, &mut |kind, name| match kind {
+                    Kind::Secret => mint(issuer, name),
+                    _ => snapshot.get(kind, name).cloned(),
+                });
+                Some(response.into_iter().collect())
+            }
+            changed = self.snapshots.changed() => {
+                changed.ok()?;
+                let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+                Some(connection.on_snapshot(&snapshot))
+            }
+            () = self.sender.closed() => None,
+        }
+    }
+}
+
+/// The leaf for a server name, or nothing: then the handshake fails.
+fn mint(issuer: &Issuer, name: &str) -> Option<Resource> {
+    match issuer.leaf(name) {
+        Ok(leaf) => Some(Resource::of(secret::leaf(name, &leaf))),
+        Err(error) => {
+            tracing::info!(name, %error, "no certificate for this name");
+            None
+        }
+    }
+}
