@@ -1,1 +1,26 @@
-//! x
+//! Stage 2 of the chain, `identity`: which container is speaking, and may it reach this host?
+//!
+//! The answers are [`policy::decide_connect`]'s and [`policy::decide_request`]'s. This crate brings the facts to
+//! them and carries out what they say:
+//! - [`memory`]: this worker's copy of the registry. Pure.
+//! - [`link`]: when to open the stream that feeds it. Pure.
+//! - [`request`]: what is read of a request, and which of its headers never go upstream. Pure.
+//! - [`waiting`]: the requests that are held until it is known who sent them. Pure.
+//! - [`verdict`]: facts to outcome, and the audit's words for it. Pure.
+//! - [`filter`]: Envoy's callbacks.
+
+mod filter;
+mod link;
+mod memory;
+mod request;
+mod verdict;
+mod waiting;
+
+/// What Envoy calls first, when it has loaded the filter.
+mod exports {
+    proxy_wasm::main! {{
+        // Also makes a panic leave its message in Envoy's log.
+        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+        proxy_wasm::set_root_context(|id| Box::new(crate::filter::Root::new(id)));
+    }}
+}

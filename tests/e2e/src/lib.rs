@@ -1,1 +1,1 @@
-//! x
+//! Nothing here: the tests are in `tests/`, the rig is the crate `test-support`. Run them by `tests/run-e2e.sh`.

@@ -1,1 +1,115 @@
-//! x
+//! The end-to-end rig: a small internet without the internet.
+//!
+//! An [`Upstream`] plays github.com and the others, a [`Gateway`] is the shipped binary with its Envoy, a [`Sandbox`]
+//! is a network namespace whose only neighbour is the gateway, a [`Client`] is one kept connection out of it. All of
+//! it lives in the namespaces that tests/support/in-netns.sh made; no address of the real machine is ever touched.
+
+pub mod client;
+pub mod gateway;
+pub mod process;
+pub mod sandbox;
+pub mod secrets;
+pub mod upstream;
+
+pub use client::{Answer, Client, Http};
+pub use gateway::Gateway;
+pub use sandbox::{Curled, Finished, Sandbox};
+pub use upstream::{Recorded, Upstream};
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The credential that the gateway injects. No sandbox, log or answer may ever hold it.
+pub const TOKEN: &str = "fixture_token_7Yk2wQ9zB4mXc8Lr";
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// An upstream and a gateway in front of it; what most tests begin with.
+pub struct Rig {
+    /// What stands for the internet.
+    pub upstream: Upstream,
+    /// The gateway, ready.
+    pub gateway: Gateway,
+}
+
+impl Rig {
+    /// Starts both and waits until the gateway is ready.
+    pub fn start() -> Self {
+        let upstream = Upstream::start();
+        let gateway = Gateway::start(&upstream);
+        Self { upstream, gateway }
+    }
+
+    /// A new sandbox behind the gateway, not registered.
+    pub fn sandbox(&self) -> Sandbox {
+        Sandbox::start().behind(&self.gateway)
+    }
+
+    /// A new sandbox behind the gateway, registered with `repos`.
+    pub fn registered(&self, repos: &[&str]) -> Sandbox {
+        let sandbox = self.sandbox();
+        self.gateway.register(sandbox.address, repos);
+        sandbox
+    }
+}
+
+/// Waits until `condition` gives something and returns it.
+///
+/// # Panics
+/// After `deadline`, naming `what`.
+pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + deadline;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < until, "not within {deadline:?}: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// [`eventually`] for conditions that await, and that say what stood in the way.
+///
+/// # Panics
+/// After `deadline`, naming `what` and the last error.
+pub async fn eventually_async<T, E: std::fmt::Debug>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let until = Instant::now() + deadline;
+    loop {
+        match condition().await {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < until, "not within {deadline:?}: {what}: {error:?}"),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Says that `what` was not tested and why; tests/run-e2e.sh prints it at its end, since cargo hides the output of a
+/// test that passes.
+pub fn skip(what: &str, why: &str) {
+    use std::io::Write;
+    let file = std::env::var_os("SALLYPORT_SKIPPED").expect("SALLYPORT_SKIPPED is set by run-e2e.sh");
+    let mut file = std::fs::OpenOptions::new().append(true).open(file).unwrap();
+    file.write_all(format!("{what}: {why}\n").as_bytes()).unwrap();
+}
+
+/// A new empty directory for `purpose`, in the scratch directory of this test binary.
+///
+/// # Panics
+/// Outside the namespaces: there the rig would touch the machine's own network.
+pub fn scratch(purpose: &str) -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    assert!(
+        std::env::var_os("SALLYPORT_NETNS").is_some(),
+        "these tests run in namespaces of their own: run them by tests/run-e2e.sh"
+    );
+    let base = PathBuf::from(std::env::var_os("SALLYPORT_SCRATCH").expect("SALLYPORT_SCRATCH is set by in-netns.sh"));
+    let directory = base.join(format!("{purpose}{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}

@@ -1,0 +1,54 @@
+# The commands a newcomer needs. `make` alone lists them; docs/ has the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help build up test test-full bench clean program filters envoy fmt clippy unit e2e
+
+# `make up UP_ARGS='--config my.yaml'`
+UP_ARGS ?=
+# What goes behind each `cargo test`; `make test-full` adds the ignored tests.
+TEST_ARGS ?=
+# In CI the committed Cargo.lock is what is built, or the build fails.
+LOCKED := $(if $(filter true,$(CI)),--locked)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: program filters ## target/release/sallyport and target/filters/*.wasm
+
+up: build ## Build all, then run the gateway in the foreground (UP_ARGS=… goes to sallyport up)
+	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy exec target/release/sallyport up $(UP_ARGS)
+
+test: ## Format, lint, unit and end-to-end tests with the release build and real Envoy
+	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e
+
+test-full: ## The same, and the long ones
+	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e TEST_ARGS='-- --include-ignored'
+
+bench: build envoy ## The benchmark table, also as target/bench/results.json
+	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/bench/run.sh
+
+clean: ## Remove what was built and downloaded
+	cargo clean
+
+program:
+	cargo build --release $(LOCKED) -p control-plane
+
+filters:
+	@filters/build.sh
+
+envoy:
+	@envoy/install.sh >/dev/null
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+unit:
+	cargo test $(LOCKED) --workspace --exclude e2e --no-fail-fast $(TEST_ARGS)
+
+e2e: build envoy
+	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/run-e2e.sh $(TEST_ARGS)

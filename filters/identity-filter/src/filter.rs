@@ -1,0 +1,412 @@
+//! Envoy's callbacks: the root context feeds the worker's memory from the registry's stream, the HTTP contexts bring
+//! each request to the verdict and carry it out. No decision is made here.
+//!
+//! **Invariant:** a request leaves this filter only through [`Shared::carry_out`] with an outcome that allows it;
+//! every error on the way there becomes a refusal.
+//!
+//! No borrow of shared state is held across a hostcall.
+
+use crate::link::Link;
+use crate::memory::{Answer, Asked, Memory, Unusable, Who, address_bytes};
+use crate::request::Facts;
+use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
+use crate::waiting::{Held, Phase, Settled, Waiting};
+use envoy_host::{self as host, Direction, Level, Method, Response};
+use policy::{Denial, Form, HostName};
+use prost::Message;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{Action, ContextType};
+use registry_proto::{LookupRequest, LookupResponse, WatchRequest, WatchResponse};
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+const WATCH: Method<'_> = Method { cluster: "control-plane", service: "sallyport.registry.v1.Registry", name: "Watch" };
+const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
+/// How long a request waits for the registry: its answer, or the first snapshot.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Where the audit's line lies for the access log, as filter state `wasm.sallyport.audit`.
+const AUDIT: [&str; 1] = ["sallyport.audit"];
+
+/// What the root context and the HTTP contexts of one worker share.
+struct Shared {
+    root: u32,
+    memory: RefCell<Memory>,
+    waiting: RefCell<Waiting>,
+    /// The time that the ticks have counted; up to one `period` behind.
+    uptime: Cell<Duration>,
+    /// How often a tick comes.
+    period: Cell<Duration>,
+}
+
+/// The root context: one in each worker, and one on Envoy's main thread, which is fed like the others and sees no
+/// requests.
+pub struct Root {
+    shared: Rc<Shared>,
+    link: Link,
+}
+
+impl Root {
+    /// The root context `id`.
+    pub fn new(id: u32) -> Self {
+        let link = Link::new();
+        let shared = Shared {
+            root: id,
+            memory: RefCell::default(),
+            waiting: RefCell::default(),
+            uptime: Cell::new(Duration::ZERO),
+            period: Cell::new(link.period()),
+        };
+        Self { shared: Rc::new(shared), link }
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        // The stream is opened from `on_tick`: this callback also runs in a VM that Envoy only tries out.
+        match host::set_tick_period(self.shared.period.get()) {
+            Ok(()) => true,
+            Err(error) => {
+                host::log(Level::Error, &format!("identity: {error}"));
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let passed = self.shared.period.get();
+        self.shared.uptime.set(self.shared.uptime.get().saturating_add(passed));
+        if self.link.tick(passed) {
+            self.open();
+        }
+        self.shared.give_up_overdue();
+        self.adjust_tick();
+    }
+
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream { id, shared: self.shared.clone(), phase: Rc::new(Cell::new(Phase::New)) }))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Context for Root {
+    fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
+        // What still comes of an older stream is about an older state.
+        if !self.link.is(token) {
+            return;
+        }
+        match self.receive(token, size) {
+            Ok(()) => self.link.fed(),
+            Err(error) => {
+                host::log(Level::Error, &format!("identity: the registry's stream is opened anew: {error}"));
+                // It may have ended by itself meanwhile.
+                let _gone = host::cancel_stream(token);
+                self.link.closed();
+            }
+        }
+        self.shared.settle();
+        self.adjust_tick();
+    }
+
+    fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
+        if !self.link.is(token) {
+            return;
+        }
+        let level = if self.link.is_fed() { Level::Warn } else { Level::Info };
+        host::log(level, &format!("identity: the registry's stream has ended with gRPC status {status}"));
+        self.link.closed();
+        self.adjust_tick();
+    }
+}
+
+/// Why a message of the stream wasn't applied, or its application not told.
+#[derive(Debug, thiserror::Error)]
+enum ReceiveError {
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    #[error("a message can't be decoded: {0}")]
+    Decode(#[from] prost::DecodeError),
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+}
+
+impl Root {
+    fn open(&mut self) {
+        match self.try_open() {
+            Ok(token) => {
+                self.link.opened(token);
+                self.shared.memory.borrow_mut().stream_opened();
+            }
+            Err(error) => {
+                host::log(Level::Info, &format!("identity: the registry's stream can't be opened: {error}"));
+                self.link.closed();
+            }
+        }
+    }
+
+    fn try_open(&self) -> Result<u32, host::Error> {
+        let token = host::open_stream(WATCH)?;
+        host::send_message(token, &WatchRequest { applied: 0 }.encode_to_vec())?;
+        Ok(token)
+    }
+
+    fn receive(&self, token: u32, size: usize) -> Result<(), ReceiveError> {
+        let message = WatchResponse::decode(host::grpc_message(size)?.as_slice())?;
+        let (version, snapshot) = (message.version, message.snapshot);
+        let unreadable = self.shared.memory.borrow_mut().apply(message)?;
+        for problem in unreadable {
+            host::log(Level::Error, &format!("identity: {problem}"));
+        }
+        if snapshot {
+            let containers = self.shared.memory.borrow().len();
+            host::log(Level::Info, &format!("identity: {containers} containers, at version {version}"));
+        }
+        host::send_message(token, &WatchRequest { applied: version }.encode_to_vec())?;
+        Ok(())
+    }
+
+    fn adjust_tick(&mut self) {
+        let period = self.link.period();
+        if period == self.shared.period.get() {
+            return;
+        }
+        // Requests that were concluded just now have left their own context in effect.
+        match host::act_for(self.shared.root).and_then(|()| host::set_tick_period(period)) {
+            Ok(()) => self.shared.period.set(period),
+            Err(error) => host::log(Level::Error, &format!("identity: {error}")),
+        }
+    }
+}
+
+/// The context of one request.
+struct Stream {
+    id: u32,
+    shared: Rc<Shared>,
+    phase: Rc<Cell<Phase>>,
+}
+
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
+        let phase = match host::request_headers() {
+            Ok(headers) => self.begin(Facts::read(headers)),
+            Err(error) => self.shared.carry_out(&Facts::read(vec![]), &self.shared.broken(&error)),
+        };
+        self.phase.set(phase);
+        phase.action()
+    }
+
+    // Were these to say Continue while the headers are held, Envoy would send the headers on.
+    fn on_http_request_body(&mut self, _size: usize, _end: bool) -> Action {
+        self.phase.get().action()
+    }
+
+    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+        self.phase.get().action()
+    }
+}
+
+impl Context for Stream {
+    fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
+        // What was held may have been settled by the stream, or its time may be up.
+        let Some(source) = self.shared.waiting.borrow().source(self.id) else { return };
+        match self.read_answer(source, status, size) {
+            Ok(answer) => {
+                self.shared.waiting.borrow_mut().answered(self.id, answer);
+                self.shared.settle();
+            }
+            Err(reason) => {
+                host::log(Level::Warn, &format!("identity: the registry can't say who {source} is: {reason}"));
+                self.shared.end(self.id, &self.shared.not_known(source));
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        drop(self.shared.waiting.borrow_mut().take(self.id));
+    }
+}
+
+enum Step {
+    Done(Judgement),
+    Hold { source: IpAddr, sni: Option<Vec<u8>> },
+}
+
+impl Stream {
+    fn begin(&self, facts: Facts) -> Phase {
+        match self.first_step(&facts).unwrap_or_else(|error| Step::Done(self.shared.broken(&error))) {
+            Step::Done(judgement) => self.shared.carry_out(&facts, &judgement),
+            Step::Hold { source, sni } => self.hold(facts, source, sni),
+        }
+    }
+
+    fn first_step(&self, facts: &Facts) -> Result<Step, host::Error> {
+        let source = host::source_ip()?;
+        if facts.connect {
+            let place = match host::listener_direction()? {
+                Direction::Inbound => Place::Proxy,
+                Direction::Outbound | Direction::Unspecified => Place::Elsewhere,
+            };
+            return Ok(Step::Done(self.shared.unsettled(verdict::on_connect(facts, place), source)));
+        }
+        let Some(source) = source else {
+            return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(verdict::no_source()), None)));
+        };
+        let sni = host::requested_server_name()?;
+        let who = self.shared.memory.borrow().who(source, &Asked::No);
+        if let Who::Settled(container, policy) = who {
+            let judgement = verdict::on_request(facts, sni.as_deref(), container.as_deref(), &policy, host::now()?);
+            return Ok(Step::Done(judgement));
+        }
+        Ok(Step::Hold { source, sni })
+    }
+
+    /// Asks the registry about `source`, in the root's name: so the call ends whatever becomes of this request, and
+    /// the SDK forgets its token.
+    fn ask(&self, source: IpAddr) -> Result<(), host::Error> {
+        let request = LookupRequest { address: address_bytes(source) }.encode_to_vec();
+        host::act_for(self.shared.root)?;
+        let asked = host::call(LOOKUP, &request, PATIENCE);
+        host::act_for(self.id)?;
+        asked.map(|_token| ())
+    }
+
+    fn hold(&self, facts: Facts, source: IpAddr, sni: Option<Vec<u8>>) -> Phase {
+        // The tick under way may have begun just now or be about to end.
+        let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(self.shared.period.get());
+        let held = Held { facts, sni, source, asked: Asked::Waiting, until, phase: self.phase.clone() };
+        let refused = self.shared.waiting.borrow_mut().hold(self.id, held).err();
+        if let Some(held) = refused {
+            host::log(Level::Warn, "identity: too many requests wait for the registry");
+            let outcome = Outcome::Refuse(unavailable("too many requests wait to be identified; try again"));
+            return self.shared.carry_out(&held.facts, &self.shared.unsettled(outcome, Some(source)));
+        }
+        match self.ask(source) {
+            Ok(()) => Phase::Held,
+            Err(error) => {
+                self.shared.end(self.id, &self.shared.broken(&error));
+                self.phase.get()
+            }
+        }
+    }
+
+    fn read_answer(&self, source: IpAddr, status: u32, size: usize) -> Result<Answer, String> {
+        if status != 0 {
+            return Err(format!("gRPC status {status}"));
+        }
+        host::act_for(self.shared.root).map_err(|error| error.to_string())?;
+        let message = host::grpc_message(size);
+        host::act_for(self.id).map_err(|error| error.to_string())?;
+        let message = message.map_err(|error| error.to_string())?;
+        let response = LookupResponse::decode(message.as_slice()).map_err(|error| error.to_string())?;
+        Answer::read(source, &response)
+    }
+}
+
+impl Shared {
+    /// Lets every held request go on, or ends it, that can be judged now.
+    fn settle(&self) {
+        let settled = self.waiting.borrow_mut().take_settled(&self.memory.borrow());
+        for (id, held, Settled { container, policy }) in settled {
+            let judgement = match host::now() {
+                Ok(now) => verdict::on_request(&held.facts, held.sni.as_deref(), container.as_deref(), &policy, now),
+                Err(error) => self.broken(&error),
+            };
+            self.conclude(id, &held, &judgement);
+        }
+    }
+
+    fn give_up_overdue(&self) {
+        let overdue = self.waiting.borrow_mut().take_overdue(self.uptime.get());
+        for (id, held) in overdue {
+            self.conclude(id, &held, &self.not_known(held.source));
+        }
+    }
+
+    /// Ends the held request `id`, if it is still held.
+    fn end(&self, id: u32, judgement: &Judgement) {
+        let held = self.waiting.borrow_mut().take(id);
+        if let Some(held) = held {
+            self.conclude(id, &held, judgement);
+        }
+    }
+
+    fn not_known(&self, source: IpAddr) -> Judgement {
+        let outcome =
+            Outcome::Refuse(unavailable("the registry doesn't answer, so you can't be identified; try again"));
+        self.unsettled(outcome, Some(source))
+    }
+
+    fn broken(&self, error: &host::Error) -> Judgement {
+        host::log(Level::Error, &format!("identity: {error}"));
+        self.unsettled(Outcome::Refuse(unavailable("the gateway can't judge this request; try again")), None)
+    }
+
+    fn unsettled(&self, outcome: Outcome, source: Option<IpAddr>) -> Judgement {
+        Judgement::unsettled(outcome, source, &self.memory.borrow())
+    }
+
+    /// Carries out what was judged of a held request, from another context's callback.
+    fn conclude(&self, id: u32, held: &Held, judgement: &Judgement) {
+        // A context that is gone has taken its request with it.
+        if host::act_for(id).is_err() {
+            return;
+        }
+        let phase = self.carry_out(&held.facts, judgement);
+        held.phase.set(phase);
+        if phase == Phase::Passed
+            && let Err(error) = host::resume_request()
+        {
+            host::log(Level::Error, &format!("identity: {error}"));
+        }
+    }
+
+    /// Carries out a judgement on the request that the hostcalls act for; the one exit.
+    fn carry_out(&self, facts: &Facts, judgement: &Judgement) -> Phase {
+        let noted = host::set_property(&AUDIT, &judgement.audit);
+        let passed = match &judgement.outcome {
+            Outcome::Open(_) => noted,
+            Outcome::Forward(to, _) => noted.and_then(|()| rewrite(facts, to)),
+            Outcome::Refuse(denial) => {
+                if let Err(error) = noted {
+                    host::log(Level::Error, &format!("identity: a refusal without its audit: {error}"));
+                }
+                refuse(facts, denial);
+                return Phase::Refused;
+            }
+        };
+        match passed {
+            Ok(()) => Phase::Passed,
+            // Comes back with a refusal.
+            Err(error) => self.carry_out(facts, &self.broken(&error)),
+        }
+    }
+}
+
+/// Makes the request name the host that was judged, and nobody but itself.
+fn rewrite(facts: &Facts, to: &HostName) -> Result<(), host::Error> {
+    if facts.authority.as_deref() != Some(to.as_str().as_bytes()) {
+        host::set_request_header(":authority", to.as_str().as_bytes())?;
+    }
+    facts.stripped.iter().try_for_each(|name| host::remove_request_header(name))
+}
+
+fn refuse(facts: &Facts, denial: &Denial) {
+    let refusal = policy::render(denial, Form::of_path(&facts.path), &facts.request_id);
+    let response = Response {
+        status: refusal.status,
+        content_type: refusal.content_type,
+        rule: denial.rule,
+        body: refusal.body.as_bytes(),
+    };
+    if let Err(error) = host::respond(&response) {
+        host::log(Level::Error, &format!("identity: a refusal without its answer: {error}"));
+        // Paused for good otherwise.
+        let _ended = host::reset_request();
+    }
+}

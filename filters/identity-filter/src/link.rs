@@ -1,0 +1,123 @@
+//! When the stream that feeds the memory is to be opened, and how often the root context has to look: a pure state
+//! machine that `filter` drives from `on_tick`.
+//!
+//! Time is counted in ticks, not read from a clock that can be set.
+
+use std::time::Duration;
+
+/// The first pause before the stream is reopened, and how often a tick comes while it is down.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// The longest pause before it is reopened: a restarted control plane is in touch again within this.
+const LONGEST: Duration = Duration::from_secs(2);
+/// How often a tick comes while the stream is up; it only has to find requests that have waited too long.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The stream to the registry.
+#[derive(Debug)]
+pub struct Link {
+    state: State,
+    /// The pause after the next end.
+    pause: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Down {
+        left: Duration,
+    },
+    /// `fed`: a message of it has been applied.
+    Up {
+        token: u32,
+        fed: bool,
+    },
+}
+
+impl Link {
+    /// A stream that has never been open.
+    pub fn new() -> Self {
+        Self { state: State::Down { left: Duration::ZERO }, pause: SHORTEST }
+    }
+
+    /// `passed` has gone by since the last tick: is the stream to be opened now?
+    pub fn tick(&mut self, passed: Duration) -> bool {
+        match &mut self.state {
+            State::Down { left } => {
+                *left = left.saturating_sub(passed);
+                left.is_zero()
+            }
+            State::Up { .. } => false,
+        }
+    }
+
+    /// The stream is open.
+    pub fn opened(&mut self, token: u32) {
+        self.state = State::Up { token, fed: false };
+    }
+
+    /// A message of it has been applied: the next pause is a short one again.
+    pub fn fed(&mut self) {
+        if let State::Up { fed, .. } = &mut self.state {
+            *fed = true;
+            self.pause = SHORTEST;
+        }
+    }
+
+    /// The stream has ended, or couldn't be opened.
+    pub fn closed(&mut self) {
+        self.state = State::Down { left: self.pause };
+        self.pause = self.pause.saturating_mul(2).min(LONGEST);
+    }
+
+    /// Whether `token` is the stream that is open now, and not one from before.
+    pub fn is(&self, token: u32) -> bool {
+        matches!(self.state, State::Up { token: current, .. } if current == token)
+    }
+
+    /// Whether the stream is open and has brought something.
+    pub fn is_fed(&self) -> bool {
+        matches!(self.state, State::Up { fed: true, .. })
+    }
+
+    /// How often a tick is needed now.
+    pub fn period(&self) -> Duration {
+        if self.is_fed() { IDLE } else { SHORTEST }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_tick_opens() {
+        let mut link = Link::new();
+        assert!(link.tick(SHORTEST));
+        link.opened(7);
+        assert!(!link.tick(SHORTEST));
+        assert!(link.is(7) && !link.is(6));
+        assert_eq!(link.period(), SHORTEST);
+        link.fed();
+        assert_eq!(link.period(), IDLE);
+    }
+
+    #[test]
+    fn the_pause_doubles_to_two_seconds_and_a_message_makes_it_short_again() {
+        let mut link = Link::new();
+        let mut pauses = Vec::new();
+        for token in 0..7 {
+            link.opened(token);
+            link.closed();
+            assert!(!link.is(token));
+            let mut ticks = 1;
+            while !link.tick(SHORTEST) {
+                ticks += 1;
+            }
+            pauses.push(ticks * 100);
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+        link.opened(9);
+        link.fed();
+        link.closed();
+        assert!(link.tick(SHORTEST));
+    }
+}

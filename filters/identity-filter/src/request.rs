@@ -1,0 +1,159 @@
+//! What the identity stage reads of a request, and which of its headers never go upstream. Decides nothing about
+//! who may do what; called by `filter`.
+
+/// Headers that name another host, path, method or peer than the request that was judged, or that only concern the
+/// way to this gateway. Some server behind us believes each of them.
+const STRIPPED: [&str; 14] = [
+    "cf-connecting-ip",
+    "forwarded",
+    "proxy-authorization",
+    "proxy-connection",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+];
+/// The same, by prefix; `x-envoy-*` also steers Envoy's own router.
+const STRIPPED_PREFIXES: [&str; 3] = ["x-envoy-", "x-forwarded-", "x-sallyport-"];
+/// Envoy needs these until the router; the route configuration removes them there.
+const KEPT: [&str; 2] = ["x-forwarded-proto", "x-request-id"];
+
+/// The facts of one request, owned, so that it can wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether it is a CONNECT.
+    pub connect: bool,
+    /// `:authority`; `None` unless there is exactly one.
+    pub authority: Option<Vec<u8>>,
+    /// `:path`, empty for a CONNECT.
+    pub path: Vec<u8>,
+    /// Envoy's id for it, `-` when it has none.
+    pub request_id: String,
+    /// The headers that it has and that don't go upstream.
+    pub stripped: Vec<String>,
+}
+
+impl Facts {
+    /// Sorts out the headers of a request.
+    pub fn read(headers: Vec<(String, Vec<u8>)>) -> Self {
+        let mut connect = false;
+        let mut authorities = Vec::new();
+        let mut path = Vec::new();
+        let mut request_id = None;
+        let mut stripped: Vec<String> = Vec::new();
+        for (name, value) in headers {
+            match name.as_str() {
+                ":method" => connect = value == b"CONNECT",
+                // Envoy makes `Host` the authority; one that is left beside it is a second one.
+                ":authority" | "host" => authorities.push(value),
+                ":path" => path = value,
+                "x-request-id" => request_id = Some(String::from_utf8_lossy(&value).into_owned()),
+                _ if is_stripped(&name) && !stripped.contains(&name) => stripped.push(name),
+                _ => {}
+            }
+        }
+        let authority = if authorities.len() == 1 { authorities.pop() } else { None };
+        Self { connect, authority, path, request_id: request_id.unwrap_or_else(|| "-".into()), stripped }
+    }
+}
+
+/// Whether the header `name`, in any letter case, is one that never goes upstream.
+pub fn is_stripped(name: &str) -> bool {
+    let is = |other: &&str| name.eq_ignore_ascii_case(other);
+    let begins = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    (STRIPPED.iter().any(is) || STRIPPED_PREFIXES.iter().any(begins)) && !KEPT.iter().any(is)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(headers: &[(&str, &[u8])]) -> Facts {
+        Facts::read(headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect())
+    }
+
+    #[test]
+    fn headers_that_speak_for_someone_else_are_stripped() {
+        for name in STRIPPED {
+            assert!(is_stripped(name), "{name}");
+            assert!(is_stripped(&name.to_ascii_uppercase()), "{name}");
+        }
+        for name in [
+            "x-forwarded-for",
+            "X-Forwarded-Host",
+            "x-forwarded-client-cert",
+            "x-forwarded-",
+            "x-envoy-external-address",
+            "x-envoy-upstream-rq-timeout-ms",
+            "X-Sallyport-Rule",
+            "x-sallyport-",
+        ] {
+            assert!(is_stripped(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_headers_are_not() {
+        for name in [
+            "x-request-id",
+            "x-forwarded-proto",
+            "X-Forwarded-Proto",
+            ":authority",
+            ":path",
+            "host",
+            "authorization",
+            "cookie",
+            "accept",
+            "x-forwarded",
+            "x-envoy",
+            "x-envo",
+            "x-github-api-version",
+            "forwarded2",
+            "",
+            "x-sallypört",
+        ] {
+            assert!(!is_stripped(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_headers_are_sorted_out_in_one_pass() {
+        let facts = facts(&[
+            (":method", b"GET"),
+            (":authority", b"github.com"),
+            (":path", b"/o/r"),
+            ("x-request-id", b"7"),
+            ("x-forwarded-for", b"10.9.9.9"),
+            ("accept", b"\xff"),
+            ("x-forwarded-for", b"10.9.9.8"),
+            ("via", b"1.1 x"),
+        ]);
+        let expected = Facts {
+            connect: false,
+            authority: Some(b"github.com".to_vec()),
+            path: b"/o/r".to_vec(),
+            request_id: "7".into(),
+            stripped: vec!["x-forwarded-for".into(), "via".into()],
+        };
+        assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn the_authority_has_to_be_there_exactly_once() {
+        assert_eq!(facts(&[(":method", b"GET")]).authority, None);
+        assert_eq!(facts(&[(":authority", b"a.test"), (":authority", b"a.test")]).authority, None);
+        assert_eq!(facts(&[(":authority", b"a.test"), ("host", b"b.test")]).authority, None);
+    }
+
+    #[test]
+    fn an_id_that_is_no_text_is_shown_as_well_as_it_can_be() {
+        assert_eq!(facts(&[("x-request-id", b"a\xffb")]).request_id, "a\u{fffd}b");
+        assert_eq!(facts(&[]).request_id, "-");
+    }
+}

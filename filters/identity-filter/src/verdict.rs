@@ -1,0 +1,187 @@
+//! From facts to an outcome, and the audit's words for it. Every decision in it is the policy crate's, but the ones
+//! about our own inability; called by `filter`.
+
+use crate::memory::Memory;
+use crate::request::Facts;
+use policy::{By, Container, Denial, HostName, Policy, Request, Stage, Verdict};
+use serde::Serialize;
+use std::net::IpAddr;
+
+/// What happens to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A CONNECT is opened.
+    Open(By),
+    /// It goes to this host.
+    Forward(HostName, By),
+    /// It ends here.
+    Refuse(Denial),
+}
+
+/// An outcome, with the audit's line about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What happens.
+    pub outcome: Outcome,
+    /// JSON for the access log's collector.
+    pub audit: Vec<u8>,
+}
+
+/// The part of an audit line that this stage knows.
+#[derive(Serialize)]
+struct Audit<'a> {
+    container_id: Option<&'a str>,
+    stage: Stage,
+    verdict: &'static str,
+    rule: &'static str,
+    reason: &'a str,
+    policy_version: &'a str,
+}
+
+/// Judges a request of whoever is registered at its source address, now that this is settled.
+pub fn on_request(
+    facts: &Facts,
+    sni: Option<&[u8]>,
+    container: Option<&Container>,
+    policy: &Policy,
+    now: jiff::Timestamp,
+) -> Judgement {
+    let outcome = match &facts.authority {
+        Some(authority) => match policy::decide_request(container, Request { authority, sni }, policy, now) {
+            Ok(host) => Outcome::Forward(host, By { rule: "egress.host" }),
+            Err(denial) => Outcome::Refuse(denial),
+        },
+        None => Outcome::Refuse(no_authority()),
+    };
+    Judgement::new(outcome, container.map(|container| container.container_id.as_str()), &policy.version)
+}
+
+/// Judges a CONNECT, at the proxy's own listener or elsewhere.
+pub fn on_connect(facts: &Facts, place: Place) -> Outcome {
+    let verdict = match (place, &facts.authority) {
+        (Place::Proxy, Some(authority)) => policy::decide_connect(authority),
+        (Place::Proxy, None) => Verdict::Deny(no_authority()),
+        (Place::Elsewhere, _) => Verdict::Deny(Denial::forbidden(
+            Stage::Request,
+            "request.nested-connect",
+            "CONNECT belongs on a connection to the proxy itself, not inside a tunnel",
+        )),
+    };
+    match verdict {
+        Verdict::Allow(by) => Outcome::Open(by),
+        Verdict::Deny(denial) => Outcome::Refuse(denial),
+    }
+}
+
+/// Where a CONNECT came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The listener that sandboxes use as their proxy.
+    Proxy,
+    /// Inside a tunnel, or a listener for something else.
+    Elsewhere,
+}
+
+fn no_authority() -> Denial {
+    Denial::forbidden(Stage::Request, "request.authority", "the request has to name its host exactly once")
+}
+
+/// The refusal of a request whose source Envoy can't tell.
+pub fn no_source() -> Denial {
+    Denial::forbidden(Stage::Identity, "identity.unknown", "your address can't be told")
+}
+
+/// The refusal for what is no fault of the client: it may try again.
+pub fn unavailable(reason: &str) -> Denial {
+    Denial { stage: Stage::Identity, rule: "identity.unavailable", status: 503, reason: reason.to_owned() }
+}
+
+impl Judgement {
+    /// An outcome that was reached without settling who is behind `source`.
+    pub fn unsettled(outcome: Outcome, source: Option<IpAddr>, memory: &Memory) -> Self {
+        Self::new(outcome, source.and_then(|source| memory.container_id(source)), memory.policy_version())
+    }
+
+    fn new(outcome: Outcome, container_id: Option<&str>, policy_version: &str) -> Self {
+        let (verdict, stage, rule, reason) = match &outcome {
+            Outcome::Open(by) => ("allow", Stage::Request, by.rule, ""),
+            Outcome::Forward(_, by) => ("allow", Stage::Identity, by.rule, ""),
+            Outcome::Refuse(denial) => ("deny", denial.stage, denial.rule, denial.reason.as_str()),
+        };
+        let audit = Audit { container_id, stage, verdict, rule, reason, policy_version };
+        // A struct of strings always serialises; were it not so, the line would be empty and the outcome the same.
+        let audit = serde_json::to_vec(&audit).unwrap_or_default();
+        Self { outcome, audit }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const NOW: &str = "2026-12-01T00:00:00Z";
+
+    fn facts(authority: Option<&str>) -> Facts {
+        Facts {
+            connect: false,
+            authority: authority.map(|text| text.as_bytes().to_vec()),
+            path: b"/".to_vec(),
+            request_id: "7".into(),
+            stripped: vec![],
+        }
+    }
+
+    fn judge(authority: Option<&str>, container: Option<&Container>) -> Judgement {
+        let policy = Policy { version: "p1".into(), egress: BTreeSet::from([HostName::parse(b"github.com").unwrap()]) };
+        on_request(&facts(authority), Some(b"github.com"), container, &policy, NOW.parse().unwrap())
+    }
+
+    fn container() -> Container {
+        serde_json::from_str(
+            r#"{"container_ip":"172.18.0.5","container_id":"abc","repos":["o/r"],"expires_at":"2027-01-15T00:00:00Z"}"#,
+        )
+        .unwrap()
+    }
+
+    fn rule(outcome: Outcome) -> &'static str {
+        match outcome {
+            Outcome::Open(by) | Outcome::Forward(_, by) => by.rule,
+            Outcome::Refuse(denial) => denial.rule,
+        }
+    }
+
+    #[test]
+    fn an_allowed_request_goes_to_the_canonical_host() {
+        let judgement = judge(Some("GitHub.com.:443"), Some(&container()));
+        assert!(matches!(&judgement.outcome, Outcome::Forward(host, _) if host.as_str() == "github.com"));
+        assert_eq!(
+            String::from_utf8(judgement.audit).unwrap(),
+            r#"{"container_id":"abc","stage":"identity","verdict":"allow","rule":"egress.host","reason":"","policy_version":"p1"}"#
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_audited_with_its_reason() {
+        let judgement = judge(Some("github.com"), None);
+        assert_eq!(
+            String::from_utf8(judgement.audit).unwrap(),
+            r#"{"container_id":null,"stage":"identity","verdict":"deny","rule":"identity.unknown","reason":"no container is registered at your address","policy_version":"p1"}"#
+        );
+        assert_eq!(rule(judgement.outcome), "identity.unknown");
+    }
+
+    #[test]
+    fn a_request_without_one_authority_is_refused_whoever_sends_it() {
+        assert_eq!(rule(judge(None, Some(&container())).outcome), "request.authority");
+        assert_eq!(rule(on_connect(&facts(None), Place::Proxy)), "request.authority");
+    }
+
+    #[test]
+    fn a_connect_is_opened_at_the_proxy_only() {
+        assert_eq!(rule(on_connect(&facts(Some("github.com:443")), Place::Proxy)), "request.connect");
+        assert_eq!(rule(on_connect(&facts(Some("github.com:22")), Place::Proxy)), "request.port");
+        assert_eq!(rule(on_connect(&facts(Some("github.com:443")), Place::Elsewhere)), "request.nested-connect");
+    }
+}

@@ -1,0 +1,74 @@
+//! The gateway is one thing: what ends the one process ends the other, and what Envoy loses is put back.
+
+use std::time::{Duration, Instant};
+use test_support::process::{self, Signal};
+use test_support::{Client, Http, Rig, Sandbox, eventually, eventually_async};
+
+/// The longest that the end of all may take.
+const END: Duration = Duration::from_secs(10);
+
+/// What is asked for: with a credential, so that all parts of the gateway have a part in it.
+const PATH: &str = "/repos/acme/app/served";
+
+/// Waits until a request from `sandbox` is served.
+async fn served(sandbox: &Sandbox, within: Duration) {
+    eventually_async("a request is served", within, async || {
+        Client::connect(sandbox, sandbox.address, "api.github.com", Http::Two).await?.get(PATH).await?.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kill_9_of_the_control_plane_takes_envoy_with_it() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    served(&sandbox, END).await;
+    let envoy = rig.gateway.envoy_pid().expect("Envoy runs");
+    rig.gateway.signal(Signal::KILL);
+    rig.gateway.ended(END);
+    eventually("Envoy is gone", Duration::from_secs(2), || (!process::alive(envoy)).then_some(()));
+    let refused = sandbox.socket(sandbox.address).connect(sandbox.proxy.unwrap()).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn envoy_is_started_again_after_kill_9_and_serves() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    served(&sandbox, END).await;
+    for round in 0..3 {
+        let envoy = rig.gateway.envoy_pid().expect("Envoy runs");
+        process::signal(envoy, Signal::KILL);
+        let killed = Instant::now();
+        served(&sandbox, Duration::from_secs(5)).await;
+        println!("round {round}: served again {:?} after kill -9 of Envoy", killed.elapsed());
+        assert_ne!(rig.gateway.envoy_pid(), Some(envoy));
+        eventually("ready", END, || rig.gateway.ready().then_some(()));
+    }
+}
+
+#[test]
+fn sigterm_ends_both_and_is_no_error() {
+    let rig = Rig::start();
+    let envoy = rig.gateway.envoy_pid().expect("Envoy runs");
+    rig.gateway.signal(Signal::TERM);
+    let status = rig.gateway.ended(END);
+    assert!(status.success(), "{status}");
+    assert!(!process::alive(envoy), "Envoy outlived sallyport up");
+}
+
+#[tokio::test]
+async fn a_second_start_on_the_same_state_has_the_same_ca_and_serves_at_once() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    let ca = rig.gateway.ca_pem();
+    for signal in [Signal::TERM, Signal::KILL, Signal::INT] {
+        rig.gateway.signal(signal);
+        rig.gateway.ended(END);
+        rig.gateway.up();
+        assert_eq!(rig.gateway.ca_pem(), ca);
+        // The sandbox still trusts what it was given before; /readyz has promised that it is served now.
+        let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
+        assert_eq!(client.get(PATH).await.unwrap().status, 200);
+    }
+}

@@ -1,0 +1,227 @@
+//! A record holds from the moment its registration is answered to the moment its removal is, and through a restart.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use std::net::Ipv4Addr;
+use std::sync::OnceLock;
+use std::time::Duration;
+use test_support::client::drain;
+use test_support::process::Signal;
+use test_support::upstream::Visibility;
+use test_support::{Answer, Client, Http, Rig, eventually_async};
+
+/// Every container here has this repository, so that api.github.com, where the control plane adds a credential, serves
+/// what is below `/repos/acme/app`.
+const REPO: &str = "acme/app";
+/// A host for which there is no credential, so that the control plane has no part in its requests.
+const PLAIN: &str = "raw.githubusercontent.com";
+
+fn rig() -> &'static Rig {
+    static RIG: OnceLock<Rig> = OnceLock::new();
+    RIG.get_or_init(Rig::start)
+}
+
+fn nth(first: Ipv4Addr, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(first.to_bits() + number)
+}
+
+#[track_caller]
+fn assert_refused(answer: &Answer, rule: &str) {
+    assert_eq!((answer.status, answer.rule.as_deref()), (403, Some(rule)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_address_is_served_in_the_millisecond_after_it_is_registered_a_thousand_times() {
+    let rig = rig();
+    let sandbox = rig.sandbox();
+    let first = sandbox.widen();
+    for number in 1..=1000 {
+        let source = nth(first, number);
+        let http = if number % 2 == 0 { Http::One } else { Http::Two };
+        let host = if number % 4 < 2 { PLAIN } else { "api.github.com" };
+        let path = format!("/repos/acme/app/fresh/{number}");
+        let mut client;
+        match number % 3 {
+            // The connection is new, too.
+            0 => {
+                rig.gateway.register(source, &[REPO]);
+                client = Client::connect(&sandbox, source, host, http).await.unwrap();
+            }
+            // The connection is open, so that the request follows the answer of the registration at once.
+            1 => {
+                client = Client::connect(&sandbox, source, host, http).await.unwrap();
+                rig.gateway.register(source, &[REPO]);
+            }
+            // The address was refused a moment ago: nobody may remember that.
+            _ => {
+                client = Client::connect(&sandbox, source, host, http).await.unwrap();
+                assert_refused(&client.get("/repos/acme/app/early").await.unwrap(), "identity.unknown");
+                rig.gateway.register(source, &[REPO]);
+            }
+        }
+        let answer = client.get(&path).await.unwrap();
+        assert_eq!(answer.status, 200, "request {number}: {answer:?}");
+    }
+    assert!(rig.upstream.requests_with("/repos/acme/app/early").is_empty());
+}
+
+#[tokio::test]
+async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answered() {
+    let rig = rig();
+    let sandbox = rig.sandbox();
+    for host in [PLAIN, "api.github.com"] {
+        for http in [Http::One, Http::Two] {
+            let mut client = Client::connect(&sandbox, sandbox.address, host, http).await.unwrap();
+            for round in 0..50 {
+                rig.gateway.register(sandbox.address, &[REPO]);
+                let served = client.get(&format!("/repos/acme/app/kept/{round}")).await.unwrap();
+                assert_eq!(served.status, 200, "{host} {http:?} {round}: {served:?}");
+                rig.gateway.remove(sandbox.address);
+                assert_refused(&client.get("/repos/acme/app/removed").await.unwrap(), "identity.unknown");
+            }
+        }
+    }
+    assert!(rig.upstream.requests_with("/repos/acme/app/removed").is_empty());
+}
+
+#[tokio::test]
+async fn an_open_stream_ends_with_the_record_and_nobody_else_s_does() {
+    let rig = rig();
+    let (removed, kept) = (rig.registered(&[REPO]), rig.registered(&[REPO]));
+    for http in [Http::One, Http::Two] {
+        rig.gateway.register(removed.address, &[]);
+        let mut streams = Vec::new();
+        for sandbox in [&removed, &kept] {
+            let mut client = Client::connect(sandbox, sandbox.address, "api.anthropic.com", http).await.unwrap();
+            let response = client.open("/v1/stream").await.unwrap();
+            assert_eq!(response.status(), 200);
+            // An HTTP/2 connection ends with its last handle.
+            streams.push((client, response.into_body()));
+        }
+        let (_kept_client, kept_body) = streams.pop().unwrap();
+        let (_removed_client, removed_body) = streams.pop().unwrap();
+        rig.gateway.remove(removed.address);
+        drain(removed_body, Duration::from_secs(5)).await.expect("the stream of a removed container ends");
+        drain(kept_body, Duration::from_millis(500)).await.expect_err("the stream of another container goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_worth_nothing_from_the_moment_it_expires() {
+    let rig = rig();
+    let sandbox = rig.sandbox();
+    let expires_at = Timestamp::now() + SignedDuration::from_secs(2);
+    let record =
+        json!({"container_ip": sandbox.address, "container_id": "brief", "repos": [], "expires_at": expires_at});
+    let (status, body) = rig.gateway.call("POST", "/internal/containers", Some(&record));
+    assert_eq!(status, 201, "{body}");
+    let mut client = Client::connect(&sandbox, sandbox.address, PLAIN, Http::One).await.unwrap();
+    assert_eq!(client.get("/brief").await.unwrap().status, 200);
+    let refused = eventually_async("the record has expired", Duration::from_secs(5), async || {
+        let asked = Timestamp::now();
+        let answer = client.get("/brief").await.unwrap();
+        assert!(answer.status != 200 || asked < expires_at, "served at {asked}, expired at {expires_at}");
+        if answer.status == 200 { Err("served") } else { Ok(answer) }
+    })
+    .await;
+    assert_eq!(refused.status, 403);
+    // Once the control plane has tidied it away, the address is an unknown one.
+    let rule = refused.rule.unwrap();
+    assert!(rule == "identity.expired" || rule == "identity.unknown", "{rule}");
+}
+
+#[tokio::test]
+async fn a_replaced_record_counts_at_once_on_kept_connections() {
+    let rig = rig();
+    rig.upstream.create_repo("acme/one", Visibility::Private);
+    rig.upstream.create_repo("acme/two", Visibility::Private);
+    let sandbox = rig.sandbox();
+    let refs = "/acme/two.git/info/refs?service=git-upload-pack";
+    let path = format!("/internal/containers/{}", sandbox.address);
+    for http in [Http::One, Http::Two] {
+        rig.gateway.register(sandbox.address, &["acme/one", "acme/two"]);
+        let mut client = Client::connect(&sandbox, sandbox.address, "github.com", http).await.unwrap();
+        for round in 0..20 {
+            let served = client.get(refs).await.unwrap();
+            assert_eq!(served.status, 200, "{http:?} {round}: {served:?}");
+            rig.gateway.register(sandbox.address, &["acme/one"]);
+            assert_refused(&client.get(refs).await.unwrap(), "credentials.repo");
+            let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": ["acme/one", "acme/two"]})));
+            assert_eq!(status, 200, "{body}");
+        }
+    }
+}
+
+#[test]
+fn the_gateway_s_own_addresses_cannot_be_registered() {
+    let rig = rig();
+    let sandbox = rig.sandbox();
+    let record = json!({"container_ip": sandbox.gateway_address, "container_id": "x", "repos": []});
+    let (status, body) = rig.gateway.call("POST", "/internal/containers", Some(&record));
+    assert_eq!(status, 422, "{body}");
+    assert!(body.contains("container_ip"), "{body}");
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_records_and_the_ca() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&[REPO]);
+    let removed = rig.registered(&[REPO]);
+    rig.gateway.remove(removed.address);
+    let ca = rig.gateway.ca_pem();
+    for signal in [Signal::TERM, Signal::KILL] {
+        rig.gateway.signal(signal);
+        rig.gateway.ended(Duration::from_secs(10));
+        rig.gateway.up();
+        assert_eq!(rig.gateway.ca_pem(), ca);
+        let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await.unwrap();
+        assert_eq!(client.get("/repos/acme/app/restarted").await.unwrap().status, 200);
+        let mut client = Client::connect(&removed, removed.address, "api.github.com", Http::Two).await.unwrap();
+        assert_refused(&client.get("/repos/acme/app/restarted").await.unwrap(), "identity.unknown");
+    }
+}
+
+#[test]
+fn every_registration_that_was_answered_survives_kill_9() {
+    let rig = Rig::start();
+    for round in 0_u8..3 {
+        for number in 1..=50 {
+            rig.gateway.register(Ipv4Addr::new(10, 222, round, number), &["acme/app"]);
+        }
+        rig.gateway.signal(Signal::KILL);
+        rig.gateway.ended(Duration::from_secs(10));
+        rig.gateway.up();
+        for number in 1..=50 {
+            let path = format!("/internal/containers/10.222.{round}.{number}");
+            assert_eq!(rig.gateway.call("GET", &path, None).0, 200, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn known_containers_reach_plain_hosts_while_the_control_plane_is_stopped() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&[REPO]);
+    let connect = async |http| Client::connect(&sandbox, sandbox.address, PLAIN, http).await.unwrap();
+    // Both workers of Envoy have served it, so the certificate and the record are known to both.
+    for _ in 0..20 {
+        assert_eq!(connect(Http::One).await.get("/before").await.unwrap().status, 200);
+    }
+    let mut kept = [connect(Http::One).await, connect(Http::Two).await];
+    rig.gateway.signal(Signal::STOP);
+    for number in 0..500 {
+        let http = if number % 2 == 0 { Http::One } else { Http::Two };
+        let answer = kept[number % 2].get(&format!("/stopped/{number}")).await.unwrap();
+        assert_eq!(answer.status, 200, "kept connection, request {number}: {answer:?}");
+        let answer = connect(http).await.get(&format!("/stopped/{number}")).await.unwrap();
+        assert_eq!(answer.status, 200, "new connection, request {number}: {answer:?}");
+    }
+    assert!(!rig.gateway.ready(), "the control plane was not stopped at all");
+    rig.gateway.signal(Signal::CONT);
+    eventually_async("all is as before", Duration::from_secs(10), async || {
+        let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await?;
+        client.get("/repos/acme/app/after").await?.ok()
+    })
+    .await;
+    assert_eq!(rig.upstream.requests_with("/stopped/").len(), 1000);
+}

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests, each test binary in namespaces of its own (tests/support/in-netns.sh).
+#
+#   tests/run-e2e.sh                                   all of them
+#   tests/run-e2e.sh --test spoofing                   one file; everything is handed on to `cargo test`
+#   tests/run-e2e.sh --test spoofing -- forwarded      tests with that word in their name
+#
+# ENVOY_BIN      Envoy; otherwise what envoy/install.sh names, otherwise `envoy` on PATH
+# SALLYPORT_BIN  the gateway; otherwise target/release/sallyport
+# SALLYPORT_FILTERS  the directory of its filters; otherwise target/filters
+# SALLYPORT_KEEP=1   keep logs and state also of tests that pass
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+runner=$root/tests/support/in-netns.sh
+
+skip_all() {
+    for file in tests/e2e/tests/*.rs; do echo "skipped: end-to-end tests $(basename "$file" .rs): $1"; done
+    exit 0
+}
+
+for tool in unshare nsenter ip mount timeout git curl; do
+    command -v "$tool" >/dev/null || skip_all "'$tool' is not installed"
+done
+if ! why=$("$runner" true 2>&1); then
+    skip_all "this machine lets us make no namespaces; run as root ($(head -n 1 <<<"$why"))"
+fi
+
+export SALLYPORT_BIN=${SALLYPORT_BIN:-$root/target/release/sallyport}
+export SALLYPORT_FILTERS=${SALLYPORT_FILTERS:-$root/target/filters}
+for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/identity.wasm"; do
+    [[ -e $file ]] || { echo "$file is missing: run 'make build' first" >&2; exit 2; }
+done
+
+if [[ -z "${ENVOY_BIN:-}" && -x envoy/install.sh ]]; then ENVOY_BIN=$(envoy/install.sh | tail -n 1); fi
+if [[ -z "${ENVOY_BIN:-}" ]]; then ENVOY_BIN=$(command -v envoy || true); fi
+[[ -x "${ENVOY_BIN:-}" ]] || { echo "no Envoy: set ENVOY_BIN or run 'make build' first" >&2; exit 2; }
+export ENVOY_BIN
+
+# Tests name here what they could not do on this machine; cargo hides the output of tests that pass.
+SALLYPORT_SKIPPED=$(mktemp)
+export SALLYPORT_SKIPPED
+trap 'rm -f "$SALLYPORT_SKIPPED"' EXIT
+
+triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+export "CARGO_TARGET_${triple}_RUNNER=$runner"
+status=0
+cargo test -p e2e --no-fail-fast "$@" || status=$?
+# tests/summary.sh collects these lines.
+sort -u "$SALLYPORT_SKIPPED" | sed 's/^/skipped: /'
+exit "$status"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Cargo's runner for the end-to-end tests: runs "$@" (a test binary) in network, mount and process namespaces of its
+# own. Nothing of the machine's network is in there, and when the test binary ends, so does all that it started.
+# Called by tests/run-e2e.sh. Exit code: that of "$@".
+set -euo pipefail
+
+if [[ "${1:-}" == --inside ]]; then
+    shift
+    ip link set lo up
+    # `ip netns` keeps its names there; a tmpfs, so that none of ours is ever on the machine.
+    if [[ -d /run/netns ]]; then mount -t tmpfs tmpfs /run/netns; else mount -t tmpfs tmpfs /run && mkdir /run/netns; fi
+    # The host side of the little internet must not forward for the sandboxes.
+    echo 0 2>/dev/null >/proc/sys/net/ipv4/ip_forward || true
+    # No exec: this shell is process 1 here, reaps orphans, and takes the rest with it when it ends.
+    status=0
+    SALLYPORT_NETNS=1 "$@" || status=$?
+    exit "$status"
+fi
+
+isolate=(unshare --net --mount --pid --fork --kill-child --mount-proc)
+[[ $(id -u) == 0 ]] || isolate+=(--map-root-user)
+
+# Short, and outside the checkout: paths of Unix sockets are at most 107 bytes long.
+scratch=$(mktemp -d /tmp/sp-e2e.XXXXXX)
+status=0
+SALLYPORT_SCRATCH=$scratch "${isolate[@]}" "$0" --inside "$@" || status=$?
+if [[ $status == 0 && -z "${SALLYPORT_KEEP:-}" ]]; then
+    rm -rf "$scratch"
+else
+    echo "logs and state are kept in $scratch" >&2
+fi
+exit "$status"

@@ -1,0 +1,188 @@
+//! One kept connection out of a sandbox: CONNECT, TLS with trust in the gateway's CA only, HTTP/1.1 or HTTP/2.
+
+use crate::Sandbox;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// The longest that one step (connect, handshake, answer) may take.
+const STEP: Duration = Duration::from_secs(20);
+
+/// Which HTTP is spoken inside the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http {
+    /// HTTP/1.1
+    One,
+    /// HTTP/2
+    Two,
+}
+
+/// A connection to one host through the gateway.
+pub struct Client {
+    host: String,
+    requests: Requests,
+}
+
+enum Requests {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// `x-sallyport-rule`, where the gateway refused.
+    pub rule: Option<String>,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The answer itself where it is a 200.
+    ///
+    /// # Errors
+    /// With the answer, where it is not.
+    pub fn ok(self) -> io::Result<Self> {
+        if self.status == 200 { Ok(self) } else { Err(io::Error::other(format!("{self:?}"))) }
+    }
+}
+
+impl Client {
+    /// Connects from `sandbox`, with the source address `source`, to `host` port 443.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the way, the status where CONNECT was refused.
+    pub async fn connect(sandbox: &Sandbox, source: Ipv4Addr, host: &str, http: Http) -> io::Result<Self> {
+        let work = async {
+            let stream = tunnel(sandbox, source, host).await?;
+            let alpn: &[u8] = if http == Http::Two { b"h2" } else { b"http/1.1" };
+            let name = ServerName::try_from(host.to_owned()).unwrap();
+            let tls = TlsConnector::from(config(&sandbox.ca_pem, alpn)).connect(name, stream).await?;
+            if tls.get_ref().1.alpn_protocol() != Some(alpn) {
+                return Err(io::Error::other("the gateway did not agree to the protocol"));
+            }
+            let io = TokioIo::new(tls);
+            let requests = match http {
+                Http::One => {
+                    let (requests, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+                    tokio::spawn(connection);
+                    Requests::One(requests)
+                }
+                Http::Two => {
+                    let (requests, connection) =
+                        http2::handshake(TokioExecutor::new(), io).await.map_err(io::Error::other)?;
+                    tokio::spawn(connection);
+                    Requests::Two(requests)
+                }
+            };
+            Ok(Self { host: host.to_owned(), requests })
+        };
+        timeout(STEP, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    /// Sends a GET and returns the answer as soon as its head is there.
+    ///
+    /// # Errors
+    /// The connection is closed or broke, or nothing came in time.
+    pub async fn open(&mut self, path: &str) -> io::Result<Response<Incoming>> {
+        let request = Request::get(match self.requests {
+            Requests::One(_) => path.to_owned(),
+            Requests::Two(_) => format!("https://{}{path}", self.host),
+        });
+        let request = match self.requests {
+            Requests::One(_) => request.header("host", &self.host),
+            Requests::Two(_) => request,
+        };
+        let request = request.header("user-agent", "rig").body(Full::default()).unwrap();
+        let work = async {
+            match &mut self.requests {
+                Requests::One(requests) => {
+                    requests.ready().await?;
+                    requests.send_request(request).await
+                }
+                Requests::Two(requests) => {
+                    requests.ready().await?;
+                    requests.send_request(request).await
+                }
+            }
+        };
+        let answered = timeout(STEP, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        answered.map_err(io::Error::other)
+    }
+
+    /// Sends a GET and reads the answer.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub async fn get(&mut self, path: &str) -> io::Result<Answer> {
+        let response = self.open(path).await?;
+        let status = response.status().as_u16();
+        let rule = response.headers().get("x-sallyport-rule").map(|rule| rule.to_str().unwrap().to_owned());
+        let body = timeout(STEP, response.into_body().collect()).await;
+        let body = body.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map_err(io::Error::other)?;
+        Ok(Answer { status, rule, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+    }
+}
+
+/// Reads a body to its end or failure, and returns how many bytes came; never longer than `deadline`.
+///
+/// # Errors
+/// The deadline has passed and the body is still open.
+pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> {
+    let mut bytes = 0;
+    let work = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    timeout(deadline, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+    Ok(bytes)
+}
+
+async fn tunnel(sandbox: &Sandbox, source: Ipv4Addr, host: &str) -> io::Result<TcpStream> {
+    let proxy = sandbox.proxy.expect("the sandbox is behind a gateway");
+    let mut stream = sandbox.socket(source).connect(proxy).await?;
+    stream.set_nodelay(true)?;
+    stream.write_all(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n").as_bytes()).await?;
+    let mut head = Vec::new();
+    // Nothing follows the head until we speak, so reading by the byte costs little and takes nothing away.
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head);
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(io::Error::other(format!("CONNECT was answered by: {head}")));
+    }
+    Ok(stream)
+}
+
+fn config(ca_pem: &str, alpn: &[u8]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(config)
+}

@@ -1,0 +1,239 @@
+//! The shipped binary, `sallyport up`, with its Envoy: started, watched, stopped, restarted.
+//!
+//! Each gateway has ports and a state directory of its own. Its output goes into files; when a test fails, the ends
+//! of them are printed.
+
+mod admin;
+
+use crate::process::{self, Signal};
+use crate::{TOKEN, Upstream, eventually, upstream};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, Once};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+/// The longest that a start may take, the first one with its compilation of the filters included.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// The longest that an audit line may take to be written.
+const AUDIT_WITHIN: Duration = Duration::from_secs(10);
+/// How much of each log is printed when a test fails.
+const LOG_TAIL: usize = 40;
+
+/// A running (or stopped) gateway.
+pub struct Gateway {
+    /// The port of the explicit proxy, on all addresses.
+    pub proxy_port: u16,
+    /// The state directory.
+    pub state: PathBuf,
+    directory: PathBuf,
+    admin: SocketAddr,
+    child: Mutex<Option<Child>>,
+}
+
+impl Gateway {
+    /// Writes a configuration with `upstream` behind all of its names, starts the binary, waits until it is ready.
+    pub fn start(upstream: &Upstream) -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = crate::scratch("gateway");
+        print_logs_when_a_test_fails(&directory);
+        let (proxy_port, admin_port) = (8080 + 100 * number, 8081 + 100 * number);
+        let gateway = Self {
+            proxy_port,
+            state: directory.join("state"),
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
+            child: Mutex::new(None),
+            directory,
+        };
+        gateway.write_config(upstream);
+        gateway.up();
+        gateway
+    }
+
+    fn write_config(&self, upstream: &Upstream) {
+        let mut config = format!(
+            "listen:\n  proxy: 0.0.0.0:{}\n  admin: {}\npolicy: policy.yaml\nupstreams:\n",
+            self.proxy_port, self.admin
+        );
+        let mut policy = String::from("egress:\n");
+        for host in upstream::HOSTS {
+            let (address, ca) = (upstream.address, upstream.ca.display());
+            config += &format!("  {host}: {{address: {}, port: {}, ca: {ca}}}\n", address.ip(), address.port());
+            policy += &format!("  - {host}\n");
+        }
+        std::fs::write(self.config(), config).unwrap();
+        std::fs::write(self.directory.join("policy.yaml"), policy).unwrap();
+    }
+
+    /// Starts the binary on the same configuration and state, and waits until it is ready.
+    pub fn up(&self) {
+        let log = |name: &str| -> File {
+            OpenOptions::new().create(true).append(true).open(self.directory.join(name)).unwrap()
+        };
+        let mut command = self.sallyport();
+        command.args(["up", "--config"]).arg(self.config()).arg("--state-dir").arg(&self.state);
+        command.args(["--envoy-concurrency", "2"]).env("GITHUB_TOKEN", TOKEN);
+        command.stdin(Stdio::null()).stdout(log("stdout.log")).stderr(log("stderr.log"));
+        let mut child = command.spawn().unwrap();
+        eventually("the gateway is ready", READY_WITHIN, || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("sallyport up ended while it was starting: {status}");
+            }
+            self.ready().then_some(())
+        });
+        let before = self.child.lock().unwrap().replace(child);
+        assert!(before.is_none(), "the gateway was already running");
+    }
+
+    /// The binary, with a clean environment.
+    fn sallyport(&self) -> Command {
+        let mut command = Command::new(std::env::var_os("SALLYPORT_BIN").expect("SALLYPORT_BIN is set by run-e2e.sh"));
+        command.env_clear().current_dir(&self.directory).env("HOME", &self.directory).env("RUST_BACKTRACE", "1");
+        for name in ["PATH", "ENVOY_BIN", "SALLYPORT_FILTERS", "RUST_LOG"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("sallyport.yaml")
+    }
+
+    /// Whether `/readyz` says 200.
+    pub fn ready(&self) -> bool {
+        admin::call(self.admin, "GET", "/readyz", None).is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// The process of `sallyport up`.
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().as_ref().expect("the gateway runs").id()
+    }
+
+    /// The process of its Envoy, if there is one.
+    pub fn envoy_pid(&self) -> Option<u32> {
+        process::child_named(self.pid(), "envoy")
+    }
+
+    /// Sends `signal` to `sallyport up` and to nothing else.
+    pub fn signal(&self, signal: Signal) {
+        process::signal(self.pid(), signal);
+    }
+
+    /// Waits for `sallyport up` to end after a signal that ends it.
+    pub fn ended(&self, within: Duration) -> ExitStatus {
+        let mut guard = self.child.lock().unwrap();
+        let child = guard.as_mut().expect("the gateway runs");
+        let status = eventually("sallyport up has ended", within, || child.try_wait().unwrap());
+        *guard = None;
+        status
+    }
+
+    /// What `sallyport env` prints for a sandbox that reaches the gateway at `address`.
+    pub fn sandbox_env(&self, address: Ipv4Addr) -> BTreeMap<String, String> {
+        let mut command = self.sallyport();
+        command.args(["env", "--shell", "json", "--config"]).arg(self.config()).arg("--state-dir").arg(&self.state);
+        command.args(["--gateway", &format!("http://{address}:{}", self.proxy_port)]);
+        let printed = crate::Finished::of(&mut command).success().stdout;
+        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("sallyport env: {error}: {printed}"))
+    }
+
+    /// The CA certificate, as the admin API gives it.
+    pub fn ca_pem(&self) -> String {
+        let (status, body) = self.call("GET", "/ca.pem", None);
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// One call of the admin API: status and body.
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        admin::call(self.admin, method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Registers `address` with `repos`, or replaces its record.
+    pub fn register(&self, address: impl Into<IpAddr>, repos: &[&str]) {
+        let address = address.into();
+        let record = json!({"container_ip": address, "container_id": container_id(address), "repos": repos});
+        let (status, body) = self.call("POST", "/internal/containers", Some(&record));
+        assert!(matches!(status, 200 | 201), "register: {status} {body}");
+    }
+
+    /// Removes the record of `address`.
+    pub fn remove(&self, address: impl Into<IpAddr>) {
+        let (status, body) = self.call("DELETE", &format!("/internal/containers/{}", address.into()), None);
+        assert_eq!(status, 204, "remove: {body}");
+    }
+
+    /// The audit so far. A last line that is still being written is left out.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.state.join("audit.jsonl")).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("audit.jsonl: {e}: {line}"));
+        whole.lines().map(parse).collect()
+    }
+
+    /// Waits for the audit line that `wanted` recognises.
+    pub fn audit_line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || self.audit().into_iter().find(&wanted))
+    }
+
+    /// Every file that the gateway has written but the ones for its secrets, and the answers of its API.
+    pub fn readable(&self) -> Vec<(String, Vec<u8>)> {
+        let mut found = crate::secrets::files(&self.directory);
+        let secret = self.state.join("tokens").display().to_string();
+        found.retain(|(path, _)| !path.starts_with(&secret));
+        for path in ["/metrics", "/internal/containers", "/readyz", "/healthz", "/"] {
+            found.push((path.to_owned(), self.call("GET", path, None).1.into_bytes()));
+        }
+        found
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // Its Envoy ends with it; that, too, is a test (lifecycle.rs).
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The `container_id` that [`Gateway::register`] gives to an address.
+pub fn container_id(address: impl Into<IpAddr>) -> String {
+    format!("box-{}", address.into())
+}
+
+/// The gateway of `directory` belongs to the thread, which is the test, that starts it.
+fn print_logs_when_a_test_fails(directory: &Path) {
+    static HOOK: Once = Once::new();
+    static STARTED: Mutex<Vec<(ThreadId, PathBuf)>> = Mutex::new(Vec::new());
+    STARTED.lock().unwrap().push((thread::current().id(), directory.to_owned()));
+    HOOK.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            default(info);
+            let mut started = STARTED.lock().map(|list| list.clone()).unwrap_or_default();
+            let own = thread::current().id();
+            if started.iter().any(|(thread, _)| *thread == own) {
+                started.retain(|(thread, _)| *thread == own);
+            }
+            // A test that started none shares one; which, is not known here.
+            for log in started.iter().flat_map(|(_, d)| [d.join("stdout.log"), d.join("stderr.log")]) {
+                let text = std::fs::read(&log).unwrap_or_default();
+                let text = String::from_utf8_lossy(&text);
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
+                eprintln!("--- the end of {}\n{}", log.display(), tail.join("\n"));
+            }
+        }));
+    });
+}

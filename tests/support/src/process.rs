@@ -1,0 +1,48 @@
+//! What /proc tells about a process, and signals. Called by the gateway handle and by the tests.
+
+use rustix::process::{Pid, kill_process};
+
+pub use rustix::process::Signal;
+
+/// Sends `signal` to the process `pid`.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// Whether there is still something of `pid`. A zombie counts: while its other threads are on their way out, its
+/// sockets are open.
+pub fn alive(pid: u32) -> bool {
+    stat(pid).is_some()
+}
+
+/// The running child of `parent` whose name is `name`.
+pub fn child_named(parent: u32, name: &str) -> Option<u32> {
+    let wanted = |stat: Stat| stat.parent == parent && stat.name == name && !matches!(stat.state.as_str(), "Z" | "X");
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| stat(*pid).is_some_and(wanted))
+}
+
+/// The most memory that `pid` ever had resident, in bytes.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM in /proc/PID/status");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+struct Stat {
+    name: String,
+    state: String,
+    parent: u32,
+}
+
+/// proc(5): `pid (comm) state ppid …`; comm may hold anything, so the last parenthesis counts.
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = text.rsplit_once(')')?;
+    let (_, name) = head.split_once('(')?;
+    let mut fields = tail.split_whitespace();
+    Some(Stat { name: name.to_owned(), state: fields.next()?.to_owned(), parent: fields.next()?.parse().ok()? })
+}

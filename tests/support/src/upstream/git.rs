@@ -1,0 +1,142 @@
+//! github.com: real `git http-backend` over bare repositories, streamed both ways with bounded memory.
+
+use super::sites::{Body, text};
+use super::{Shared, Visibility};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use hyper::{Request, Response};
+use std::io;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// How much is read from http-backend at a time.
+const CHUNK: usize = 64 * 1024;
+/// Longer heads than this http-backend does not write.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Answers as github.com does: 401 where a credential is needed, then whatever git says.
+pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let Some((name, service)) = split(&path) else { return text(404, "not found") };
+    let push = service == "/git-receive-pack" || query.contains("service=git-receive-pack");
+    let visibility = shared.repositories.lock().unwrap().get(name).copied();
+    let authorized = request.headers().get("authorization").is_some_and(|v| v.as_bytes() == shared.basic.as_bytes());
+    // As GitHub: to a stranger, a private repository and none at all look the same.
+    if !authorized && (push || visibility != Some(Visibility::Public)) {
+        let mut response = text(401, "who are you?");
+        response.headers_mut().insert("www-authenticate", "Basic realm=\"GitHub\"".parse().unwrap());
+        return response;
+    }
+    if visibility.is_none() {
+        return text(404, "Repository not found.");
+    }
+
+    let (head, body) = request.into_parts();
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut command = Command::new("git");
+    // No CONTENT_LENGTH: with it, http-backend (2.39 to 2.47) spins for ever when its input ends early.
+    command
+        .arg("http-backend")
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_PROJECT_ROOT", &shared.directory)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("REQUEST_METHOD", head.method.as_str())
+        .env("PATH_INFO", format!("/{name}.git{service}"))
+        .env("QUERY_STRING", query)
+        .env("CONTENT_TYPE", header("content-type"))
+        .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
+        .env("GIT_PROTOCOL", header("git-protocol"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    if authorized {
+        command.env("REMOTE_USER", "x-access-token");
+    }
+    let mut child = command.spawn().unwrap();
+    tokio::spawn(feed(body, child.stdin.take().unwrap(), shared, index));
+    let mut stdout = child.stdout.take().unwrap();
+    match read_head(&mut stdout).await {
+        Ok((builder, first)) => {
+            builder.body(Output { first: Some(first), stdout, _child: child }.boxed_unsync()).unwrap()
+        }
+        Err(error) => text(500, format!("git http-backend: {error}")),
+    }
+}
+
+/// `/owner/name[.git]/service` as `owner/name` and `/service`.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let slash = path.match_indices('/').nth(2)?.0;
+    let (name, service) = path.split_at(slash);
+    let name = name.strip_prefix('/')?;
+    Some((name.strip_suffix(".git").unwrap_or(name), service))
+}
+
+async fn feed(mut body: Incoming, mut stdin: ChildStdin, shared: Arc<Shared>, index: usize) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        shared.count_body(index, data.len());
+        // git may have had enough; the rest is still read, as a server that keeps its connection does.
+        let _ = stdin.write_all(&data).await;
+    }
+}
+
+/// The CGI head (RFC 3875 section 6.3) as a response without body, and what was read beyond it.
+async fn read_head(stdout: &mut ChildStdout) -> io::Result<(hyper::http::response::Builder, Bytes)> {
+    let mut read = Vec::new();
+    let end = loop {
+        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end;
+        }
+        if read.len() > MAX_HEAD || stdout.read_buf(&mut read).await? == 0 {
+            return Err(io::Error::other("no complete head"));
+        }
+    };
+    let rest = Bytes::copy_from_slice(&read[end + 4..]);
+    let mut builder = Response::builder();
+    for line in String::from_utf8_lossy(&read[..end]).lines() {
+        let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other("odd head"))?;
+        let value = value.trim();
+        builder = match name {
+            "Status" => builder.status(value.split(' ').next().unwrap_or_default()),
+            _ => builder.header(name, value),
+        };
+    }
+    Ok((builder, rest))
+}
+
+/// What git writes, as it writes it.
+struct Output {
+    first: Option<Bytes>,
+    stdout: ChildStdout,
+    _child: Child,
+}
+
+impl hyper::body::Body for Output {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(first) = self.first.take().filter(|first| !first.is_empty()) {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let mut storage = vec![0; CHUNK];
+        let mut buffer = ReadBuf::new(&mut storage);
+        std::task::ready!(Pin::new(&mut self.stdout).poll_read(cx, &mut buffer))?;
+        let filled = buffer.filled().len();
+        if filled == 0 {
+            return Poll::Ready(None);
+        }
+        storage.truncate(filled);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(storage)))))
+    }
+}
