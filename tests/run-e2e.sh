@@ -16,6 +16,8 @@ runner=$root/tests/support/in-netns.sh
 
 skip_all() {
     for file in tests/e2e/tests/*.rs; do echo "skipped: end-to-end tests $(basename "$file" .rs): $1"; done
+    # A machine of our own that cannot run them is a fault, not a circumstance.
+    [[ ${CI:-} != true ]] || exit 1
     exit 0
 }
 

@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::files;
+use crate::xds::resources::listener::AUDIT_FLUSH;
 
 /// The release that the configuration we send was tried with.
 const RELEASE: &str = "/1.40.";
@@ -26,6 +29,15 @@ const BOOTSTRAP_FILE: &str = "run/envoy.yaml";
 
 /// How long Envoy may take to end after SIGTERM before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Envoy's admin interface, as the bootstrap has it.
+const ADMIN_SOCKET: &str = "run/envoy-admin.sock";
+
+/// Envoy's answer to an admin call is a few words.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// What Envoy's access log may still hold back after the last request has ended.
+const LAST_LINES: Duration = AUDIT_FLUSH.saturating_mul(2);
 
 /// The pause before the first restart; each further one doubles it, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -108,7 +120,7 @@ impl Envoy {
             tracing::info!(pid = child.id(), "started Envoy");
             tokio::select! {
                 status = child.wait() => tracing::error!(?status, "Envoy has ended by itself"),
-                _ = stop.wait_for(|stop| *stop) => return end(child).await,
+                _ = stop.wait_for(|stop| *stop) => return end(child, &state_dir.join(ADMIN_SOCKET)).await,
             }
             pause = if started.elapsed() >= HEALTHY { FIRST_PAUSE } else { pause };
             tokio::select! {
@@ -138,7 +150,13 @@ impl Envoy {
     }
 }
 
-async fn end(mut child: tokio::process::Child) -> anyhow::Result<()> {
+/// Ends Envoy: no new connections, then the access log's last lines, then SIGTERM, then SIGKILL.
+async fn end(mut child: tokio::process::Child, admin: &Path) -> anyhow::Result<()> {
+    match tokio::time::timeout(STOP_DEADLINE, drain(admin)).await {
+        Ok(Ok(())) => tokio::time::sleep(LAST_LINES).await,
+        Ok(Err(error)) => tracing::warn!(%error, "Envoy cannot be asked to drain"),
+        Err(_) => tracing::warn!("Envoy does not answer; it is ended without draining"),
+    }
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
         && let Err(error) = kill_process(pid, Signal::TERM)
     {
@@ -150,4 +168,13 @@ async fn end(mut child: tokio::process::Child) -> anyhow::Result<()> {
         child.kill().await.context("cannot end Envoy")?;
     }
     Ok(())
+}
+
+/// Closes Envoy's listeners by its admin interface. What is under way goes on until SIGTERM.
+async fn drain(admin: &Path) -> std::io::Result<()> {
+    let mut connection = UnixStream::connect(admin).await?;
+    connection.write_all(b"POST /drain_listeners HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    connection.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other("Envoy's admin refused")) }
 }

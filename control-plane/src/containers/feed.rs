@@ -84,6 +84,7 @@ async fn serve(
                 Err(broadcast::error::RecvError::Closed) => return,
             }),
             () = sender.closed() => return,
+            () = watcher.given_up() => return,
         }
     }
 }

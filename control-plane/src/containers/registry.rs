@@ -16,8 +16,8 @@ use super::store::{Error, Store};
 /// Changes that a worker's stream may fall behind before it is sent the whole registry again.
 const BACKLOG: usize = 1_024;
 
-/// How long a removal waits for the workers to apply it. Beyond it the removal stands all the same: the credential
-/// stage asks the registry itself.
+/// How long a worker may take to apply a change that somebody waits for. Beyond it its stream is ended: a worker that
+/// is well opens it anew and gets the whole registry, one whose VM has crashed is not waited for again.
 const APPLY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One change, as it is sent to the workers.
@@ -36,9 +36,17 @@ pub struct Registry {
     /// Serialises changes, so that disk, memory and workers see them in one order.
     writer: tokio::sync::Mutex<()>,
     state: Mutex<State>,
-    watchers: Mutex<HashMap<u64, u64>>,
+    watchers: Mutex<HashMap<u64, Progress>>,
     applied: Notify,
     next_watcher: AtomicU64,
+}
+
+/// How far one worker's stream is.
+#[derive(Debug, Default)]
+struct Progress {
+    applied: u64,
+    /// Told when the stream is to end.
+    end: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -159,27 +167,36 @@ impl Registry {
     /// Registers a worker's stream, which has applied nothing yet.
     pub fn watcher(self: &Arc<Self>) -> Watcher {
         let id = self.next_watcher.fetch_add(1, Ordering::Relaxed);
-        self.watchers().insert(id, 0);
-        Watcher { registry: Arc::clone(self), id }
+        let progress = Progress::default();
+        let end = Arc::clone(&progress.end);
+        self.watchers().insert(id, progress);
+        Watcher { registry: Arc::clone(self), id, end }
     }
 
     /// Whether any worker has applied a whole registry.
     pub fn watched(&self) -> bool {
-        self.watchers().values().any(|applied| *applied > 0)
+        self.watchers().values().any(|progress| progress.applied > 0)
     }
 
     async fn wait_applied(&self, version: u64) {
         let all_applied = async {
             loop {
                 let notified = self.applied.notified();
-                if self.watchers().values().all(|applied| *applied >= version) {
+                if self.watchers().values().all(|progress| progress.applied >= version) {
                     return;
                 }
                 notified.await;
             }
         };
         if tokio::time::timeout(APPLY_DEADLINE, all_applied).await.is_err() {
-            tracing::warn!(version, "an Envoy worker has not applied a change of the registry in time");
+            self.watchers().retain(|id, progress| {
+                let behind = progress.applied < version;
+                if behind {
+                    tracing::warn!(worker = id, version, "a worker has not applied a change; its stream is ended");
+                    progress.end.notify_one();
+                }
+                !behind
+            });
         }
     }
 
@@ -187,7 +204,7 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watchers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
+    fn watchers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Progress>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -205,13 +222,21 @@ impl State {
 pub struct Watcher {
     registry: Arc<Registry>,
     id: u64,
+    end: Arc<Notify>,
 }
 
 impl Watcher {
     /// The worker says it has applied everything up to `version`.
     pub fn applied(&self, version: u64) {
-        self.registry.watchers().insert(self.id, version);
+        if let Some(progress) = self.registry.watchers().get_mut(&self.id) {
+            progress.applied = version;
+        }
         self.registry.applied.notify_waiters();
+    }
+
+    /// Waits until the registry gives this worker's stream up.
+    pub async fn given_up(&self) {
+        self.end.notified().await;
     }
 }
 
@@ -228,5 +253,67 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
         Ok(result) => result,
         // The work panicked or the runtime is stopping; either way the change is not known to be on disk.
         Err(error) => Err(Error::Database(redb::Error::Io(std::io::Error::other(error)))),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn registry(directory: &std::path::Path) -> Arc<Registry> {
+        let store = Store::open(&directory.join("registry.redb")).unwrap();
+        Registry::open(store, Policy::deny_all()).unwrap()
+    }
+
+    fn record(address: &str) -> Container {
+        serde_json::from_value(serde_json::json!({
+            "container_ip": address, "container_id": "a", "repos": [], "expires_at": "2100-01-01T00:00:00Z"
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_record_survives_a_restart_and_versions_go_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = registry(directory.path());
+        let (one, replaced) = first.put(record("10.0.0.1")).await.unwrap();
+        assert!(!replaced);
+        first.put(record("10.0.0.2")).await.unwrap();
+        assert!(first.remove("10.0.0.2".parse().unwrap()).await.unwrap());
+        assert!(!first.remove("10.0.0.2".parse().unwrap()).await.unwrap());
+        let (version, _) = first.lookup("10.0.0.1".parse().unwrap());
+        drop(first);
+        let second = registry(directory.path());
+        assert_eq!(second.lookup("::ffff:10.0.0.1".parse().unwrap()), (version, Some(one)));
+        let (later, _) = second.put(record("10.0.0.3")).await.unwrap();
+        assert_eq!(later.generation, version + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_waits_for_each_worker_and_gives_up_the_one_that_is_stuck() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = registry(directory.path());
+        registry.put(record("10.0.0.1")).await.unwrap();
+        registry.put(record("10.0.0.2")).await.unwrap();
+        let (well, stuck) = (registry.watcher(), registry.watcher());
+        let mut changes = registry.subscribe().changes;
+        let worker = async {
+            let (version, _) = changes.recv().await.unwrap();
+            well.applied(version);
+        };
+        let started = tokio::time::Instant::now();
+        let (removed, ()) = tokio::join!(registry.remove("10.0.0.1".parse().unwrap()), worker);
+        assert!(removed.unwrap());
+        assert!(started.elapsed() >= APPLY_DEADLINE, "the stuck worker was waited for");
+        stuck.given_up().await;
+        let worker = async {
+            let (version, _) = changes.recv().await.unwrap();
+            well.applied(version);
+        };
+        let again = tokio::time::Instant::now();
+        let (removed, ()) = tokio::join!(registry.remove("10.0.0.2".parse().unwrap()), worker);
+        assert!(removed.unwrap());
+        assert!(again.elapsed() < APPLY_DEADLINE, "it is not waited for again");
     }
 }

@@ -90,7 +90,8 @@ fn inject(injection: &Injection) -> CheckResponse {
 
 fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
-    let (path, id) = http.map_or((&[][..], "-"), |http| (http.path.as_bytes(), http.id.as_str()));
+    let path = http.map_or(&[][..], |http| http.path.as_bytes());
+    let id = http.and_then(|http| http.headers.get("x-request-id")).map_or("-", String::as_str);
     let refusal = render(denial, Form::of_path(path), id);
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: refusal.status.into() }),

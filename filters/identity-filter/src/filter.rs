@@ -7,6 +7,7 @@
 //! No borrow of shared state is held across a hostcall.
 
 use crate::link::Link;
+use crate::live::Live;
 use crate::memory::{Answer, Asked, Memory, Unusable, Who, address_bytes};
 use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
@@ -34,6 +35,7 @@ struct Shared {
     root: u32,
     memory: RefCell<Memory>,
     waiting: RefCell<Waiting>,
+    live: RefCell<Live>,
     /// The time that the ticks have counted; up to one `period` behind.
     uptime: Cell<Duration>,
     /// How often a tick comes.
@@ -55,6 +57,7 @@ impl Root {
             root: id,
             memory: RefCell::default(),
             waiting: RefCell::default(),
+            live: RefCell::default(),
             uptime: Cell::new(Duration::ZERO),
             period: Cell::new(link.period()),
         };
@@ -81,6 +84,7 @@ impl RootContext for Root {
             self.open();
         }
         self.shared.give_up_overdue();
+        self.shared.end_without_right();
         self.adjust_tick();
     }
 
@@ -109,6 +113,7 @@ impl Context for Root {
             }
         }
         self.shared.settle();
+        self.shared.end_without_right();
         self.adjust_tick();
     }
 
@@ -116,8 +121,7 @@ impl Context for Root {
         if !self.link.is(token) {
             return;
         }
-        let level = if self.link.is_fed() { Level::Warn } else { Level::Info };
-        host::log(level, &format!("identity: the registry's stream has ended with gRPC status {status}"));
+        host::log(Level::Info, &format!("identity: the registry's stream has ended with gRPC status {status}"));
         self.link.closed();
         self.adjust_tick();
     }
@@ -229,6 +233,7 @@ impl Context for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         drop(self.shared.waiting.borrow_mut().take(self.id));
+        self.shared.live.borrow_mut().remove(self.id);
     }
 }
 
@@ -240,7 +245,7 @@ enum Step {
 impl Stream {
     fn begin(&self, facts: Facts) -> Phase {
         match self.first_step(&facts).unwrap_or_else(|error| Step::Done(self.shared.broken(&error))) {
-            Step::Done(judgement) => self.shared.carry_out(&facts, &judgement),
+            Step::Done(judgement) => self.shared.carry_out_for(self.id, &facts, &judgement),
             Step::Hold { source, sni } => self.hold(facts, source, sni),
         }
     }
@@ -357,13 +362,39 @@ impl Shared {
         if host::act_for(id).is_err() {
             return;
         }
-        let phase = self.carry_out(&held.facts, judgement);
+        let phase = self.carry_out_for(id, &held.facts, judgement);
         held.phase.set(phase);
         if phase == Phase::Passed
             && let Err(error) = host::resume_request()
         {
             host::log(Level::Error, &format!("identity: {error}"));
         }
+    }
+
+    /// Ends the requests under way whose record has gone, was replaced, or has expired.
+    fn end_without_right(&self) {
+        let now = match host::now() {
+            Ok(now) => now,
+            Err(error) => return host::log(Level::Error, &format!("identity: {error}")),
+        };
+        let ended = self.live.borrow().without_right(&self.memory.borrow(), now);
+        for id in ended {
+            // A context that is gone has taken its request with it.
+            if let Err(error) = host::act_for(id).and_then(|()| host::reset_request()) {
+                host::log(Level::Info, &format!("identity: a request could not be ended: {error}"));
+            }
+        }
+    }
+
+    /// Carries out a judgement on the request `id`, for which the hostcalls act, and keeps in mind what passes.
+    fn carry_out_for(&self, id: u32, facts: &Facts, judgement: &Judgement) -> Phase {
+        let phase = self.carry_out(facts, judgement);
+        if phase == Phase::Passed
+            && let Some(right) = judgement.right
+        {
+            self.live.borrow_mut().insert(id, right);
+        }
+        phase
     }
 
     /// Carries out a judgement on the request that the hostcalls act for; the one exit.

@@ -4,6 +4,7 @@
 //! them and carries out what they say:
 //! - [`memory`]: this worker's copy of the registry. Pure.
 //! - [`link`]: when to open the stream that feeds it. Pure.
+//! - [`live`]: the requests under way, which end when their record does. Pure.
 //! - [`request`]: what is read of a request, and which of its headers never go upstream. Pure.
 //! - [`waiting`]: the requests that are held until it is known who sent them. Pure.
 //! - [`verdict`]: facts to outcome, and the audit's words for it. Pure.
@@ -11,6 +12,7 @@
 
 mod filter;
 mod link;
+mod live;
 mod memory;
 mod request;
 mod verdict;

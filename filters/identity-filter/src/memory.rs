@@ -166,6 +166,13 @@ impl Memory {
         }
     }
 
+    /// Whether a request that passed by the record of `generation` at `address` may still go on: the record is as it
+    /// was, or too new for the stream to have brought it.
+    pub fn confirms(&self, address: IpAddr, generation: u64) -> bool {
+        generation > self.applied
+            || self.containers.get(&address).is_some_and(|container| container.generation == generation)
+    }
+
     /// The id of whoever the stream has told of at `address`; for the audit only.
     pub fn container_id(&self, address: IpAddr) -> Option<&str> {
         self.containers.get(&address).map(|container| container.container_id.as_str())

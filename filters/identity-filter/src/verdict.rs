@@ -1,6 +1,7 @@
 //! From facts to an outcome, and the audit's words for it. Every decision in it is the policy crate's, but the ones
 //! about our own inability; called by `filter`.
 
+use crate::live::Right;
 use crate::memory::Memory;
 use crate::request::Facts;
 use policy::{By, Container, Denial, HostName, Policy, Request, Stage, Verdict};
@@ -25,6 +26,8 @@ pub struct Judgement {
     pub outcome: Outcome,
     /// JSON for the access log's collector.
     pub audit: Vec<u8>,
+    /// The record by which the request passes, if it does.
+    pub right: Option<Right>,
 }
 
 /// The part of an audit line that this stage knows.
@@ -53,7 +56,9 @@ pub fn on_request(
         },
         None => Outcome::Refuse(no_authority()),
     };
-    Judgement::new(outcome, container.map(|container| container.container_id.as_str()), &policy.version)
+    let right = container.filter(|_| matches!(outcome, Outcome::Forward(..))).map(Right::of);
+    let id = container.map(|container| container.container_id.as_str());
+    Judgement { right, ..Judgement::new(outcome, id, &policy.version) }
 }
 
 /// Judges a CONNECT, at the proxy's own listener or elsewhere.
@@ -111,7 +116,7 @@ impl Judgement {
         let audit = Audit { container_id, stage, verdict, rule, reason, policy_version };
         // A struct of strings always serialises; were it not so, the line would be empty and the outcome the same.
         let audit = serde_json::to_vec(&audit).unwrap_or_default();
-        Self { outcome, audit }
+        Self { outcome, audit, right: None }
     }
 }
 

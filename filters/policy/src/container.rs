@@ -140,7 +140,19 @@ mod tests {
 
     #[test]
     fn only_owner_slash_name_is_a_repository() {
-        for text in ["", "acme", "acme/", "/app", "acme/app/x", "acme/..", "./app", "acme/a b", "acme/app.git", "acme/app.wiki", "acme/äpp"] {
+        for text in [
+            "",
+            "acme",
+            "acme/",
+            "/app",
+            "acme/app/x",
+            "acme/..",
+            "./app",
+            "acme/a b",
+            "acme/app.git",
+            "acme/app.wiki",
+            "acme/äpp",
+        ] {
             assert!(Repo::parse(text).is_err(), "{text}");
         }
         assert!(Repo::parse(&format!("{}/{}", "o".repeat(39), "r".repeat(100))).is_ok());

@@ -216,7 +216,14 @@ mod tests {
     fn ports_are_plain_digits() {
         assert_eq!(Authority::parse(b"github.com:443").unwrap().port, Some(443));
         assert_eq!(Authority::parse(b"github.com").unwrap().port, None);
-        for raw in ["github.com:", "github.com:0", "github.com:0443", "github.com:+443", "github.com:65536", "github.com:https"] {
+        for raw in [
+            "github.com:",
+            "github.com:0",
+            "github.com:0443",
+            "github.com:+443",
+            "github.com:65536",
+            "github.com:https",
+        ] {
             assert_eq!(Authority::parse(raw.as_bytes()), Err(InvalidHost::Port), "{raw}");
         }
         assert_eq!(Authority::parse(b"u:p@github.com:443"), Err(InvalidHost::Character));

@@ -137,7 +137,9 @@ mod tests {
     fn connect_is_judged_by_its_form() {
         assert!(matches!(decide_connect(b"anything.example:443"), Verdict::Allow(_)));
         assert!(matches!(decide_connect(b"anything.example:80"), Verdict::Allow(_)));
-        for target in ["anything.example", "anything.example:22", "127.0.0.1:443", "[::1]:443", "localhost:443", "a@b.c:443"] {
+        for target in
+            ["anything.example", "anything.example:22", "127.0.0.1:443", "[::1]:443", "localhost:443", "a@b.c:443"]
+        {
             assert!(matches!(decide_connect(target.as_bytes()), Verdict::Deny(_)), "{target}");
         }
     }

@@ -49,7 +49,10 @@ pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
         Form::Json => ("application/json", serde_json::to_string(&body).unwrap_or_default()),
         Form::Text => (
             "text/plain; charset=utf-8",
-            format!("sallyport: refused (rule {})\nsallyport: {}\nsallyport: request id {request_id}\n", denial.rule, denial.reason),
+            format!(
+                "sallyport: refused (rule {})\nsallyport: {}\nsallyport: request id {request_id}\n",
+                denial.rule, denial.reason
+            ),
         ),
     };
     Refusal { status: denial.status, content_type, body }

@@ -58,6 +58,28 @@ fn sigterm_ends_both_and_is_no_error() {
 }
 
 #[tokio::test]
+async fn the_audit_is_kept_through_restarts_and_sigterm_loses_none_of_it() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    for (number, signal) in [Signal::TERM, Signal::KILL, Signal::TERM].into_iter().enumerate() {
+        let path = format!("/repos/acme/app/{number}");
+        let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await.unwrap();
+        client.get(&path).await.unwrap().ok().unwrap();
+        if signal == Signal::KILL {
+            // What was written a moment ago is lost with kill -9, and what has been on disk before is not.
+            rig.gateway.audit_line(&path, |line| line["path"] == path.as_str());
+        }
+        rig.gateway.signal(signal);
+        rig.gateway.ended(END);
+        rig.gateway.up();
+        for earlier in 0..=number {
+            let path = format!("/repos/acme/app/{earlier}");
+            assert!(rig.gateway.audit().iter().any(|line| line["path"] == path.as_str()), "{path} after {signal:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_second_start_on_the_same_state_has_the_same_ca_and_serves_at_once() {
     let rig = Rig::start();
     let sandbox = rig.registered(&["acme/app"]);

@@ -65,7 +65,7 @@ const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADERS_KIB: u32 = 60;
 
 /// How long a finished request waits in Envoy before it is sent to the audit.
-const AUDIT_FLUSH: Duration = Duration::from_millis(100);
+pub const AUDIT_FLUSH: Duration = Duration::from_millis(100);
 
 /// A name that no client can ask for: a handshake without a server name finds no certificate.
 const NO_SERVER_NAME: &str = "no-server-name";
@@ -201,7 +201,7 @@ fn credentials() -> ExtAuthz {
         transport_api_version: ApiVersion::V3.into(),
         failure_mode_allow: false,
         status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable.into() }),
-        allowed_headers: Some(ListStringMatcher { patterns: vec![by_name(":authority")] }),
+        allowed_headers: Some(ListStringMatcher { patterns: vec![by_name("x-request-id")] }),
         validate_mutations: true,
         ..Default::default()
     }

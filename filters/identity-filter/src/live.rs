@@ -1,0 +1,98 @@
+//! The requests that have passed and are still under way, with the record that let each of them pass. Pure: `filter`
+//! puts them in, ends those that this says have lost their right, and takes out those that have ended.
+
+use crate::memory::Memory;
+use jiff::Timestamp;
+use policy::Container;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// What a request passed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The container's address.
+    pub source: IpAddr,
+    /// Of its record.
+    pub generation: u64,
+    /// Of its record.
+    pub expires_at: Timestamp,
+}
+
+impl Right {
+    /// The right that `container`'s record gives.
+    pub fn of(container: &Container) -> Self {
+        Self {
+            source: container.container_ip.to_canonical(),
+            generation: container.generation,
+            expires_at: container.expires_at,
+        }
+    }
+}
+
+/// The requests under way.
+#[derive(Debug, Default)]
+pub struct Live(HashMap<u32, Right>);
+
+impl Live {
+    /// The request `id` has passed.
+    pub fn insert(&mut self, id: u32, right: Right) {
+        self.0.insert(id, right);
+    }
+
+    /// The request `id` has ended, if it ever passed.
+    pub fn remove(&mut self, id: u32) {
+        self.0.remove(&id);
+    }
+
+    /// The requests whose record has gone, was replaced, or has expired at `now`. A record that the memory has not
+    /// been told of yet has let its request pass by the registry's own answer, and stands.
+    pub fn without_right(&self, memory: &Memory, now: Timestamp) -> Vec<u32> {
+        let lost = |right: &Right| right.expires_at <= now || !memory.confirms(right.source, right.generation);
+        self.0.iter().filter(|(_, right)| lost(right)).map(|(id, _)| *id).collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use registry_proto::{Container as Upsert, WatchResponse};
+
+    fn upsert(address: &str, generation: u64) -> Upsert {
+        let address: IpAddr = address.parse().unwrap();
+        let record = serde_json::json!({
+            "container_ip": address, "container_id": "a", "repos": [], "generation": generation,
+            "expires_at": "2027-01-15T00:00:00Z"
+        });
+        Upsert { address: crate::memory::address_bytes(address), record: record.to_string().into_bytes() }
+    }
+
+    fn message(version: u64, upserts: Vec<Upsert>, removals: &[&str]) -> WatchResponse {
+        let removals = removals.iter().map(|ip| crate::memory::address_bytes(ip.parse().unwrap())).collect();
+        WatchResponse { version, snapshot: version == 1, upserts, removals, policy: None }
+    }
+
+    fn right(source: &str, generation: u64) -> Right {
+        let expires_at = "2027-01-15T00:00:00Z".parse().unwrap();
+        Right { source: source.parse().unwrap(), generation, expires_at }
+    }
+
+    #[test]
+    fn a_request_ends_with_the_record_that_let_it_pass_and_no_other_does() {
+        let now = "2026-12-01T00:00:00Z".parse().unwrap();
+        let mut memory = Memory::default();
+        memory.apply(message(1, vec![upsert("10.0.0.1", 1), upsert("10.0.0.2", 1)], &[])).unwrap();
+        let mut live = Live::default();
+        live.insert(7, right("10.0.0.1", 1));
+        live.insert(8, right("10.0.0.2", 1));
+        // Admitted by the registry's own answer, ahead of the stream.
+        live.insert(9, right("10.0.0.3", 3));
+        assert!(live.without_right(&memory, now).is_empty());
+        memory.apply(message(2, vec![], &["10.0.0.1"])).unwrap();
+        assert_eq!(live.without_right(&memory, now), [7]);
+        live.remove(7);
+        memory.apply(message(4, vec![upsert("10.0.0.3", 3), upsert("10.0.0.2", 4)], &[])).unwrap();
+        assert_eq!(live.without_right(&memory, now), [8], "replaced");
+        assert_eq!(live.without_right(&memory, "2027-01-15T00:00:00Z".parse().unwrap()).len(), 2, "expired");
+    }
+}
