@@ -1,6 +1,5 @@
 //! The wiring: every part made once, given what it needs, and stopped together.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,15 +21,15 @@ use tokio_stream::wrappers::UnixListenerStream;
 use crate::audit::Audit;
 use crate::ca::issuer::Issuer;
 use crate::config::Config;
-use crate::containers::api::{self, Api};
+use crate::containers::api::{self, Api, Limits};
 use crate::containers::feed::Feed;
 use crate::containers::registry::Registry;
 use crate::containers::store::Store;
 use crate::credentials::{Credentials, server as authz};
 use crate::envoy::Envoy;
 use crate::files;
+use crate::live::{Filters, Live, Problems};
 use crate::xds::server::{Fleet, Server as Discovery};
-use crate::xds::snapshot::Snapshot;
 
 /// How long the admin API may take to finish what it is doing when the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -50,41 +49,10 @@ pub struct App {
     pub policy: Policy,
     /// The state directory.
     pub state_dir: PathBuf,
-    /// The filters' modules, by name.
-    pub filters: BTreeMap<String, Vec<u8>>,
+    /// Where the filters' modules are.
+    pub filters: Filters,
     /// The Envoy to run as a child; absent under `serve`.
     pub envoy: Option<Envoy>,
-}
-
-/// Reads the filters that the listeners need.
-///
-/// # Errors
-/// A module is missing.
-pub fn filters(directory: Option<PathBuf>) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-    let program = std::env::current_exe().context("cannot find our own program")?;
-    let places = match directory {
-        Some(directory) => vec![directory],
-        // target/release/sallyport has its filters in target/filters, an installed one in /usr/lib.
-        None => program
-            .ancestors()
-            .skip(1)
-            .take(2)
-            .map(|place| place.join("filters"))
-            .chain([PathBuf::from("/usr/lib/sallyport/filters")])
-            .collect(),
-    };
-    Snapshot::FILTERS
-        .iter()
-        .map(|name| {
-            let file = format!("{name}.wasm");
-            let code = places.iter().find_map(|place| std::fs::read(place.join(&file)).ok());
-            let code = code.with_context(|| {
-                let looked: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
-                format!("{file} is not in {}; `make build` builds it, --filters names another place", looked.join(", "))
-            })?;
-            Ok(((*name).to_owned(), code))
-        })
-        .collect()
 }
 
 impl App {
@@ -97,17 +65,23 @@ impl App {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
+        // Whatever is written is for its owner alone, unless it says otherwise.
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
         let state_dir = prepare(&self.state_dir)?;
         let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
-        let bundle = format!("{}\n{}", self.config.roots_pem.trim_end(), issuer.certificate_pem());
+        let config = Arc::new(self.config);
+        let roots_pem = config.roots_pem()?;
+        let bundle = format!("{}\n{}", roots_pem.trim_end(), issuer.certificate_pem());
         files::write_atomic(&state_dir.join("ca-bundle.pem"), bundle.as_bytes(), 0o644)
             .context("cannot write the CA bundle")?;
         let store = Store::open(&state_dir.join("registry.redb"))
             .context("is another gateway running on this state directory?")?;
-        let snapshot = Snapshot::build(&self.config, &self.policy, Credentials::concern, &self.filters);
         let registry = Registry::open(store, self.policy)?;
         let audit = Audit::open(&state_dir.join("audit.jsonl")).context("the audit cannot be written")?;
-        let (_snapshots, snapshots) = watch::channel(Arc::new(snapshot));
+        let problems = Problems::default();
+        let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
+        let snapshots = live.snapshots();
+        tokio::spawn(live.run());
         let fleet = Fleet::default();
         let (stop, stopped) = watch::channel(false);
 
@@ -121,17 +95,20 @@ impl App {
 
         let readiness = Arc::new(Readiness {
             fleet,
+            problems,
             registry: Arc::clone(&registry),
-            proxy: self.envoy.as_ref().map(|_| self.config.proxy),
+            proxy: self.envoy.as_ref().map(|_| config.proxy),
         });
-        let routes = api::routes(Api { registry, allow_loopback: self.envoy.is_some() })
-            .merge(self::routes(Arc::clone(&readiness), issuer));
-        let admin = TcpListener::bind(self.config.admin)
+        let limits =
+            Limits { allow_loopback: self.envoy.is_some(), pinned: config.upstreams.keys().cloned().collect() };
+        let routes =
+            api::routes(Api { registry, limits: Arc::new(limits) }).merge(self::routes(Arc::clone(&readiness), issuer));
+        let admin = TcpListener::bind(config.admin)
             .await
-            .with_context(|| format!("the admin API cannot listen on {}", self.config.admin))?;
+            .with_context(|| format!("the admin API cannot listen on {}", config.admin))?;
         let http = axum::serve(admin, api::only_local_clients(routes)).with_graceful_shutdown(flagged(stopped.clone()));
 
-        tokio::spawn(announce(readiness, self.config.proxy, self.config.admin, state_dir.clone()));
+        tokio::spawn(announce(readiness, config.proxy, config.admin, state_dir.clone()));
         let (envoy_ended, envoy_end) = oneshot::channel();
         let envoy = self.envoy.map(|envoy| supervise(envoy, state_dir, stopped, envoy_ended));
         let envoy_end = async {
@@ -214,6 +191,8 @@ async fn signalled() -> anyhow::Result<()> {
 #[derive(Debug)]
 struct Readiness {
     fleet: Fleet,
+    /// What an operator should look at though everything works.
+    problems: Problems,
     registry: Arc<Registry>,
     /// The proxy's address, where Envoy is our own child.
     proxy: Option<SocketAddr>,
@@ -250,7 +229,12 @@ fn routes(readiness: Arc<Readiness>, issuer: Arc<Issuer>) -> Router {
 async fn ready(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
     let missing = readiness.missing().await;
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing })))
+    (
+        status,
+        Json(
+            serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "warnings": readiness.problems.list() }),
+        ),
+    )
 }
 
 /// Tells the operator once that the gateway serves, and where everything is.

@@ -25,6 +25,9 @@ use tonic::{Request, Response, Status, Streaming};
 /// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.
 pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
 
+/// The header in which every refusal names its rule.
+pub const RULE_HEADER: &str = "x-sallyport-rule";
+
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
 
@@ -53,6 +56,7 @@ struct Line {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Decision {
+    request_id: String,
     container_id: Option<String>,
     stage: String,
     verdict: String,
@@ -138,7 +142,8 @@ fn line(entry: HttpAccessLogEntry) -> Option<Line> {
             // No filter of ours was asked: Envoy answered by itself.
             stage: "listener".into(),
             verdict: "deny".into(),
-            rule: format!("envoy.{}", response.response_code_details),
+            rule: response.response_headers.get(RULE_HEADER).cloned().unwrap_or_else(|| "listener.closed".into()),
+            reason: response.response_code_details.clone(),
             ..Default::default()
         });
     if let Some(later) = common.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA))
@@ -149,11 +154,15 @@ fn line(entry: HttpAccessLogEntry) -> Option<Line> {
         decision.verdict = field("verdict");
         decision.rule = field("rule");
         decision.reason = field("reason");
-    } else if decision.verdict == "allow" && response.response_code_details.starts_with("ext_authz") {
-        // ext_authz could not be asked, so the request was refused.
-        decision.stage = "credentials".into();
+    }
+    // An answer of Envoy's own after all stages allowed; an upstream's header of this name is removed before.
+    if let Some(rule) = response.response_headers.get(RULE_HEADER)
+        && decision.verdict == "allow"
+    {
+        decision.stage = rule.split('.').next().unwrap_or_default().to_owned();
         decision.verdict = "deny".into();
-        decision.rule = "credentials.unavailable".into();
+        decision.rule.clone_from(rule);
+        decision.reason = response.response_code_details.clone();
     }
     let peer = common.downstream_remote_address.and_then(|address| match address.address? {
         address::Address::SocketAddress(socket) => socket.address.parse::<IpAddr>().ok(),
@@ -162,7 +171,7 @@ fn line(entry: HttpAccessLogEntry) -> Option<Line> {
     let start = common.start_time.unwrap_or_default();
     Some(Line {
         ts: Timestamp::new(start.seconds, start.nanos).unwrap_or_default(),
-        request_id: common.stream_id,
+        request_id: if decision.request_id.is_empty() { common.stream_id } else { decision.request_id },
         container_id: decision.container_id,
         container_ip: peer.map(|ip| ip.to_canonical()),
         stage: decision.stage,

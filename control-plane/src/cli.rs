@@ -92,8 +92,9 @@ impl Cli {
             Command::Env(env) => env.run(&self.common),
             Command::Ca(ca) => ca.run(&self.common),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "sallyport", &mut std::io::stdout());
-                Ok(())
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "sallyport", &mut script);
+                print(&String::from_utf8_lossy(&script))
             }
             Command::RunEnvoy(envoy) => envoy.run(),
         };

@@ -1,28 +1,17 @@
 //! What the operator configured: `sallyport.yaml` and `policy.yaml`, read and checked.
 //!
-//! The raw shapes are what may stand in the files; [`Config`] and [`Policy`] are what is left after every check.
+//! The raw shapes are what may stand in the files; [`Config`] and [`policy::Policy`] are what is left after every check.
 //! An unknown key, a host twice, a file that isn't there: an error, never a default.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub mod policy_file;
+mod presets;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use policy::{HostName, Policy};
+use policy::HostName;
 use serde::Deserialize;
-
-use crate::xds::snapshot::short_hash;
-
-/// Hosts of the preset `github`: the API, git, and where their answers redirect to.
-const GITHUB: [&str; 8] = [
-    "github.com",
-    "api.github.com",
-    "uploads.github.com",
-    "raw.githubusercontent.com",
-    "codeload.github.com",
-    "objects.githubusercontent.com",
-    "release-assets.githubusercontent.com",
-    "media.githubusercontent.com",
-];
 
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -37,8 +26,8 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// Hosts that the operator has pinned.
     pub upstreams: BTreeMap<HostName, Upstream>,
-    /// The roots that upstreams are verified against, PEM.
-    pub roots_pem: String,
+    /// The roots that upstreams are verified against, where they are not the system's.
+    upstream_roots: Option<PathBuf>,
 }
 
 /// Where a pinned host is found, and who vouches for it.
@@ -63,13 +52,15 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no YAML of the expected shape; the message has line and column.
-    #[error("{path}: {source}")]
+    /// The file is no YAML, or not of the expected shape.
+    #[error("{path}{place}: {problem}")]
     Shape {
         /// Which.
         path: String,
-        /// Where and what.
-        source: serde_yaml::Error,
+        /// `:line:column`, where known.
+        place: String,
+        /// What is wrong and what would be right.
+        problem: String,
     },
     /// A value is of the right shape and still wrong.
     #[error("{path}: {key}: {problem}")]
@@ -122,12 +113,6 @@ fn https() -> u16 {
     443
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPolicy {
-    egress: Option<Vec<String>>,
-}
-
 /// The file that is read where the command line names none.
 pub const DEFAULT_FILE: &str = "config/sallyport.yaml";
 
@@ -175,48 +160,19 @@ impl Config {
             state_dir: raw.state_dir.map(|directory| base.join(directory)),
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
             upstreams,
-            roots_pem: roots(raw.upstream_roots.map(|path| base.join(path)).as_deref())?,
+            upstream_roots: raw.upstream_roots.map(|path| base.join(path)),
         })
     }
-}
 
-/// Reads the policy. A file that is not there is no policy: nothing is allowed.
-///
-/// # Errors
-/// Anything in the file that is not understood.
-pub fn load_policy(file: &Path) -> Result<Policy, Error> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Policy::deny_all()),
-        Err(source) => return Err(Error::Read { path: file.display().to_string(), source }),
-    };
-    let raw: RawPolicy = parse(&text, file)?;
-    let mut egress = BTreeSet::new();
-    for entry in raw.egress.unwrap_or_else(|| vec!["github".into()]) {
-        match preset(&entry) {
-            Some(hosts) => egress.extend(hosts),
-            None => {
-                let host = HostName::parse(entry.as_bytes()).map_err(|error| Error::Value {
-                    path: file.display().to_string(),
-                    key: format!("egress: {entry}"),
-                    problem: format!("{error}; expected a host name such as api.example.com, or the preset github"),
-                })?;
-                egress.insert(host);
-            }
+    /// The roots that upstreams are verified against, PEM.
+    ///
+    /// # Errors
+    /// The configured file cannot be read, or the system has none.
+    pub fn roots_pem(&self) -> Result<String, Error> {
+        match &self.upstream_roots {
+            Some(file) => read(file),
+            None => SYSTEM_ROOTS.iter().find_map(|file| std::fs::read_to_string(file).ok()).ok_or(Error::NoRoots),
         }
-    }
-    Ok(Policy { version: short_hash(text.as_bytes()), egress })
-}
-
-fn preset(name: &str) -> Option<Vec<HostName>> {
-    (name == "github").then(|| GITHUB.iter().filter_map(|host| HostName::parse(host.as_bytes()).ok()).collect())
-}
-
-/// The PEM bundle that vouches for the internet.
-fn roots(configured: Option<&Path>) -> Result<String, Error> {
-    match configured {
-        Some(file) => read(file),
-        None => SYSTEM_ROOTS.iter().find_map(|file| std::fs::read_to_string(file).ok()).ok_or(Error::NoRoots),
     }
 }
 
@@ -236,20 +192,19 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, E
     // An empty document is null to YAML; to an operator it is a file in which every key is absent.
     let text =
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) { "{}" } else { text };
-    serde_yaml::from_str(text).map_err(|source| Error::Shape { path: file.display().to_string(), source })
+    serde_yaml::from_str(text).map_err(|error: serde_yaml::Error| {
+        let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
+        let message = error.to_string();
+        // The place stands in front already.
+        let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem).to_owned();
+        Error::Shape { path: file.display().to_string(), place, problem }
+    })
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-
-    fn policy(text: &str) -> Result<Policy, Error> {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("policy.yaml");
-        std::fs::write(&file, text).unwrap();
-        load_policy(&file)
-    }
 
     fn config(text: &str) -> Result<Config, Error> {
         let directory = tempfile::tempdir().unwrap();
@@ -263,25 +218,13 @@ mod tests {
     fn the_files_that_are_shipped_are_understood() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
         let shipped = Config::load(Some(&root.join("sallyport.yaml"))).unwrap();
-        assert!(load_policy(&shipped.policy_file).unwrap().allows_host(&HostName::parse(b"github.com").unwrap()));
-    }
-
-    #[test]
-    fn an_empty_list_is_none_and_an_absent_one_the_github_preset() {
-        assert!(policy("egress: []").unwrap().egress.is_empty());
-        assert_eq!(policy("").unwrap().egress.len(), GITHUB.len());
-        assert_eq!(policy("egress: [github, api.example.com]").unwrap().egress.len(), GITHUB.len() + 1);
-        let missing = load_policy(Path::new("/nonexistent/policy.yaml")).unwrap();
-        assert_eq!(missing, Policy::deny_all());
+        let github = HostName::parse(b"github.com").unwrap();
+        assert!(policy_file::load(&shipped.policy_file).unwrap().egress.access(&github).is_some());
     }
 
     #[test]
     fn what_is_not_understood_is_an_error_that_says_where() {
-        for text in ["egres: []", "egress: [127.0.0.1]", "egress: [localhost]", "egress: github", "egress: ['*']"] {
-            let error = policy(text).unwrap_err().to_string();
-            assert!(error.contains("policy.yaml"), "{text}: {error}");
-        }
-        assert!(config("listen: {prxy: 1}").unwrap_err().to_string().contains("line"));
+        assert!(config("listen: {prxy: 1}").unwrap_err().to_string().contains("sallyport.yaml:1:"));
         assert!(config("listen: {admin: '0.0.0.0:8081'}").is_err());
         let twice = "upstreams: {GitHub.com: {address: a, ca: ca.pem}, github.com: {address: b, ca: ca.pem}}";
         assert!(config(twice).unwrap_err().to_string().contains("twice"));

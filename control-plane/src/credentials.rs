@@ -12,6 +12,9 @@ use secrecy::SecretString;
 /// The variables that hold the GitHub token, in this order.
 pub const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
 
+/// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
+pub const PLACEHOLDER: &str = "held-by-the-gateway";
+
 /// What the gateway can add. Read once, at start.
 #[derive(Debug, Default)]
 pub struct Credentials {
@@ -20,11 +23,13 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// From the environment; an empty variable is none.
+    /// From the environment. An empty variable is none, and so is the placeholder: the gateway may be started from a
+    /// shell that was set up as a sandbox.
     pub fn from_environment() -> Self {
         let github = GITHUB_VARIABLES
             .iter()
-            .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|value| !matches!(value.trim(), "" | PLACEHOLDER))
             .map(|value| SecretString::from(value.trim().to_owned()));
         Self { github }
     }

@@ -77,7 +77,8 @@ pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("cannot run {}", program.display()))?;
     let version = String::from_utf8_lossy(&output.stdout);
     if !version.contains(RELEASE) {
-        bail!("{} is not Envoy 1.40 but {}; set ENVOY_BIN to one that is", program.display(), version.trim());
+        let first = version.trim().lines().next().unwrap_or("something else");
+        bail!("{} is not Envoy 1.40 but says {first:?}; set ENVOY_BIN to one that is", program.display());
     }
     Ok(program)
 }
@@ -145,6 +146,8 @@ impl Envoy {
         }
         // The sockets in the bootstrap are relative to the state directory: their paths stay short, and the file is
         // the same everywhere.
+        // In a process group of its own, Ctrl-C reaches us alone, and Envoy ends when we have drained it.
+        command.process_group(0);
         command.current_dir(state_dir).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         Ok(command)
     }

@@ -9,6 +9,7 @@ mod containers;
 mod credentials;
 mod envoy;
 mod files;
+mod live;
 mod xds;
 
 use std::process::ExitCode;

@@ -90,8 +90,8 @@ impl Issuer {
         let (certificate_pem, key_pem) = match (read(&certificate)?, read(&key)?) {
             (Some(certificate_pem), Some(key_pem)) => (certificate_pem, key_pem),
             (Some(_), None) => return Err(half(&certificate, &key)),
-            // The key is written first: a crash between the two leaves a key that has signed nothing.
-            (None, _) => {
+            (None, Some(_)) => return Err(half(&key, &certificate)),
+            (None, None) => {
                 let (certificate_pem, key_pem) = make()?;
                 let write = |path: &Path, text: &str, mode| {
                     files::write_atomic(path, text.as_bytes(), mode)
@@ -168,8 +168,12 @@ mod tests {
     fn half_a_ca_is_an_error_and_never_replaced() {
         let directory = tempfile::tempdir().unwrap();
         Issuer::open(directory.path()).unwrap();
-        std::fs::remove_file(directory.path().join("ca.key")).unwrap();
-        assert!(matches!(Issuer::open(directory.path()), Err(Error::Half { .. })));
+        for file in ["ca.key", "ca.pem"] {
+            let whole = std::fs::read(directory.path().join(file)).unwrap();
+            std::fs::remove_file(directory.path().join(file)).unwrap();
+            assert!(matches!(Issuer::open(directory.path()), Err(Error::Half { .. })), "{file}");
+            std::fs::write(directory.path().join(file), whole).unwrap();
+        }
     }
 
     #[test]

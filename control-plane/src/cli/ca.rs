@@ -24,7 +24,7 @@ impl Ca {
         let Self::Export { bundle } = self;
         let certificate = Client::new(config.admin).get("/ca.pem")?;
         if bundle {
-            print(&config.roots_pem)?;
+            print(&config.roots_pem()?)?;
         }
         print(&certificate)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Common, Error, print};
+use crate::credentials::{GITHUB_VARIABLES, PLACEHOLDER};
 
 /// Programs read the one or the other spelling of the proxy's variables.
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
@@ -12,9 +13,6 @@ const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// Variables that replace a program's own roots: git, curl, OpenSSL and Go, Python's requests, pip, cargo, and uv.
 const BUNDLE: [&str; 6] =
     ["GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"];
-/// Programs that refuse to start without a credential get one that is worth nothing; the gateway removes it.
-const PLACEHOLDERS: [&str; 2] = ["GH_TOKEN", "GITHUB_TOKEN"];
-const PLACEHOLDER: &str = "held-by-the-gateway";
 
 /// Print the variables that a sandbox needs.
 #[derive(Debug, Args)]
@@ -69,7 +67,7 @@ fn variables(gateway: &str, bundle: &str) -> Vec<(&'static str, String)> {
     // Node adds these to its own roots, and minds the proxy's variables only when told to.
     variables.push(("NODE_EXTRA_CA_CERTS", bundle.to_owned()));
     variables.push(("NODE_USE_ENV_PROXY", "1".to_owned()));
-    variables.extend(all(&PLACEHOLDERS, PLACEHOLDER));
+    variables.extend(all(&GITHUB_VARIABLES, PLACEHOLDER));
     variables
 }
 

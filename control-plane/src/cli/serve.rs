@@ -1,12 +1,13 @@
 //! `up`, `serve`, and the hidden step through which Envoy becomes a child that dies with us.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{Common, Error};
-use crate::app::{self, App};
-use crate::{config, envoy};
+use crate::app::App;
+use crate::{config, envoy, live};
 
 /// Where the filters are.
 #[derive(Debug, Args)]
@@ -75,10 +76,11 @@ fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = common.config()?;
-    let policy = config::load_policy(&config.policy_file)?;
-    let filters = app::filters(filters.filters).map_err(|error| Error::Usage(error.to_string()))?;
+    let policy = config::policy_file::load(&config.policy_file)?;
+    let filters = live::Filters::find(filters.filters).map_err(|error| Error::Usage(error.to_string()))?;
     let state_dir = common.state_dir(&config)?;
     Ok(App { config, policy, state_dir, filters, envoy }.run()?)
 }

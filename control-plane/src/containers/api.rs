@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use jiff::{SignedDuration, Timestamp};
-use policy::{AuthMode, Container, Repo};
+use policy::{AuthMode, Container, HostName, HostPattern, Repo};
 use serde::{Deserialize, Serialize};
 
 use super::registry::Registry;
@@ -35,8 +35,17 @@ const MAX_TEXT: usize = 256;
 pub struct Api {
     /// The registry.
     pub registry: Arc<Registry>,
+    /// What a registration may say here.
+    pub limits: Arc<Limits>,
+}
+
+/// What depends on how this gateway runs.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
     /// Whether a loopback address can be registered: for trying out on one machine.
     pub allow_loopback: bool,
+    /// Hosts that the operator has pinned, perhaps to a private address: no single container is let in there.
+    pub pinned: Vec<HostName>,
 }
 
 /// The routes below `/internal/`.
@@ -67,7 +76,8 @@ fn from_a_web_page(headers: &HeaderMap) -> bool {
     let local = host.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
         || host.split(':').next() == Some("localhost");
-    headers.contains_key(header::ORIGIN) || !local
+    let own_site = headers.get("sec-fetch-site").is_none_or(|site| site == "none" || site == "same-origin");
+    headers.contains_key(header::ORIGIN) || !own_site || !local
 }
 
 /// An error, as the client gets it.
@@ -92,8 +102,9 @@ impl IntoResponse for Failure {
             Self::Invalid { field, error } => (StatusCode::UNPROCESSABLE_ENTITY, error, Some(field)),
             Self::NotFound(address) => (StatusCode::NOT_FOUND, format!("nobody is registered at {address}"), None),
             Self::Store(error) => {
-                tracing::error!(%error, "a change of the registry could not be stored");
-                (StatusCode::SERVICE_UNAVAILABLE, error.to_string(), None)
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::error!(error, "a change of the registry could not be stored");
+                (StatusCode::SERVICE_UNAVAILABLE, error, None)
             }
         };
         (status, Json(Problem { error, field })).into_response()
@@ -116,6 +127,7 @@ struct Raw {
     expires_at: Option<String>,
     ttl: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    egress_allow: Option<Vec<String>>,
     credentials: Option<Vec<String>>,
 }
 
@@ -133,9 +145,9 @@ impl Raw {
     }
 
     /// A whole new record.
-    fn register(self, now: Timestamp, allow_loopback: bool) -> Result<Container, Failure> {
+    fn register(self, now: Timestamp, api: &Limits) -> Result<Container, Failure> {
         let text = self.container_ip.as_deref().ok_or_else(|| invalid("container_ip", "is required"))?;
-        let address = container_address(text, allow_loopback)?;
+        let address = container_address(text, api.allow_loopback)?;
         if self.repos.is_none() {
             return Err(invalid("repos", "is required; [] gives the container no repository"));
         }
@@ -147,11 +159,12 @@ impl Raw {
             allowed_branches: Vec::new(),
             expires_at: now.saturating_add(DEFAULT_TTL).unwrap_or(now),
             labels: BTreeMap::new(),
+            egress_allow: Vec::new(),
             credentials: None,
             generation: 0,
         };
         let branches_given = self.allowed_branches.is_some();
-        let mut record = self.apply(blank, now)?;
+        let mut record = self.apply(blank, now, &api.pinned)?;
         if !branches_given && record.auth_mode == AuthMode::Bot {
             record.allowed_branches = DEFAULT_BOT_BRANCHES.map(str::to_owned).to_vec();
         }
@@ -159,7 +172,7 @@ impl Raw {
     }
 
     /// `record` with what is given here in place of what was there.
-    fn apply(self, mut record: Container, now: Timestamp) -> Result<Container, Failure> {
+    fn apply(self, mut record: Container, now: Timestamp, pinned: &[HostName]) -> Result<Container, Failure> {
         if let Some(id) = self.container_id {
             record.container_id = plain_text("container_id", id)?;
         }
@@ -179,6 +192,9 @@ impl Raw {
                 .into_iter()
                 .map(|(key, value)| Ok((plain_text("labels", key)?, plain_text("labels", value)?)))
                 .collect::<Result<_, _>>()?;
+        }
+        if let Some(hosts) = self.egress_allow {
+            record.egress_allow = hosts.iter().map(|host| extra_host(host, pinned)).collect::<Result<_, _>>()?;
         }
         if self.credentials.is_some() {
             record.credentials = self.credentials;
@@ -225,12 +241,21 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
                 "every process of a machine has its loopback addresses; register the container's own",
             ));
         }
-        tracing::warn!(%address, "registered a loopback address: every process of this machine can use it");
     } else if UdpSocket::bind((address, 0)).is_ok() {
         // An address that can be bound is this machine's own.
         return Err(invalid(field, format!("{address} belongs to the gateway's own machine, not to a container")));
     }
     Ok(address)
+}
+
+fn extra_host(text: &str, pinned: &[HostName]) -> Result<HostPattern, Failure> {
+    let pattern = HostPattern::parse(text).map_err(|error| invalid("egress_allow", format!("{text:?}: {error}")))?;
+    match pinned.iter().find(|host| pattern.covers(host)) {
+        Some(host) => {
+            Err(invalid("egress_allow", format!("{host} is one of upstreams:, which only the policy can allow")))
+        }
+        None => Ok(pattern),
+    }
 }
 
 fn plain_text(field: &str, text: String) -> Result<String, Failure> {
@@ -244,10 +269,19 @@ fn path_address(text: &str) -> Result<IpAddr, Failure> {
     text.parse::<IpAddr>().map(|ip| ip.to_canonical()).map_err(|_| Failure::NotFound(text.to_owned()))
 }
 
+/// This second: an expiry is for people to read.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
 async fn register(State(api): State<Api>, body: Bytes) -> Result<Response, Failure> {
-    let record = Raw::parse(&body)?.register(Timestamp::now(), api.allow_loopback)?;
+    let record = Raw::parse(&body)?.register(now(), &api.limits)?;
     let (record, replaced) = api.registry.put(record).await.map_err(Failure::Store)?;
     tracing::info!(address = %record.container_ip, id = %record.container_id, replaced, "registered a container");
+    if record.container_ip.is_loopback() {
+        tracing::warn!("every process of this machine has its loopback addresses, and so this container's rights");
+    }
     let status = if replaced { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(record.as_ref().clone())).into_response())
 }
@@ -269,7 +303,7 @@ async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> R
         return Err(invalid("container_ip", "cannot be changed; register the new address"));
     }
     let record = api.registry.lookup(address).1.ok_or(Failure::NotFound(ip))?;
-    let changed = raw.apply(record.as_ref().clone(), Timestamp::now())?;
+    let changed = raw.apply(record.as_ref().clone(), now(), &api.limits.pinned)?;
     let (record, _) = api.registry.put(changed).await.map_err(Failure::Store)?;
     tracing::info!(%address, id = %record.container_id, "changed a container");
     Ok(Json(record.as_ref().clone()))
@@ -291,7 +325,8 @@ mod tests {
 
     fn register(body: &str) -> Result<Container, (u16, Option<String>)> {
         let now: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
-        Raw::parse(body.as_bytes()).and_then(|raw| raw.register(now, false)).map_err(|failure| match failure {
+        let limits = Limits { allow_loopback: false, pinned: vec![HostName::parse(b"git.example.com").unwrap()] };
+        Raw::parse(body.as_bytes()).and_then(|raw| raw.register(now, &limits)).map_err(|failure| match failure {
             Failure::Malformed(_) => (400, None),
             Failure::Invalid { field, .. } => (422, Some(field)),
             Failure::NotFound(_) => (404, None),
@@ -339,6 +374,9 @@ mod tests {
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"1h","expires_at":"2027-01-15T00:00:00Z"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"repo":["o/r"]}"#, "repo"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"container_id":"a\nb"}"#, "container_id"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["*"]}"#, "egress_allow"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["git.example.com"]}"#, "egress_allow"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["*.example.com"]}"#, "egress_allow"),
         ];
         for (body, field) in cases {
             assert_eq!(register(body).unwrap_err(), (422, Some(field.to_owned())), "{body}");

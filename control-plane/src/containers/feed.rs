@@ -104,6 +104,7 @@ fn update(version: u64, change: &Change) -> Result<WatchResponse, Status> {
     match change {
         Change::Upsert(record) => message.upserts.push(container(record)?),
         Change::Remove(address) => message.removals.push(octets(*address)),
+        Change::Policy(policy) => message.policy = Some(json::<Policy>(policy)?),
     }
     Ok(message)
 }

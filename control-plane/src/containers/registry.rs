@@ -2,13 +2,13 @@
 //!
 //! **Invariant:** a change is on disk before it is in memory, and in memory before anybody is told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use policy::{Container, Policy};
+use policy::{Container, HostPattern, Policy};
 use tokio::sync::{Notify, broadcast};
 
 use super::store::{Error, Store};
@@ -27,6 +27,8 @@ pub enum Change {
     Upsert(Arc<Container>),
     /// There is no record any more.
     Remove(IpAddr),
+    /// There is a new policy.
+    Policy(Arc<Policy>),
 }
 
 /// The registry and the policy in force.
@@ -101,6 +103,29 @@ impl Registry {
         let mut records: Vec<_> = self.state().records.values().cloned().collect();
         records.sort_by_key(|record| record.container_ip);
         records
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.state().policy)
+    }
+
+    /// Puts a new policy in force.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut state = self.state();
+        state.policy = Arc::new(policy);
+        let (version, change) = (state.version, Change::Policy(Arc::clone(&state.policy)));
+        state.publish(version, change);
+    }
+
+    /// The hosts that single containers may reach beside the policy's.
+    pub fn extra_hosts(&self) -> BTreeSet<HostPattern> {
+        self.state().records.values().flat_map(|record| record.egress_allow.iter().cloned()).collect()
+    }
+
+    /// Every change from now on.
+    pub fn changes(&self) -> broadcast::Receiver<(u64, Change)> {
+        self.state().changes.subscribe()
     }
 
     /// Writes a record, new or in place of the one at its address. Returns it with its generation, and whether

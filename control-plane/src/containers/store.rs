@@ -18,10 +18,10 @@ const VERSION: &str = "version";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is damaged, locked by another process, or the disk is full.
-    #[error("the registry cannot be written or read: {0}")]
+    #[error("the registry cannot be written or read")]
     Database(#[from] redb::Error),
     /// A record that this version cannot read.
-    #[error("the registry holds a record that cannot be read, for {address}: {source}")]
+    #[error("the registry holds a record that cannot be read, for {address}")]
     Record {
         /// Whose.
         address: IpAddr,

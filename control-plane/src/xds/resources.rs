@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod extension;
 pub mod listener;
+pub mod local_reply;
 pub mod route;
 pub mod secret;
 
@@ -22,6 +23,12 @@ pub const TUNNEL: &str = "tunnel";
 
 /// The dynamic forward proxy: its filter, its cluster and its DNS cache.
 pub const UPSTREAM: &str = "upstream";
+
+/// The same in cleartext, for hosts that the policy allows it for.
+pub const UPSTREAM_CLEARTEXT: &str = "upstream-cleartext";
+
+/// The route configuration for cleartext inside a tunnel.
+pub const CLEARTEXT: &str = "cleartext";
 
 /// The listener that sandboxes speak to as an explicit proxy.
 pub const PROXY: &str = "proxy";

@@ -1,6 +1,6 @@
 //! All resources at one moment, built from what the operator configured. Immutable; swapped whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -9,11 +9,11 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{HostName, Policy};
+use policy::{Access, HostName, HostPattern, Policy};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
-use super::resources::{IDENTITY, cluster, extension, listener, route};
+use super::resources::{self, IDENTITY, cluster, extension, listener, route};
 use crate::config::Config;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
@@ -74,8 +74,45 @@ pub fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Every host that any container may reach, as routing needs to know it.
+///
+/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. A credential is
+/// for exact names alone.
+fn hosts(
+    config: &Config,
+    policy: &Policy,
+    extra: &BTreeSet<HostPattern>,
+    credentialed: impl Fn(&HostName) -> bool,
+) -> Vec<route::Host> {
+    let mut egress = policy.egress.clone();
+    for pattern in extra {
+        egress.add(pattern.clone(), Access::FULL);
+    }
+    for host in config.upstreams.keys() {
+        if let Some(access) = egress.access(host).cloned() {
+            egress.add(HostPattern::Exact(host.clone()), access);
+        }
+    }
+    egress
+        .entries()
+        .map(|(pattern, access)| {
+            let exact = match &pattern {
+                HostPattern::Exact(name) => Some(name),
+                HostPattern::Below(_) => None,
+            };
+            let credentialed = exact.is_some_and(&credentialed);
+            route::Host {
+                pinned: exact.is_some_and(|name| config.upstreams.contains_key(name)),
+                credentialed,
+                cleartext: access.cleartext && !credentialed,
+                pattern,
+            }
+        })
+        .collect()
+}
+
 /// The resources of every kind by name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     resources: BTreeMap<Kind, BTreeMap<String, Resource>>,
 }
@@ -83,35 +120,33 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds all of it: the same inputs give the same snapshot, versions included.
     ///
-    /// `credentialed` says of a host whether a credential may be added there. `filters` are the modules by name.
+    /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside the policy's. `credentialed` says of a host whether a
+    /// credential may be added there. `filters` are the modules by name.
     pub fn build(
         config: &Config,
+        roots_pem: &str,
         policy: &Policy,
+        extra: &BTreeSet<HostPattern>,
         credentialed: impl Fn(&HostName) -> bool,
         filters: &BTreeMap<String, Vec<u8>>,
     ) -> Self {
-        let hosts: Vec<route::Host> = policy
-            .egress
-            .iter()
-            .map(|name| route::Host {
-                name: name.clone(),
-                pinned: config.upstreams.contains_key(name),
-                credentialed: credentialed(name),
-            })
-            .collect();
+        let hosts = hosts(config, policy, extra, credentialed);
         let mut snapshot = Self::default();
-        snapshot.add(Kind::Cluster, super::resources::TUNNEL, cluster::tunnel());
-        snapshot.add(Kind::Cluster, super::resources::UPSTREAM, cluster::dynamic_forward_proxy(&config.roots_pem));
-        for (host, upstream) in &config.upstreams {
-            snapshot.add(Kind::Cluster, &cluster::pinned_name(host), cluster::pinned(host, upstream));
+        snapshot.add(Kind::Cluster, resources::TUNNEL, cluster::tunnel());
+        for cluster in cluster::dynamic_forward_proxy(roots_pem) {
+            snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
+        }
+        for cluster in config.upstreams.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
+            snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
         for (name, code) in filters {
             snapshot.add(Kind::Extension, name, extension::filter(name, code.clone()));
         }
-        snapshot.add(Kind::Listener, super::resources::PROXY, listener::proxy(config.proxy));
-        snapshot.add(Kind::Listener, super::resources::TUNNEL, listener::tunnel());
-        snapshot.add(Kind::Route, super::resources::PROXY, route::proxy(&hosts));
-        snapshot.add(Kind::Route, super::resources::TUNNEL, route::tunnel(&hosts));
+        snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy));
+        snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel());
+        snapshot.add(Kind::Route, resources::PROXY, route::proxy(&hosts));
+        snapshot.add(Kind::Route, resources::TUNNEL, route::tunnel(&hosts));
+        snapshot.add(Kind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
         snapshot
     }
 

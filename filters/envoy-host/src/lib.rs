@@ -112,6 +112,14 @@ pub fn set_request_header(name: &str, value: &[u8]) -> Result<(), Error> {
         .map_err(refused("replace_header_map_value"))
 }
 
+/// Drops the `size` bytes of the request's body that the callback at hand was given, or that wait with them.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn drop_request_body(size: usize) -> Result<(), Error> {
+    hostcalls::set_buffer(BufferType::HttpRequestBody, 0, size, &[]).map_err(refused("set_buffer_bytes"))
+}
+
 /// Lets a paused request go on to the next filter, once the callback has returned.
 ///
 /// # Errors

@@ -9,11 +9,12 @@
 use crate::link::Link;
 use crate::live::Live;
 use crate::memory::{Answer, Asked, Memory, Unusable, Who, address_bytes};
+use crate::refused::{Bodies, Refused};
 use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
-use crate::waiting::{Held, Phase, Settled, Waiting};
+use crate::waiting::{Held, Phase, Progress, Settled, Waiting};
 use envoy_host::{self as host, Direction, Level, Method, Response};
-use policy::{Denial, Form, HostName};
+use policy::{Form, HostName};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
@@ -36,6 +37,7 @@ struct Shared {
     memory: RefCell<Memory>,
     waiting: RefCell<Waiting>,
     live: RefCell<Live>,
+    bodies: RefCell<Bodies>,
     /// The time that the ticks have counted; up to one `period` behind.
     uptime: Cell<Duration>,
     /// How often a tick comes.
@@ -58,6 +60,7 @@ impl Root {
             memory: RefCell::default(),
             waiting: RefCell::default(),
             live: RefCell::default(),
+            bodies: RefCell::default(),
             uptime: Cell::new(Duration::ZERO),
             period: Cell::new(link.period()),
         };
@@ -89,7 +92,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { id, shared: self.shared.clone(), phase: Rc::new(Cell::new(Phase::New)) }))
+        Some(Box::new(Stream { id, shared: self.shared.clone(), progress: Rc::default() }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -190,26 +193,26 @@ impl Root {
 struct Stream {
     id: u32,
     shared: Rc<Shared>,
-    phase: Rc<Cell<Phase>>,
+    progress: Rc<Progress>,
 }
 
 impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
-        let phase = match host::request_headers() {
+    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+        self.progress.ended.set(end);
+        match host::request_headers() {
             Ok(headers) => self.begin(Facts::read(headers)),
-            Err(error) => self.shared.carry_out(&Facts::read(vec![]), &self.shared.broken(&error)),
-        };
-        self.phase.set(phase);
-        phase.action()
+            Err(error) => self.carry_out(&Facts::read(vec![]), &self.shared.broken(&error)),
+        }
+        self.progress.phase.get().action()
     }
 
     // Were these to say Continue while the headers are held, Envoy would send the headers on.
-    fn on_http_request_body(&mut self, _size: usize, _end: bool) -> Action {
-        self.phase.get().action()
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        self.more(size, end)
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
-        self.phase.get().action()
+        self.more(0, true)
     }
 }
 
@@ -233,6 +236,7 @@ impl Context for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         drop(self.shared.waiting.borrow_mut().take(self.id));
+        drop(self.shared.bodies.borrow_mut().take(self.id));
         self.shared.live.borrow_mut().remove(self.id);
     }
 }
@@ -243,16 +247,29 @@ enum Step {
 }
 
 impl Stream {
-    fn begin(&self, facts: Facts) -> Phase {
+    fn begin(&self, facts: Facts) {
         match self.first_step(&facts).unwrap_or_else(|error| Step::Done(self.shared.broken(&error))) {
-            Step::Done(judgement) => self.shared.carry_out_for(self.id, &facts, &judgement),
+            Step::Done(judgement) => self.carry_out(&facts, &judgement),
             Step::Hold { source, sni } => self.hold(facts, source, sni),
         }
     }
 
+    fn carry_out(&self, facts: &Facts, judgement: &Judgement) {
+        self.shared.carry_out(self.id, &self.progress, facts, judgement);
+    }
+
+    /// More of the request has come, after its headers.
+    fn more(&self, size: usize, end: bool) -> Action {
+        self.progress.ended.set(end);
+        if self.progress.phase.get() == Phase::Dropping {
+            self.shared.drop_body(self.id, size, end);
+        }
+        self.progress.phase.get().action()
+    }
+
     fn first_step(&self, facts: &Facts) -> Result<Step, host::Error> {
         let source = host::source_ip()?;
-        if facts.connect {
+        if facts.method == b"CONNECT" {
             let place = match host::listener_direction()? {
                 Direction::Inbound => Place::Proxy,
                 Direction::Outbound | Direction::Unspecified => Place::Elsewhere,
@@ -281,22 +298,19 @@ impl Stream {
         asked.map(|_token| ())
     }
 
-    fn hold(&self, facts: Facts, source: IpAddr, sni: Option<Vec<u8>>) -> Phase {
+    fn hold(&self, facts: Facts, source: IpAddr, sni: Option<Vec<u8>>) {
+        self.progress.phase.set(Phase::Held);
         // The tick under way may have begun just now or be about to end.
         let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(self.shared.period.get());
-        let held = Held { facts, sni, source, asked: Asked::Waiting, until, phase: self.phase.clone() };
+        let held = Held { facts, sni, source, asked: Asked::Waiting, until, progress: self.progress.clone() };
         let refused = self.shared.waiting.borrow_mut().hold(self.id, held).err();
         if let Some(held) = refused {
             host::log(Level::Warn, "identity: too many requests wait for the registry");
             let outcome = Outcome::Refuse(unavailable("too many requests wait to be identified; try again"));
-            return self.shared.carry_out(&held.facts, &self.shared.unsettled(outcome, Some(source)));
+            return self.carry_out(&held.facts, &self.shared.unsettled(outcome, Some(source)));
         }
-        match self.ask(source) {
-            Ok(()) => Phase::Held,
-            Err(error) => {
-                self.shared.end(self.id, &self.shared.broken(&error));
-                self.phase.get()
-            }
+        if let Err(error) = self.ask(source) {
+            self.shared.end(self.id, &self.shared.broken(&error));
         }
     }
 
@@ -331,6 +345,27 @@ impl Shared {
         for (id, held) in overdue {
             self.conclude(id, &held, &self.not_known(held.source));
         }
+        let overdue = self.bodies.borrow_mut().take_overdue(self.uptime.get());
+        for (id, refused) in overdue {
+            // A context that is gone has taken its request with it.
+            if host::act_for(id).is_ok() {
+                answer(&refused);
+            }
+        }
+    }
+
+    /// Drops what has come of a refused request's body, and answers it when that is due.
+    fn drop_body(&self, id: u32, size: usize, end: bool) {
+        let due = match host::drop_request_body(size) {
+            Ok(()) => self.bodies.borrow_mut().dropped(id, size, end),
+            Err(error) => {
+                host::log(Level::Error, &format!("identity: {error}"));
+                self.bodies.borrow_mut().take(id)
+            }
+        };
+        if let Some(refused) = due {
+            answer(&refused);
+        }
     }
 
     /// Ends the held request `id`, if it is still held.
@@ -362,9 +397,8 @@ impl Shared {
         if host::act_for(id).is_err() {
             return;
         }
-        let phase = self.carry_out_for(id, &held.facts, judgement);
-        held.phase.set(phase);
-        if phase == Phase::Passed
+        self.carry_out(id, &held.progress, &held.facts, judgement);
+        if held.progress.phase.get() == Phase::Passed
             && let Err(error) = host::resume_request()
         {
             host::log(Level::Error, &format!("identity: {error}"));
@@ -386,20 +420,9 @@ impl Shared {
         }
     }
 
-    /// Carries out a judgement on the request `id`, for which the hostcalls act, and keeps in mind what passes.
-    fn carry_out_for(&self, id: u32, facts: &Facts, judgement: &Judgement) -> Phase {
-        let phase = self.carry_out(facts, judgement);
-        if phase == Phase::Passed
-            && let Some(right) = judgement.right
-        {
-            self.live.borrow_mut().insert(id, right);
-        }
-        phase
-    }
-
-    /// Carries out a judgement on the request that the hostcalls act for; the one exit.
-    fn carry_out(&self, facts: &Facts, judgement: &Judgement) -> Phase {
-        let noted = host::set_property(&AUDIT, &judgement.audit);
+    /// Carries out a judgement on the request `id`, for which the hostcalls act; the one exit.
+    fn carry_out(&self, id: u32, progress: &Rc<Progress>, facts: &Facts, judgement: &Judgement) {
+        let noted = host::set_property(&AUDIT, &judgement.audit(&facts.request_id));
         let passed = match &judgement.outcome {
             Outcome::Open(_) => noted,
             Outcome::Forward(to, _) => noted.and_then(|()| rewrite(facts, to)),
@@ -407,15 +430,33 @@ impl Shared {
                 if let Err(error) = noted {
                     host::log(Level::Error, &format!("identity: a refusal without its audit: {error}"));
                 }
-                refuse(facts, denial);
-                return Phase::Refused;
+                return self.refuse(id, Refused::new(facts, denial, progress, self.uptime.get()));
             }
         };
         match passed {
-            Ok(()) => Phase::Passed,
+            Ok(()) => {
+                progress.phase.set(Phase::Passed);
+                if let Some(right) = judgement.right {
+                    self.live.borrow_mut().insert(id, right);
+                }
+            }
             // Comes back with a refusal.
-            Err(error) => self.carry_out(facts, &self.broken(&error)),
+            Err(error) => self.carry_out(id, progress, facts, &self.broken(&error)),
         }
+    }
+
+    /// Refuses the request `id`: now, or when its body has come.
+    fn refuse(&self, id: u32, refused: Refused) {
+        let Refused { facts, progress, .. } = &refused;
+        let endless = facts.upgrade || facts.method == b"CONNECT";
+        if !progress.ended.get() && !endless {
+            progress.phase.set(Phase::Dropping);
+            // Beyond the limit the answer does not wait.
+            if self.bodies.borrow_mut().await_body(id, refused.clone()) {
+                return;
+            }
+        }
+        answer(&refused);
     }
 }
 
@@ -427,7 +468,9 @@ fn rewrite(facts: &Facts, to: &HostName) -> Result<(), host::Error> {
     facts.stripped.iter().try_for_each(|name| host::remove_request_header(name))
 }
 
-fn refuse(facts: &Facts, denial: &Denial) {
+fn answer(refused: &Refused) {
+    let Refused { facts, denial, progress, .. } = refused;
+    progress.phase.set(Phase::Refused);
     let refusal = policy::render(denial, Form::of_path(&facts.path), &facts.request_id);
     let response = Response {
         status: refusal.status,

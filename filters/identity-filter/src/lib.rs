@@ -6,6 +6,7 @@
 //! - [`link`]: when to open the stream that feeds it. Pure.
 //! - [`live`]: the requests under way, which end when their record does. Pure.
 //! - [`request`]: what is read of a request, and which of its headers never go upstream. Pure.
+//! - [`refused`]: the refused requests whose body is still coming. Pure.
 //! - [`waiting`]: the requests that are held until it is known who sent them. Pure.
 //! - [`verdict`]: facts to outcome, and the audit's words for it. Pure.
 //! - [`filter`]: Envoy's callbacks.
@@ -14,6 +15,7 @@ mod filter;
 mod link;
 mod live;
 mod memory;
+mod refused;
 mod request;
 mod verdict;
 mod waiting;

@@ -237,7 +237,7 @@ mod tests {
 
     const A: &str = "172.18.0.5";
     const B: &str = "172.18.0.6";
-    const POLICY: &str = r#"{"version":"p1","egress":["github.com"]}"#;
+    const POLICY: &str = r#"{"version":"p1","egress":{"exact":{"github.com":{}},"below":{}}}"#;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

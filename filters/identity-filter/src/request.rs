@@ -21,18 +21,21 @@ const STRIPPED: [&str; 14] = [
 ];
 /// The same, by prefix; `x-envoy-*` also steers Envoy's own router.
 const STRIPPED_PREFIXES: [&str; 3] = ["x-envoy-", "x-forwarded-", "x-sallyport-"];
-/// Envoy needs these until the router; the route configuration removes them there.
-const KEPT: [&str; 2] = ["x-forwarded-proto", "x-request-id"];
+/// Envoy sets these on every request, whatever the client sent; the route configuration removes them at the router,
+/// which costs less than to do it here.
+const KEPT: [&str; 3] = ["x-envoy-external-address", "x-forwarded-proto", "x-request-id"];
 
 /// The facts of one request, owned, so that it can wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether it is a CONNECT.
-    pub connect: bool,
+    /// `:method`.
+    pub method: Vec<u8>,
     /// `:authority`; `None` unless there is exactly one.
     pub authority: Option<Vec<u8>>,
     /// `:path`, empty for a CONNECT.
     pub path: Vec<u8>,
+    /// Whether it asks for another protocol: its body is that protocol's and has no end.
+    pub upgrade: bool,
     /// Envoy's id for it, `-` when it has none.
     pub request_id: String,
     /// The headers that it has and that don't go upstream.
@@ -42,24 +45,26 @@ pub struct Facts {
 impl Facts {
     /// Sorts out the headers of a request.
     pub fn read(headers: Vec<(String, Vec<u8>)>) -> Self {
-        let mut connect = false;
+        let mut method = Vec::new();
         let mut authorities = Vec::new();
         let mut path = Vec::new();
+        let mut upgrade = false;
         let mut request_id = None;
         let mut stripped: Vec<String> = Vec::new();
         for (name, value) in headers {
             match name.as_str() {
-                ":method" => connect = value == b"CONNECT",
+                ":method" => method = value,
                 // Envoy makes `Host` the authority; one that is left beside it is a second one.
                 ":authority" | "host" => authorities.push(value),
                 ":path" => path = value,
+                "upgrade" => upgrade = true,
                 "x-request-id" => request_id = Some(String::from_utf8_lossy(&value).into_owned()),
                 _ if is_stripped(&name) && !stripped.contains(&name) => stripped.push(name),
                 _ => {}
             }
         }
         let authority = if authorities.len() == 1 { authorities.pop() } else { None };
-        Self { connect, authority, path, request_id: request_id.unwrap_or_else(|| "-".into()), stripped }
+        Self { method, authority, path, upgrade, request_id: request_id.unwrap_or_else(|| "-".into()), stripped }
     }
 }
 
@@ -89,7 +94,6 @@ mod tests {
             "X-Forwarded-Host",
             "x-forwarded-client-cert",
             "x-forwarded-",
-            "x-envoy-external-address",
             "x-envoy-upstream-rq-timeout-ms",
             "X-Sallyport-Rule",
             "x-sallyport-",
@@ -102,6 +106,7 @@ mod tests {
     fn other_headers_are_not() {
         for name in [
             "x-request-id",
+            "x-envoy-external-address",
             "x-forwarded-proto",
             "X-Forwarded-Proto",
             ":authority",
@@ -135,9 +140,10 @@ mod tests {
             ("via", b"1.1 x"),
         ]);
         let expected = Facts {
-            connect: false,
+            method: b"GET".to_vec(),
             authority: Some(b"github.com".to_vec()),
             path: b"/o/r".to_vec(),
+            upgrade: false,
             request_id: "7".into(),
             stripped: vec!["x-forwarded-for".into(), "via".into()],
         };

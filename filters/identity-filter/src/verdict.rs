@@ -19,13 +19,15 @@ pub enum Outcome {
     Refuse(Denial),
 }
 
-/// An outcome, with the audit's line about it.
+/// An outcome, with what the audit says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// What happens.
     pub outcome: Outcome,
-    /// JSON for the access log's collector.
-    pub audit: Vec<u8>,
+    /// Whoever is registered at its source; for the audit.
+    container_id: Option<String>,
+    /// The policy it was judged by; for the audit.
+    policy_version: String,
     /// The record by which the request passes, if it does.
     pub right: Option<Right>,
 }
@@ -33,6 +35,7 @@ pub struct Judgement {
 /// The part of an audit line that this stage knows.
 #[derive(Serialize)]
 struct Audit<'a> {
+    request_id: &'a str,
     container_id: Option<&'a str>,
     stage: Stage,
     verdict: &'static str,
@@ -50,10 +53,12 @@ pub fn on_request(
     now: jiff::Timestamp,
 ) -> Judgement {
     let outcome = match &facts.authority {
-        Some(authority) => match policy::decide_request(container, Request { authority, sni }, policy, now) {
-            Ok(host) => Outcome::Forward(host, By { rule: "egress.host" }),
-            Err(denial) => Outcome::Refuse(denial),
-        },
+        Some(authority) => {
+            match policy::decide_request(container, Request { method: &facts.method, authority, sni }, policy, now) {
+                Ok((host, by)) => Outcome::Forward(host, by),
+                Err(denial) => Outcome::Refuse(denial),
+            }
+        }
         None => Outcome::Refuse(no_authority()),
     };
     let right = container.filter(|_| matches!(outcome, Outcome::Forward(..))).map(Right::of);
@@ -108,15 +113,21 @@ impl Judgement {
     }
 
     fn new(outcome: Outcome, container_id: Option<&str>, policy_version: &str) -> Self {
-        let (verdict, stage, rule, reason) = match &outcome {
+        let (container_id, policy_version) = (container_id.map(str::to_owned), policy_version.to_owned());
+        Self { outcome, container_id, policy_version, right: None }
+    }
+
+    /// JSON for the access log's collector.
+    pub fn audit(&self, request_id: &str) -> Vec<u8> {
+        let (verdict, stage, rule, reason) = match &self.outcome {
             Outcome::Open(by) => ("allow", Stage::Request, by.rule, ""),
             Outcome::Forward(_, by) => ("allow", Stage::Identity, by.rule, ""),
             Outcome::Refuse(denial) => ("deny", denial.stage, denial.rule, denial.reason.as_str()),
         };
-        let audit = Audit { container_id, stage, verdict, rule, reason, policy_version };
+        let (container_id, policy_version) = (self.container_id.as_deref(), self.policy_version.as_str());
+        let audit = Audit { request_id, container_id, stage, verdict, rule, reason, policy_version };
         // A struct of strings always serialises; were it not so, the line would be empty and the outcome the same.
-        let audit = serde_json::to_vec(&audit).unwrap_or_default();
-        Self { outcome, audit, right: None }
+        serde_json::to_vec(&audit).unwrap_or_default()
     }
 }
 
@@ -124,22 +135,25 @@ impl Judgement {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use policy::{Access, Egress, HostPattern};
 
     const NOW: &str = "2026-12-01T00:00:00Z";
 
     fn facts(authority: Option<&str>) -> Facts {
         Facts {
-            connect: false,
+            method: b"GET".to_vec(),
             authority: authority.map(|text| text.as_bytes().to_vec()),
             path: b"/".to_vec(),
+            upgrade: false,
             request_id: "7".into(),
             stripped: vec![],
         }
     }
 
     fn judge(authority: Option<&str>, container: Option<&Container>) -> Judgement {
-        let policy = Policy { version: "p1".into(), egress: BTreeSet::from([HostName::parse(b"github.com").unwrap()]) };
+        let mut egress = Egress::default();
+        egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        let policy = Policy { version: "p1".into(), egress };
         on_request(&facts(authority), Some(b"github.com"), container, &policy, NOW.parse().unwrap())
     }
 
@@ -162,8 +176,8 @@ mod tests {
         let judgement = judge(Some("GitHub.com.:443"), Some(&container()));
         assert!(matches!(&judgement.outcome, Outcome::Forward(host, _) if host.as_str() == "github.com"));
         assert_eq!(
-            String::from_utf8(judgement.audit).unwrap(),
-            r#"{"container_id":"abc","stage":"identity","verdict":"allow","rule":"egress.host","reason":"","policy_version":"p1"}"#
+            String::from_utf8(judgement.audit("7")).unwrap(),
+            r#"{"request_id":"7","container_id":"abc","stage":"identity","verdict":"allow","rule":"egress.host","reason":"","policy_version":"p1"}"#
         );
     }
 
@@ -171,8 +185,8 @@ mod tests {
     fn a_refusal_is_audited_with_its_reason() {
         let judgement = judge(Some("github.com"), None);
         assert_eq!(
-            String::from_utf8(judgement.audit).unwrap(),
-            r#"{"container_id":null,"stage":"identity","verdict":"deny","rule":"identity.unknown","reason":"no container is registered at your address","policy_version":"p1"}"#
+            String::from_utf8(judgement.audit("7")).unwrap(),
+            r#"{"request_id":"7","container_id":null,"stage":"identity","verdict":"deny","rule":"identity.unknown","reason":"no container is registered at your address","policy_version":"p1"}"#
         );
         assert_eq!(rule(judgement.outcome), "identity.unknown");
     }

@@ -24,8 +24,25 @@ pub enum Phase {
     Held,
     /// It was allowed.
     Passed,
+    /// It was refused, and its body is dropped until it may be answered.
+    Dropping,
     /// It was refused.
     Refused,
+}
+
+/// Where a request stands, shared between its own context and the others that bring it on.
+#[derive(Debug)]
+pub struct Progress {
+    /// Its phase.
+    pub phase: Cell<Phase>,
+    /// Whether all of it has come.
+    pub ended: Cell<bool>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { phase: Cell::new(Phase::New), ended: Cell::new(false) }
+    }
 }
 
 impl Phase {
@@ -33,7 +50,7 @@ impl Phase {
     pub fn action(self) -> Action {
         match self {
             Phase::Passed => Action::Continue,
-            Phase::New | Phase::Held | Phase::Refused => Action::Pause,
+            Phase::New | Phase::Held | Phase::Dropping | Phase::Refused => Action::Pause,
         }
     }
 }
@@ -51,8 +68,8 @@ pub struct Held {
     pub asked: Asked,
     /// The uptime at which it has waited long enough.
     pub until: Duration,
-    /// Shared with its stream's context, which has to know about its body.
-    pub phase: Rc<Cell<Phase>>,
+    /// Shared with its stream's context, which knows about its body.
+    pub progress: Rc<Progress>,
 }
 
 /// Who sent a held request, and the policy it is to be judged by.
@@ -127,7 +144,7 @@ mod tests {
             source: "172.18.0.5".parse().unwrap(),
             asked: Asked::Waiting,
             until: Duration::from_secs(until),
-            phase: Rc::new(Cell::new(Phase::Held)),
+            progress: Rc::default(),
         }
     }
 
@@ -138,7 +155,7 @@ mod tests {
     #[test]
     fn only_what_was_allowed_lets_its_body_through() {
         assert_eq!(Phase::Passed.action(), Action::Continue);
-        for phase in [Phase::New, Phase::Held, Phase::Refused] {
+        for phase in [Phase::New, Phase::Held, Phase::Dropping, Phase::Refused] {
             assert_eq!(phase.action(), Action::Pause);
         }
     }
@@ -165,7 +182,7 @@ mod tests {
         let source = waiting.source(1).unwrap();
         waiting.answered(1, Answer::read(source, &LookupResponse { version: 1, record: None }).unwrap());
         assert!(waiting.take_settled(&memory).is_empty());
-        let policy = Some(br#"{"version":"p1","egress":[]}"#.to_vec());
+        let policy = Some(br#"{"version":"p1","egress":{"exact":{},"below":{}}}"#.to_vec());
         memory.apply(WatchResponse { version: 1, snapshot: true, policy, ..WatchResponse::default() }).unwrap();
         // The third is still waiting for its answer.
         assert_eq!(ids(&waiting.take_settled(&memory), |taken| taken.0), [1]);

@@ -1,5 +1,6 @@
 //! The record of one registered container: who it is, which repositories are its own, until when.
 
+use crate::HostPattern;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ pub struct Container {
     /// The operator's own labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Hosts that this container may reach beside those of the policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress_allow: Vec<HostPattern>,
     /// Names of the configured credentials it may use: absent is all that admit it, empty is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Vec<String>>,

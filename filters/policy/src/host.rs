@@ -4,6 +4,7 @@
 //! error here: userinfo, IP literals in any spelling, a port that is not plain digits, bytes outside LDH.
 
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::fmt;
 
 /// RFC 1035 section 2.3.4: a name is at most 255 octets on the wire, which is 253 characters of text.
@@ -96,6 +97,17 @@ impl HostName {
 
     /// The name: lower case, no trailing dot.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The names that it is below, the longest first: `b.c` and `c` for `a.b.c`.
+    pub fn parents(&self) -> impl Iterator<Item = &str> {
+        std::iter::successors(self.0.split_once('.'), |(_, parent)| parent.split_once('.')).map(|(_, parent)| parent)
+    }
+}
+
+impl Borrow<str> for HostName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

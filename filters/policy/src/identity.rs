@@ -12,6 +12,8 @@ pub const CONNECT_PORTS: [u16; 2] = [443, 80];
 /// What the identity stage needs to know of a request, as Envoy received it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// `:method`.
+    pub method: &'a [u8],
     /// `:authority`.
     pub authority: &'a [u8],
     /// The name in the TLS handshake; `None` where the client speaks plain HTTP.
@@ -39,17 +41,18 @@ pub fn decide_connect(authority: &[u8]) -> Verdict {
 }
 
 /// Judges a request of `container`, which is whoever is registered at the source address, and returns the host it
-/// goes to.
+/// goes to, with the rule that allows it.
 ///
 /// # Errors
 /// The refusal: an authority that is no plain name, a name other than the one in the TLS handshake, an address that
-/// nobody is registered at, a record that has expired at `now`, a host that the policy does not list.
+/// nobody is registered at, a record that has expired at `now`, TRACE, a host or a method that the policy does not
+/// list.
 pub fn decide_request(
     container: Option<&Container>,
     request: Request<'_>,
     policy: &Policy,
     now: Timestamp,
-) -> Result<HostName, Denial> {
+) -> Result<(HostName, By), Denial> {
     let authority = Authority::parse(request.authority)
         .map_err(|error| Denial::forbidden(Stage::Request, "request.authority", error.to_string()))?;
     if let Some(port) = authority.port
@@ -73,18 +76,24 @@ pub fn decide_request(
         let reason = format!("the registration of {} expired at {}", container.container_id, container.expires_at);
         return Err(Denial::forbidden(Stage::Identity, "identity.expired", reason));
     }
-    if !policy.allows_host(&authority.host) {
-        let reason = format!("{} is not one of the allowed hosts", authority.host);
-        return Err(Denial::forbidden(Stage::Identity, "egress.host", reason));
+    // RFC 9110 section 9.3.8: TRACE echoes what was sent, the credential included.
+    if request.method == b"TRACE" {
+        return Err(Denial::forbidden(Stage::Request, "request.method", "TRACE is not passed on"));
     }
-    Ok(authority.host)
+    if container.egress_allow.iter().any(|pattern| pattern.covers(&authority.host)) {
+        return Ok((authority.host, By { rule: "egress.container" }));
+    }
+    match policy.egress.decide(&authority.host, request.method) {
+        Verdict::Allow(by) => Ok((authority.host, by)),
+        Verdict::Deny(denial) => Err(denial),
+    }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use crate::{Access, Egress, HostPattern};
 
     const NOW: &str = "2026-12-01T00:00:00Z";
 
@@ -96,11 +105,13 @@ mod tests {
     }
 
     fn policy() -> Policy {
-        Policy { version: "t".into(), egress: BTreeSet::from([HostName::parse(b"github.com").unwrap()]) }
+        let mut egress = Egress::default();
+        egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        Policy { version: "t".into(), egress }
     }
 
     fn rule(container: Option<&Container>, authority: &str, sni: Option<&str>, now: &str) -> &'static str {
-        let request = Request { authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
+        let request = Request { method: b"GET", authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
         match decide_request(container, request, &policy(), now.parse().unwrap()) {
             Ok(_) => "allow",
             Err(denial) => denial.rule,
@@ -126,9 +137,26 @@ mod tests {
     }
 
     #[test]
+    fn a_container_reaches_its_own_extra_hosts_and_nobody_else_does() {
+        let mut known = container();
+        known.egress_allow = vec![HostPattern::parse("*.example.com").unwrap()];
+        assert_eq!(rule(Some(&known), "a.example.com", None, NOW), "allow");
+        assert_eq!(rule(Some(&known), "example.com", None, NOW), "egress.host");
+        assert_eq!(rule(Some(&container()), "a.example.com", None, NOW), "egress.host");
+    }
+
+    #[test]
+    fn trace_is_refused() {
+        let known = container();
+        let request = Request { method: b"TRACE", authority: b"github.com", sni: None };
+        let denied = decide_request(Some(&known), request, &policy(), NOW.parse().unwrap());
+        assert_eq!(denied.unwrap_err().rule, "request.method");
+    }
+
+    #[test]
     fn without_a_policy_nothing_is_reached() {
         let known = container();
-        let request = Request { authority: b"github.com", sni: None };
+        let request = Request { method: b"GET", authority: b"github.com", sni: None };
         let denied = decide_request(Some(&known), request, &Policy::deny_all(), NOW.parse().unwrap());
         assert_eq!(denied.unwrap_err().rule, "egress.host");
     }

@@ -5,17 +5,18 @@
 //! nothing of Envoy.
 
 mod container;
+mod egress;
 mod host;
 mod identity;
 mod refusal;
 
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
+pub use egress::{Access, Egress, HostPattern};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use refusal::{Form, Refusal, render};
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// The rules in force, as the control plane has checked them and as every Envoy worker holds them.
 ///
@@ -25,19 +26,14 @@ use std::collections::BTreeSet;
 pub struct Policy {
     /// Names this policy in the audit: the first 12 hex digits of the hash of what it was made from.
     pub version: String,
-    /// The hosts that may be reached. Empty means none.
-    pub egress: BTreeSet<HostName>,
+    /// The hosts that may be reached, and how. Empty means none.
+    pub egress: Egress,
 }
 
 impl Policy {
     /// The policy in force when there is none: nothing may be reached.
     pub fn deny_all() -> Self {
-        Self { version: "none".into(), egress: BTreeSet::new() }
-    }
-
-    /// Whether `host` may be reached by any container at all.
-    pub fn allows_host(&self, host: &HostName) -> bool {
-        self.egress.contains(host)
+        Self { version: "none".into(), egress: Egress::default() }
     }
 }
 

@@ -46,7 +46,7 @@ pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
     let body = Body { error: &denial.reason, rule: denial.rule, stage, request_id };
     let (content_type, body) = match form {
         // A struct of strings always serialises; were it not so, the refusal would stand without its body.
-        Form::Json => ("application/json", serde_json::to_string(&body).unwrap_or_default()),
+        Form::Json => ("application/json", format!("{}\n", serde_json::to_string(&body).unwrap_or_default())),
         Form::Text => (
             "text/plain; charset=utf-8",
             format!(
@@ -71,7 +71,8 @@ mod tests {
         let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "say \"who\"");
         assert_eq!(
             render(&denial, Form::Json, "7").body,
-            r#"{"error":"say \"who\"","rule":"identity.unknown","stage":"identity","request_id":"7"}"#
+            r#"{"error":"say \"who\"","rule":"identity.unknown","stage":"identity","request_id":"7"}"#.to_owned()
+                + "\n"
         );
         assert!(render(&denial, Form::Text, "7").body.contains("rule identity.unknown"));
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
-    ProxyProtocolConfig, UpstreamHttpProtocolOptions, address, envoy_internal_address, proxy_protocol_config,
+    ProxyProtocolConfig, TransportSocket, UpstreamHttpProtocolOptions, address, envoy_internal_address,
+    proxy_protocol_config,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -29,8 +30,8 @@ use envoy_types::util::pack_any;
 use policy::HostName;
 
 use super::{
-    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, TUNNEL, UPSTREAM, duration, inline, number, socket,
-    transport_socket,
+    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT, duration, inline,
+    number, socket, transport_socket,
 };
 use crate::config::Upstream;
 
@@ -47,14 +48,27 @@ const CLUSTER_LIMIT: u32 = 16_384;
 /// Names in the DNS cache; the allowlist bounds them long before.
 const DNS_NAMES: u32 = 4_096;
 
-/// The cluster's name for a pinned host.
-pub fn pinned_name(host: &HostName) -> String {
-    format!("{UPSTREAM}:{host}")
+/// The versions of HTTP that a cluster offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Versions {
+    /// As the upstream's ALPN chooses.
+    Negotiated,
+    /// HTTP/1.1, for WebSockets.
+    Http1,
 }
 
-/// A host that the operator has pinned to an address, with the CA that vouches for it.
-pub fn pinned(host: &HostName, upstream: &Upstream) -> Cluster {
-    let name = pinned_name(host);
+/// The name of the cluster for a pinned host, or for all others.
+pub fn name(pinned: Option<&HostName>) -> String {
+    pinned.map_or_else(|| UPSTREAM.to_owned(), |host| format!("{UPSTREAM}:{host}"))
+}
+
+/// The name of the same that speaks HTTP/1.1 only.
+pub fn http1_name(pinned: Option<&HostName>) -> String {
+    format!("{}:http1", name(pinned))
+}
+
+/// The clusters of a host that the operator has pinned to an address, with the CA that vouches for it.
+pub fn pinned(host: &HostName, upstream: &Upstream) -> [Cluster; 2] {
     let san = SubjectAltNameMatcher {
         san_type: SanType::Dns.into(),
         matcher: Some(StringMatcher {
@@ -68,37 +82,45 @@ pub fn pinned(host: &HostName, upstream: &Upstream) -> Cluster {
         common_tls_context: Some(validated_by(&upstream.ca_pem, vec![san])),
         ..Default::default()
     };
-    Cluster {
+    let cluster = |name: String, versions| Cluster {
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::StrictDns.into())),
         load_assignment: Some(one_endpoint(&name, socket(&upstream.address, upstream.port))),
-        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
-        typed_extension_protocol_options: http_options(None),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls.clone())),
+        typed_extension_protocol_options: http_options(versions, None),
         ..base(name)
-    }
+    };
+    [cluster(name(Some(host)), Versions::Negotiated), cluster(http1_name(Some(host)), Versions::Http1)]
 }
 
-/// Every other allowed host: resolved by name, verified against `roots_pem`.
-pub fn dynamic_forward_proxy(roots_pem: &str) -> Cluster {
-    let config = ClusterConfig {
-        cluster_implementation_specifier: Some(cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(
-            dns_cache(),
-        )),
-        ..Default::default()
-    };
+/// The clusters of every other allowed host: resolved by name, verified against `roots_pem`, and one without TLS.
+pub fn dynamic_forward_proxy(roots_pem: &str) -> [Cluster; 3] {
     let tls =
         UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
+    let encrypted = || Some(transport_socket("envoy.transport_sockets.tls", tls.clone()));
     let follow_authority =
-        UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() };
-    Cluster {
+        || Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() });
+    // Without TLS there is no name to verify, which Envoy wants to be told.
+    let cluster = |name: String, transport_socket: Option<TransportSocket>, options| Cluster {
         lb_policy: cluster::LbPolicy::ClusterProvided.into(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
             name: "envoy.clusters.dynamic_forward_proxy".into(),
-            typed_config: Some(pack_any(config)),
+            typed_config: Some(pack_any(ClusterConfig {
+                cluster_implementation_specifier: Some(cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(
+                    dns_cache(),
+                )),
+                allow_insecure_cluster_options: transport_socket.is_none(),
+                ..Default::default()
+            })),
         })),
-        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
-        typed_extension_protocol_options: http_options(Some(follow_authority)),
-        ..base(UPSTREAM.into())
-    }
+        transport_socket,
+        typed_extension_protocol_options: options,
+        ..base(name)
+    };
+    [
+        cluster(name(None), encrypted(), http_options(Versions::Negotiated, follow_authority())),
+        cluster(http1_name(None), encrypted(), http_options(Versions::Http1, follow_authority())),
+        cluster(UPSTREAM_CLEARTEXT.into(), None, http_options(Versions::Http1, None)),
+    ]
 }
 
 /// The DNS cache, which filter and cluster of the dynamic forward proxy share by its name.
@@ -179,19 +201,27 @@ fn validated_by(ca_pem: &str, names: Vec<SubjectAltNameMatcher>) -> CommonTlsCon
     }
 }
 
-/// HTTP/1.1 or HTTP/2, as the upstream's ALPN chooses.
 fn http_options(
+    versions: Versions,
     follow_authority: Option<UpstreamHttpProtocolOptions>,
 ) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
-    let auto = upstream_options::AutoHttpConfig {
-        http_protocol_options: Some(Http1ProtocolOptions::default()),
-        http2_protocol_options: Some(h2()),
-        ..Default::default()
+    use upstream_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config};
+    let versions = match versions {
+        Versions::Negotiated => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(h2()),
+            ..Default::default()
+        }),
+        Versions::Http1 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(explicit_http_config::ProtocolConfig::HttpProtocolOptions(
+                Http1ProtocolOptions::default(),
+            )),
+        }),
     };
     let options = HttpProtocolOptions {
         common_http_protocol_options: Some(CommonOptions { idle_timeout: Some(duration(IDLE)), ..Default::default() }),
         upstream_http_protocol_options: follow_authority,
-        upstream_protocol_options: Some(upstream_options::UpstreamProtocolOptions::AutoConfig(auto)),
+        upstream_protocol_options: Some(versions),
         ..Default::default()
     };
     HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack_any(options))])

@@ -44,10 +44,10 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
 use super::{
-    CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, TUNNEL, UPSTREAM, ads, cluster, control_plane, duration, flag,
-    number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, TUNNEL, UPSTREAM, ads, cluster, control_plane,
+    duration, flag, local_reply, number, tcp, transport_socket,
 };
-use crate::audit::AUDIT_STATE;
+use crate::audit::{AUDIT_STATE, RULE_HEADER};
 
 /// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);
@@ -55,7 +55,8 @@ const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// How long a client may take to send its request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a client may take until Envoy knows whether it speaks TLS.
+/// How long a client may take until Envoy knows whether it speaks TLS, and then until the handshake is done, which
+/// waits for the leaf.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a request waits for the credential stage before it is answered 503.
@@ -73,10 +74,7 @@ const NO_SERVER_NAME: &str = "no-server-name";
 /// The explicit proxy's listener: CONNECT and absolute-form requests in cleartext.
 pub fn proxy(address: SocketAddr) -> Listener {
     let manager = HttpConnectionManager {
-        upgrade_configs: vec![http_connection_manager::UpgradeConfig {
-            upgrade_type: "CONNECT".into(),
-            ..Default::default()
-        }],
+        upgrade_configs: vec![upgrade("CONNECT", true), upgrade("websocket", false)],
         ..http(PROXY)
     };
     Listener {
@@ -116,11 +114,12 @@ pub fn tunnel() -> Listener {
         name: "tls".into(),
         filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls".into(), ..Default::default() }),
         transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
+        transport_socket_connect_timeout: Some(duration(DETECTION_TIMEOUT)),
         filters: vec![network_filter(http(TUNNEL))],
         ..Default::default()
     };
     let cleartext =
-        FilterChain { name: "http".into(), filters: vec![network_filter(http(TUNNEL))], ..Default::default() };
+        FilterChain { name: "http".into(), filters: vec![network_filter(http(CLEARTEXT))], ..Default::default() };
     Listener {
         traffic_direction: TrafficDirection::Outbound.into(),
         listener_specifier: Some(listener::ListenerSpecifier::InternalListener(listener::InternalListenerConfig {})),
@@ -182,12 +181,19 @@ fn http(routes: &str) -> HttpConnectionManager {
             ..Default::default()
         }),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        // Which hosts take WebSockets is for the routes to say.
+        upgrade_configs: vec![upgrade("websocket", false)],
+        local_reply_config: Some(local_reply::named()),
         max_request_headers_kb: number(HEADERS_KIB),
         stream_idle_timeout: Some(duration(STREAM_IDLE)),
         request_headers_timeout: Some(duration(HEADERS_TIMEOUT)),
         access_log: vec![audit_log()],
         ..Default::default()
     }
+}
+
+fn upgrade(kind: &str, enabled: bool) -> http_connection_manager::UpgradeConfig {
+    http_connection_manager::UpgradeConfig { upgrade_type: kind.into(), enabled: flag(enabled), ..Default::default() }
 }
 
 /// ext_authz sees what it decides by and nothing else; header values stay in Envoy.
@@ -224,6 +230,7 @@ fn audit_log() -> AccessLog {
             filter_state_objects_to_log: vec![AUDIT_STATE.into()],
             ..Default::default()
         }),
+        additional_response_headers_to_log: vec![RULE_HEADER.into()],
         ..Default::default()
     };
     AccessLog {

@@ -10,15 +10,18 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, header_value_option::HeaderAppendAction};
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
-    route_match,
+    DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    header_matcher, route, route_action, route_match,
 };
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthzPerRoute, ext_authz_per_route};
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
+use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use envoy_types::util::pack_any;
-use policy::HostName;
+use policy::{HostName, HostPattern};
 
-use super::{CREDENTIALS, PROXY, TUNNEL, UPSTREAM, cluster, duration, flag, inline};
+use super::{
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, PROXY, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration, flag, inline,
+};
 
 /// Headers that Envoy itself needs or adds until the router and that no upstream may see. What a client sends of
 /// their kind is removed by the identity filter.
@@ -33,45 +36,64 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-request-id",
 ];
 
-/// Headers that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838).
-const NEVER_DOWNSTREAM: [&str; 1] = ["alt-svc"];
+/// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
+/// named by the gateway alone.
+const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", "x-sallyport-rule"];
 
-/// One allowed host, as routing needs to know it.
-#[derive(Clone, Debug)]
+/// One allowed host, or all below a suffix, as routing needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Its name.
-    pub name: HostName,
-    /// It has a cluster of its own.
+    /// Its name or suffix.
+    pub pattern: HostPattern,
+    /// It has clusters of its own.
     pub pinned: bool,
     /// A credential may be added, so every request asks ext_authz.
     pub credentialed: bool,
+    /// What comes in cleartext goes on in cleartext.
+    pub cleartext: bool,
 }
 
-/// The route configuration of the explicit proxy's listener.
+/// What the client speaks to us on the way that a route configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    /// TLS, ended here.
+    Tls,
+    /// Cleartext.
+    Http,
+}
+
+/// The route configuration of the explicit proxy's listener: CONNECT, and absolute-form requests.
 pub fn proxy(hosts: &[Host]) -> RouteConfiguration {
-    configuration(PROXY, hosts, &[connect()])
+    configuration(PROXY, hosts, Spoken::Http, &[connect()])
 }
 
-/// The route configuration of the internal listener.
+/// The route configuration for TLS inside a tunnel.
 pub fn tunnel(hosts: &[Host]) -> RouteConfiguration {
-    configuration(TUNNEL, hosts, &[])
+    configuration(TUNNEL, hosts, Spoken::Tls, &[])
 }
 
-fn configuration(name: &str, hosts: &[Host], before: &[Route]) -> RouteConfiguration {
-    let with = |route: Route| before.iter().cloned().chain([route]).collect();
+/// The route configuration for cleartext inside a tunnel.
+pub fn cleartext(hosts: &[Host]) -> RouteConfiguration {
+    configuration(CLEARTEXT, hosts, Spoken::Http, &[])
+}
+
+fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -> RouteConfiguration {
+    let with = |routes: Vec<Route>| before.iter().cloned().chain(routes).collect();
     let mut virtual_hosts: Vec<VirtualHost> = hosts
         .iter()
         .map(|host| VirtualHost {
-            name: host.name.to_string(),
-            domains: vec![host.name.to_string()],
-            routes: with(onward(host)),
+            name: host.pattern.to_string(),
+            domains: vec![host.pattern.to_string()],
+            routes: with(vec![web_socket(host), onward(host, spoken)]),
+            request_body_buffer_limit: body_buffer(),
             ..Default::default()
         })
         .collect();
     virtual_hosts.push(VirtualHost {
         name: "refused".into(),
         domains: vec!["*".into()],
-        routes: with(refusal()),
+        routes: with(vec![refusal()]),
+        request_body_buffer_limit: body_buffer(),
         ..Default::default()
     });
     RouteConfiguration {
@@ -84,6 +106,12 @@ fn configuration(name: &str, hosts: &[Host], before: &[Route]) -> RouteConfigura
         validate_clusters: flag(false),
         ..Default::default()
     }
+}
+
+/// What a filter may hold of a body: above what one read of a connection brings, so that a filter which drops what
+/// it is shown never meets Envoy's own 413.
+fn body_buffer() -> Option<UInt64Value> {
+    Some(UInt64Value { value: u64::from(CONNECTION_BUFFER) * 2 })
 }
 
 fn connect() -> Route {
@@ -109,13 +137,53 @@ fn connect() -> Route {
     }
 }
 
-fn onward(host: &Host) -> Route {
-    let cluster = if host.pinned { cluster::pinned_name(&host.name) } else { UPSTREAM.into() };
+/// A WebSocket needs HTTP/1.1 all the way: an upstream that prefers HTTP/2 may know no extended CONNECT (RFC 8441).
+fn web_socket(host: &Host) -> Route {
+    let upgrade = HeaderMatcher {
+        name: "upgrade".into(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(string_matcher::MatchPattern::Exact("websocket".into())),
+            ignore_case: true,
+        })),
+        ..Default::default()
+    };
+    let enabled =
+        route_action::UpgradeConfig { upgrade_type: "websocket".into(), enabled: flag(true), ..Default::default() };
+    let RouteMatch { path_specifier, .. } = everything();
+    forward(
+        "websocket",
+        host,
+        RouteMatch { path_specifier, headers: vec![upgrade], ..Default::default() },
+        cluster::http1_name(pinned_host(host)),
+        vec![enabled],
+    )
+}
+
+fn onward(host: &Host, spoken: Spoken) -> Route {
+    let cluster = match spoken {
+        Spoken::Http if host.cleartext => UPSTREAM_CLEARTEXT.into(),
+        Spoken::Http | Spoken::Tls => cluster::name(pinned_host(host)),
+    };
+    forward("onward", host, everything(), cluster, Vec::new())
+}
+
+fn pinned_host(host: &Host) -> Option<&HostName> {
+    host.pinned.then(|| host.pattern.name())
+}
+
+fn forward(
+    name: &str,
+    host: &Host,
+    matching: RouteMatch,
+    cluster: String,
+    upgrade_configs: Vec<route_action::UpgradeConfig>,
+) -> Route {
     Route {
-        name: "onward".into(),
-        r#match: Some(everything()),
+        name: name.into(),
+        r#match: Some(matching),
         action: Some(route::Action::Route(RouteAction {
             cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
+            upgrade_configs,
             // Answers of models are slow and long: the listener's idle limit bounds them, no total timeout does.
             timeout: Some(duration(Duration::ZERO)),
             ..Default::default()

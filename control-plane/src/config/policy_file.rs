@@ -1,0 +1,215 @@
+//! `policy.yaml`: what may stand there, and what it means. Every error has the place where it stands and what was
+//! expected there.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use policy::{Access, Egress, HostPattern, Policy};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+
+use super::{Error, parse, presets};
+use crate::credentials::Credentials;
+use crate::xds::snapshot::short_hash;
+
+/// The methods that an entry can name: those of RFC 9110 but TRACE and CONNECT, which never pass, and PATCH.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    egress: Option<Vec<Entry>>,
+}
+
+/// One entry of `egress:`, checked while it is read so that an error has its line.
+#[derive(Debug)]
+struct Entry {
+    hosts: Vec<HostPattern>,
+    access: Access,
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a host (api.example.com), all below a suffix (\"*.example.com\"), a preset, or {host: …, methods: […]}",
+        )
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Entry, E> {
+        read_name(text)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+        let mut entry: Option<Entry> = None;
+        let mut methods: Option<BTreeSet<String>> = None;
+        let mut cleartext: Option<bool> = None;
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "host" | "preset" if entry.is_some() => {
+                    return Err(de::Error::custom("an entry names one host or one preset"));
+                }
+                "host" => {
+                    let text: String = map.next_value()?;
+                    entry = Some(read_host(&text)?);
+                }
+                "preset" => {
+                    let text: String = map.next_value()?;
+                    entry = Some(read_preset(&text)?);
+                }
+                "methods" => methods = Some(read_methods(map.next_value()?)?),
+                "cleartext" => cleartext = Some(map.next_value()?),
+                other => return Err(de::Error::unknown_field(other, &["host", "preset", "methods", "cleartext"])),
+            }
+        }
+        let mut entry = entry.ok_or_else(|| de::Error::missing_field("host"))?;
+        if methods.is_some() {
+            entry.access.methods = methods;
+        }
+        entry.access.cleartext = cleartext.unwrap_or(entry.access.cleartext);
+        let credentialed = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(host) => Credentials::concern(host),
+            HostPattern::Below(_) => false,
+        };
+        match entry.hosts.iter().find(|pattern| credentialed(pattern)) {
+            Some(host) if entry.access.cleartext => Err(de::Error::custom(format!(
+                "cleartext: {host} gets a credential, which never travels in cleartext; leave cleartext out"
+            ))),
+            _ => Ok(entry),
+        }
+    }
+}
+
+fn read_name<E: de::Error>(text: &str) -> Result<Entry, E> {
+    // Every host name has a dot in it, no preset has.
+    if text.contains('.') || text.contains('*') { read_host(text) } else { read_preset(text) }
+}
+
+fn read_host<E: de::Error>(text: &str) -> Result<Entry, E> {
+    let pattern = HostPattern::parse(text).map_err(|error| {
+        E::custom(format!(
+            "{text:?}: {error}; expected a name such as api.example.com, or \"*.example.com\" for all below it"
+        ))
+    })?;
+    Ok(Entry { hosts: vec![pattern], access: Access::FULL })
+}
+
+fn read_preset<E: de::Error>(text: &str) -> Result<Entry, E> {
+    let (hosts, access) = presets::expand(text).ok_or_else(|| {
+        E::custom(format!(
+            "{text:?} is neither a host name nor a preset; the presets are {}",
+            presets::names().join(", ")
+        ))
+    })?;
+    Ok(Entry { hosts, access })
+}
+
+fn read_methods<E: de::Error>(names: Vec<String>) -> Result<BTreeSet<String>, E> {
+    match names.iter().find(|name| !METHODS.contains(&name.as_str())) {
+        Some(name) => Err(E::custom(format!("{name:?} is no method; expected some of {}", METHODS.join(", ")))),
+        None => Ok(names.into_iter().collect()),
+    }
+}
+
+/// Reads the policy. A file that is not there is no policy: nothing is allowed.
+///
+/// # Errors
+/// Anything in the file that is not understood.
+pub fn load(file: &Path) -> Result<Policy, Error> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Policy::deny_all()),
+        Err(source) => return Err(Error::Read { path: file.display().to_string(), source }),
+    };
+    read(&text, file)
+}
+
+/// Reads the text of a policy file; `file` stands in errors.
+///
+/// # Errors
+/// Anything in it that is not understood.
+pub fn read(text: &str, file: &Path) -> Result<Policy, Error> {
+    let raw: Raw = parse(text, file)?;
+    let mut egress = Egress::default();
+    let default = || presets::expand(presets::DEFAULT).map(|(hosts, access)| Entry { hosts, access });
+    for entry in raw.egress.unwrap_or_else(|| default().into_iter().collect()) {
+        for host in entry.hosts {
+            egress.add(host, entry.access.clone());
+        }
+    }
+    Ok(Policy { version: short_hash(text.as_bytes()), egress })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use policy::HostName;
+
+    fn policy(text: &str) -> Result<Policy, Error> {
+        read(text, Path::new("policy.yaml"))
+    }
+
+    fn access(policy: &Policy, host: &str) -> Option<Access> {
+        policy.egress.access(&HostName::parse(host.as_bytes()).unwrap()).cloned()
+    }
+
+    #[test]
+    fn an_empty_list_is_none_and_an_absent_one_the_github_preset() {
+        assert_eq!(policy("egress: []").unwrap().egress, Egress::default());
+        assert_eq!(access(&policy("").unwrap(), "github.com"), Some(Access::FULL));
+        assert_eq!(load(Path::new("/nonexistent/policy.yaml")).unwrap(), Policy::deny_all());
+    }
+
+    #[test]
+    fn each_kind_of_entry_means_what_the_example_says() {
+        let policy = policy(
+            "egress:\n  - api.example.com\n  - '*.example.org'\n  - pypi\n  - {preset: npm, methods: [GET, HEAD, POST]}\n  - {host: mirror.example.net, cleartext: true, methods: [GET]}\n",
+        )
+        .unwrap();
+        assert_eq!(access(&policy, "api.example.com"), Some(Access::FULL));
+        assert_eq!(access(&policy, "a.example.org"), Some(Access::FULL));
+        assert_eq!(access(&policy, "example.org"), None);
+        assert!(!access(&policy, "pypi.org").unwrap().allows(b"POST"));
+        assert!(access(&policy, "registry.npmjs.org").unwrap().allows(b"POST"));
+        assert!(access(&policy, "mirror.example.net").unwrap().cleartext);
+    }
+
+    /// One line for each kind of bad value: text, line, column, and a word of the hint.
+    #[test]
+    fn an_error_has_its_place_and_a_hint() {
+        let cases = [
+            ("egres: []", 1, 1, "expected `egress`"),
+            ("egress: github", 1, 9, "a sequence"),
+            ("egress:\n  - 127.0.0.1\n", 2, 5, "use the host's name"),
+            ("egress:\n  - github\n  - localhost\n", 3, 5, "presets are"),
+            ("egress:\n  - '*'\n", 2, 5, "api.example.com"),
+            ("egress:\n  - evil.*.com\n", 2, 5, "api.example.com"),
+            ("egress:\n  - gihub\n", 2, 5, "presets are"),
+            ("egress:\n  - 7\n", 2, 5, "a host"),
+            ("egress:\n  - {methods: [GET]}\n", 2, 5, "missing field `host`"),
+            ("egress:\n  - {host: a.example.com, preset: npm}\n", 2, 5, "one host or one preset"),
+            ("egress:\n  - {host: a.example.com, method: [GET]}\n", 2, 5, "`methods`"),
+            ("egress:\n  - {host: a.example.com, methods: [get]}\n", 2, 5, "GET"),
+            ("egress:\n  - {host: a.example.com, methods: GET}\n", 2, 36, "a sequence"),
+            ("egress:\n  - {host: a.example.com, cleartext: perhaps}\n", 2, 38, "a boolean"),
+            ("egress:\n  - {host: github.com, cleartext: true}\n", 2, 5, "never travels in cleartext"),
+            ("egress:\n  - github\n egress: []\n", 3, 2, "did not find"),
+        ];
+        for (text, line, column, hint) in cases {
+            let message = policy(text).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("policy.yaml:{line}:{column}: ")), "{text}\n{message}");
+            assert!(message.contains(hint), "{text}\n{message}");
+        }
+    }
+}

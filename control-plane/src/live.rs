@@ -1,0 +1,222 @@
+//! What changes while the gateway runs: the policy file, the filters on disk, the hosts of single containers. Each
+//! change becomes a new snapshot for Envoy and, where it is the policy's, a message to every worker.
+//!
+//! **Invariant:** a file that is not understood changes nothing; what was in force stays, and `/readyz` says so.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::config::{Config, policy_file};
+use crate::containers::registry::{Change, Registry};
+use crate::credentials::Credentials;
+use crate::xds::snapshot::Snapshot;
+
+/// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
+const SETTLE: Duration = Duration::from_millis(25);
+
+/// How every WebAssembly module begins: `\0asm` and version 1 (WebAssembly core specification, section 5.5.16).
+const WASM_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
+
+/// What an operator should look at though everything works, by what it is about.
+#[derive(Clone, Debug, Default)]
+pub struct Problems(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Problems {
+    /// There is one, or there is none any more.
+    pub fn set(&self, about: &'static str, problem: Option<String>) {
+        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => drop(problems.insert(about, problem)),
+            None => drop(problems.remove(about)),
+        }
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Vec<String> {
+        let problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.iter().map(|(about, problem)| format!("{about}: {problem}")).collect()
+    }
+}
+
+/// Where the filters' modules may be.
+#[derive(Clone, Debug)]
+pub struct Filters(Vec<PathBuf>);
+
+impl Filters {
+    /// In `directory`, or where an installation has them.
+    ///
+    /// # Errors
+    /// Our own program cannot be found.
+    pub fn find(directory: Option<PathBuf>) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find our own program")?;
+        Ok(Self(match directory {
+            Some(directory) => vec![directory],
+            // target/release/sallyport has its filters in target/filters, an installed one in /usr/lib.
+            None => program
+                .ancestors()
+                .skip(1)
+                .take(2)
+                .map(|place| place.join("filters"))
+                .chain([PathBuf::from("/usr/lib/sallyport/filters")])
+                .collect(),
+        }))
+    }
+
+    /// Reads every filter that the listeners need.
+    ///
+    /// # Errors
+    /// A module is missing or is none.
+    pub fn read(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        Snapshot::FILTERS.iter().map(|name| Ok(((*name).to_owned(), self.read_one(name)?))).collect()
+    }
+
+    fn read_one(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        let file = format!("{name}.wasm");
+        let code = self.0.iter().find_map(|place| std::fs::read(place.join(&file)).ok());
+        let code = code.with_context(|| {
+            let looked: Vec<_> = self.0.iter().map(|place| place.display().to_string()).collect();
+            format!("{file} is not in {}; `make build` builds it, --filters names another place", looked.join(", "))
+        })?;
+        anyhow::ensure!(code.starts_with(&WASM_HEADER), "{file} is no WebAssembly module");
+        Ok(code)
+    }
+}
+
+/// Keeps the snapshot true.
+#[derive(Debug)]
+pub struct Live {
+    config: Arc<Config>,
+    roots_pem: String,
+    filters: Filters,
+    /// The modules in force.
+    modules: BTreeMap<String, Vec<u8>>,
+    registry: Arc<Registry>,
+    problems: Problems,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    touched: mpsc::Receiver<()>,
+    changes: broadcast::Receiver<(u64, Change)>,
+    /// Watches for as long as it lives.
+    _watcher: RecommendedWatcher,
+}
+
+impl Live {
+    /// Builds the first snapshot and begins to watch the files.
+    ///
+    /// # Errors
+    /// A filter is missing, or files cannot be watched.
+    pub fn start(
+        config: Arc<Config>,
+        roots_pem: String,
+        filters: Filters,
+        registry: Arc<Registry>,
+        problems: Problems,
+    ) -> anyhow::Result<Self> {
+        let modules = filters.read()?;
+        // One is enough: it says that something has changed, not what.
+        let (touch, touched) = mpsc::channel(1);
+        let mut watcher = notify::recommended_watcher(move |_| {
+            // Full: it is already known that something has changed.
+            let _full = touch.try_send(());
+        })?;
+        // Directories, since files are replaced and not rewritten.
+        let policy_directory = config.policy_file.parent().map(|parent| match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        });
+        for directory in filters.0.iter().map(PathBuf::as_path).chain(policy_directory).filter(|place| place.is_dir()) {
+            watcher
+                .watch(directory, RecursiveMode::NonRecursive)
+                .with_context(|| format!("cannot watch {}", directory.display()))?;
+        }
+        let changes = registry.changes();
+        let (snapshots, _) = watch::channel(Arc::new(Snapshot::default()));
+        let live = Self {
+            config,
+            roots_pem,
+            filters,
+            modules,
+            registry,
+            problems,
+            snapshots,
+            touched,
+            changes,
+            _watcher: watcher,
+        };
+        live.publish();
+        Ok(live)
+    }
+
+    /// Follows the snapshots.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// Runs until the registry is gone.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                touched = self.touched.recv() => {
+                    if touched.is_none() {
+                        return;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    while self.touched.try_recv().is_ok() {}
+                    self.reread();
+                }
+                change = self.changes.recv() => match change {
+                    Ok((_, Change::Policy(_))) => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.publish(),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+
+    fn reread(&mut self) {
+        match policy_file::load(&self.config.policy_file) {
+            Ok(policy) => {
+                self.problems.set("policy", None);
+                if policy != *self.registry.policy() {
+                    tracing::info!(version = %policy.version, "a new policy is in force");
+                    self.registry.set_policy(policy);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the policy file is not understood; the last good policy stays in force");
+                self.problems.set("policy", Some(format!("{error}; the last good policy stays in force")));
+            }
+        }
+        match self.filters.read() {
+            Ok(modules) => {
+                self.problems.set("filters", None);
+                self.modules = modules;
+            }
+            Err(error) => {
+                tracing::error!(%error, "a filter cannot be read; the last good one stays in force");
+                self.problems.set("filters", Some(format!("{error:#}; the last good one stays in force")));
+            }
+        }
+        self.publish();
+    }
+
+    /// Builds the snapshot and sends it, unless it is the one in force.
+    fn publish(&self) {
+        let policy = self.registry.policy();
+        let extra = self.registry.extra_hosts();
+        let snapshot =
+            Snapshot::build(&self.config, &self.roots_pem, &policy, &extra, Credentials::concern, &self.modules);
+        self.snapshots.send_if_modified(|current| {
+            let changed = **current != snapshot;
+            if changed {
+                *current = Arc::new(snapshot);
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,110 @@
+//! The refused requests whose body is still coming. Pure; `filter` drops the body and answers when this says so.
+//!
+//! An answer in the middle of an upload reaches few clients: over HTTP/2 the reset that follows it wins (curl prints
+//! "curl: (92)" and not the refusal). So the answer comes at the body's end, or when the body has gone on too long.
+
+use crate::request::Facts;
+use crate::waiting::Progress;
+use policy::Denial;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How much of a refused body is read before the answer is given all the same.
+pub const MAX_BODY: usize = 64 << 20;
+/// How long a refused body may take to come before the answer is given all the same.
+pub const MAX_TIME: Duration = Duration::from_secs(10);
+/// How many refused bodies a worker reads at a time; beyond it the answer is given at once.
+const MAX_REFUSED: usize = 1024;
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What the request says.
+    pub facts: Facts,
+    /// Why it is refused.
+    pub denial: Denial,
+    /// Where it stands.
+    pub progress: Rc<Progress>,
+    /// How much more of its body is read.
+    left: usize,
+    /// The uptime at which it has taken long enough.
+    until: Duration,
+}
+
+impl Refused {
+    /// A request that is refused at `uptime`.
+    pub fn new(facts: &Facts, denial: &Denial, progress: &Rc<Progress>, uptime: Duration) -> Self {
+        let (facts, denial, progress) = (facts.clone(), denial.clone(), progress.clone());
+        Self { facts, denial, progress, left: MAX_BODY, until: uptime.saturating_add(MAX_TIME) }
+    }
+}
+
+/// All of them, by the id of their context.
+#[derive(Debug, Default)]
+pub struct Bodies(BTreeMap<u32, Refused>);
+
+impl Bodies {
+    /// Waits for the body of the request `id`; false when too many are waited for already.
+    pub fn await_body(&mut self, id: u32, refused: Refused) -> bool {
+        let room = self.0.len() < MAX_REFUSED;
+        if room {
+            self.0.insert(id, refused);
+        }
+        room
+    }
+
+    /// Part of a body has come and was dropped: the request, when it is to be answered now.
+    pub fn dropped(&mut self, id: u32, size: usize, end: bool) -> Option<Refused> {
+        let refused = self.0.get_mut(&id)?;
+        refused.left = refused.left.saturating_sub(size);
+        if end || refused.left == 0 { self.0.remove(&id) } else { None }
+    }
+
+    /// The request `id` has ended by itself, or is answered.
+    pub fn take(&mut self, id: u32) -> Option<Refused> {
+        self.0.remove(&id)
+    }
+
+    /// Takes out every request that has taken long enough.
+    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<(u32, Refused)> {
+        self.0.extract_if(.., |_, refused| refused.until <= uptime).collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use policy::Stage;
+
+    fn refused() -> Refused {
+        let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "who");
+        Refused::new(&Facts::read(vec![]), &denial, &Rc::default(), Duration::ZERO)
+    }
+
+    #[test]
+    fn the_answer_comes_with_the_end_or_at_the_limit_of_size_or_of_time() {
+        let mut bodies = Bodies::default();
+        assert!(bodies.await_body(1, refused()));
+        assert!(bodies.dropped(1, MAX_BODY - 1, false).is_none());
+        assert!(bodies.dropped(1, 1, false).is_some());
+        assert!(bodies.dropped(1, 1, true).is_none(), "answered once");
+        bodies.await_body(2, refused());
+        assert!(bodies.dropped(2, 0, true).is_some());
+        bodies.await_body(3, refused());
+        assert!(bodies.take_overdue(MAX_TIME - Duration::from_nanos(1)).is_empty());
+        assert_eq!(bodies.take_overdue(MAX_TIME).len(), 1);
+    }
+
+    #[test]
+    fn no_more_bodies_are_awaited_than_the_limit() {
+        let mut bodies = Bodies::default();
+        for id in 0..MAX_REFUSED {
+            assert!(bodies.await_body(id.try_into().unwrap(), refused()));
+        }
+        assert!(!bodies.await_body(u32::MAX, refused()));
+        bodies.take(0).unwrap();
+        assert!(bodies.await_body(u32::MAX, refused()));
+    }
+}

@@ -1,0 +1,212 @@
+//! Which hosts may be reached, and how: exact names and everything below a suffix, each with the methods that pass.
+
+use crate::{By, Denial, HostName, InvalidHost, Stage, Verdict};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The hosts that may be reached. Empty means none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// Hosts by their exact name.
+    exact: BTreeMap<HostName, Access>,
+    /// Every name of one label or more below these; never these themselves.
+    below: BTreeMap<HostName, Access>,
+}
+
+/// How a host may be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// The methods that pass; absent is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<BTreeSet<String>>,
+    /// A request that comes in cleartext goes on in cleartext, for a mirror that has no TLS.
+    #[serde(default)]
+    pub cleartext: bool,
+}
+
+impl Access {
+    /// Every method, over TLS.
+    pub const FULL: Access = Access { methods: None, cleartext: false };
+
+    /// What both allow together.
+    fn join(self, other: Access) -> Access {
+        let methods = match (self.methods, other.methods) {
+            (Some(one), Some(two)) => Some(one.into_iter().chain(two).collect()),
+            _ => None,
+        };
+        Access { methods, cleartext: self.cleartext || other.cleartext }
+    }
+
+    /// Whether a request with `method` passes.
+    pub fn allows(&self, method: &[u8]) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.iter().any(|allowed| allowed.as_bytes() == method))
+    }
+}
+
+/// A host, or all below a suffix, as an operator writes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HostPattern {
+    /// `api.example.com`.
+    Exact(HostName),
+    /// `*.example.com`: one label or more in front of it.
+    Below(HostName),
+}
+
+impl HostPattern {
+    /// Reads a name, or `*.` and a name.
+    ///
+    /// # Errors
+    /// Anything else, a lone `*` and a `*` elsewhere included.
+    pub fn parse(text: &str) -> Result<Self, InvalidHost> {
+        match text.strip_prefix("*.") {
+            Some(suffix) => HostName::parse(suffix.as_bytes()).map(Self::Below),
+            None => HostName::parse(text.as_bytes()).map(Self::Exact),
+        }
+    }
+
+    /// The name, or the suffix.
+    pub fn name(&self) -> &HostName {
+        match self {
+            Self::Exact(name) | Self::Below(name) => name,
+        }
+    }
+
+    /// Whether it covers `host`.
+    pub fn covers(&self, host: &HostName) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Below(suffix) => host.parents().any(|parent| parent == suffix.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => write!(f, "{name}"),
+            Self::Below(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
+}
+
+impl TryFrom<String> for HostPattern {
+    type Error = InvalidHost;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> Self {
+        pattern.to_string()
+    }
+}
+
+impl Egress {
+    /// Adds an entry. Several entries for one host add up.
+    pub fn add(&mut self, pattern: HostPattern, access: Access) {
+        let (entries, name) = match pattern {
+            HostPattern::Exact(name) => (&mut self.exact, name),
+            HostPattern::Below(suffix) => (&mut self.below, suffix),
+        };
+        let joined = match entries.remove(&name) {
+            Some(before) => before.join(access),
+            None => access,
+        };
+        entries.insert(name, joined);
+    }
+
+    /// How `host` may be reached: the entry of its exact name, otherwise that of the longest suffix.
+    pub fn access(&self, host: &HostName) -> Option<&Access> {
+        self.exact.get(host).or_else(|| host.parents().find_map(|parent| self.below.get(parent)))
+    }
+
+    /// Every entry, for routing.
+    pub fn entries(&self) -> impl Iterator<Item = (HostPattern, &Access)> {
+        let exact = self.exact.iter().map(|(name, access)| (HostPattern::Exact(name.clone()), access));
+        let below = self.below.iter().map(|(suffix, access)| (HostPattern::Below(suffix.clone()), access));
+        exact.chain(below)
+    }
+
+    /// Judges a request by its host and method.
+    pub fn decide(&self, host: &HostName, method: &[u8]) -> Verdict {
+        let Some(access) = self.access(host) else {
+            let reason = format!("{host} is not one of the allowed hosts");
+            return Verdict::Deny(Denial::forbidden(Stage::Identity, "egress.host", reason));
+        };
+        if !access.allows(method) {
+            let allowed: Vec<&str> = access.methods.iter().flatten().map(String::as_str).collect();
+            let reason = format!("only {} requests may be sent to {host}", allowed.join(" and "));
+            return Verdict::Deny(Denial::forbidden(Stage::Identity, "egress.method", reason));
+        }
+        Verdict::Allow(By { rule: "egress.host" })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn host(name: &str) -> HostName {
+        HostName::parse(name.as_bytes()).unwrap()
+    }
+
+    fn egress(entries: &[(&str, Option<&[&str]>)]) -> Egress {
+        let mut egress = Egress::default();
+        for (pattern, methods) in entries {
+            let methods = methods.map(|methods| methods.iter().map(|m| (*m).to_owned()).collect());
+            egress.add(HostPattern::parse(pattern).unwrap(), Access { methods, cleartext: false });
+        }
+        egress
+    }
+
+    #[test]
+    fn a_suffix_covers_what_is_below_it_and_nothing_else() {
+        let egress = egress(&[("*.example.com", None)]);
+        for name in ["a.example.com", "b.a.example.com", "A.EXAMPLE.com."] {
+            assert!(egress.access(&host(name)).is_some(), "{name}");
+        }
+        for name in ["example.com", "evilexample.com", "example.com.evil.test", "a.example.org"] {
+            assert!(egress.access(&host(name)).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_exact_name_counts_before_a_suffix_and_the_longer_suffix_before_the_shorter() {
+        let egress = egress(&[
+            ("*.example.com", None),
+            ("*.a.example.com", Some(&["GET"])),
+            ("x.a.example.com", Some(&["PUT"])),
+        ]);
+        assert!(egress.access(&host("y.a.example.com")).unwrap().allows(b"GET"));
+        assert!(!egress.access(&host("y.a.example.com")).unwrap().allows(b"POST"));
+        assert!(!egress.access(&host("x.a.example.com")).unwrap().allows(b"GET"));
+        assert!(egress.access(&host("b.example.com")).unwrap().allows(b"POST"));
+    }
+
+    #[test]
+    fn entries_for_one_host_add_up_and_methods_are_compared_exactly() {
+        let egress = egress(&[("a.test.example", Some(&["GET", "HEAD"])), ("a.test.example", Some(&["POST"]))]);
+        let access = egress.access(&host("a.test.example")).unwrap();
+        assert!(access.allows(b"GET") && access.allows(b"POST"));
+        assert!(!access.allows(b"get") && !access.allows(b"PUT"));
+        assert!(
+            matches!(egress.decide(&host("a.test.example"), b"PUT"), Verdict::Deny(denial) if denial.rule == "egress.method")
+        );
+        assert!(
+            matches!(egress.decide(&host("b.test.example"), b"GET"), Verdict::Deny(denial) if denial.rule == "egress.host")
+        );
+    }
+
+    #[test]
+    fn a_star_stands_in_front_or_nowhere() {
+        for text in ["*", "*.", "a.*.com", "*a.com", "*.com", "**.a.com", "*.*.com", "*.localhost", "*.0.0.1"] {
+            assert!(HostPattern::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(HostPattern::parse("*.Example.COM").unwrap().to_string(), "*.example.com");
+    }
+}
