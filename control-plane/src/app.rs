@@ -87,7 +87,9 @@ impl App {
 
         let socket = bind_socket(&state_dir.join("run/xds.sock"))?;
         let grpc = tonic::transport::Server::builder()
-            .add_service(Discovery::new(snapshots, Arc::clone(&issuer), fleet.clone()).into_service())
+            .add_service(
+                Discovery::new(snapshots, Arc::clone(&issuer), Arc::clone(&registry), fleet.clone()).into_service(),
+            )
             .add_service(Feed::service(Arc::clone(&registry)))
             .add_service(authz::Server::service(Arc::clone(&registry), Arc::new(Credentials::from_environment())))
             .add_service(audit.service())

@@ -4,6 +4,7 @@
 //! machine, `server` the thin tonic loop around it.
 
 pub mod connection;
+pub mod leaves;
 pub mod resources;
 pub mod server;
 pub mod snapshot;

@@ -20,6 +20,7 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 #[serde(deny_unknown_fields)]
 struct Raw {
     egress: Option<Vec<Entry>>,
+    strip_foreign_credentials: Option<bool>,
 }
 
 /// One entry of `egress:`, checked while it is read so that an error has its line.
@@ -147,7 +148,11 @@ pub fn read(text: &str, file: &Path) -> Result<Policy, Error> {
             egress.add(host, entry.access.clone());
         }
     }
-    Ok(Policy { version: short_hash(text.as_bytes()), egress })
+    Ok(Policy {
+        version: short_hash(text.as_bytes()),
+        egress,
+        strip_foreign_credentials: raw.strip_foreign_credentials.unwrap_or(true),
+    })
 }
 
 #[cfg(test)]
@@ -189,7 +194,8 @@ mod tests {
     #[test]
     fn an_error_has_its_place_and_a_hint() {
         let cases = [
-            ("egres: []", 1, 1, "expected `egress`"),
+            ("egres: []", 1, 1, "`egress`"),
+            ("strip_foreign_credentials: maybe", 1, 28, "a boolean"),
             ("egress: github", 1, 9, "a sequence"),
             ("egress:\n  - 127.0.0.1\n", 2, 5, "use the host's name"),
             ("egress:\n  - github\n  - localhost\n", 3, 5, "presets are"),

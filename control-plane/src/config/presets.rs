@@ -26,7 +26,6 @@ const PRESETS: &[Preset] = &[
         hosts: &[
             "github.com",
             "api.github.com",
-            "uploads.github.com",
             "raw.githubusercontent.com",
             "codeload.github.com",
             "objects.githubusercontent.com",

@@ -15,7 +15,7 @@ use super::{Credentials, GITHUB_VARIABLES};
 /// What carries a credential in a request to GitHub; whatever the sandbox put there is removed.
 pub const CLIENT_CREDENTIALS: [&str; 2] = ["authorization", "cookie"];
 
-/// API resources that belong to no repository and tell nothing of other ones.
+/// API resources that belong to no repository: the token's own account, and what is the same for everybody.
 const COMMON_READS: [&[u8]; 7] = [b"/", b"/user", b"/rate_limit", b"/meta", b"/zen", b"/emojis", b"/versions"];
 
 /// The hosts that a credential exists for.
@@ -85,7 +85,7 @@ pub fn decide(
         return Err(refuse("credentials.path", "the path is not in its canonical spelling".into()));
     }
     let rule = match target {
-        Target::GitHub => git(container, path)?,
+        Target::GitHub => git(container, request.method, path)?,
         Target::GitHubApi => api(container, request.method, path)?,
     };
     let Some(token) = &credentials.github else {
@@ -123,14 +123,15 @@ fn canonical(path: &[u8]) -> bool {
 }
 
 /// `/{owner}/{repo}` or `/{owner}/{repo}.git`, followed by what git asks for.
-fn git(container: &Container, path: &[u8]) -> Result<&'static str, Denial> {
+fn git(container: &Container, method: &str, path: &[u8]) -> Result<&'static str, Denial> {
     let refuse = |rule, reason: String| Denial::forbidden(Stage::Credentials, rule, reason);
     let mut parts = path.splitn(4, |b| *b == b'/').skip(1);
     let (owner, repo, service) = match (parts.next(), parts.next(), parts.next()) {
         (Some(owner), Some(repo), Some(service)) => (owner, repo, service),
         _ => return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into())),
     };
-    if !matches!(service, b"info/refs" | b"git-upload-pack" | b"git-receive-pack") {
+    let asked = matches!((method, service), ("GET", b"info/refs") | ("POST", b"git-upload-pack" | b"git-receive-pack"));
+    if !asked {
         return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into()));
     }
     let name = repo.strip_suffix(b".git").unwrap_or(repo);
@@ -190,13 +191,13 @@ mod tests {
     fn git_of_a_listed_repository_gets_basic_and_the_api_gets_bearer() {
         let known = container();
         let basic = format!("Basic {}", STANDARD.encode("x-access-token:T"));
-        for path in [
-            "/acme/app/info/refs?service=git-upload-pack",
-            "/acme/app.git/info/refs",
-            "/ACME/App.git/git-upload-pack",
-            "/acme/app.git/git-receive-pack",
+        for (method, path) in [
+            ("GET", "/acme/app/info/refs?service=git-upload-pack"),
+            ("GET", "/acme/app.git/info/refs"),
+            ("POST", "/ACME/App.git/git-upload-pack"),
+            ("POST", "/acme/app.git/git-receive-pack"),
         ] {
-            assert_eq!(run(Some(&known), "github.com", "POST", path), Ok(basic.clone()), "{path}");
+            assert_eq!(run(Some(&known), "github.com", method, path), Ok(basic.clone()), "{path}");
         }
         for path in ["/", "/user", "/repos/acme/app", "/repos/Acme/App/pulls?state=open"] {
             assert_eq!(run(Some(&known), "api.github.com", "GET", path), Ok("Bearer T".into()), "{path}");
@@ -209,6 +210,9 @@ mod tests {
         let cases = [
             ("github.com", "GET", "/acme/secret/info/refs", "credentials.repo"),
             ("github.com", "GET", "/acme/app.git.git/info/refs", "credentials.repo"),
+            ("github.com", "POST", "/acme/app/info/refs", "credentials.path"),
+            ("github.com", "TRACE", "/acme/app/info/refs", "credentials.path"),
+            ("github.com", "DELETE", "/acme/app/git-receive-pack", "credentials.path"),
             ("github.com", "GET", "/acme/app/settings", "credentials.path"),
             ("github.com", "GET", "/acme/app", "credentials.path"),
             ("github.com", "GET", "/acme/app.wiki/info/refs", "credentials.repo"),

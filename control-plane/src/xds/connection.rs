@@ -11,8 +11,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 
 use super::snapshot::{Kind, Resource, Snapshot};
 
-/// How many names one stream may have subscribed to by name: leaves above all. What goes over it is answered as
-/// absent.
+/// How many names one stream may have subscribed to by name. What goes over it is answered as absent; leaves are
+/// bounded long before, see [`super::leaves`].
 pub const MAX_SUBSCRIPTIONS: usize = 16_384;
 
 /// What Envoy said of the last update of a kind.
@@ -94,7 +94,7 @@ impl Connection {
             }
             let room = state.names.len() < MAX_SUBSCRIPTIONS || state.names.contains(&name);
             // A name that is asked for again is answered again, whatever was sent before.
-            match find(kind, &name).filter(|_| room) {
+            match room.then(|| find(kind, &name)).flatten() {
                 Some(resource) => {
                     state.names.insert(name.clone());
                     upserts.push((name, resource));
@@ -149,6 +149,21 @@ impl Connection {
             }
         }
         responses
+    }
+
+    /// Sends resources again that were sent by name, in a new version.
+    pub fn replace(&mut self, kind: Kind, resources: Vec<(String, Resource)>) -> DeltaDiscoveryResponse {
+        self.respond(kind, resources, Vec::new())
+    }
+
+    /// Takes back resources that were sent by name. Envoy asks anew when it needs one again.
+    pub fn take_back(&mut self, kind: Kind, names: Vec<String>) -> DeltaDiscoveryResponse {
+        if let Some(state) = self.kinds.get_mut(&kind) {
+            for name in &names {
+                state.names.remove(name);
+            }
+        }
+        self.respond(kind, Vec::new(), names)
     }
 
     /// What Envoy said last of each kind that it subscribed to.
@@ -306,6 +321,18 @@ mod tests {
         assert!(connection.on_snapshot(&none).is_empty(), "a snapshot knows nothing of leaves");
         let again = connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
         assert_eq!(names(&again), ["a.com"], "asked for again, answered again");
+    }
+
+    #[test]
+    fn what_is_taken_back_is_removed_and_can_be_asked_for_again() {
+        let mut connection = Connection::default();
+        let none = Snapshot::default();
+        let mut mint = |_: Kind, _: &str| Some(resource("leaf"));
+        connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
+        assert_eq!(connection.take_back(Kind::Secret, vec!["a.com".into()]).removed_resources, ["a.com"]);
+        let again = connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
+        assert_eq!(names(&again), ["a.com"]);
+        assert_eq!(names(&connection.replace(Kind::Secret, vec![("a.com".into(), resource("new"))])), ["a.com"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One module for each kind of resource, and the few words they share.
 
+pub mod chain_match;
 pub mod cluster;
 pub mod extension;
 pub mod listener;

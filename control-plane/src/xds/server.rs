@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -11,18 +12,29 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use futures::Stream;
+use policy::HostName;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::connection::{Connection, Standing};
+use super::leaves::Leaves;
 use super::resources::secret;
 use super::snapshot::{Kind, Resource, Snapshot};
 use crate::ca::issuer::Issuer;
+use crate::containers::registry::Registry;
 
 /// Responses that wait for a slow Envoy before the stream's task waits too.
 const OUTGOING: usize = 16;
+
+/// Envoy's first request on a new stream names all that it holds: [`leaves::MAX_LEAVES`] names of 253 characters and as
+/// many versions are 2 MiB.
+const MAX_REQUEST: usize = 16 << 20;
+
+/// How often the leaves' ages are looked at.
+const RENEWAL: Duration = Duration::from_secs(600);
 
 /// What each connected Envoy last said of each kind; `/readyz` reads it.
 #[derive(Clone, Debug, Default)]
@@ -66,19 +78,26 @@ impl Fleet {
 pub struct Server {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     issuer: Arc<Issuer>,
+    registry: Arc<Registry>,
     fleet: Fleet,
     next_id: std::sync::atomic::AtomicU64,
 }
 
 impl Server {
-    /// Serves what `snapshots` holds, and leaves of `issuer` on demand.
-    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, issuer: Arc<Issuer>, fleet: Fleet) -> Self {
-        Self { snapshots, issuer, fleet, next_id: 0.into() }
+    /// Serves what `snapshots` holds, and leaves of `issuer` on demand. The hosts that the policy in `registry` names
+    /// keep theirs.
+    pub fn new(
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        issuer: Arc<Issuer>,
+        registry: Arc<Registry>,
+        fleet: Fleet,
+    ) -> Self {
+        Self { snapshots, issuer, registry, fleet, next_id: 0.into() }
     }
 
     /// As a tonic service.
     pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self)
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 }
 
@@ -107,7 +126,9 @@ impl AggregatedDiscoveryService for Server {
             requests: request.into_inner(),
             snapshots: self.snapshots.clone(),
             issuer: Arc::clone(&self.issuer),
+            registry: Arc::clone(&self.registry),
             fleet: self.fleet.clone(),
+            leaves: Leaves::default(),
             sender,
         };
         tokio::spawn(session.run());
@@ -120,7 +141,9 @@ struct Session {
     requests: Streaming<DeltaDiscoveryRequest>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     issuer: Arc<Issuer>,
+    registry: Arc<Registry>,
     fleet: Fleet,
+    leaves: Leaves,
     sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
@@ -128,8 +151,9 @@ impl Session {
     async fn run(mut self) {
         tracing::info!(envoy = self.id, "an Envoy has connected");
         let mut connection = Connection::default();
+        let mut renewal = tokio::time::interval(RENEWAL);
         // Ends when Envoy closes its side, goes away, or this process stops.
-        while let Some(responses) = self.step(&mut connection).await {
+        while let Some(responses) = self.step(&mut connection, &mut renewal).await {
             self.fleet.update(self.id, &connection);
             for response in responses {
                 if self.sender.send(Ok(response)).await.is_err() {
@@ -141,21 +165,20 @@ impl Session {
         tracing::info!(envoy = self.id, "an Envoy has gone");
     }
 
-    async fn step(&mut self, connection: &mut Connection) -> Option<Vec<DeltaDiscoveryResponse>> {
+    async fn step(
+        &mut self,
+        connection: &mut Connection,
+        renewal: &mut Interval,
+    ) -> Option<Vec<DeltaDiscoveryResponse>> {
         tokio::select! {
             request = self.requests.next() => {
                 let request = request?.ok()?;
                 if let Some(error) = &request.error_detail {
                     tracing::error!(kind = %request.type_url, error = %error.message, "Envoy refused an update");
                 }
-                let snapshot = Arc::clone(&self.snapshots.borrow());
-                let issuer = &self.issuer;
-                let response = connection.on_request(request, &snapshot, &mut |kind, name| match kind {
-                    Kind::Secret => mint(issuer, name),
-                    _ => snapshot.get(kind, name).cloned(),
-                });
-                Some(response.into_iter().collect())
+                Some(self.answer(connection, request))
             }
+            _ = renewal.tick() => Some(self.renew(connection)),
             changed = self.snapshots.changed() => {
                 changed.ok()?;
                 let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
@@ -163,6 +186,43 @@ impl Session {
             }
             () = self.sender.closed() => None,
         }
+    }
+}
+
+impl Session {
+    fn answer(&mut self, connection: &mut Connection, request: DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let policy = self.registry.policy();
+        let (issuer, leaves) = (&self.issuer, &mut self.leaves);
+        if Kind::of(&request.type_url) == Some(Kind::Secret) {
+            request.resource_names_unsubscribe.iter().for_each(|name| leaves.forget(name));
+        }
+        let mut gone = Vec::new();
+        let response = connection.on_request(request, &snapshot, &mut |kind, name| match kind {
+            Kind::Secret => {
+                let leaf = mint(issuer, name)?;
+                // In its one spelling only: a name has a thousand others.
+                let protected = HostName::parse(name.as_bytes())
+                    .is_ok_and(|host| host.as_str() == name && policy.egress.names_exactly(&host));
+                gone.extend(leaves.issued(name, protected, Instant::now()));
+                Some(leaf)
+            }
+            _ => snapshot.get(kind, name).cloned(),
+        });
+        let evicted = (!gone.is_empty()).then(|| connection.take_back(Kind::Secret, gone));
+        response.into_iter().chain(evicted).collect()
+    }
+
+    fn renew(&mut self, connection: &mut Connection) -> Vec<DeltaDiscoveryResponse> {
+        let now = Instant::now();
+        let renewed: Vec<(String, Resource)> = self
+            .leaves
+            .due(now)
+            .into_iter()
+            .filter_map(|name| mint(&self.issuer, &name).map(|leaf| (name, leaf)))
+            .collect();
+        renewed.iter().for_each(|(name, _)| self.leaves.renewed(name, now));
+        if renewed.is_empty() { Vec::new() } else { vec![connection.replace(Kind::Secret, renewed)] }
     }
 }
 

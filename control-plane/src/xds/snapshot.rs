@@ -105,6 +105,7 @@ fn hosts(
                 pinned: exact.is_some_and(|name| config.upstreams.contains_key(name)),
                 credentialed,
                 cleartext: access.cleartext && !credentialed,
+                strip_credentials: policy.strip_foreign_credentials && !credentialed,
                 pattern,
             }
         })

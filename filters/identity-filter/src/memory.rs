@@ -237,7 +237,8 @@ mod tests {
 
     const A: &str = "172.18.0.5";
     const B: &str = "172.18.0.6";
-    const POLICY: &str = r#"{"version":"p1","egress":{"exact":{"github.com":{}},"below":{}}}"#;
+    const POLICY: &str =
+        r#"{"version":"p1","egress":{"exact":{"github.com":{}},"below":{}},"strip_foreign_credentials":true}"#;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

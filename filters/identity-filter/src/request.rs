@@ -3,7 +3,7 @@
 
 /// Headers that name another host, path, method or peer than the request that was judged, or that only concern the
 /// way to this gateway. Some server behind us believes each of them.
-const STRIPPED: [&str; 14] = [
+const STRIPPED: [&str; 18] = [
     "cf-connecting-ip",
     "forwarded",
     "proxy-authorization",
@@ -12,9 +12,13 @@ const STRIPPED: [&str; 14] = [
     "via",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-forwarded",
+    "x-host",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-host",
+    "x-original-method",
     "x-original-url",
     "x-real-ip",
     "x-rewrite-url",
@@ -115,7 +119,6 @@ mod tests {
             "authorization",
             "cookie",
             "accept",
-            "x-forwarded",
             "x-envoy",
             "x-envo",
             "x-github-api-version",

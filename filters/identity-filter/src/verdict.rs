@@ -54,7 +54,12 @@ pub fn on_request(
 ) -> Judgement {
     let outcome = match &facts.authority {
         Some(authority) => {
-            match policy::decide_request(container, Request { method: &facts.method, authority, sni }, policy, now) {
+            match policy::decide_request(
+                container,
+                Request { method: &facts.method, path: &facts.path, authority, sni },
+                policy,
+                now,
+            ) {
                 Ok((host, by)) => Outcome::Forward(host, by),
                 Err(denial) => Outcome::Refuse(denial),
             }
@@ -153,7 +158,7 @@ mod tests {
     fn judge(authority: Option<&str>, container: Option<&Container>) -> Judgement {
         let mut egress = Egress::default();
         egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
-        let policy = Policy { version: "p1".into(), egress };
+        let policy = Policy { version: "p1".into(), egress, strip_foreign_credentials: true };
         on_request(&facts(authority), Some(b"github.com"), container, &policy, NOW.parse().unwrap())
     }
 

@@ -182,7 +182,8 @@ mod tests {
         let source = waiting.source(1).unwrap();
         waiting.answered(1, Answer::read(source, &LookupResponse { version: 1, record: None }).unwrap());
         assert!(waiting.take_settled(&memory).is_empty());
-        let policy = Some(br#"{"version":"p1","egress":{"exact":{},"below":{}}}"#.to_vec());
+        let policy =
+            Some(br#"{"version":"p1","egress":{"exact":{},"below":{}},"strip_foreign_credentials":true}"#.to_vec());
         memory.apply(WatchResponse { version: 1, snapshot: true, policy, ..WatchResponse::default() }).unwrap();
         // The third is still waiting for its answer.
         assert_eq!(ids(&waiting.take_settled(&memory), |taken| taken.0), [1]);

@@ -124,6 +124,11 @@ impl Egress {
         self.exact.get(host).or_else(|| host.parents().find_map(|parent| self.below.get(parent)))
     }
 
+    /// Whether an entry names `host` itself.
+    pub fn names_exactly(&self, host: &HostName) -> bool {
+        self.exact.contains_key(host)
+    }
+
     /// Every entry, for routing.
     pub fn entries(&self) -> impl Iterator<Item = (HostPattern, &Access)> {
         let exact = self.exact.iter().map(|(name, access)| (HostPattern::Exact(name.clone()), access));

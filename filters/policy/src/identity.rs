@@ -14,6 +14,8 @@ pub const CONNECT_PORTS: [u16; 2] = [443, 80];
 pub struct Request<'a> {
     /// `:method`.
     pub method: &'a [u8],
+    /// `:path`: path and query, raw.
+    pub path: &'a [u8],
     /// `:authority`.
     pub authority: &'a [u8],
     /// The name in the TLS handshake; `None` where the client speaks plain HTTP.
@@ -61,6 +63,11 @@ pub fn decide_request(
         let reason = format!("port {port} cannot be reached through the gateway, only 443 and 80");
         return Err(Denial::forbidden(Stage::Request, "request.port", reason));
     }
+    // RFC 3986 section 2: nothing else stands in a URI. Later stages are shown such bytes in another form than is sent.
+    if !request.path.iter().all(u8::is_ascii_graphic) {
+        let reason = "the path holds a byte that no URI has; it has to be percent-encoded";
+        return Err(Denial::forbidden(Stage::Request, "request.path", reason));
+    }
     if let Some(sni) = request.sni
         && HostName::parse(sni).as_ref() != Ok(&authority.host)
     {
@@ -107,11 +114,12 @@ mod tests {
     fn policy() -> Policy {
         let mut egress = Egress::default();
         egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
-        Policy { version: "t".into(), egress }
+        Policy { version: "t".into(), egress, strip_foreign_credentials: true }
     }
 
     fn rule(container: Option<&Container>, authority: &str, sni: Option<&str>, now: &str) -> &'static str {
-        let request = Request { method: b"GET", authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
+        let request =
+            Request { method: b"GET", path: b"/", authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
         match decide_request(container, request, &policy(), now.parse().unwrap()) {
             Ok(_) => "allow",
             Err(denial) => denial.rule,
@@ -146,9 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_other_bytes_than_a_uri_has_is_refused() {
+        let known = container();
+        for path in [&b"/\xff"[..], b"/a b", b"/\x00", b"/\x7f", "/é".as_bytes()] {
+            let request = Request { method: b"GET", path, authority: b"github.com", sni: None };
+            let denied = decide_request(Some(&known), request, &policy(), NOW.parse().unwrap());
+            assert_eq!(denied.unwrap_err().rule, "request.path");
+        }
+    }
+
+    #[test]
     fn trace_is_refused() {
         let known = container();
-        let request = Request { method: b"TRACE", authority: b"github.com", sni: None };
+        let request = Request { method: b"TRACE", path: b"/", authority: b"github.com", sni: None };
         let denied = decide_request(Some(&known), request, &policy(), NOW.parse().unwrap());
         assert_eq!(denied.unwrap_err().rule, "request.method");
     }
@@ -156,7 +174,7 @@ mod tests {
     #[test]
     fn without_a_policy_nothing_is_reached() {
         let known = container();
-        let request = Request { method: b"GET", authority: b"github.com", sni: None };
+        let request = Request { method: b"GET", path: b"/", authority: b"github.com", sni: None };
         let denied = decide_request(Some(&known), request, &Policy::deny_all(), NOW.parse().unwrap());
         assert_eq!(denied.unwrap_err().rule, "egress.host");
     }

@@ -28,12 +28,15 @@ pub struct Policy {
     pub version: String,
     /// The hosts that may be reached, and how. Empty means none.
     pub egress: Egress,
+    /// Credentials of the sandbox's own are removed on hosts for which the gateway has none: with somebody else's
+    /// account a container could carry data out.
+    pub strip_foreign_credentials: bool,
 }
 
 impl Policy {
     /// The policy in force when there is none: nothing may be reached.
     pub fn deny_all() -> Self {
-        Self { version: "none".into(), egress: Egress::default() }
+        Self { version: "none".into(), egress: Egress::default(), strip_foreign_credentials: true }
     }
 }
 

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, SchemeHeaderTransformation, TrafficDirection,
-    TypedExtensionConfig, scheme_header_transformation,
+    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    SchemeHeaderTransformation, TrafficDirection, TypedExtensionConfig,
+    http_protocol_options::HeadersWithUnderscoresAction, scheme_header_transformation,
 };
 use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener, listener_filter,
+    Filter, FilterChain, Listener, ListenerFilter, filter, listener, listener_filter,
 };
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
@@ -44,8 +45,8 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, TUNNEL, UPSTREAM, ads, cluster, control_plane,
-    duration, flag, local_reply, number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, TUNNEL, UPSTREAM, ads, chain_match, cluster,
+    control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
 use crate::audit::{AUDIT_STATE, RULE_HEADER};
 
@@ -74,7 +75,7 @@ const NO_SERVER_NAME: &str = "no-server-name";
 /// The explicit proxy's listener: CONNECT and absolute-form requests in cleartext.
 pub fn proxy(address: SocketAddr) -> Listener {
     let manager = HttpConnectionManager {
-        upgrade_configs: vec![upgrade("CONNECT", true), upgrade("websocket", false)],
+        upgrade_configs: vec![upgrade("CONNECT", false), upgrade("websocket", false)],
         ..http(PROXY)
     };
     Listener {
@@ -112,7 +113,6 @@ pub fn tunnel() -> Listener {
     };
     let encrypted = FilterChain {
         name: "tls".into(),
-        filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls".into(), ..Default::default() }),
         transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
         transport_socket_connect_timeout: Some(duration(DETECTION_TIMEOUT)),
         filters: vec![network_filter(http(TUNNEL))],
@@ -128,8 +128,8 @@ pub fn tunnel() -> Listener {
             listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
         ],
         listener_filters_timeout: Some(duration(DETECTION_TIMEOUT)),
-        filter_chains: vec![encrypted],
-        default_filter_chain: Some(cleartext),
+        filter_chain_matcher: Some(chain_match::by_protocol(&encrypted.name, &cleartext.name)),
+        filter_chains: vec![encrypted, cleartext],
         ..base(TUNNEL)
     }
 }
@@ -166,6 +166,11 @@ fn http(routes: &str) -> HttpConnectionManager {
             ..Default::default()
         }),
         http2_protocol_options: Some(cluster::h2()),
+        common_http_protocol_options: Some(CommonOptions {
+            // CGI and its heirs read `X_Real_IP` as `X-Real-IP`, which the identity filter strips.
+            headers_with_underscores_action: HeadersWithUnderscoresAction::DropHeader.into(),
+            ..Default::default()
+        }),
         // Without it Envoy takes X-Forwarded-For for the peer.
         use_remote_address: flag(true),
         skip_xff_append: true,
@@ -181,7 +186,7 @@ fn http(routes: &str) -> HttpConnectionManager {
             ..Default::default()
         }),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
-        // Which hosts take WebSockets is for the routes to say.
+        // Which upgrades pass is for the routes to say: enabled here, they would pass on every route.
         upgrade_configs: vec![upgrade("websocket", false)],
         local_reply_config: Some(local_reply::named()),
         max_request_headers_kb: number(HEADERS_KIB),

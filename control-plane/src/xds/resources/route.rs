@@ -36,6 +36,10 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-request-id",
 ];
 
+/// Headers that carry a credential to some provider.
+const CLIENT_CREDENTIALS: [&str; 6] =
+    ["authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "private-token"];
+
 /// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
 /// named by the gateway alone.
 const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", "x-sallyport-rule"];
@@ -51,6 +55,8 @@ pub struct Host {
     pub credentialed: bool,
     /// What comes in cleartext goes on in cleartext.
     pub cleartext: bool,
+    /// What carries a credential of the sandbox's own is removed.
+    pub strip_credentials: bool,
 }
 
 /// What the client speaks to us on the way that a route configuration is for.
@@ -85,6 +91,10 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             name: host.pattern.to_string(),
             domains: vec![host.pattern.to_string()],
             routes: with(vec![web_socket(host), onward(host, spoken)]),
+            request_headers_to_remove: match host.strip_credentials {
+                true => CLIENT_CREDENTIALS.map(str::to_owned).to_vec(),
+                false => Vec::new(),
+            },
             request_body_buffer_limit: body_buffer(),
             ..Default::default()
         })

@@ -1,0 +1,101 @@
+//! The leaves that one Envoy holds: when each was issued, which has to be issued anew, and which has to go.
+//!
+//! Pure. Anyone who can open a tunnel can make Envoy ask for a name, so the table is bounded: the name that was asked
+//! for least recently goes first, and the hosts that the policy names never go for the sake of others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How many leaves one Envoy holds. Each costs it about 30 KiB.
+pub const MAX_LEAVES: usize = 4_096;
+
+/// The age at which a leaf is issued anew: half of its life, so that a sandbox never meets one that is about to end.
+pub const RENEW_AFTER: Duration = Duration::from_secs(3 * 24 * 3600 + 12 * 3600);
+
+/// The names that one Envoy holds leaves for.
+#[derive(Debug, Default)]
+pub struct Leaves {
+    by_name: HashMap<String, Held>,
+    /// Names that may go, the one that was asked for least recently first.
+    order: BTreeMap<u64, String>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    issued: Instant,
+    /// Its place in `order`; a protected name has none.
+    place: Option<u64>,
+}
+
+impl Leaves {
+    /// A leaf for `name` was issued at `now`. The names whose leaves have to go for it.
+    pub fn issued(&mut self, name: &str, protected: bool, now: Instant) -> Vec<String> {
+        self.forget(name);
+        self.last += 1;
+        let place = (!protected).then_some(self.last);
+        if let Some(place) = place {
+            self.order.insert(place, name.to_owned());
+        }
+        self.by_name.insert(name.to_owned(), Held { issued: now, place });
+        let mut gone = Vec::new();
+        while self.order.len() > MAX_LEAVES {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            self.by_name.remove(&oldest);
+            gone.push(oldest);
+        }
+        gone
+    }
+
+    /// Envoy holds no leaf for `name` any more.
+    pub fn forget(&mut self, name: &str) {
+        if let Some(place) = self.by_name.remove(name).and_then(|held| held.place) {
+            self.order.remove(&place);
+        }
+    }
+
+    /// The names whose leaves are to be issued anew at `now`.
+    pub fn due(&self, now: Instant) -> Vec<String> {
+        let old = |held: &Held| now.duration_since(held.issued) >= RENEW_AFTER;
+        self.by_name.iter().filter(|(_, held)| old(held)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A leaf for `name`, which is held, was issued anew at `now`.
+    pub fn renewed(&mut self, name: &str, now: Instant) {
+        if let Some(held) = self.by_name.get_mut(name) {
+            held.issued = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_asked_for_least_recently_goes_first_and_a_protected_one_never() {
+        let (mut leaves, now) = (Leaves::default(), Instant::now());
+        assert!(leaves.issued("github.com", true, now).is_empty());
+        for n in 0..MAX_LEAVES {
+            assert!(leaves.issued(&format!("n{n}.example"), false, now).is_empty(), "{n}");
+        }
+        assert!(leaves.issued("n0.example", false, now).is_empty(), "asked for again");
+        assert_eq!(leaves.issued("one-more.example", false, now), ["n1.example"]);
+        assert!(leaves.by_name.contains_key("github.com"));
+        leaves.forget("n2.example");
+        assert!(leaves.issued("room.example", false, now).is_empty());
+        assert_eq!(leaves.order.len(), MAX_LEAVES);
+    }
+
+    #[test]
+    fn a_leaf_is_issued_anew_at_half_its_life() {
+        let (mut leaves, now) = (Leaves::default(), Instant::now());
+        leaves.issued("a.example", false, now);
+        assert!(leaves.due(now + RENEW_AFTER - Duration::from_secs(1)).is_empty());
+        assert_eq!(leaves.due(now + RENEW_AFTER), ["a.example"]);
+        leaves.renewed("a.example", now + RENEW_AFTER);
+        assert!(leaves.due(now + RENEW_AFTER).is_empty());
+    }
+}
