@@ -191,16 +191,36 @@ fn line(entry: HttpAccessLogEntry) -> Option<Line> {
     })
 }
 
-/// A target without the values of its query: those of signed URLs are credentials.
+/// Query parameters whose values the audit shows: what they say is no secret of anybody's.
+const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];
+
+/// A target without the values of its query but the harmless ones: those of signed URLs are credentials.
 fn without_values(target: &str) -> String {
     let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
-    let names: Vec<&str> = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).collect();
-    format!("{path}?{}", names.join("&"))
+    let shown = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if SHOWN.contains(&name) => pair.to_owned(),
+        Some((name, _)) => format!("{name}=…"),
+        None => pair.to_owned(),
+    };
+    let query: Vec<String> = query.split('&').map(shown).collect();
+    format!("{path}?{}", query.join("&"))
 }
 
 fn text(fields: &Struct, name: &str) -> Option<String> {
     match fields.fields.get(name)?.kind.as_ref()? {
         Kind::StringValue(text) => Some(text.clone()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_query_are_not_kept() {
+        assert_eq!(without_values("/o/r/info/refs?service=git-upload-pack"), "/o/r/info/refs?service=git-upload-pack");
+        assert_eq!(without_values("/zip/main?token=SECRET&page=2&sig=a=b"), "/zip/main?token=…&page=2&sig=…");
+        assert_eq!(without_values("/zip/main"), "/zip/main");
     }
 }
