@@ -6,6 +6,7 @@
 //!
 //! No borrow of shared state is held across a hostcall.
 
+use crate::limits::{Kind, Limits};
 use crate::link::Link;
 use crate::live::Live;
 use crate::memory::{Answer, Asked, Memory, Unusable, Who, address_bytes};
@@ -14,7 +15,7 @@ use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Phase, Progress, Settled, Waiting};
 use envoy_host::{self as host, Direction, Level, Method, Response};
-use policy::{Form, HostName};
+use policy::{Authority, Denial, Form, HostName};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
@@ -38,6 +39,7 @@ struct Shared {
     waiting: RefCell<Waiting>,
     live: RefCell<Live>,
     bodies: RefCell<Bodies>,
+    limits: RefCell<Limits>,
     /// The time that the ticks have counted; up to one `period` behind.
     uptime: Cell<Duration>,
     /// How often a tick comes.
@@ -61,6 +63,7 @@ impl Root {
             waiting: RefCell::default(),
             live: RefCell::default(),
             bodies: RefCell::default(),
+            limits: RefCell::default(),
             uptime: Cell::new(Duration::ZERO),
             period: Cell::new(link.period()),
         };
@@ -92,7 +95,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { id, shared: self.shared.clone(), progress: Rc::default() }))
+        Some(Box::new(Stream { id, shared: self.shared.clone(), progress: Rc::default(), counted: Cell::new(None) }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -194,6 +197,8 @@ struct Stream {
     id: u32,
     shared: Rc<Shared>,
     progress: Rc<Progress>,
+    /// What it was counted as, and for whom.
+    counted: Cell<Option<(IpAddr, Kind)>>,
 }
 
 impl HttpContext for Stream {
@@ -238,6 +243,9 @@ impl Drop for Stream {
         drop(self.shared.waiting.borrow_mut().take(self.id));
         drop(self.shared.bodies.borrow_mut().take(self.id));
         self.shared.live.borrow_mut().remove(self.id);
+        if let Some((source, kind)) = self.counted.take() {
+            self.shared.limits.borrow_mut().leave(source, kind);
+        }
     }
 }
 
@@ -274,11 +282,18 @@ impl Stream {
                 Direction::Inbound => Place::Proxy,
                 Direction::Outbound | Direction::Unspecified => Place::Elsewhere,
             };
-            return Ok(Step::Done(self.shared.unsettled(verdict::on_connect(facts, place), source)));
+            let outcome = match self.admit_tunnel(facts, source) {
+                Ok(()) => verdict::on_connect(facts, place),
+                Err(denial) => Outcome::Refuse(denial),
+            };
+            return Ok(Step::Done(self.shared.unsettled(outcome, source)));
         }
         let Some(source) = source else {
             return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(verdict::no_source()), None)));
         };
+        if let Err(denial) = self.enter(source, Kind::Stream) {
+            return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(denial), Some(source))));
+        }
         let sni = host::requested_server_name()?;
         let who = self.shared.memory.borrow().who(source, &Asked::No);
         if let Who::Settled(container, policy) = who {
@@ -286,6 +301,26 @@ impl Stream {
             return Ok(Step::Done(judgement));
         }
         Ok(Step::Hold { source, sni })
+    }
+
+    fn enter(&self, source: IpAddr, kind: Kind) -> Result<(), Denial> {
+        self.shared.limits.borrow_mut().enter(source, kind)?;
+        self.counted.set(Some((source, kind)));
+        Ok(())
+    }
+
+    /// Counts a CONNECT. One to a host that the policy does not name counts twice: a leaf may have to be issued for it.
+    fn admit_tunnel(&self, facts: &Facts, source: Option<IpAddr>) -> Result<(), Denial> {
+        let Some(source) = source else { return Err(verdict::no_source()) };
+        self.enter(source, Kind::Tunnel)?;
+        let authority = facts.authority.as_deref().and_then(|authority| Authority::parse(authority).ok());
+        match authority {
+            Some(to) if !self.shared.memory.borrow().names_host(source, &to.host) => {
+                self.shared.limits.borrow_mut().strange_host(source, self.shared.uptime.get())
+            }
+            // What is no name is refused by its form.
+            _ => Ok(()),
+        }
     }
 
     /// Asks the registry about `source`, in the root's name: so the call ends whatever becomes of this request, and
@@ -303,11 +338,10 @@ impl Stream {
         // The tick under way may have begun just now or be about to end.
         let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(self.shared.period.get());
         let held = Held { facts, sni, source, asked: Asked::Waiting, until, progress: self.progress.clone() };
+        let facts = held.facts.clone();
         let refused = self.shared.waiting.borrow_mut().hold(self.id, held).err();
-        if let Some(held) = refused {
-            host::log(Level::Warn, "identity: too many requests wait for the registry");
-            let outcome = Outcome::Refuse(unavailable("too many requests wait to be identified; try again"));
-            return self.carry_out(&held.facts, &self.shared.unsettled(outcome, Some(source)));
+        if let Some(denial) = refused {
+            return self.carry_out(&facts, &self.shared.unsettled(Outcome::Refuse(denial), Some(source)));
         }
         if let Err(error) = self.ask(source) {
             self.shared.end(self.id, &self.shared.broken(&error));

@@ -3,6 +3,7 @@
 //! The answers are [`policy::decide_connect`]'s and [`policy::decide_request`]'s. This crate brings the facts to
 //! them and carries out what they say:
 //! - [`memory`]: this worker's copy of the registry. Pure.
+//! - [`limits`]: what one address may have going at a time. Pure.
 //! - [`link`]: when to open the stream that feeds it. Pure.
 //! - [`live`]: the requests under way, which end when their record does. Pure.
 //! - [`request`]: what is read of a request, and which of its headers never go upstream. Pure.
@@ -12,6 +13,7 @@
 //! - [`filter`]: Envoy's callbacks.
 
 mod filter;
+mod limits;
 mod link;
 mod live;
 mod memory;

@@ -4,8 +4,9 @@
 //! can't read, it forgets: a record that can't be parsed is no record, a policy that can't be parsed allows nothing.
 //! It never gives up what it knows because the control plane is silent.
 
-use policy::{Container, Policy};
-use registry_proto::{LookupResponse, WatchResponse};
+use policy::{Container, HostName, Policy};
+pub use registry_proto::address_bytes;
+use registry_proto::{LookupResponse, WatchResponse, address_of};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -178,6 +179,13 @@ impl Memory {
         self.containers.get(&address).map(|container| container.container_id.as_str())
     }
 
+    /// Whether the policy, or the record of whoever is at `source`, names `host`. Before the first snapshot none does.
+    pub fn names_host(&self, source: IpAddr, host: &HostName) -> bool {
+        let by_record = |container: &Rc<Container>| container.egress_allow.iter().any(|pattern| pattern.covers(host));
+        self.policy.as_ref().is_some_and(|policy| policy.egress.access(host).is_some())
+            || self.containers.get(&source).is_some_and(by_record)
+    }
+
     /// The version of the policy in force, `none` before the first snapshot; for the audit only.
     pub fn policy_version(&self) -> &str {
         self.policy.as_ref().map_or("none", |policy| &policy.version)
@@ -198,23 +206,6 @@ impl Answer {
         let container = response.record.as_ref().map(|record| read_record(address, record)).transpose()?;
         Ok(Self { version: response.version, container })
     }
-}
-
-/// The bytes by which the registry's messages name `address`.
-pub fn address_bytes(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    let address = match bytes.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
-        _ => return None,
-    };
-    Some(address.to_canonical())
 }
 
 fn read_record(address: IpAddr, json: &[u8]) -> Result<Rc<Container>, String> {

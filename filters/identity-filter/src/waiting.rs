@@ -1,9 +1,11 @@
 //! The requests that are held until it is known who sent them. Pure; decides nothing. `filter` puts them in, takes
 //! them out again when the memory has settled them or their time is up, and forgets those whose stream has ended.
 
+use crate::limits::too_many;
 use crate::memory::{Answer, Asked, Memory, Who};
 use crate::request::Facts;
-use policy::{Container, Policy};
+use crate::verdict::unavailable;
+use policy::{Container, Denial, Policy};
 use proxy_wasm::types::Action;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,6 +16,9 @@ use std::time::Duration;
 /// How many requests a worker holds. Each waits for two seconds or so and keeps its path and the names of some of
 /// its headers, 60 KiB at most (Envoy's limit for all headers together): 60 MiB of the VM's memory at the worst.
 const MAX_HELD: usize = 1024;
+
+/// How many of them may be of one address.
+pub const MAX_LOOKUPS: usize = 64;
 
 /// Where a request stands. Its body may follow its headers to the next filter only once it has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +94,14 @@ impl Waiting {
     /// Holds a request.
     ///
     /// # Errors
-    /// The request itself, when too many are held already.
-    pub fn hold(&mut self, id: u32, held: Held) -> Result<(), Box<Held>> {
+    /// The refusal, when too many are held already, of all addresses or of this one.
+    pub fn hold(&mut self, id: u32, held: Held) -> Result<(), Denial> {
         if self.0.len() >= MAX_HELD {
-            return Err(Box::new(held));
+            return Err(unavailable("too many requests wait to be identified; try again"));
+        }
+        if self.0.values().filter(|other| other.source == held.source).count() >= MAX_LOOKUPS {
+            let reason = format!("{MAX_LOOKUPS} requests of your address wait to be identified, which is the limit");
+            return Err(too_many("limit.lookups", reason));
         }
         self.0.insert(id, held);
         Ok(())
@@ -163,12 +172,24 @@ mod tests {
     #[test]
     fn no_more_are_held_than_the_limit() {
         let mut waiting = Waiting::default();
-        for id in 0..MAX_HELD {
+        let of = |n: u32| Held { source: IpAddr::from(n.to_be_bytes()), ..held(2) };
+        for id in 0..u32::try_from(MAX_HELD).unwrap() {
+            assert!(waiting.hold(id, of(id)).is_ok());
+        }
+        assert_eq!(waiting.hold(u32::MAX, of(u32::MAX)).unwrap_err().rule, "identity.unavailable");
+        waiting.take(0).unwrap();
+        assert!(waiting.hold(u32::MAX, of(u32::MAX)).is_ok());
+    }
+
+    #[test]
+    fn no_more_are_held_of_one_address_than_its_limit() {
+        let mut waiting = Waiting::default();
+        for id in 0..MAX_LOOKUPS {
             assert!(waiting.hold(id.try_into().unwrap(), held(2)).is_ok());
         }
-        assert!(waiting.hold(u32::MAX, held(2)).is_err());
-        waiting.take(0).unwrap();
-        assert!(waiting.hold(u32::MAX, held(2)).is_ok());
+        assert_eq!(waiting.hold(u32::MAX, held(2)).unwrap_err().rule, "limit.lookups");
+        let other = Held { source: "172.18.0.6".parse().unwrap(), ..held(2) };
+        assert!(waiting.hold(u32::MAX, other).is_ok());
     }
 
     #[test]
