@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build up test test-full bench clean program filters envoy fmt clippy unit e2e
+.PHONY: help build up docker docker-test test test-full bench clean program filters envoy fmt clippy unit e2e
 
 # `make up UP_ARGS='--config my.yaml'`
 UP_ARGS ?=
@@ -13,18 +13,24 @@ TEST_ARGS ?=
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: program filters ## target/release/sallyport and target/filters/*.wasm
 
 up: build ## Build all, then run the gateway in the foreground (UP_ARGS=… goes to sallyport up)
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy exec target/release/sallyport up $(UP_ARGS)
 
+docker: ## Build the control plane's image from source (docker-compose.yml then runs it)
+	docker build -f Dockerfile.control -t sallyport-control-plane .
+
+docker-test: build envoy ## Start docker-compose.yml with what was built, and look at it from sandboxes
+	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/docker/smoke.sh
+
 test: ## Format, lint, unit and end-to-end tests with the release build and real Envoy
 	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e
 
 test-full: ## The same, and the long ones
-	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e TEST_ARGS='-- --include-ignored'
+	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e docker-test TEST_ARGS='-- --include-ignored'
 
 bench: build envoy ## The benchmark table, also as target/bench/results.json
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/bench/run.sh

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -18,17 +18,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 
-use crate::audit::Audit;
-use crate::ca::issuer::Issuer;
+use crate::admin;
+use crate::audit::{self, Audit, writer::Rotation};
+use crate::ca::{self, issuer::Issuer};
 use crate::config::Config;
 use crate::containers::api::{self, Api, Limits};
 use crate::containers::feed::Feed;
 use crate::containers::registry::Registry;
 use crate::containers::store::Store;
 use crate::credentials::{Credentials, server as authz};
+use crate::dns::nameservers::Nameservers;
+use crate::dns::{self, Resolver};
 use crate::envoy::Envoy;
-use crate::files;
 use crate::live::{Filters, Live, Problems};
+use crate::telemetry;
+use crate::xds::resources::cluster::DNS_SOCKET;
 use crate::xds::server::{Fleet, Server as Discovery};
 
 /// How long the admin API may take to finish what it is doing when the process stops.
@@ -36,6 +40,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long the proxy's port may take to accept a connection before it counts as not there.
 const PROBE: Duration = Duration::from_millis(500);
+
+/// How long an Envoy that an earlier run has left may take to be gone.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
 /// How often the start looks whether everything is there.
 const READY_POLL: Duration = Duration::from_millis(100);
@@ -71,45 +78,65 @@ impl App {
         let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
         let config = Arc::new(self.config);
         let roots_pem = config.roots_pem()?;
-        let bundle = format!("{}\n{}", roots_pem.trim_end(), issuer.certificate_pem());
-        files::write_atomic(&state_dir.join("ca-bundle.pem"), bundle.as_bytes(), 0o644)
-            .context("cannot write the CA bundle")?;
+        let ca = ca::api::Api {
+            issuer: Arc::clone(&issuer),
+            bundle: state_dir.join("ca-bundle.pem"),
+            roots_pem: roots_pem.as_str().into(),
+        };
+        ca.write_bundle().context("cannot write the CA bundle")?;
         let store = Store::open(&state_dir.join("registry.redb"))
             .context("is another gateway running on this state directory?")?;
         let registry = Registry::open(store, self.policy)?;
-        let audit = Audit::open(&state_dir.join("audit.jsonl")).context("the audit cannot be written")?;
+        tokio::spawn(Arc::clone(&registry).tidy());
         let problems = Problems::default();
+        let audit = Audit::open(&state_dir, Rotation::default(), Arc::clone(&registry), problems.clone())
+            .context("the audit cannot be written")?;
+        let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
+        let resolver = Resolver::new(nameservers, Arc::clone(&registry), problems.clone());
         let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
         let snapshots = live.snapshots();
         tokio::spawn(live.run());
         let fleet = Fleet::default();
         let (stop, stopped) = watch::channel(false);
 
+        let dns = dns::server::serve(bind_socket(&state_dir.join(DNS_SOCKET))?, resolver);
         let socket = bind_socket(&state_dir.join("run/xds.sock"))?;
         let grpc = tonic::transport::Server::builder()
             .add_service(
                 Discovery::new(snapshots, Arc::clone(&issuer), Arc::clone(&registry), fleet.clone()).into_service(),
             )
             .add_service(Feed::service(Arc::clone(&registry)))
-            .add_service(authz::Server::service(Arc::clone(&registry), Arc::new(Credentials::from_environment())))
-            .add_service(audit.service())
+            .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
+            .add_service(Arc::clone(&audit).service())
             .serve_with_incoming(UnixListenerStream::new(socket));
 
+        let observed = telemetry::routes(Arc::clone(&registry), fleet.clone())
+            .merge(audit::api::routes(Arc::clone(&audit), stopped.clone()));
         let readiness = Arc::new(Readiness {
             fleet,
             problems,
+            credentials: Arc::clone(&config.credentials),
             registry: Arc::clone(&registry),
             proxy: self.envoy.as_ref().map(|_| config.proxy),
         });
         let limits =
             Limits { allow_loopback: self.envoy.is_some(), pinned: config.upstreams.keys().cloned().collect() };
-        let routes =
-            api::routes(Api { registry, limits: Arc::new(limits) }).merge(self::routes(Arc::clone(&readiness), issuer));
-        let admin = TcpListener::bind(config.admin)
+        let routes = api::routes(Api { registry, limits: Arc::new(limits) })
+            .merge(ca::api::routes(ca))
+            .merge(self::routes(Arc::clone(&readiness)))
+            .merge(observed);
+        let access = admin::Access::open(config.admin_auth, &state_dir)?;
+        let listener = TcpListener::bind(config.admin)
             .await
             .with_context(|| format!("the admin API cannot listen on {}", config.admin))?;
-        let http = axum::serve(admin, api::only_local_clients(routes)).with_graceful_shutdown(flagged(stopped.clone()));
+        let http =
+            axum::serve(listener, admin::service(routes, access)).with_graceful_shutdown(flagged(stopped.clone()));
 
+        if self.envoy.is_some() {
+            free(config.resolver).await.with_context(|| {
+                format!("Envoy's resolver cannot listen on {}: set listen.resolver", config.resolver)
+            })?;
+        }
         tokio::spawn(announce(readiness, config.proxy, config.admin, state_dir.clone()));
         let (envoy_ended, envoy_end) = oneshot::channel();
         let envoy = self.envoy.map(|envoy| supervise(envoy, state_dir, stopped, envoy_ended));
@@ -122,8 +149,10 @@ impl App {
 
         let grpc = tokio::spawn(grpc);
         let http = tokio::spawn(async move { http.await });
+        let dns = tokio::spawn(dns);
         let result = tokio::select! {
             ended = grpc => ended.context("the gRPC service panicked").and_then(|ended| ended.context("the gRPC socket failed")),
+            ended = dns => ended.context("the resolver panicked").flatten(),
             ended = envoy_end => ended,
             signal = signalled() => signal,
         };
@@ -135,6 +164,7 @@ impl App {
         {
             tracing::error!("the supervision of Envoy panicked");
         }
+        audit.finish().await;
         result
     }
 }
@@ -174,6 +204,21 @@ fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
 }
 
+/// Waits until nobody listens at `address`. Envoy would share the port with another gateway's Envoy and not say so; one
+/// that an earlier run has left is on its way out.
+async fn free(address: SocketAddr) -> std::io::Result<()> {
+    let until = tokio::time::Instant::now() + LEFT_BEHIND;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse || tokio::time::Instant::now() >= until => {
+                return Err(error);
+            }
+            Err(_) => tokio::time::sleep(READY_POLL).await,
+        }
+    }
+}
+
 async fn flagged(mut stop: watch::Receiver<bool>) {
     // An error says that the sender has gone, which is a stop too.
     drop(stop.wait_for(|stop| *stop).await);
@@ -195,6 +240,7 @@ struct Readiness {
     fleet: Fleet,
     /// What an operator should look at though everything works.
     problems: Problems,
+    credentials: Arc<Credentials>,
     registry: Arc<Registry>,
     /// The proxy's address, where Envoy is our own child.
     proxy: Option<SocketAddr>,
@@ -219,24 +265,16 @@ impl Readiness {
 }
 
 /// What an operator asks of the process itself.
-fn routes(readiness: Arc<Readiness>, issuer: Arc<Issuer>) -> Router {
-    let certificate = issuer.certificate_pem().to_owned();
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/ca.pem", get(move || async move { ([(header::CONTENT_TYPE, "application/x-pem-file")], certificate) }))
-        .route("/readyz", get(ready))
-        .with_state(readiness)
+fn routes(readiness: Arc<Readiness>) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(readiness)
 }
 
 async fn ready(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
     let missing = readiness.missing().await;
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (
-        status,
-        Json(
-            serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "warnings": readiness.problems.list() }),
-        ),
-    )
+    let credentials = readiness.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
+    let warnings: Vec<String> = readiness.problems.list().into_iter().chain(credentials).collect();
+    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "warnings": warnings })))
 }
 
 /// Tells the operator once that the gateway serves, and where everything is.

@@ -1,26 +1,36 @@
-//! The audit: one line for each decision, written to `audit.jsonl` in the state directory.
+//! The audit: one line for each decision, in `audit.jsonl` and for whoever follows.
 //!
-//! Envoy's access log brings what happened to each request; what the identity filter decided travels with it as
-//! filter state, what the credential stage decided as dynamic metadata. Never a credential, never a body.
+//! Envoy's access log brings what happened; `entry` makes a [`Line`] of it, `writer` puts it on disk on a thread of its
+//! own, `api` shows it to the operator. Nothing here waits for the disk or for a reader: what they can't keep up with
+//! is dropped, counted and said. Never a credential, never a body.
 
-use std::io::Write;
+pub mod api;
+mod entry;
+pub mod writer;
+
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{RequestMethod, address};
-use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
     AccessLogService, AccessLogServiceServer,
 };
 use envoy_types::pb::envoy::service::accesslog::v3::{
     StreamAccessLogsMessage, StreamAccessLogsResponse, stream_access_logs_message::LogEntries,
 };
-use envoy_types::pb::google::protobuf::{BytesValue, Struct, value::Kind};
 use jiff::Timestamp;
-use prost::Message;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, watch};
 use tonic::{Request, Response, Status, Streaming};
+
+use self::writer::{Job, QUEUE, Rotation, Writer};
+use crate::containers::registry::Registry;
+use crate::live::Problems;
+use crate::telemetry;
 
 /// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.
 pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
@@ -28,13 +38,37 @@ pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
 /// The header in which every refusal names its rule.
 pub const RULE_HEADER: &str = "x-sallyport-rule";
 
-/// The dynamic metadata's namespace in which ext_authz leaves its decision.
-const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
+/// The tag in which Envoy says how long a connection's handshake took; empty or `-` where it was not finished.
+pub const HANDSHAKE_TAG: &str = "handshake_ms";
+
+/// A stream that is open for this long gets a line of its own about its start.
+pub const LONG: Duration = Duration::from_secs(5);
+
+/// Lines that are kept in memory for the API; 2 to 20 MiB.
+const RECENT: usize = 5_000;
+
+/// How much of the file is read for them at start.
+const RECENT_BYTES: u64 = 4 << 20;
+
+/// Lines that a follower may be behind before it loses some.
+const FOLLOWER: usize = 1_024;
+
+/// How long a stop waits for Envoy's last lines, and then for the disk.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Whether a line is about a stream that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Event {
+    Start,
+    End,
+}
 
 /// One line.
 #[derive(Debug, Serialize)]
 struct Line {
     ts: Timestamp,
+    event: Event,
     request_id: String,
     container_id: Option<String>,
     container_ip: Option<IpAddr>,
@@ -48,38 +82,82 @@ struct Line {
     status: u32,
     bytes_up: u64,
     bytes_down: u64,
-    duration_ms: i64,
+    duration_ms: u64,
     policy_version: Option<String>,
+    /// Which stream of which Envoy brought it, and its number there; gaps are lines that were lost after they came.
+    envoy: String,
+    seq: u64,
 }
 
-/// What the identity filter says of a request.
-#[derive(Debug, Default, Deserialize)]
+/// By what lines are chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Decision {
-    request_id: String,
+struct Key {
     container_id: Option<String>,
-    stage: String,
+    container_ip: Option<IpAddr>,
     verdict: String,
-    rule: String,
-    reason: String,
-    policy_version: Option<String>,
+}
+
+/// A line as it is passed around.
+#[derive(Clone, Debug)]
+struct Record {
+    key: Arc<Key>,
+    json: Arc<str>,
 }
 
 /// The sink.
 #[derive(Debug)]
 pub struct Audit {
-    file: Mutex<std::fs::File>,
+    registry: Arc<Registry>,
+    queue: SyncSender<Job>,
+    /// Set while lines are dropped, so that it is said once.
+    full: Mutex<u64>,
+    shown: Mutex<Shown>,
+    /// Streams of Envoys that are open.
+    streams: watch::Sender<usize>,
+    /// Tells the streams of this process from those of its predecessors.
+    run: String,
+    next_stream: AtomicU64,
+}
+
+/// What the API shows. One lock for both, so that a follower gets each line once.
+#[derive(Debug)]
+struct Shown {
+    recent: VecDeque<Record>,
+    followers: broadcast::Sender<Record>,
 }
 
 impl Audit {
-    /// Appends to `path`.
+    /// Opens the audit in the state directory and starts its writer. `registry` names the containers of requests that
+    /// no filter has seen.
     ///
     /// # Errors
-    /// The file cannot be opened.
-    pub fn open(path: &Path) -> std::io::Result<Arc<Self>> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Arc::new(Self { file: Mutex::new(file) }))
+    /// The file cannot be opened, or there can be no thread.
+    pub fn open(
+        directory: &Path,
+        rotation: Rotation,
+        registry: Arc<Registry>,
+        problems: Problems,
+    ) -> std::io::Result<Arc<Self>> {
+        let mut writer = Writer::open(directory, rotation, problems)?;
+        let recent = writer.tail(RECENT_BYTES)?.into_iter().filter_map(|json| {
+            let key = serde_json::from_str(&json).ok()?;
+            Some(Record { key: Arc::new(key), json: json.into() })
+        });
+        let mut recent: VecDeque<_> = recent.collect();
+        recent.drain(..recent.len().saturating_sub(RECENT));
+        let (queue, jobs) = mpsc::sync_channel(QUEUE);
+        std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(&jobs))?;
+        let (followers, _) = broadcast::channel(FOLLOWER);
+        Ok(Arc::new(Self {
+            registry,
+            queue,
+            full: Mutex::new(0),
+            shown: Mutex::new(Shown { recent, followers }),
+            streams: watch::channel(0).0,
+            run: format!("{:x}", Timestamp::now().as_millisecond()),
+            next_stream: 0.into(),
+        }))
     }
 
     /// As Envoy's access log service.
@@ -87,18 +165,122 @@ impl Audit {
         AccessLogServiceServer::new(Service(self))
     }
 
-    fn write(&self, entries: Vec<HttpAccessLogEntry>) {
-        let mut lines = Vec::new();
-        for line in entries.into_iter().filter_map(line) {
-            match serde_json::to_writer(&mut lines, &line) {
-                Ok(()) => lines.push(b'\n'),
-                Err(error) => tracing::error!(%error, "BUG: an audit line cannot be written as JSON"),
+    /// Waits until Envoy's streams have ended and everything they brought is on disk.
+    pub async fn finish(&self) {
+        let mut streams = self.streams.subscribe();
+        let ended = tokio::time::timeout(LAST_LINES, streams.wait_for(|open| *open == 0)).await;
+        if ended.is_err() {
+            tracing::warn!("an Envoy is still sending audit lines; what comes from now on is lost");
+        }
+        let (done, flushed) = mpsc::sync_channel(1);
+        let queue = self.queue.clone();
+        let wait = move || queue.try_send(Job::Flush(done)).is_ok() && flushed.recv_timeout(LAST_LINES).is_ok();
+        if !tokio::task::spawn_blocking(wait).await.unwrap_or(false) {
+            tracing::error!("the disk does not take the last audit lines; they are lost");
+        }
+    }
+
+    fn take(&self, line: &Line) {
+        if line.event == Event::End {
+            telemetry::decided(&line.verdict, &line.stage, &line.rule);
+            telemetry::ended(line.bytes_up, line.bytes_down, Duration::from_millis(line.duration_ms));
+        }
+        let json: Arc<str> = match serde_json::to_string(line) {
+            Ok(json) => json.into(),
+            Err(error) => return tracing::error!(%error, "BUG: an audit line cannot be written as JSON"),
+        };
+        self.queue(Arc::clone(&json));
+        let key = Key {
+            container_id: line.container_id.clone(),
+            container_ip: line.container_ip,
+            verdict: line.verdict.clone(),
+        };
+        let record = Record { key: Arc::new(key), json };
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.recent.len() >= RECENT {
+            shown.recent.pop_front();
+        }
+        shown.recent.push_back(record.clone());
+        // An error says that nobody follows.
+        drop(shown.followers.send(record));
+    }
+
+    fn queue(&self, line: Arc<str>) {
+        let sent = self.queue.try_send(Job::Line(line));
+        let mut dropped = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        match sent {
+            Ok(()) if *dropped > 0 => {
+                tracing::error!(lines = *dropped, "audit lines were dropped because the disk did not keep up");
+                *dropped = 0;
+            }
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                if *dropped == 0 {
+                    tracing::error!("the disk does not keep up with the audit; lines are dropped");
+                }
+                *dropped += 1;
+                telemetry::audit_lost(telemetry::Lost::Queue, 1);
             }
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = file.write_all(&lines) {
-            tracing::error!(%error, "audit lines are lost");
+    }
+
+    /// The last lines, and all from now on.
+    fn follow(&self) -> (Vec<Record>, broadcast::Receiver<Record>) {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        (shown.recent.iter().cloned().collect(), shown.followers.subscribe())
+    }
+}
+
+/// One Envoy's stream, counted for as long as it is open.
+struct Source<'a> {
+    audit: &'a Audit,
+    name: String,
+    taken: u64,
+}
+
+impl<'a> Source<'a> {
+    fn open(audit: &'a Audit) -> Self {
+        audit.streams.send_modify(|open| *open += 1);
+        Self { audit, name: String::new(), taken: 0 }
+    }
+
+    fn take(&mut self, message: StreamAccessLogsMessage) {
+        // Only the first message of a stream has it.
+        if let Some(identifier) = message.identifier {
+            let node = identifier.node.map(|node| node.id).unwrap_or_default();
+            let number = self.audit.next_stream.fetch_add(1, Ordering::Relaxed);
+            self.name = format!("{node}.{}.{number}", self.audit.run);
+            tracing::debug!(source = %self.name, log = %identifier.log_name, "an Envoy sends its access log");
         }
+        let lines: Vec<Line> = match message.log_entries {
+            Some(LogEntries::HttpLogs(entries)) => entries.log_entry.into_iter().filter_map(entry::http).collect(),
+            Some(LogEntries::TcpLogs(entries)) => entries.log_entry.into_iter().filter_map(entry::handshake).collect(),
+            None => Vec::new(),
+        };
+        for mut line in lines {
+            self.taken += 1;
+            (line.envoy, line.seq) = (self.name.clone(), self.taken);
+            self.name_container(&mut line);
+            self.audit.take(&line);
+        }
+    }
+
+    /// Envoy's own answers come without what the identity filter knows.
+    fn name_container(&self, line: &mut Line) {
+        if line.container_id.is_none()
+            && let Some(address) = line.container_ip
+        {
+            line.container_id = self.audit.registry.lookup(address).1.map(|record| record.container_id.clone());
+        }
+        if line.policy_version.is_none() {
+            line.policy_version = Some(self.audit.registry.policy().version.clone());
+        }
+    }
+}
+
+impl Drop for Source<'_> {
+    fn drop(&mut self) {
+        self.audit.streams.send_modify(|open| *open = open.saturating_sub(1));
     }
 }
 
@@ -112,115 +294,106 @@ impl AccessLogService for Service {
         &self,
         request: Request<Streaming<StreamAccessLogsMessage>>,
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
+        let mut source = Source::open(&self.0);
         let mut messages = request.into_inner();
-        while let Some(message) = messages.message().await? {
-            if let Some(LogEntries::HttpLogs(entries)) = message.log_entries {
-                self.0.write(entries.log_entry);
+        loop {
+            match messages.message().await {
+                Ok(Some(message)) => source.take(message),
+                Ok(None) => return Ok(Response::new(StreamAccessLogsResponse {})),
+                Err(status) => {
+                    tracing::info!(source = %source.name, lines = source.taken, "an Envoy's access log broke off");
+                    return Err(status);
+                }
             }
         }
-        Ok(Response::new(StreamAccessLogsResponse {}))
-    }
-}
-
-/// One access log entry as an audit line; none for a CONNECT that was opened, since what happens inside has lines
-/// of its own.
-fn line(entry: HttpAccessLogEntry) -> Option<Line> {
-    let common = entry.common_properties.unwrap_or_default();
-    let request = entry.request.unwrap_or_default();
-    let response = entry.response.unwrap_or_default();
-    let method = RequestMethod::try_from(request.request_method).unwrap_or_default();
-    let status = response.response_code.map_or(0, |code| code.value);
-    if method == RequestMethod::Connect && status == 200 {
-        return None;
-    }
-    let mut decision = common
-        .filter_state_objects
-        .get(AUDIT_STATE)
-        .and_then(|state| BytesValue::decode(state.value.as_slice()).ok())
-        .and_then(|state| serde_json::from_slice::<Decision>(&state.value).ok())
-        .unwrap_or_else(|| Decision {
-            // No filter of ours was asked: Envoy answered by itself.
-            stage: "listener".into(),
-            verdict: "deny".into(),
-            rule: response.response_headers.get(RULE_HEADER).cloned().unwrap_or_else(|| "listener.closed".into()),
-            reason: response.response_code_details.clone(),
-            ..Default::default()
-        });
-    if let Some(later) = common.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA))
-        && decision.verdict == "allow"
-    {
-        let field = |name: &str| text(later, name).unwrap_or_default();
-        decision.stage = field("stage");
-        decision.verdict = field("verdict");
-        decision.rule = field("rule");
-        decision.reason = field("reason");
-    }
-    // An answer of Envoy's own after all stages allowed; an upstream's header of this name is removed before.
-    if let Some(rule) = response.response_headers.get(RULE_HEADER)
-        && decision.verdict == "allow"
-    {
-        decision.stage = rule.split('.').next().unwrap_or_default().to_owned();
-        decision.verdict = "deny".into();
-        decision.rule.clone_from(rule);
-        decision.reason = response.response_code_details.clone();
-    }
-    let peer = common.downstream_remote_address.and_then(|address| match address.address? {
-        address::Address::SocketAddress(socket) => socket.address.parse::<IpAddr>().ok(),
-        _ => None,
-    });
-    let start = common.start_time.unwrap_or_default();
-    Some(Line {
-        ts: Timestamp::new(start.seconds, start.nanos).unwrap_or_default(),
-        request_id: if decision.request_id.is_empty() { common.stream_id } else { decision.request_id },
-        container_id: decision.container_id,
-        container_ip: peer.map(|ip| ip.to_canonical()),
-        stage: decision.stage,
-        verdict: decision.verdict,
-        rule: decision.rule,
-        reason: decision.reason,
-        method: method.as_str_name().to_owned(),
-        host: request.authority,
-        path: without_values(&request.path),
-        status,
-        bytes_up: request.request_body_bytes,
-        bytes_down: response.response_body_bytes,
-        duration_ms: common.duration.map_or(0, |duration| {
-            duration.seconds.saturating_mul(1000).saturating_add((duration.nanos / 1_000_000).into())
-        }),
-        policy_version: decision.policy_version,
-    })
-}
-
-/// Query parameters whose values the audit shows: what they say is no secret of anybody's.
-const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];
-
-/// A target without the values of its query but the harmless ones: those of signed URLs are credentials.
-fn without_values(target: &str) -> String {
-    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
-    let shown = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if SHOWN.contains(&name) => pair.to_owned(),
-        Some((name, _)) => format!("{name}=…"),
-        None => pair.to_owned(),
-    };
-    let query: Vec<String> = query.split('&').map(shown).collect();
-    format!("{path}?{}", query.join("&"))
-}
-
-fn text(fields: &Struct, name: &str) -> Option<String> {
-    match fields.fields.get(name)?.kind.as_ref()? {
-        Kind::StringValue(text) => Some(text.clone()),
-        _ => None,
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::containers::store::Store;
+    use envoy_types::pb::envoy::config::core::v3::Node;
+    use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, TcpAccessLogEntry};
+    use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
+        HttpAccessLogEntries, Identifier, TcpAccessLogEntries,
+    };
+    use policy::Policy;
 
-    #[test]
-    fn values_of_a_query_are_not_kept() {
-        assert_eq!(without_values("/o/r/info/refs?service=git-upload-pack"), "/o/r/info/refs?service=git-upload-pack");
-        assert_eq!(without_values("/zip/main?token=SECRET&page=2&sig=a=b"), "/zip/main?token=…&page=2&sig=…");
-        assert_eq!(without_values("/zip/main"), "/zip/main");
+    fn audit(directory: &Path) -> Arc<Audit> {
+        let store = Store::open(&directory.join("registry.redb")).unwrap();
+        let registry = Registry::open(store, Policy::deny_all()).unwrap();
+        Audit::open(directory, Rotation::default(), registry, Problems::default()).unwrap()
+    }
+
+    fn first(entries: LogEntries) -> StreamAccessLogsMessage {
+        let node = Node { id: "one".into(), ..Default::default() };
+        let identifier = Identifier { node: Some(node), log_name: "audit".into() };
+        StreamAccessLogsMessage { identifier: Some(identifier), log_entries: Some(entries) }
+    }
+
+    fn requests(count: usize) -> LogEntries {
+        LogEntries::HttpLogs(HttpAccessLogEntries { log_entry: vec![HttpAccessLogEntry::default(); count] })
+    }
+
+    fn failed_handshake() -> TcpAccessLogEntry {
+        let common = AccessLogCommon { downstream_transport_failure_reason: "failed".into(), ..Default::default() };
+        TcpAccessLogEntry { common_properties: Some(common), ..Default::default() }
+    }
+
+    fn on_disk(directory: &Path) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn each_stream_counts_its_lines_and_what_was_written_is_shown_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let first_run = audit(directory.path());
+        {
+            let (mut one, mut two) = (Source::open(&first_run), Source::open(&first_run));
+            one.take(first(requests(2)));
+            two.take(first(LogEntries::TcpLogs(TcpAccessLogEntries { log_entry: vec![failed_handshake()] })));
+            one.take(StreamAccessLogsMessage { identifier: None, log_entries: Some(requests(1)) });
+        }
+        first_run.finish().await;
+        let lines = on_disk(directory.path());
+        let numbers: Vec<_> = lines.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, [1, 2, 1, 3]);
+        assert_eq!(lines[0]["envoy"], lines[3]["envoy"]);
+        assert_ne!(lines[0]["envoy"], lines[2]["envoy"]);
+        assert!(lines[0]["envoy"].as_str().unwrap().starts_with("one."));
+        assert!(lines.iter().all(|line| line["policy_version"] == "none"));
+        drop(first_run);
+        assert_eq!(audit(directory.path()).follow().0.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_the_streams_that_are_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = audit(directory.path());
+        let mut source = Source::open(&audit);
+        let late = async {
+            tokio::task::yield_now().await;
+            source.take(first(requests(1)));
+            drop(source);
+        };
+        tokio::join!(audit.finish(), late);
+        assert_eq!(on_disk(directory.path()).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_lines_and_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let (queue, jobs) = mpsc::sync_channel(2);
+        let mut audit = Arc::into_inner(audit(directory.path())).unwrap();
+        audit.queue = queue;
+        Source::open(&audit).take(first(requests(5)));
+        assert_eq!(jobs.try_iter().count(), 2, "and this test has not hung");
+        assert_eq!(*audit.full.lock().unwrap(), 3);
+        Source::open(&audit).take(first(requests(1)));
+        assert_eq!(*audit.full.lock().unwrap(), 0);
+        assert_eq!(audit.follow().0.len(), 6, "followers are not the disk");
     }
 }

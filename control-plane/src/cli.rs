@@ -1,10 +1,13 @@
 //! The command line. Errors go to stderr in one sentence; exit 0 done, 2 the command line or a file is wrong,
 //! 1 anything else.
 
+mod audit;
 mod ca;
 mod client;
 mod container;
+mod doctor;
 mod env;
+mod policy;
 mod serve;
 
 use std::path::PathBuf;
@@ -53,6 +56,14 @@ enum Command {
     /// The certificate authority that sandboxes trust
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// What sandboxes may do
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// What was decided
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Check that everything a gateway needs is there
+    Doctor(doctor::Doctor),
     /// Print a completion script for a shell
     ///
     /// Example: sallyport completions bash > /etc/bash_completion.d/sallyport
@@ -91,6 +102,9 @@ impl Cli {
             Command::Container(container) => container.run(&self.common),
             Command::Env(env) => env.run(&self.common),
             Command::Ca(ca) => ca.run(&self.common),
+            Command::Policy(policy) => policy.run(&self.common),
+            Command::Audit(audit) => audit.run(&self.common),
+            Command::Doctor(doctor) => doctor.run(&self.common),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "sallyport", &mut script);

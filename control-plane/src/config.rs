@@ -9,9 +9,13 @@ mod presets;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use policy::HostName;
 use serde::Deserialize;
+
+use crate::credentials::{self, Credentials};
+use crate::dns::nameservers::MAX_NAMESERVERS;
 
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -20,14 +24,31 @@ pub struct Config {
     pub proxy: SocketAddr,
     /// Where the operator finds the HTTP API.
     pub admin: SocketAddr,
+    /// Whom the HTTP API lets in.
+    pub admin_auth: AdminAuth,
+    /// Where Envoy listens for its own resolver, and passes on to ours what it is asked. TCP.
+    pub resolver: SocketAddr,
+    /// The nameservers that the resolver asks; empty is the system's.
+    pub nameservers: Vec<SocketAddr>,
     /// The state directory, where neither the command line nor the environment names one.
     pub state_dir: Option<PathBuf>,
     /// The policy file.
     pub policy_file: PathBuf,
     /// Hosts that the operator has pinned.
     pub upstreams: BTreeMap<HostName, Upstream>,
+    /// What may be added to requests, and where.
+    pub credentials: Arc<Credentials>,
     /// The roots that upstreams are verified against, where they are not the system's.
     upstream_roots: Option<PathBuf>,
+}
+
+/// Whom the operator's HTTP API lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminAuth {
+    /// The programs of its own machine.
+    Loopback,
+    /// Whoever has the token.
+    Token,
 }
 
 /// Where a pinned host is found, and who vouches for it.
@@ -81,10 +102,13 @@ pub enum Error {
 #[serde(deny_unknown_fields, default)]
 struct RawConfig {
     listen: RawListen,
+    admin_token: Option<RawAdminToken>,
+    nameservers: Option<Vec<SocketAddr>>,
     state_dir: Option<PathBuf>,
     policy: Option<PathBuf>,
     upstream_roots: Option<PathBuf>,
     upstreams: BTreeMap<String, RawUpstream>,
+    credentials: BTreeMap<String, credentials::Raw>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,11 +116,23 @@ struct RawConfig {
 struct RawListen {
     proxy: SocketAddr,
     admin: SocketAddr,
+    resolver: SocketAddr,
+}
+
+/// The one thing that can be said of the token; where it is kept is no choice.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawAdminToken {
+    Required,
 }
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { proxy: SocketAddr::from(([0, 0, 0, 0], 8080)), admin: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+        Self {
+            proxy: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            resolver: SocketAddr::from(([127, 0, 0, 1], 8054)),
+        }
     }
 }
 
@@ -137,13 +173,19 @@ impl Config {
 
     fn check(raw: RawConfig, base: &Path, shown: &str) -> Result<Self, Error> {
         let value = |key: String, problem: String| Error::Value { path: shown.to_owned(), key, problem };
-        if !raw.listen.admin.ip().is_loopback() {
+        // What other machines can reach is never without a token, whether that is asked for or not.
+        let admin_auth = match raw.admin_token {
+            None if raw.listen.admin.ip().is_loopback() => AdminAuth::Loopback,
+            None | Some(RawAdminToken::Required) => AdminAuth::Token,
+        };
+        if !raw.listen.resolver.ip().is_loopback() || raw.listen.resolver.port() == 0 {
             return Err(value(
-                "listen.admin".into(),
-                "the admin API has no password and is for the operator alone; use an address in 127.0.0.0/8 or [::1]"
-                    .into(),
+                "listen.resolver".into(),
+                "the resolver is for Envoy alone; use an address in 127.0.0.0/8 or [::1], and a port".into(),
             ));
         }
+        let nameservers = nameservers(raw.nameservers, raw.listen.resolver)
+            .map_err(|problem| value("nameservers".into(), problem.into()))?;
         let mut upstreams = BTreeMap::new();
         for (name, upstream) in raw.upstreams {
             let key = format!("upstreams.{name}");
@@ -154,12 +196,18 @@ impl Config {
                 return Err(value(key, "this host stands here twice, in different spellings".into()));
             }
         }
+        let credentials = credentials::read(&raw.credentials, base, &|name| std::env::var_os(name))
+            .map_err(|at| value(format!("credentials.{}", at.key), at.problem))?;
         Ok(Self {
             proxy: raw.listen.proxy,
             admin: raw.listen.admin,
+            admin_auth,
+            resolver: raw.listen.resolver,
+            nameservers,
             state_dir: raw.state_dir.map(|directory| base.join(directory)),
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
             upstreams,
+            credentials: Arc::new(credentials),
             upstream_roots: raw.upstream_roots.map(|path| base.join(path)),
         })
     }
@@ -174,6 +222,24 @@ impl Config {
             None => SYSTEM_ROOTS.iter().find_map(|file| std::fs::read_to_string(file).ok()).ok_or(Error::NoRoots),
         }
     }
+}
+
+/// Checks the nameservers; none at all stands for the system's.
+fn nameservers(named: Option<Vec<SocketAddr>>, resolver: SocketAddr) -> Result<Vec<SocketAddr>, &'static str> {
+    let Some(named) = named else { return Ok(Vec::new()) };
+    if named.is_empty() {
+        return Err("an empty list resolves nothing; leave the key out for the system's nameservers");
+    }
+    if named.len() > MAX_NAMESERVERS {
+        return Err("at most three nameservers are asked");
+    }
+    if named.contains(&resolver) {
+        return Err("listen.resolver stands here, which would ask itself");
+    }
+    if named.iter().any(|server| server.ip().is_unspecified() || server.ip().is_multicast() || server.port() == 0) {
+        return Err("a nameserver is an address and a port, such as 10.0.0.1:53");
+    }
+    Ok(named)
 }
 
 /// Where Linux distributions keep the bundle: Debian, Fedora, openSUSE, Alpine.
@@ -219,15 +285,49 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
         let shipped = Config::load(Some(&root.join("sallyport.yaml"))).unwrap();
         let github = HostName::parse(b"github.com").unwrap();
-        assert!(policy_file::load(&shipped.policy_file).unwrap().egress.access(&github).is_some());
+        assert!(
+            policy_file::load(&shipped.policy_file, &shipped.credentials).unwrap().egress.access(&github).is_some()
+        );
+    }
+
+    #[test]
+    fn the_admin_api_needs_its_token_wherever_others_can_reach_it() {
+        for (text, auth) in [
+            ("", AdminAuth::Loopback),
+            ("listen: {admin: '127.0.0.2:8081'}", AdminAuth::Loopback),
+            ("listen: {admin: '[::1]:8081'}", AdminAuth::Loopback),
+            ("admin_token: required", AdminAuth::Token),
+            ("listen: {admin: '0.0.0.0:8081'}", AdminAuth::Token),
+            ("listen: {admin: '[::]:8081'}", AdminAuth::Token),
+            ("listen: {admin: '10.0.0.1:8081'}\nadmin_token: required", AdminAuth::Token),
+        ] {
+            assert_eq!(config(text).unwrap().admin_auth, auth, "{text}");
+        }
+        for text in ["admin_token: optional", "admin_token: false", "admin_token: Required"] {
+            assert!(config(text).is_err(), "{text}");
+        }
     }
 
     #[test]
     fn what_is_not_understood_is_an_error_that_says_where() {
         assert!(config("listen: {prxy: 1}").unwrap_err().to_string().contains("sallyport.yaml:1:"));
-        assert!(config("listen: {admin: '0.0.0.0:8081'}").is_err());
+        for (text, hint) in [
+            ("listen: {resolver: '0.0.0.0:8054'}", "for Envoy alone"),
+            ("listen: {resolver: '127.0.0.1:0'}", "and a port"),
+            ("nameservers: []", "leave the key out"),
+            ("nameservers: ['127.0.0.1:8054']", "ask itself"),
+            ("nameservers: ['10.0.0.1:0']", "10.0.0.1:53"),
+            ("nameservers: ['10.0.0.1']", "sallyport.yaml:1:"),
+            ("nameservers: ['10.0.0.1:53', '10.0.0.2:53', '10.0.0.3:53', '10.0.0.4:53']", "at most three"),
+        ] {
+            let message = config(text).unwrap_err().to_string();
+            assert!(message.contains(hint), "{text}: {message}");
+        }
+        assert_eq!(config("nameservers: ['10.0.0.1:53', '[fd00::1]:5353']").unwrap().nameservers.len(), 2);
         let twice = "upstreams: {GitHub.com: {address: a, ca: ca.pem}, github.com: {address: b, ca: ca.pem}}";
         assert!(config(twice).unwrap_err().to_string().contains("twice"));
         assert!(config("upstreams: {github.com: {address: a, ca: nope.pem}}").is_err());
+        let credentials = config("credentials: {x: {host: api.example.com, from: {env: X, ttl: 5m}}}");
+        assert!(credentials.unwrap_err().to_string().contains("credentials.x.from.ttl: "));
     }
 }

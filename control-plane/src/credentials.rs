@@ -1,41 +1,72 @@
 //! Stage 5: may a credential be added to this request, which one, and how?
 //!
-//! `decide` is the one pure function that says who may use a credential, where it may go and how it is put in;
-//! `server` is Envoy's ext_authz around it.
+//! A credential is one [`entry::Entry`]: who may use it, where it may go, how it is put in. `built_in` has the ones
+//! that need no configuration, `raw` reads the operator's, `source` finds their values. `decide` is the one pure
+//! function that says who, where and how; `server` is Envoy's ext_authz around it, and the one place where a value is
+//! taken out of its wrapper.
+//!
+//! **Invariant:** on a host that has an entry and that the policy names, no request passes without a credential, and
+//! none with the sandbox's own.
 
-pub mod decide;
+mod built_in;
+mod client;
+mod decide;
+mod endpoint;
+mod entry;
+mod github;
+mod raw;
 pub mod server;
+mod source;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use policy::HostName;
-use secrecy::SecretString;
 
-/// The variables that hold the GitHub token, in this order.
-pub const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
+use entry::Entry;
+pub use raw::{Raw, read};
 
 /// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
 pub const PLACEHOLDER: &str = "held-by-the-gateway";
 
-/// What the gateway can add. Read once, at start.
+/// What the gateway can add, by host. Which entries there are is known at start; their values come and go.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    /// GitHub's token.
-    pub github: Option<SecretString>,
+    entries: BTreeMap<HostName, Entry>,
+    configured: OnceLock<Vec<HostName>>,
 }
 
 impl Credentials {
-    /// From the environment. An empty variable is none, and so is the placeholder: the gateway may be started from a
-    /// shell that was set up as a sandbox.
-    pub fn from_environment() -> Self {
-        let github = GITHUB_VARIABLES
-            .iter()
-            .filter_map(|name| std::env::var(name).ok())
-            .find(|value| !matches!(value.trim(), "" | PLACEHOLDER))
-            .map(|value| SecretString::from(value.trim().to_owned()));
-        Self { github }
+    fn new(entries: BTreeMap<HostName, Entry>) -> Self {
+        Self { entries, configured: OnceLock::new() }
     }
 
     /// Whether requests to `host` go through the credential stage at all.
-    pub fn concern(host: &HostName) -> bool {
-        decide::Target::of(host.as_str()).is_some()
+    pub fn concern(&self, host: &HostName) -> bool {
+        self.entries.contains_key(host)
+    }
+
+    /// The hosts for which there was a value when this was first called, which is at start. A command is taken to
+    /// have one: whoever has written it down means it.
+    pub fn configured(&self) -> &[HostName] {
+        self.configured
+            .get_or_init(|| self.entries.values().filter(|entry| entry.has_value()).map(|e| e.host.clone()).collect())
+    }
+
+    /// The variables in which programs look for these credentials; in a sandbox they hold [`PLACEHOLDER`].
+    pub fn placeholders(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.entries.values().flat_map(Entry::placeholders).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// What is wrong with the sources, as far as it is known, for the operator.
+    pub fn problems(&self) -> Vec<String> {
+        self.entries.values().flat_map(Entry::problems).collect()
+    }
+
+    fn entry(&self, host: &HostName) -> Option<&Entry> {
+        self.entries.get(host)
     }
 }

@@ -140,6 +140,9 @@ impl Envoy {
             "--disable-hot-restart",
             "--log-level",
             "warning",
+            // Its `misc` warns of each of the address filter's ranges that their message type is work in progress.
+            "--component-log-level",
+            "misc:error",
         ]);
         if let Some(workers) = self.concurrency {
             command.args(["--concurrency", &workers.to_string()]);

@@ -14,7 +14,6 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::{Config, policy_file};
 use crate::containers::registry::{Change, Registry};
-use crate::credentials::Credentials;
 use crate::xds::snapshot::Snapshot;
 
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
@@ -179,7 +178,7 @@ impl Live {
     }
 
     fn reread(&mut self) {
-        match policy_file::load(&self.config.policy_file) {
+        match policy_file::load(&self.config.policy_file, &self.config.credentials) {
             Ok(policy) => {
                 self.problems.set("policy", None);
                 if policy != *self.registry.policy() {
@@ -209,8 +208,8 @@ impl Live {
     fn publish(&self) {
         let policy = self.registry.policy();
         let extra = self.registry.extra_hosts();
-        let snapshot =
-            Snapshot::build(&self.config, &self.roots_pem, &policy, &extra, Credentials::concern, &self.modules);
+        let credentialed = |host: &_| self.config.credentials.concern(host);
+        let snapshot = Snapshot::build(&self.config, &self.roots_pem, &policy, &extra, credentialed, &self.modules);
         self.snapshots.send_if_modified(|current| {
             let changed = **current != snapshot;
             if changed {

@@ -1,5 +1,6 @@
 //! Sallyport: the control plane, and the command line that speaks to it.
 
+mod admin;
 mod app;
 mod audit;
 mod ca;
@@ -7,9 +8,11 @@ mod cli;
 mod config;
 mod containers;
 mod credentials;
+mod dns;
 mod envoy;
 mod files;
 mod live;
+mod telemetry;
 mod xds;
 
 use std::process::ExitCode;

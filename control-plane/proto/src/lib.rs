@@ -1,5 +1,9 @@
 //! The messages of `sallyport.registry.v1`, shared by the control plane and the identity filter, and behind
 //! the feature `server` the tonic service. The comments on each message are those of registry.proto.
+//!
+//! [`address_bytes`] and [`address_of`] are how the messages name an address, for both ends.
+
+use std::net::IpAddr;
 
 #[expect(missing_docs, reason = "generated; documented in registry.proto")]
 mod generated {
@@ -7,3 +11,40 @@ mod generated {
 }
 
 pub use generated::*;
+
+/// The bytes by which the messages name `address`: 4 or 16, in network order.
+pub fn address_bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// The address that `bytes` name; `None` where they are not 4 or 16. An IPv4 address mapped into IPv6 is that IPv4
+/// address, so that each has one name.
+pub fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from);
+    v4().or_else(v6).map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_comes_back_and_a_mapped_one_as_ipv4() {
+        for address in [IpAddr::from([172, 18, 0, 5]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 5])] {
+            assert_eq!(address_of(&address_bytes(address)), Some(address));
+        }
+        let mapped = IpAddr::from([0, 0, 0, 0, 0, 0xffff, 0xac12, 5]);
+        assert_eq!(address_of(&address_bytes(mapped)), Some(IpAddr::from([172, 18, 0, 5])));
+    }
+
+    #[test]
+    fn other_lengths_are_no_address() {
+        for length in [0, 3, 5, 15, 17] {
+            assert_eq!(address_of(&vec![1; length]), None, "{length}");
+        }
+    }
+}

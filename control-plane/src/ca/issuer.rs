@@ -1,10 +1,10 @@
-//! The CA's key and the leaves it issues, one name for each.
+//! The CA's key, its change for another, and the leaves it issues, one name for each.
 //!
 //! Called by the xDS server when Envoy asks for the certificate of a name, and by `ca export`. It never issues a
 //! leaf for anything that is not a plain host name.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use policy::HostName;
 use rcgen::{
@@ -12,6 +12,7 @@ use rcgen::{
     Issuer as RcgenIssuer, KeyPair, KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
+use tokio::sync::watch;
 
 use crate::files;
 
@@ -41,6 +42,12 @@ pub enum Error {
         /// The file that is not.
         missing: String,
     },
+    /// A change of CA has begun already.
+    #[error("a new CA is staged already; finish that change first")]
+    Staged,
+    /// No change of CA has begun.
+    #[error("no new CA is staged; begin with `sallyport ca rotate`")]
+    NotStaged,
     /// The name is none that a leaf may carry.
     #[error("not a host name")]
     Name(#[from] policy::InvalidHost),
@@ -58,10 +65,56 @@ pub struct Leaf {
     pub key_pem: String,
 }
 
-/// The CA.
+/// The CA: the one that issues, the one that is to follow it, the one that it has followed. Sandboxes trust all three,
+/// so that a change of CA never cuts one off that was given the bundle in time.
 pub struct Issuer {
+    directory: PathBuf,
+    state: Mutex<State>,
+    /// Counts the changes of the CA that issues: leaves of the one before have to be issued anew.
+    changes: watch::Sender<u64>,
+}
+
+struct State {
+    current: Authority,
+    next: Option<Authority>,
+    previous_pem: Option<String>,
+}
+
+/// A CA's certificate with what signs for it.
+struct Authority {
     certificate_pem: String,
     issuer: RcgenIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn read(certificate_pem: String, key_pem: &str) -> Result<Self, Error> {
+        let issuer = RcgenIssuer::from_ca_cert_pem(&certificate_pem, KeyPair::from_pem(key_pem)?)?;
+        Ok(Self { certificate_pem, issuer })
+    }
+
+    /// The pair of files `name.pem` and `name.key`; `None` where neither is there.
+    fn open(directory: &Path, name: &str) -> Result<Option<Self>, Error> {
+        let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+        let half = |present: &Path, missing: &Path| Error::Half {
+            present: present.display().to_string(),
+            missing: missing.display().to_string(),
+        };
+        match (read(&certificate)?, read(&key)?) {
+            (Some(certificate_pem), Some(key_pem)) => Self::read(certificate_pem, &key_pem).map(Some),
+            (Some(_), None) => Err(half(&certificate, &key)),
+            (None, Some(_)) => Err(half(&key, &certificate)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Makes a CA and writes it as `name.pem` and `name.key`.
+    fn make(directory: &Path, name: &str) -> Result<Self, Error> {
+        let (certificate_pem, key_pem) = make()?;
+        write(&directory.join(format!("{name}.key")), &key_pem, 0o600)?;
+        write(&directory.join(format!("{name}.pem")), &certificate_pem, 0o644)?;
+        tracing::info!(directory = %directory.display(), name, "made a new CA");
+        Self::read(certificate_pem, &key_pem)
+    }
 }
 
 impl std::fmt::Debug for Issuer {
@@ -70,46 +123,83 @@ impl std::fmt::Debug for Issuer {
     }
 }
 
+/// The CA that issues.
+const CURRENT: &str = "ca";
+/// The CA that is to follow.
+const NEXT: &str = "ca-next";
+/// The certificate of the CA that issued before.
+const PREVIOUS: &str = "ca-previous.pem";
+
 impl Issuer {
-    /// Reads `ca.pem` and `ca.key` in `directory`, or makes them.
+    /// Reads the CA in `directory`, or makes one.
     ///
     /// # Errors
-    /// One file without the other, files that are unreadable or no CA.
+    /// A certificate without its key or a key without its certificate, files that are unreadable or no CA.
     pub fn open(directory: &Path) -> Result<Arc<Self>, Error> {
-        let certificate = directory.join("ca.pem");
-        let key = directory.join("ca.key");
-        let read = |path: &Path| match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::File { path: path.display().to_string(), source }),
+        complete_finish(directory)?;
+        let current = match Authority::open(directory, CURRENT)? {
+            Some(current) => current,
+            None => Authority::make(directory, CURRENT)?,
         };
-        let half = |present: &Path, missing: &Path| Error::Half {
-            present: present.display().to_string(),
-            missing: missing.display().to_string(),
-        };
-        let (certificate_pem, key_pem) = match (read(&certificate)?, read(&key)?) {
-            (Some(certificate_pem), Some(key_pem)) => (certificate_pem, key_pem),
-            (Some(_), None) => return Err(half(&certificate, &key)),
-            (None, Some(_)) => return Err(half(&key, &certificate)),
-            (None, None) => {
-                let (certificate_pem, key_pem) = make()?;
-                let write = |path: &Path, text: &str, mode| {
-                    files::write_atomic(path, text.as_bytes(), mode)
-                        .map_err(|source| Error::File { path: path.display().to_string(), source })
-                };
-                write(&key, &key_pem, 0o600)?;
-                write(&certificate, &certificate_pem, 0o644)?;
-                tracing::info!(path = %certificate.display(), "made a new CA");
-                (certificate_pem, key_pem)
-            }
-        };
-        let issuer = RcgenIssuer::from_ca_cert_pem(&certificate_pem, KeyPair::from_pem(&key_pem)?)?;
-        Ok(Arc::new(Self { certificate_pem, issuer }))
+        let next = Authority::open(directory, NEXT)?;
+        let previous_pem = read(&directory.join(PREVIOUS))?;
+        let state = Mutex::new(State { current, next, previous_pem });
+        Ok(Arc::new(Self { directory: directory.to_owned(), state, changes: watch::channel(0).0 }))
     }
 
-    /// The CA's certificate.
-    pub fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
+    /// The certificates of every CA that sandboxes are to trust, the one that issues first.
+    pub fn trusted_pem(&self) -> String {
+        let state = self.state();
+        let next = state.next.as_ref().map(|next| next.certificate_pem.as_str());
+        [Some(state.current.certificate_pem.as_str()), next, state.previous_pem.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Follows the changes of the CA that issues.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Makes the CA that is to follow. It issues nothing yet: sandboxes are given the bundle with both first.
+    ///
+    /// # Errors
+    /// There is one already, or the files cannot be written.
+    pub fn stage(&self) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.next.is_some() {
+            return Err(Error::Staged);
+        }
+        state.next = Some(Authority::make(&self.directory, NEXT)?);
+        Ok(())
+    }
+
+    /// The staged CA issues from now on. The one before stays trusted until the next change.
+    ///
+    /// # Errors
+    /// None is staged, or the files cannot be written.
+    pub fn finish(&self) -> Result<(), Error> {
+        let mut state = self.state();
+        let next = state.next.take().ok_or(Error::NotStaged)?;
+        // A crash in between is made good at the next start, see `complete_finish`.
+        let renamed = write(&self.directory.join(PREVIOUS), &state.current.certificate_pem, 0o644)
+            .and_then(|()| promote(&self.directory, "key"))
+            .and_then(|()| promote(&self.directory, "pem"));
+        if let Err(error) = renamed {
+            state.next = Some(next);
+            return Err(error);
+        }
+        state.previous_pem = Some(std::mem::take(&mut state.current.certificate_pem));
+        state.current = next;
+        drop(state);
+        self.changes.send_modify(|changes| *changes += 1);
+        tracing::info!("the staged CA issues from now on");
+        Ok(())
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A fresh leaf for one name, valid for a week.
@@ -130,9 +220,36 @@ impl Issuer {
         params.not_before = now - CLOCK_SKEW;
         params.not_after = now + LEAF_VALIDITY;
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = params.signed_by(&key, &self.state().current.issuer)?;
         Ok(Leaf { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+/// Makes a file of the staged CA the one of the CA that issues.
+fn promote(directory: &Path, ending: &str) -> Result<(), Error> {
+    let from = directory.join(format!("{NEXT}.{ending}"));
+    std::fs::rename(&from, directory.join(format!("{CURRENT}.{ending}")))
+        .map_err(|source| Error::File { path: from.display().to_string(), source })
+}
+
+/// Completes a [`Issuer::finish`] that was cut off: the key goes first, so a staged certificate without its key is the
+/// certificate of the key that issues already.
+fn complete_finish(directory: &Path) -> Result<(), Error> {
+    let staged = |ending: &str| directory.join(format!("{NEXT}.{ending}")).exists();
+    if staged("pem") && !staged("key") { promote(directory, "pem") } else { Ok(()) }
+}
+
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File { path: path.display().to_string(), source }),
+    }
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    files::write_atomic(path, text.as_bytes(), mode)
+        .map_err(|source| Error::File { path: path.display().to_string(), source })
 }
 
 fn make() -> Result<(String, String), Error> {
@@ -158,8 +275,8 @@ mod tests {
     #[test]
     fn the_ca_is_made_once_and_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Issuer::open(directory.path()).unwrap().certificate_pem().to_owned();
-        assert_eq!(Issuer::open(directory.path()).unwrap().certificate_pem(), first);
+        let first = Issuer::open(directory.path()).unwrap().trusted_pem();
+        assert_eq!(Issuer::open(directory.path()).unwrap().trusted_pem(), first);
         let mode = std::fs::metadata(directory.path().join("ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -174,6 +291,36 @@ mod tests {
             assert!(matches!(Issuer::open(directory.path()), Err(Error::Half { .. })), "{file}");
             std::fs::write(directory.path().join(file), whole).unwrap();
         }
+    }
+
+    #[test]
+    fn a_change_of_ca_has_an_overlap_in_which_both_are_trusted() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = Issuer::open(directory.path()).unwrap();
+        let count = |issuer: &Issuer| issuer.trusted_pem().matches("BEGIN CERTIFICATE").count();
+        let first = issuer.trusted_pem();
+        assert!(matches!(issuer.finish(), Err(Error::NotStaged)));
+        issuer.stage().unwrap();
+        assert!(matches!(issuer.stage(), Err(Error::Staged)));
+        assert_eq!(count(&issuer), 2);
+        assert!(issuer.trusted_pem().starts_with(&first), "the old one issues still");
+        assert_eq!(Issuer::open(directory.path()).unwrap().trusted_pem(), issuer.trusted_pem());
+        let changes = issuer.changes();
+        issuer.finish().unwrap();
+        assert!(changes.has_changed().unwrap());
+        assert!(issuer.trusted_pem().ends_with(&first), "the new one issues, the old one is trusted");
+        assert_eq!(Issuer::open(directory.path()).unwrap().trusted_pem(), issuer.trusted_pem());
+        issuer.stage().unwrap();
+        promote(directory.path(), "key").unwrap();
+        let staged = std::fs::read_to_string(directory.path().join("ca-next.pem")).unwrap();
+        let restarted = Issuer::open(directory.path()).unwrap();
+        assert!(restarted.trusted_pem().starts_with(&staged), "a change that was cut off is completed");
+        assert_eq!(count(&restarted), 2);
+        let issuer = restarted;
+        issuer.stage().unwrap();
+        issuer.finish().unwrap();
+        assert_eq!(count(&issuer), 2);
+        assert!(!issuer.trusted_pem().contains(&first), "two changes later it is not");
     }
 
     #[test]

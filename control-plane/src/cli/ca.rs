@@ -1,6 +1,8 @@
-//! `ca export`.
+//! `ca show | export | rotate`.
 
 use clap::Subcommand;
+use sha2::{Digest, Sha256};
+use x509_parser::pem::Pem;
 
 use super::client::Client;
 use super::{Common, Error, print};
@@ -8,7 +10,13 @@ use super::{Common, Error, print};
 /// The certificate authority that sandboxes trust.
 #[derive(Debug, Subcommand)]
 pub enum Ca {
-    /// Print the CA's certificate, PEM
+    /// Show the CAs that sandboxes are to trust; the first one issues
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the CA's certificate, PEM; while a change is under way, of both CAs
     ///
     /// Example: sallyport ca export > sallyport-ca.pem
     Export {
@@ -16,16 +24,65 @@ pub enum Ca {
         #[arg(long)]
         bundle: bool,
     },
+    /// Begin a change of CA: a new one is made and trusted, the old one issues still
+    ///
+    /// Give every sandbox the new bundle, then run `sallyport ca rotate --finish`.
+    Rotate {
+        /// The new CA issues from now on; the old one stays trusted until the next change
+        #[arg(long)]
+        finish: bool,
+    },
 }
 
 impl Ca {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
         let config = common.config()?;
-        let Self::Export { bundle } = self;
-        let certificate = Client::new(config.admin).get("/ca.pem")?;
-        if bundle {
-            print(&config.roots_pem()?)?;
+        let client = Client::new(common, &config);
+        match self {
+            Self::Show { json } => show(&client.get("/ca.pem")?, json),
+            Self::Export { bundle } => {
+                let certificates = client.get("/ca.pem")?;
+                if bundle {
+                    print(&config.roots_pem()?)?;
+                }
+                print(&certificates)
+            }
+            Self::Rotate { finish: false } => {
+                client.post("/internal/ca/rotate", &serde_json::Value::Null)?;
+                print(
+                    "a new CA is trusted beside the old one, which issues still\ngive every sandbox the new bundle (sallyport ca export --bundle), then: sallyport ca rotate --finish\n",
+                )
+            }
+            Self::Rotate { finish: true } => {
+                client.post("/internal/ca/rotate/finish", &serde_json::Value::Null)?;
+                print("the new CA issues from now on; the old one stays trusted until the next change\n")
+            }
         }
-        print(&certificate)
     }
+}
+
+fn show(pem: &str, json: bool) -> Result<(), Error> {
+    let unreadable =
+        |error: String| Error::Other(anyhow::anyhow!("the gateway's certificates are not understood: {error}"));
+    let mut rows = Vec::new();
+    for (index, pem) in Pem::iter_from_buffer(pem.as_bytes()).enumerate() {
+        let pem = pem.map_err(|error| unreadable(error.to_string()))?;
+        let certificate = pem.parse_x509().map_err(|error| unreadable(error.to_string()))?;
+        let fingerprint: Vec<String> = Sha256::digest(&pem.contents).iter().map(|byte| format!("{byte:02X}")).collect();
+        rows.push(serde_json::json!({
+            "issues": index == 0,
+            "subject": certificate.subject().to_string(),
+            "not_after": certificate.validity().not_after.to_string(),
+            "sha256": fingerprint.join(":"),
+        }));
+    }
+    if json {
+        return print(&format!("{}\n", serde_json::Value::Array(rows)));
+    }
+    let line = |row: &serde_json::Value| {
+        let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+        let role = if row["issues"] == true { "issues  " } else { "trusted " };
+        format!("{role} {}  until {}\n         SHA-256 {}\n", text("subject"), text("not_after"), text("sha256"))
+    };
+    print(&rows.iter().map(line).collect::<String>())
 }

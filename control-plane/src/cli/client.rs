@@ -1,25 +1,33 @@
 //! Calls to the admin API of a running gateway.
 
+use std::io::Read;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use ureq::RequestBuilder;
 
-use super::Error;
+use super::{Common, Error};
+use crate::{admin, config};
 
 /// The admin API at one address.
 #[derive(Debug)]
 pub struct Client {
     agent: ureq::Agent,
     admin: SocketAddr,
+    token: Option<SecretString>,
 }
 
 impl Client {
-    /// A client of the gateway at `admin`.
-    pub fn new(admin: SocketAddr) -> Self {
+    /// A client of the gateway that `config` is of. It has the token if it can read that in the state directory; a
+    /// gateway that asks for none can be spoken to by others, too.
+    pub(super) fn new(common: &Common, config: &config::Config) -> Self {
+        let token = common.state_dir(config).ok().and_then(|directory| admin::token(&directory).ok());
         // A refusal's body says why, so no status is an error of the transport.
         let agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-        Self { agent, admin }
+        Self { agent, admin: config.admin, token }
     }
 
     /// GET, as text.
@@ -27,7 +35,31 @@ impl Client {
     /// # Errors
     /// The gateway does not run or refuses.
     pub fn get(&self, path: &str) -> Result<String, Error> {
-        self.finish(self.agent.get(self.url(path)).call())
+        self.finish(self.authorized(self.agent.get(self.url(path))).call())
+    }
+
+    /// GET of an answer that may never end, read as it comes.
+    ///
+    /// # Errors
+    /// The gateway does not run or refuses.
+    pub fn open(&self, path: &str) -> Result<impl Read + 'static, Error> {
+        match self.authorized(self.agent.get(self.url(path))).call() {
+            Ok(answer) if answer.status().is_success() => Ok(answer.into_body().into_reader()),
+            other => Err(match self.finish(other) {
+                Err(error) => error,
+                Ok(_) => Error::Other(anyhow!("BUG: a success is no refusal")),
+            }),
+        }
+    }
+
+    /// GET: whatever status and body come within `patience`.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub fn probe(&self, path: &str, patience: Duration) -> anyhow::Result<(u16, String)> {
+        let request = self.authorized(self.agent.get(self.url(path)));
+        let mut answer = request.config().timeout_global(Some(patience)).build().call()?;
+        Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
     }
 
     /// POST of JSON.
@@ -36,7 +68,7 @@ impl Client {
     /// The gateway does not run or refuses.
     pub fn post(&self, path: &str, body: &Value) -> Result<String, Error> {
         let request = self.agent.post(self.url(path)).header("content-type", "application/json");
-        self.finish(request.send(body.to_string()))
+        self.finish(self.authorized(request).send(body.to_string()))
     }
 
     /// DELETE.
@@ -44,7 +76,14 @@ impl Client {
     /// # Errors
     /// The gateway does not run or refuses.
     pub fn delete(&self, path: &str) -> Result<String, Error> {
-        self.finish(self.agent.delete(self.url(path)).call())
+        self.finish(self.authorized(self.agent.delete(self.url(path))).call())
+    }
+
+    fn authorized<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {}", token.expose_secret())),
+            None => request,
+        }
     }
 
     fn url(&self, path: &str) -> String {
@@ -66,5 +105,33 @@ impl Client {
             None => error.to_owned(),
         };
         Err(if status.as_u16() == 422 { Error::Usage(message) } else { Error::Other(anyhow!(message)) })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+
+    use super::*;
+    use crate::admin::testing::serve;
+
+    #[tokio::test]
+    async fn a_command_sends_the_token_of_the_state_directory() {
+        let state = tempfile::tempdir().unwrap();
+        let access = admin::Access::open(config::AdminAuth::Token, state.path()).unwrap();
+        let (address, _server) = serve(Router::new().route("/x", get(|| async { "x" })), access).await;
+        let file = state.path().join("sallyport.yaml");
+        std::fs::write(&file, format!("listen: {{admin: '{address}'}}\n")).unwrap();
+        let ask = async |state_dir: &std::path::Path| {
+            let common = Common { config: Some(file.clone()), state_dir: Some(state_dir.to_owned()) };
+            let client = Client::new(&common, &common.config().unwrap());
+            tokio::task::spawn_blocking(move || client.get("/x")).await.unwrap()
+        };
+        assert_eq!(ask(state.path()).await.unwrap(), "x");
+        let nothing = tempfile::tempdir().unwrap();
+        let refused = ask(nothing.path()).await.unwrap_err().to_string();
+        assert!(refused.contains("admin-token"), "{refused}");
     }
 }

@@ -1,6 +1,7 @@
 //! `container add | ls | show | rm`.
 
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
@@ -71,7 +72,7 @@ enum Mode {
 
 impl Container {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
-        let client = Client::new(common.config()?.admin);
+        let client = Client::new(common, &common.config()?);
         match self {
             Self::Add(add) => add.run(&client),
             Self::Ls { json: true } => print(&client.get("/internal/containers")?).and_then(|()| print("\n")),
@@ -110,7 +111,7 @@ impl Add {
             return print(&answer).and_then(|()| print("\n"));
         }
         let record: Value = serde_json::from_str(&answer).unwrap_or_default();
-        print(&format!("registered {}\n", row(&record)))
+        print(&format!("registered {}\n", row(&record, Timestamp::now())))
     }
 }
 
@@ -120,24 +121,48 @@ fn list(client: &Client) -> Result<(), Error> {
     if records.is_empty() {
         return print("no container is registered\n");
     }
-    let rows: String = records.iter().map(|record| format!("{}\n", row(record))).collect();
+    let now = Timestamp::now();
+    let rows: String = records.iter().map(|record| format!("{}\n", row(record, now))).collect();
     print(&rows)
 }
 
 /// One record on one line.
-fn row(record: &Value) -> String {
+fn row(record: &Value, now: Timestamp) -> String {
     let text = |key: &str| record[key].as_str().unwrap_or("-").to_owned();
     let joined = |key: &str| {
-        let list: Vec<_> = record[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        list.join(",")
+        // A repository is its name, or an object that has it.
+        let names =
+            record[key].as_array().into_iter().flatten().filter_map(|entry| entry.as_str().or(entry["name"].as_str()));
+        names.collect::<Vec<_>>().join(",")
     };
     let id = text("container_id");
+    let expires_at = text("expires_at");
+    let expired = expires_at.parse::<Timestamp>().is_ok_and(|at| at <= now);
     format!(
-        "{:<15} {id:<15} {:<4} until {}  {}  [{}]",
+        "{:<15} {id:<15} {:<4} {} {expires_at}  {}  [{}]",
         text("container_ip"),
         text("auth_mode"),
-        text("expires_at"),
+        if expired { "expired" } else { "until" },
         joined("repos"),
         joined("allowed_branches")
     )
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_when_a_record_expires_and_that_it_has() {
+        let record = json!({
+            "container_ip": "172.18.0.5", "container_id": "a", "auth_mode": "bot", "allowed_branches": ["bot/*"],
+            "repos": ["o/r", {"name": "o/s", "id": 7}], "expires_at": "2027-01-15T00:00:00Z"
+        });
+        let row = |now: &str| row(&record, now.parse().unwrap());
+        let before = row("2027-01-14T23:59:59Z");
+        assert!(before.contains("bot  until 2027-01-15T00:00:00Z  o/r,o/s  [bot/*]"), "{before}");
+        let after = row("2027-01-15T00:00:00Z");
+        assert!(after.contains("bot  expired 2027-01-15T00:00:00Z  o/r,o/s  [bot/*]"), "{after}");
+    }
 }

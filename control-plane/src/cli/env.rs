@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Common, Error, print};
-use crate::credentials::{GITHUB_VARIABLES, PLACEHOLDER};
+use crate::credentials::PLACEHOLDER;
 
 /// Programs read the one or the other spelling of the proxy's variables.
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
@@ -53,25 +53,25 @@ impl Env {
             None => common.state_dir(&config)?.join("ca-bundle.pem"),
         };
         let shell = if self.json { Shell::Json } else { self.shell };
-        print(&render(shell, &variables(&gateway, &bundle.display().to_string())))
+        let placeholders = config.credentials.placeholders();
+        print(&render(shell, &variables(&gateway, &bundle.display().to_string(), &placeholders)))
     }
 }
 
-fn variables(gateway: &str, bundle: &str) -> Vec<(&'static str, String)> {
-    let all = |names: &[&'static str], value: &str| -> Vec<_> {
-        names.iter().map(|name| (*name, value.to_owned())).collect()
-    };
+fn variables<'a>(gateway: &str, bundle: &str, placeholders: &[&'a str]) -> Vec<(&'a str, String)> {
+    let all =
+        |names: &[&'a str], value: &str| -> Vec<_> { names.iter().map(|name| (*name, value.to_owned())).collect() };
     let mut variables = all(&PROXY, gateway);
     variables.extend(all(&NO_PROXY, "localhost,127.0.0.1,::1"));
     variables.extend(all(&BUNDLE, bundle));
     // Node adds these to its own roots, and minds the proxy's variables only when told to.
     variables.push(("NODE_EXTRA_CA_CERTS", bundle.to_owned()));
     variables.push(("NODE_USE_ENV_PROXY", "1".to_owned()));
-    variables.extend(all(&GITHUB_VARIABLES, PLACEHOLDER));
+    variables.extend(all(placeholders, PLACEHOLDER));
     variables
 }
 
-fn render(shell: Shell, variables: &[(&'static str, String)]) -> String {
+fn render(shell: Shell, variables: &[(&str, String)]) -> String {
     let quoted = |value: &str| format!("'{}'", value.replace('\'', r"'\''"));
     let fish_quoted = |value: &str| format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'"));
     match shell {

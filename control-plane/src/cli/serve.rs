@@ -79,7 +79,7 @@ fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = common.config()?;
-    let policy = config::policy_file::load(&config.policy_file)?;
+    let policy = config::policy_file::load(&config.policy_file, &config.credentials)?;
     let filters = live::Filters::find(filters.filters).map_err(|error| Error::Usage(error.to_string()))?;
     let state_dir = common.state_dir(&config)?;
     Ok(App { config, policy, state_dir, filters, envoy }.run()?)

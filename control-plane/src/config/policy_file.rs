@@ -1,11 +1,11 @@
-//! `policy.yaml`: what may stand there, and what it means. Every error has the place where it stands and what was
+//! `policy.yaml`: what may stand there, and what it means. Every error has the place or the key, and what was
 //! expected there.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use policy::{Access, Egress, HostPattern, Policy};
+use policy::{Access, Egress, HostName, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
@@ -78,16 +78,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
             entry.access.methods = methods;
         }
         entry.access.cleartext = cleartext.unwrap_or(entry.access.cleartext);
-        let credentialed = |pattern: &HostPattern| match pattern {
-            HostPattern::Exact(host) => Credentials::concern(host),
-            HostPattern::Below(_) => false,
-        };
-        match entry.hosts.iter().find(|pattern| credentialed(pattern)) {
-            Some(host) if entry.access.cleartext => Err(de::Error::custom(format!(
-                "cleartext: {host} gets a credential, which never travels in cleartext; leave cleartext out"
-            ))),
-            _ => Ok(entry),
-        }
+        Ok(entry)
     }
 }
 
@@ -126,43 +117,67 @@ fn read_methods<E: de::Error>(names: Vec<String>) -> Result<BTreeSet<String>, E>
 ///
 /// # Errors
 /// Anything in the file that is not understood.
-pub fn load(file: &Path) -> Result<Policy, Error> {
+pub fn load(file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Policy::deny_all()),
         Err(source) => return Err(Error::Read { path: file.display().to_string(), source }),
     };
-    read(&text, file)
+    read(&text, file, credentials)
 }
 
-/// Reads the text of a policy file; `file` stands in errors.
+/// Reads the text of a policy file; `file` stands in errors. Without `egress:` the hosts that had a credential at
+/// start are allowed beside the preset.
 ///
 /// # Errors
 /// Anything in it that is not understood.
-pub fn read(text: &str, file: &Path) -> Result<Policy, Error> {
+pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     let raw: Raw = parse(text, file)?;
+    // What the text means depends on the credentials only where it does not name the hosts.
+    let mut content = text.as_bytes().to_vec();
+    let entries = raw.egress.unwrap_or_else(|| {
+        let configured = credentials.configured();
+        content.extend(configured.iter().flat_map(|host| host.as_str().bytes().chain([b'\n'])));
+        default_entries(configured)
+    });
     let mut egress = Egress::default();
-    let default = || presets::expand(presets::DEFAULT).map(|(hosts, access)| Entry { hosts, access });
-    for entry in raw.egress.unwrap_or_else(|| default().into_iter().collect()) {
+    for (index, entry) in entries.into_iter().enumerate() {
         for host in entry.hosts {
+            if entry.access.cleartext && matches!(&host, HostPattern::Exact(host) if credentials.concern(host)) {
+                return Err(Error::Value {
+                    path: file.display().to_string(),
+                    key: format!("egress[{index}].cleartext"),
+                    problem: format!("{host} gets a credential, which never travels in cleartext; leave cleartext out"),
+                });
+            }
             egress.add(host, entry.access.clone());
         }
     }
     Ok(Policy {
-        version: short_hash(text.as_bytes()),
+        version: short_hash(&content),
         egress,
         strip_foreign_credentials: raw.strip_foreign_credentials.unwrap_or(true),
     })
+}
+
+/// What an absent `egress:` stands for.
+fn default_entries(configured: &[HostName]) -> Vec<Entry> {
+    let preset = presets::expand(presets::DEFAULT).map(|(hosts, access)| Entry { hosts, access });
+    let hosts = configured.iter().cloned().map(HostPattern::Exact).collect();
+    preset.into_iter().chain([Entry { hosts, access: Access::FULL }]).collect()
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use policy::HostName;
+    use crate::credentials;
+    use std::collections::BTreeMap;
 
     fn policy(text: &str) -> Result<Policy, Error> {
-        read(text, Path::new("policy.yaml"))
+        let set = |name: &str| (name == "OPENAI_API_KEY").then(|| "K".into());
+        let credentials = credentials::read(&BTreeMap::new(), Path::new(""), &set).unwrap();
+        read(text, Path::new("policy.yaml"), &credentials)
     }
 
     fn access(policy: &Policy, host: &str) -> Option<Access> {
@@ -170,10 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_is_none_and_an_absent_one_the_github_preset() {
+    fn an_empty_list_is_none_and_an_absent_one_github_and_the_configured_credentials() {
         assert_eq!(policy("egress: []").unwrap().egress, Egress::default());
         assert_eq!(access(&policy("").unwrap(), "github.com"), Some(Access::FULL));
-        assert_eq!(load(Path::new("/nonexistent/policy.yaml")).unwrap(), Policy::deny_all());
+        assert_eq!(access(&policy("").unwrap(), "api.openai.com"), Some(Access::FULL));
+        assert_eq!(access(&policy("").unwrap(), "api.anthropic.com"), None, "it has no value");
+        assert_eq!(access(&policy("egress: [github]").unwrap(), "api.openai.com"), None);
+        let nothing = Credentials::default();
+        assert_ne!(policy("").unwrap().version, read("", Path::new(""), &nothing).unwrap().version);
+        assert_eq!(load(Path::new("/nonexistent/policy.yaml"), &nothing).unwrap(), Policy::deny_all());
     }
 
     #[test]
@@ -209,13 +229,17 @@ mod tests {
             ("egress:\n  - {host: a.example.com, methods: [get]}\n", 2, 5, "GET"),
             ("egress:\n  - {host: a.example.com, methods: GET}\n", 2, 36, "a sequence"),
             ("egress:\n  - {host: a.example.com, cleartext: perhaps}\n", 2, 38, "a boolean"),
-            ("egress:\n  - {host: github.com, cleartext: true}\n", 2, 5, "never travels in cleartext"),
             ("egress:\n  - github\n egress: []\n", 3, 2, "did not find"),
         ];
         for (text, line, column, hint) in cases {
             let message = policy(text).unwrap_err().to_string();
             assert!(message.starts_with(&format!("policy.yaml:{line}:{column}: ")), "{text}\n{message}");
             assert!(message.contains(hint), "{text}\n{message}");
+        }
+        for preset in ["host: github.com", "host: api.openai.com", "preset: anthropic"] {
+            let text = format!("egress: [github, {{{preset}, cleartext: true}}]");
+            let message = policy(&text).unwrap_err().to_string();
+            assert!(message.starts_with("policy.yaml: egress[1].cleartext: "), "{message}");
         }
     }
 }

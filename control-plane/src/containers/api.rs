@@ -1,22 +1,22 @@
 //! The operator's HTTP API on the registry.
 //!
-//! It has no password: it listens on loopback only, and refuses what a web page in the operator's browser could
-//! send (an `Origin`, or a `Host` that is no loopback name). Whatever the content type says, the body is JSON.
+//! Who may call it is decided before (`admin`). Whatever the content type says, the body is JSON. A call that changes
+//! something is carried out whole or not at all, though its client hang up.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use jiff::{SignedDuration, Timestamp};
 use policy::{AuthMode, Container, HostName, HostPattern, Repo};
 use serde::{Deserialize, Serialize};
+use serde_path_to_error::Segment;
 
 use super::registry::Registry;
 use super::store;
@@ -59,27 +59,6 @@ pub fn routes(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Refuses what a browser sends on behalf of a web page: cross-site requests carry `Origin`, and a page whose name
-/// was rebound to 127.0.0.1 sends that name as `Host`.
-pub fn only_local_clients(router: Router) -> Router {
-    router.layer(middleware::from_fn(|request: Request, next: Next| async move {
-        if from_a_web_page(request.headers()) {
-            let body = Problem { error: "the admin API is not for web pages".into(), field: None };
-            return (StatusCode::FORBIDDEN, Json(body)).into_response();
-        }
-        next.run(request).await
-    }))
-}
-
-fn from_a_web_page(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let local = host.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
-        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        || host.split(':').next() == Some("localhost");
-    let own_site = headers.get("sec-fetch-site").is_none_or(|site| site == "none" || site == "same-origin");
-    headers.contains_key(header::ORIGIN) || !own_site || !local
-}
-
 /// An error, as the client gets it.
 #[derive(Debug, Serialize)]
 struct Problem {
@@ -102,12 +81,20 @@ impl IntoResponse for Failure {
             Self::Invalid { field, error } => (StatusCode::UNPROCESSABLE_ENTITY, error, Some(field)),
             Self::NotFound(address) => (StatusCode::NOT_FOUND, format!("nobody is registered at {address}"), None),
             Self::Store(error) => {
+                let full = error.is_full();
+                let status = if full { StatusCode::INSUFFICIENT_STORAGE } else { StatusCode::SERVICE_UNAVAILABLE };
                 let error = format!("{:#}", anyhow::Error::from(error));
                 tracing::error!(error, "a change of the registry could not be stored");
-                (StatusCode::SERVICE_UNAVAILABLE, error, None)
+                (status, error, None)
             }
         };
         (status, Json(Problem { error, field })).into_response()
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
     }
 }
 
@@ -121,7 +108,7 @@ fn invalid(field: &str, error: impl Into<String>) -> Failure {
 struct Raw {
     container_ip: Option<String>,
     container_id: Option<String>,
-    repos: Option<Vec<String>>,
+    repos: Option<Vec<Repo>>,
     auth_mode: Option<AuthMode>,
     allowed_branches: Option<Vec<String>>,
     expires_at: Option<String>,
@@ -136,11 +123,15 @@ impl Raw {
         let value: serde_json::Value =
             serde_json::from_slice(body).map_err(|error| Failure::Malformed(format!("not JSON: {error}")))?;
         serde_path_to_error::deserialize(value).map_err(|error| {
-            let field = error.path().to_string();
+            let field = match error.path().iter().next() {
+                Some(Segment::Map { key }) => Some(key.clone()),
+                _ => None,
+            };
             let message = error.into_inner().to_string();
             // serde names an unknown field in the message, not in the path.
-            let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-            Failure::Invalid { field: unknown.map_or(field, str::to_owned), error: message }
+            let unknown = || message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            let field = field.or_else(|| unknown().map(str::to_owned)).unwrap_or_default();
+            Failure::Invalid { field, error: message }
         })
     }
 
@@ -176,12 +167,7 @@ impl Raw {
         if let Some(id) = self.container_id {
             record.container_id = plain_text("container_id", id)?;
         }
-        if let Some(repos) = self.repos {
-            record.repos = repos
-                .iter()
-                .map(|repo| Repo::parse(repo).map_err(|error| invalid("repos", error.to_string())))
-                .collect::<Result<_, _>>()?;
-        }
+        record.repos = self.repos.unwrap_or(record.repos);
         record.auth_mode = self.auth_mode.unwrap_or(record.auth_mode);
         if let Some(branches) = self.allowed_branches {
             record.allowed_branches =
@@ -191,7 +177,7 @@ impl Raw {
             record.labels = labels
                 .into_iter()
                 .map(|(key, value)| Ok((plain_text("labels", key)?, plain_text("labels", value)?)))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<_, Failure>>()?;
         }
         if let Some(hosts) = self.egress_allow {
             record.egress_allow = hosts.iter().map(|host| extra_host(host, pinned)).collect::<Result<_, _>>()?;
@@ -231,8 +217,11 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
         .parse::<IpAddr>()
         .map_err(|_| invalid(field, format!("{text:?} is not an IP address such as 172.18.0.5")))?
         .to_canonical();
-    if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255, 255, 255, 255]) {
+    if !can_be_a_source(address) {
         return Err(invalid(field, format!("{address} is not the address of a container")));
+    }
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return Err(invalid(field, format!("{address} means another machine on every link; register another address")));
     }
     if address.is_loopback() {
         if !allow_loopback {
@@ -246,6 +235,15 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
         return Err(invalid(field, format!("{address} belongs to the gateway's own machine, not to a container")));
     }
     Ok(address)
+}
+
+/// Whether packets can have this source at all (RFC 6890 section 2.2): not "this network", a group, the reserved
+/// addresses and the broadcast among them, or the unspecified address.
+fn can_be_a_source(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[0] != 0 && v4 < Ipv4Addr::new(224, 0, 0, 0),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    }
 }
 
 fn extra_host(text: &str, pinned: &[HostName]) -> Result<HostPattern, Failure> {
@@ -277,11 +275,10 @@ fn now() -> Timestamp {
 
 async fn register(State(api): State<Api>, body: Bytes) -> Result<Response, Failure> {
     let record = Raw::parse(&body)?.register(now(), &api.limits)?;
-    let (record, replaced) = api.registry.put(record).await.map_err(Failure::Store)?;
-    tracing::info!(address = %record.container_ip, id = %record.container_id, replaced, "registered a container");
     if record.container_ip.is_loopback() {
         tracing::warn!("every process of this machine has its loopback addresses, and so this container's rights");
     }
+    let (record, replaced) = api.registry.put(record).await?;
     let status = if replaced { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(record.as_ref().clone())).into_response())
 }
@@ -302,26 +299,30 @@ async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> R
     if raw.container_ip.is_some() {
         return Err(invalid("container_ip", "cannot be changed; register the new address"));
     }
-    let record = api.registry.lookup(address).1.ok_or(Failure::NotFound(ip))?;
-    let changed = raw.apply(record.as_ref().clone(), now(), &api.limits.pinned)?;
-    let (record, _) = api.registry.put(changed).await.map_err(Failure::Store)?;
-    tracing::info!(%address, id = %record.container_id, "changed a container");
+    let made = move |record| raw.apply(record, now(), &api.limits.pinned);
+    let record = api.registry.change(address, made).await?.ok_or(Failure::NotFound(ip))?;
     Ok(Json(record.as_ref().clone()))
 }
 
 async fn remove(State(api): State<Api>, Path(ip): Path<String>) -> Result<StatusCode, Failure> {
-    let address = path_address(&ip)?;
-    if !api.registry.remove(address).await.map_err(Failure::Store)? {
-        return Err(Failure::NotFound(ip));
-    }
-    tracing::info!(%address, "removed a container");
-    Ok(StatusCode::NO_CONTENT)
+    let removed = api.registry.remove(path_address(&ip)?).await?;
+    if removed { Ok(StatusCode::NO_CONTENT) } else { Err(Failure::NotFound(ip)) }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::io::ErrorKind;
+    use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
+
+    use policy::Policy;
+
+    use super::store::Store;
+    use super::store::failing::{Disk, Refuses};
     use super::*;
+    use crate::admin::{Access, testing};
 
     fn register(body: &str) -> Result<Container, (u16, Option<String>)> {
         let now: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
@@ -357,6 +358,24 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_may_be_an_object() {
+        let record = register(
+            r#"{"container_ip":"172.18.0.5","repos":["o/r",{"name":"owner/repo1","id":23096959,"default_branch":"main"}]}"#,
+        )
+        .unwrap();
+        assert_eq!((record.repos[0].id(), record.repos[0].default_branch()), (None, None));
+        assert_eq!((record.repos[1].id(), record.repos[1].default_branch()), (Some(23_096_959), Some("main")));
+        assert!(record.has_repo(b"Owner", b"repo1"));
+    }
+
+    #[test]
+    fn the_addresses_beside_the_refused_ones_are_taken() {
+        for address in ["1.0.0.1", "223.255.255.254", "fd00::5", "fec0::1", "169.254.1.1"] {
+            assert!(register(&format!(r#"{{"container_ip":"{address}","repos":[]}}"#)).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
     fn each_wrong_value_names_its_field() {
         let cases = [
             (r#"{"repos":[]}"#, "container_ip"),
@@ -364,15 +383,30 @@ mod tests {
             (r#"{"container_ip":"172.18.0","repos":[]}"#, "container_ip"),
             (r#"{"container_ip":"127.0.0.1","repos":[]}"#, "container_ip"),
             (r#"{"container_ip":"0.0.0.0","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"0.1.2.3","repos":[]}"#, "container_ip"),
             (r#"{"container_ip":"224.0.0.1","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"240.0.0.1","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"255.255.255.255","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"::","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"::ffff:0.1.2.3","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"ff02::1","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"fe80::1","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"febf::1","repos":[]}"#, "container_ip"),
+            (r#"{"container_ip":"fe80::1%eth0","repos":[]}"#, "container_ip"),
             (r#"{"container_ip":"172.18.0.5","repos":["x"]}"#, "repos"),
             (r#"{"container_ip":"172.18.0.5","repos":"o/r"}"#, "repos"),
+            (r#"{"container_ip":"172.18.0.5","repos":["o/r",1]}"#, "repos"),
+            (r#"{"container_ip":"172.18.0.5","repos":[{"id":1}]}"#, "repos"),
+            (r#"{"container_ip":"172.18.0.5","repos":[{"name":"o"}]}"#, "repos"),
+            (r#"{"container_ip":"172.18.0.5","repos":[{"name":"o/r","branch":"main"}]}"#, "repos"),
+            (r#"{"container_ip":"172.18.0.5","repos":[{"name":"o/r","default_branch":"a..b"}]}"#, "repos"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"auth_mode":"root"}"#, "auth_mode"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"expires_at":"2026-11-30T00:00:00Z"}"#, "expires_at"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"expires_at":"soon"}"#, "expires_at"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"-1h"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"1h","expires_at":"2027-01-15T00:00:00Z"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"repo":["o/r"]}"#, "repo"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"labels":{"a":1}}"#, "labels"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"container_id":"a\nb"}"#, "container_id"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["*"]}"#, "egress_allow"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["git.example.com"]}"#, "egress_allow"),
@@ -384,21 +418,119 @@ mod tests {
         assert_eq!(register("{").unwrap_err(), (400, None));
     }
 
-    #[test]
-    fn a_web_page_is_not_the_operator() {
-        let headers = |host: &str, origin: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, host.parse().unwrap());
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, origin.parse().unwrap());
-            }
-            headers
-        };
-        for host in ["127.0.0.1:8081", "localhost:8081", "[::1]:8081", "localhost", "127.0.0.1"] {
-            assert!(!from_a_web_page(&headers(host, None)), "{host}");
-            assert!(from_a_web_page(&headers(host, Some("https://evil.test"))), "{host}");
+    /// The API on a registry of its own, at an address that is given back.
+    async fn serve(store: Store) -> (SocketAddr, Arc<Registry>, tokio::task::JoinHandle<std::io::Result<()>>) {
+        let registry = Registry::open(store, Policy::deny_all()).unwrap();
+        let api = Api { registry: Arc::clone(&registry), limits: Arc::default() };
+        let (address, server) = testing::serve(routes(api), Access::Local).await;
+        (address, registry, server)
+    }
+
+    const ONE: &str = "/internal/containers/10.222.0.1";
+
+    #[tokio::test]
+    async fn a_registration_whose_client_hangs_up_is_made_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.redb");
+        let (address, registry, server) = serve(Store::open(&path).unwrap()).await;
+        let host = address.to_string();
+        for number in 1..=50 {
+            let body = format!(r#"{{"container_ip":"10.222.0.{number}","repos":[]}}"#);
+            drop(testing::send(address, "POST /internal/containers", &[("host", &host)], &body).await);
+            tokio::time::sleep(Duration::from_micros(200 * number)).await;
         }
-        assert!(from_a_web_page(&headers("evil.test:8081", None)));
-        assert!(from_a_web_page(&HeaderMap::new()));
+        let last = r#"{"container_ip":"10.222.1.1","repos":[]}"#;
+        assert_eq!(testing::call(address, "POST /internal/register", last).await.0, 201);
+        let in_memory = registry.list();
+        assert!(in_memory.len() > 1, "none of them had begun");
+        let generations: BTreeSet<_> = in_memory.iter().map(|record| record.generation).collect();
+        assert_eq!(generations.len(), in_memory.len(), "a version was used twice");
+        server.abort();
+        drop(registry);
+        // The connections' own tasks let go of it a moment later.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let store = loop {
+            match Store::open(&path) {
+                Ok(store) => break store,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert_eq!(Registry::open(store, Policy::deny_all()).unwrap().list(), in_memory);
+    }
+
+    #[tokio::test]
+    async fn patches_beside_each_other_are_all_applied() {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, registry, _server) = serve(Store::open(&directory.path().join("registry.redb")).unwrap()).await;
+        let patch = format!("PATCH {ONE}");
+        for _ in 0..10 {
+            registry.put(register(r#"{"container_ip":"10.222.0.1","repos":[]}"#).unwrap()).await.unwrap();
+            let (id, repos, labels, mode) = tokio::join!(
+                testing::call(address, &patch, r#"{"container_id":"new"}"#),
+                testing::call(address, &patch, r#"{"repos":["o/r"]}"#),
+                testing::call(address, &patch, r#"{"labels":{"a":"b"}}"#),
+                testing::call(address, &patch, r#"{"auth_mode":"user"}"#),
+            );
+            assert_eq!([id.0, repos.0, labels.0, mode.0], [200; 4]);
+            let record = registry.list().remove(0);
+            assert_eq!(record.container_id, "new");
+            assert_eq!((record.repos.len(), record.labels.len(), record.auth_mode), (1, 1, AuthMode::User));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_patch_beside_a_delete_does_not_bring_the_container_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, registry, _server) = serve(Store::open(&directory.path().join("registry.redb")).unwrap()).await;
+        for _ in 0..10 {
+            registry.put(register(r#"{"container_ip":"10.222.0.1","repos":[]}"#).unwrap()).await.unwrap();
+            let patch = || testing::call(address, "PATCH /internal/containers/10.222.0.1", r#"{"labels":{"a":"b"}}"#);
+            let delete = testing::call(address, "DELETE /internal/register/10.222.0.1", "");
+            let (one, deleted, two, three) = tokio::join!(patch(), delete, patch(), patch());
+            assert_eq!(deleted.0, 204);
+            assert!([one.0, two.0, three.0].iter().all(|status| [200, 404].contains(status)));
+            assert!(registry.list().is_empty());
+        }
+        assert_eq!(testing::call(address, &format!("PATCH {ONE}"), "{}").await.0, 404);
+        assert_eq!(testing::call(address, &format!("DELETE {ONE}"), "").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn a_refused_patch_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, registry, _server) = serve(Store::open(&directory.path().join("registry.redb")).unwrap()).await;
+        let body = r#"{"container_ip":"10.222.0.1","repos":["o/r"]}"#;
+        let (record, _) = registry.put(register(body).unwrap()).await.unwrap();
+        for body in [r#"{"repos":[],"ttl":"-1h"}"#, r#"{"container_ip":"10.222.0.2"}"#] {
+            let (status, answer) = testing::call(address, &format!("PATCH {ONE}"), body).await;
+            assert!(status == 422 && answer.contains("field"), "{status} {answer}");
+        }
+        assert_eq!(registry.list(), [record]);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_507_any_other_failure_503_and_nothing_is_half_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, disk) = Disk::store(&directory.path().join("registry.redb"));
+        let (address, registry, _server) = serve(store).await;
+        let (record, _) = registry.put(register(r#"{"container_ip":"10.222.0.1","repos":[]}"#).unwrap()).await.unwrap();
+        for (kind, expected) in
+            [(ErrorKind::StorageFull, 507), (ErrorKind::QuotaExceeded, 507), (ErrorKind::Other, 503)]
+        {
+            disk.refuse(Refuses::Writes(kind));
+            for (start, body) in [
+                ("POST /internal/containers", r#"{"container_ip":"10.222.0.2","repos":[]}"#),
+                ("POST /internal/containers", r#"{"container_ip":"10.222.0.1","repos":["o/r"]}"#),
+                ("PATCH /internal/containers/10.222.0.1", r#"{"repos":["o/r"]}"#),
+                ("DELETE /internal/containers/10.222.0.1", ""),
+            ] {
+                let (status, answer) = testing::call(address, start, body).await;
+                assert_eq!(status, expected, "{start} {answer}");
+                assert_eq!(registry.list(), [Arc::clone(&record)], "{start}");
+            }
+        }
+        disk.refuse(Refuses::Nothing);
+        assert_eq!(testing::call(address, &format!("DELETE {ONE}"), "").await.0, 204);
     }
 }

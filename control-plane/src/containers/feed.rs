@@ -1,6 +1,5 @@
 //! The gRPC side of the registry: one Watch stream for each Envoy worker, and the Lookup of a single address.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use futures::Stream;
 use policy::{Container, Policy};
 use registry_proto::registry_server::{Registry as RegistryService, RegistryServer};
 use registry_proto::{Container as WireContainer, LookupRequest, LookupResponse, WatchRequest, WatchResponse};
+use registry_proto::{address_bytes, address_of};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,7 +45,7 @@ impl RegistryService for Feed {
     }
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
-        let address = address(&request.into_inner().address)
+        let address = address_of(&request.into_inner().address)
             .ok_or_else(|| Status::invalid_argument("an address has 4 or 16 bytes"))?;
         let (version, record) = self.registry.lookup(address);
         let record = record.map(|record| json(record.as_ref())).transpose()?;
@@ -103,29 +103,16 @@ fn update(version: u64, change: &Change) -> Result<WatchResponse, Status> {
     let mut message = WatchResponse { version, ..Default::default() };
     match change {
         Change::Upsert(record) => message.upserts.push(container(record)?),
-        Change::Remove(address) => message.removals.push(octets(*address)),
+        Change::Remove(address) => message.removals.push(address_bytes(*address)),
         Change::Policy(policy) => message.policy = Some(json::<Policy>(policy)?),
     }
     Ok(message)
 }
 
 fn container(record: &Container) -> Result<WireContainer, Status> {
-    Ok(WireContainer { address: octets(record.container_ip), record: json(record)? })
+    Ok(WireContainer { address: address_bytes(record.container_ip), record: json(record)? })
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Status> {
     serde_json::to_vec(value).map_err(|error| Status::internal(format!("BUG: {error}")))
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
-    let v6 = || <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from);
-    v4().or_else(v6).map(|address| address.to_canonical())
 }

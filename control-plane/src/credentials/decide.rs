@@ -1,177 +1,110 @@
 //! The decision of the credential stage, pure: who, where, how.
 //!
-//! Until the github stage decides API operations by what they do, the token is added to API reads of the
-//! container's own repositories and of the few resources that are nobody's, and to git on its own repositories.
-//! Everything else on these hosts is refused: no credential, no request.
+//! Everything on a host of ours that a credential is not for is refused: no credential, no request.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use policy::{Container, Denial, Stage};
-use secrecy::{ExposeSecret, SecretString};
+use policy::{Container, Denial, HostName, Stage};
 
-use super::{Credentials, GITHUB_VARIABLES};
-
-/// What carries a credential in a request to GitHub; whatever the sandbox put there is removed.
-pub const CLIENT_CREDENTIALS: [&str; 2] = ["authorization", "cookie"];
-
-/// API resources that belong to no repository: the token's own account, and what is the same for everybody.
-const COMMON_READS: [&[u8]; 7] = [b"/", b"/user", b"/rate_limit", b"/meta", b"/zen", b"/emojis", b"/versions"];
-
-/// The hosts that a credential exists for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// git over HTTP.
-    GitHub,
-    /// The REST API.
-    GitHubApi,
-}
-
-impl Target {
-    /// The target that `host` is, in its canonical spelling.
-    pub fn of(host: &str) -> Option<Self> {
-        match host {
-            "github.com" => Some(Self::GitHub),
-            "api.github.com" => Some(Self::GitHubApi),
-            _ => None,
-        }
-    }
-}
+use super::Credentials;
+use super::client::query_credentials;
+use super::endpoint::canonical;
+use super::entry::{Entry, Scope};
+use super::github;
 
 /// A request, as the credential stage sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The canonical host.
-    pub host: &'a str,
+    pub host: &'a HostName,
     /// The method.
     pub method: &'a str,
     /// Path and query, raw.
     pub path: &'a [u8],
 }
 
-/// What goes into the request.
+/// What is to be done.
 #[derive(Debug)]
-pub struct Injection {
-    /// The value of `authorization`.
-    pub authorization: SecretString,
+pub struct Grant<'a> {
+    /// The credential that is added.
+    pub entry: &'a Entry,
     /// The rule that allowed it.
     pub rule: &'static str,
+    /// Parameters of the query that are removed, as they are spelled there.
+    pub parameters: Vec<String>,
 }
 
 /// Decides.
 ///
 /// # Errors
-/// The refusal: an address that nobody is registered at any more, a record expired at `now`, a path or a repository
-/// that no credential is for, a credential that is not configured.
-pub fn decide(
+/// The refusal: an address that nobody is registered at any more, a record expired at `now`, a host or a path that no
+/// credential is for, a container that may not use it.
+pub fn decide<'a>(
     container: Option<&Container>,
     request: Request<'_>,
-    credentials: &Credentials,
+    credentials: &'a Credentials,
     now: Timestamp,
-) -> Result<Injection, Denial> {
-    let refuse = |rule, reason: String| Denial::forbidden(Stage::Credentials, rule, reason);
-    let container =
-        container.ok_or_else(|| refuse("identity.unknown", "no container is registered at your address".into()))?;
+) -> Result<Grant<'a>, Denial> {
+    let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Credentials, rule, reason));
+    // Who.
+    let Some(container) = container else {
+        return refuse("identity.unknown", "no container is registered at your address".into());
+    };
     if container.expired(now) {
-        return Err(refuse("identity.expired", format!("the registration expired at {}", container.expires_at)));
+        return refuse("identity.expired", format!("the registration expired at {}", container.expires_at));
     }
-    if container.credentials.as_ref().is_some_and(|names| !names.iter().any(|name| name == "github")) {
-        return Err(refuse("credentials.container", "this container may not use the credential github".into()));
+    let Some(entry) = credentials.entry(request.host) else {
+        return refuse("credentials.host", format!("there is no credential for {}", request.host));
+    };
+    if !entry.admits(container) {
+        return refuse("credentials.container", format!("this container may not use the credential {}", entry.name));
     }
-    let target = Target::of(request.host)
-        .ok_or_else(|| refuse("credentials.host", format!("there is no credential for {}", request.host)))?;
+    // Where.
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
     if !canonical(path) {
-        return Err(refuse("credentials.path", "the path is not in its canonical spelling".into()));
+        return refuse("credentials.path", "the path is not in its canonical spelling".into());
     }
-    let rule = match target {
-        Target::GitHub => git(container, request.method, path)?,
-        Target::GitHubApi => api(container, request.method, path)?,
-    };
-    let Some(token) = &credentials.github else {
-        return Err(Denial {
-            stage: Stage::Credentials,
-            rule: "credentials.missing",
-            status: 502,
-            reason: format!("the gateway has no GitHub token; its operator can set {}", GITHUB_VARIABLES.join(" or ")),
-        });
-    };
-    Ok(Injection { authorization: header(target, token), rule })
-}
-
-/// The one place where the token is taken out of its wrapper.
-fn header(target: Target, token: &SecretString) -> SecretString {
-    let token = token.expose_secret();
-    SecretString::from(match target {
-        Target::GitHub => format!("Basic {}", STANDARD.encode(format!("x-access-token:{token}"))),
-        Target::GitHubApi => format!("Bearer {token}"),
-    })
-}
-
-/// No byte in it that a server could decode, resolve or cut off into another path.
-fn canonical(path: &[u8]) -> bool {
-    let plain = path.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'%' | b'\\' | b';' | b'#'));
-    let mut segments = path.split(|b| *b == b'/');
-    let rooted = segments.next().is_some_and(<[u8]>::is_empty);
-    let mut rest = segments.peekable();
-    let mut clean = true;
-    while let Some(segment) = rest.next() {
-        // Only the last may be empty: the path's own trailing slash.
-        clean &= !(segment.is_empty() && rest.peek().is_some()) && segment != b"." && segment != b"..";
-    }
-    plain && rooted && clean
-}
-
-/// `/{owner}/{repo}` or `/{owner}/{repo}.git`, followed by what git asks for.
-fn git(container: &Container, method: &str, path: &[u8]) -> Result<&'static str, Denial> {
-    let refuse = |rule, reason: String| Denial::forbidden(Stage::Credentials, rule, reason);
-    let mut parts = path.splitn(4, |b| *b == b'/').skip(1);
-    let (owner, repo, service) = match (parts.next(), parts.next(), parts.next()) {
-        (Some(owner), Some(repo), Some(service)) => (owner, repo, service),
-        _ => return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into())),
-    };
-    let asked = matches!((method, service), ("GET", b"info/refs") | ("POST", b"git-upload-pack" | b"git-receive-pack"));
-    if !asked {
-        return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into()));
-    }
-    let name = repo.strip_suffix(b".git").unwrap_or(repo);
-    if !container.has_repo(owner, name) {
-        return Err(not_listed(container, owner, name));
-    }
-    Ok("credentials.git")
-}
-
-fn api(container: &Container, method: &str, path: &[u8]) -> Result<&'static str, Denial> {
-    if !matches!(method, "GET" | "HEAD") {
-        let reason = "only reads of the GitHub API are decided so far, so nothing else passes";
-        return Err(Denial::forbidden(Stage::Credentials, "credentials.github-write", reason));
-    }
-    if COMMON_READS.contains(&path) {
-        return Ok("credentials.api");
-    }
-    let mut parts = path.splitn(5, |b| *b == b'/').skip(1);
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(b"repos"), Some(owner), Some(name)) if container.has_repo(owner, name) => Ok("credentials.api"),
-        (Some(b"repos"), Some(owner), Some(name)) => Err(not_listed(container, owner, name)),
-        _ => {
-            let reason = "this API resource is not one of the container's repositories";
-            Err(Denial::forbidden(Stage::Credentials, "credentials.path", reason))
+    let rule = match &entry.scope {
+        Scope::GitHubGit => github::git(container, request.method, path)?,
+        Scope::GitHubApi => github::api(container, request.method, path)?,
+        Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
+            "credentials.endpoint"
         }
-    }
-}
-
-fn not_listed(container: &Container, owner: &[u8], name: &[u8]) -> Denial {
-    let (owner, name) = (String::from_utf8_lossy(owner), String::from_utf8_lossy(name));
-    let reason = format!("{owner}/{name} is not one of the repositories of {}", container.container_id);
-    Denial::forbidden(Stage::Credentials, "credentials.repo", reason)
+        Scope::Endpoints(endpoints) => {
+            let known: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            let reason = format!("the credential {} is for {} only", entry.name, known.join(", "));
+            return refuse("credentials.path", reason);
+        }
+    };
+    // How.
+    let Some(parameters) = query_credentials(request.path) else {
+        return refuse("credentials.query", "a credential behind a ';' in the query cannot be removed".into());
+    };
+    Ok(Grant { entry, rule, parameters })
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::credentials::{Raw, read};
+    use secrecy::ExposeSecret;
+    use std::collections::BTreeMap;
+    use std::path::Path;
 
     const NOW: &str = "2026-12-01T00:00:00Z";
+
+    const OWN: &str = "tavily: {host: api.tavily.com, from: {env: TAVILY}, containers: {labels: {team: a}, mode: user}}\n\
+                       none: {host: none.example.com, from: {env: TAVILY}, paths: []}\n";
+
+    fn credentials(yaml: &str, set: &'static [&str]) -> Credentials {
+        let raws: BTreeMap<String, Raw> = serde_yaml::from_str(yaml).unwrap();
+        let get = |name: &str| set.contains(&name).then(|| format!("value-of-{name}").into());
+        read(&raws, Path::new(""), &get).unwrap_or_else(|at| unreachable!("{at:?}"))
+    }
+
+    fn all() -> Credentials {
+        credentials(OWN, &["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "TAVILY"])
+    }
 
     fn container() -> Container {
         serde_json::from_str(
@@ -180,81 +113,161 @@ mod tests {
         .unwrap()
     }
 
-    fn run(container: Option<&Container>, host: &str, method: &str, path: &str) -> Result<String, &'static str> {
-        let credentials = Credentials { github: Some(SecretString::from("T".to_owned())) };
-        decide(container, Request { host, method, path: path.as_bytes() }, &credentials, NOW.parse().unwrap())
-            .map(|injection| injection.authorization.expose_secret().to_owned())
-            .map_err(|denial| denial.rule)
+    /// The header that is added, or the rule of the refusal.
+    async fn run(container: Option<&Container>, target: &str, credentials: &Credentials) -> Result<String, Denial> {
+        let (method, url) = target.split_once(' ').unwrap();
+        let at = url.find('/').unwrap();
+        let (host, path) = url.split_at(at);
+        let host = HostName::parse(host.as_bytes()).unwrap();
+        let request = Request { host: &host, method, path: path.as_bytes() };
+        let grant = decide(container, request, credentials, NOW.parse().unwrap())?;
+        let (way, value) = grant.entry.value().await?;
+        Ok(format!("{}: {}", way.header, way.format.fill(value.expose_secret())))
     }
 
-    #[test]
-    fn git_of_a_listed_repository_gets_basic_and_the_api_gets_bearer() {
+    async fn rule(container: &Container, target: &str) -> &'static str {
+        run(Some(container), target, &all()).await.map_or_else(|denial| denial.rule, |_| "")
+    }
+
+    #[tokio::test]
+    async fn each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs() {
         let known = container();
-        let basic = format!("Basic {}", STANDARD.encode("x-access-token:T"));
-        for (method, path) in [
-            ("GET", "/acme/app/info/refs?service=git-upload-pack"),
-            ("GET", "/acme/app.git/info/refs"),
-            ("POST", "/ACME/App.git/git-upload-pack"),
-            ("POST", "/acme/app.git/git-receive-pack"),
-        ] {
-            assert_eq!(run(Some(&known), "github.com", method, path), Ok(basic.clone()), "{path}");
-        }
-        for path in ["/", "/user", "/repos/acme/app", "/repos/Acme/App/pulls?state=open"] {
-            assert_eq!(run(Some(&known), "api.github.com", "GET", path), Ok("Bearer T".into()), "{path}");
+        let git = "authorization: Basic eC1hY2Nlc3MtdG9rZW46dmFsdWUtb2YtR0lUSFVCX1RPS0VO";
+        let cases = [
+            ("GET github.com/acme/app/info/refs?service=git-upload-pack", git),
+            ("GET github.com/acme/app.git/info/refs", git),
+            ("POST github.com/ACME/App.git/git-upload-pack", git),
+            ("POST github.com/acme/app.git/git-receive-pack", git),
+            ("GET api.github.com/", "authorization: Bearer value-of-GITHUB_TOKEN"),
+            ("GET api.github.com/user", "authorization: Bearer value-of-GITHUB_TOKEN"),
+            ("GET api.github.com/repos/Acme/App/pulls?state=open", "authorization: Bearer value-of-GITHUB_TOKEN"),
+            ("POST api.anthropic.com/v1/messages?beta=true", "x-api-key: value-of-ANTHROPIC_API_KEY"),
+            ("POST api.anthropic.com/v1/messages/count_tokens", "x-api-key: value-of-ANTHROPIC_API_KEY"),
+            ("GET api.anthropic.com/v1/models/claude-x", "x-api-key: value-of-ANTHROPIC_API_KEY"),
+            ("POST api.openai.com/v1/chat/completions", "authorization: Bearer value-of-OPENAI_API_KEY"),
+            ("POST api.openai.com/v1/responses", "authorization: Bearer value-of-OPENAI_API_KEY"),
+            ("POST api.openai.com/v1/embeddings", "authorization: Bearer value-of-OPENAI_API_KEY"),
+            ("GET api.openai.com/v1/models", "authorization: Bearer value-of-OPENAI_API_KEY"),
+            (
+                "POST generativelanguage.googleapis.com/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+                "x-goog-api-key: value-of-GOOGLE_API_KEY",
+            ),
+            ("GET generativelanguage.googleapis.com/v1/models", "x-goog-api-key: value-of-GOOGLE_API_KEY"),
+        ];
+        for (target, header) in cases {
+            assert_eq!(run(Some(&known), target, &all()).await.unwrap(), header, "{target}");
         }
     }
 
-    #[test]
-    fn nothing_else_gets_a_credential() {
+    #[tokio::test]
+    async fn nothing_else_gets_a_credential() {
         let known = container();
         let cases = [
-            ("github.com", "GET", "/acme/secret/info/refs", "credentials.repo"),
-            ("github.com", "GET", "/acme/app.git.git/info/refs", "credentials.repo"),
-            ("github.com", "POST", "/acme/app/info/refs", "credentials.path"),
-            ("github.com", "TRACE", "/acme/app/info/refs", "credentials.path"),
-            ("github.com", "DELETE", "/acme/app/git-receive-pack", "credentials.path"),
-            ("github.com", "GET", "/acme/app/settings", "credentials.path"),
-            ("github.com", "GET", "/acme/app", "credentials.path"),
-            ("github.com", "GET", "/acme/app.wiki/info/refs", "credentials.repo"),
-            ("github.com", "POST", "/acme/app/git%2Dreceive%2Dpack", "credentials.path"),
-            ("github.com", "GET", "/acme/app/../secret/info/refs", "credentials.path"),
-            ("github.com", "GET", "//acme/app/info/refs", "credentials.path"),
-            ("github.com", "GET", "acme/app/info/refs", "credentials.path"),
-            ("github.com", "GET", "/acme/app/info/refs/", "credentials.path"),
-            ("github.com", "GET", "/acme/app;x/info/refs", "credentials.path"),
-            ("api.github.com", "GET", "/repos/acme/secret", "credentials.repo"),
-            ("api.github.com", "GET", "/repos/acme/app/../secret", "credentials.path"),
-            ("api.github.com", "GET", "/repositories/20580498", "credentials.path"),
-            ("api.github.com", "GET", "/user/repos", "credentials.path"),
-            ("api.github.com", "PUT", "/repos/acme/app/pulls/1/merge", "credentials.github-write"),
-            ("api.github.com", "POST", "/graphql", "credentials.github-write"),
-            ("uploads.github.com", "GET", "/", "credentials.host"),
+            ("GET github.com/acme/secret/info/refs", "credentials.repo"),
+            ("GET github.com/acme/app.git.git/info/refs", "credentials.repo"),
+            ("POST github.com/acme/app/info/refs", "credentials.path"),
+            ("TRACE github.com/acme/app/info/refs", "credentials.path"),
+            ("DELETE github.com/acme/app/git-receive-pack", "credentials.path"),
+            ("GET github.com/acme/app/settings", "credentials.path"),
+            ("GET github.com/acme/app", "credentials.path"),
+            ("GET github.com/acme/app.wiki/info/refs", "credentials.repo"),
+            ("POST github.com/acme/app/git%2Dreceive%2Dpack", "credentials.path"),
+            ("GET github.com/acme/app/../secret/info/refs", "credentials.path"),
+            ("GET github.com//acme/app/info/refs", "credentials.path"),
+            ("GET github.com/acme/app/info/refs/", "credentials.path"),
+            ("GET github.com/acme/app;x/info/refs", "credentials.path"),
+            ("GET api.github.com/repos/acme/secret", "credentials.repo"),
+            ("GET api.github.com/repos/acme/app/../secret", "credentials.path"),
+            ("GET api.github.com/repositories/20580498", "credentials.path"),
+            ("GET api.github.com/user/repos", "credentials.path"),
+            ("PUT api.github.com/repos/acme/app/pulls/1/merge", "credentials.github-write"),
+            ("POST api.github.com/graphql", "credentials.github-write"),
+            ("GET uploads.github.com/", "credentials.host"),
+            ("GET api.anthropic.com/v1/messages", "credentials.path"),
+            ("POST api.anthropic.com/v1/messages/batches", "credentials.path"),
+            ("GET api.anthropic.com/v1/files", "credentials.path"),
+            ("GET api.anthropic.com/v1/organizations/api_keys", "credentials.path"),
+            ("POST api.anthropic.com/v1/messages/../files", "credentials.path"),
+            ("POST api.anthropic.com/v1/m%65ssages", "credentials.path"),
+            ("GET api.openai.com/v1/responses/resp_1", "credentials.path"),
+            ("DELETE api.openai.com/v1/models/ft:x", "credentials.path"),
+            ("GET api.openai.com/v1/files", "credentials.path"),
+            ("POST api.openai.com/v1/batches", "credentials.path"),
+            ("GET generativelanguage.googleapis.com/v1beta/files", "credentials.path"),
+            ("POST generativelanguage.googleapis.com/v1beta/models/x:batchGenerateContent", "credentials.path"),
+            ("POST generativelanguage.googleapis.com/v1beta/models/x:countTokens?a=1;key=K", "credentials.query"),
+            ("GET none.example.com/", "credentials.path"),
         ];
-        for (host, method, path, rule) in cases {
-            assert_eq!(run(Some(&known), host, method, path), Err(rule), "{host}{path}");
+        for (target, expected) in cases {
+            assert_eq!(rule(&known, target).await, expected, "{target}");
+        }
+        let denial = run(Some(&known), "GET api.openai.com/v1/files", &all()).await.unwrap_err();
+        assert!(denial.reason.contains("POST /v1/chat/completions"), "{}", denial.reason);
+    }
+
+    #[tokio::test]
+    async fn nobody_and_the_expired_and_the_narrowed_get_nothing() {
+        for target in ["GET github.com/acme/app/info/refs", "POST api.openai.com/v1/responses"] {
+            let refused = run(None, target, &all()).await.unwrap_err();
+            assert_eq!(refused.rule, "identity.unknown");
+            let mut expired = container();
+            expired.expires_at = NOW.parse().unwrap();
+            assert_eq!(rule(&expired, target).await, "identity.expired");
+            let mut narrowed = container();
+            narrowed.credentials = Some(vec![]);
+            assert_eq!(rule(&narrowed, target).await, "credentials.container");
+            narrowed.credentials = Some(vec!["gemini".into()]);
+            assert_eq!(rule(&narrowed, target).await, "credentials.container");
+            narrowed.credentials = Some(vec!["openai".into(), "github".into()]);
+            assert_eq!(rule(&narrowed, target).await, "");
+            narrowed.credentials = Some(vec!["openai".into(), "github-git".into()]);
+            assert_eq!(rule(&narrowed, target).await, "");
+            assert_eq!(rule(&narrowed, "GET api.github.com/user").await, "credentials.container");
         }
     }
 
-    #[test]
-    fn nobody_and_the_expired_and_the_narrowed_get_nothing() {
-        let path = "/acme/app/info/refs";
-        assert_eq!(run(None, "github.com", "GET", path), Err("identity.unknown"));
-        let mut expired = container();
-        expired.expires_at = NOW.parse().unwrap();
-        assert_eq!(run(Some(&expired), "github.com", "GET", path), Err("identity.expired"));
-        let mut narrowed = container();
-        narrowed.credentials = Some(vec![]);
-        assert_eq!(run(Some(&narrowed), "github.com", "GET", path), Err("credentials.container"));
-        narrowed.credentials = Some(vec!["github".into()]);
-        assert!(run(Some(&narrowed), "github.com", "GET", path).is_ok());
+    #[tokio::test]
+    async fn an_entry_may_be_for_some_containers_only() {
+        let target = "POST api.tavily.com/search";
+        let mut known = container();
+        assert_eq!(rule(&known, target).await, "credentials.container");
+        known.labels.insert("team".into(), "a".into());
+        assert_eq!(rule(&known, target).await, "credentials.container");
+        known.auth_mode = policy::AuthMode::User;
+        assert_eq!(rule(&known, target).await, "");
+        known.credentials = Some(vec![]);
+        assert_eq!(rule(&known, target).await, "credentials.container");
+        known.credentials = None;
+        known.labels.insert("team".into(), "b".into());
+        assert_eq!(rule(&known, target).await, "credentials.container");
     }
 
-    #[test]
-    fn a_missing_token_says_which_variable_to_set() {
-        let known = container();
-        let request = Request { host: "github.com", method: "GET", path: b"/acme/app/info/refs" };
-        let denial = decide(Some(&known), request, &Credentials::default(), NOW.parse().unwrap()).unwrap_err();
-        assert_eq!((denial.status, denial.rule), (502, "credentials.missing"));
-        assert!(denial.reason.contains("GITHUB_TOKEN"));
+    #[tokio::test]
+    async fn an_oauth_token_counts_before_a_key_and_stands_in_its_own_header() {
+        let both = credentials("{}", &["CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY"]);
+        let header = run(Some(&container()), "POST api.anthropic.com/v1/messages", &both).await.unwrap();
+        assert_eq!(header, "authorization: Bearer value-of-CLAUDE_CODE_OAUTH_TOKEN");
+        assert!(both.placeholders().contains(&"CLAUDE_CODE_OAUTH_TOKEN"));
+        assert!(!both.placeholders().contains(&"ANTHROPIC_API_KEY"), "a client would send the wrong one");
+    }
+
+    #[tokio::test]
+    async fn a_missing_value_says_which_variable_to_set() {
+        let none = credentials("own: {host: api.example.com, from: {file: /nonexistent/key}}", &[]);
+        let cases = [
+            ("GET github.com/acme/app/info/refs", "GITHUB_TOKEN or GH_TOKEN"),
+            ("POST api.anthropic.com/v1/messages", "CLAUDE_CODE_OAUTH_TOKEN or ANTHROPIC_API_KEY"),
+            ("POST api.openai.com/v1/responses", "OPENAI_API_KEY"),
+            ("GET generativelanguage.googleapis.com/v1/models", "GEMINI_API_KEY or GOOGLE_API_KEY"),
+            ("GET api.example.com/", "credentials.own"),
+        ];
+        for (target, hint) in cases {
+            let denial = run(Some(&container()), target, &none).await.unwrap_err();
+            assert_eq!((denial.status, denial.rule), (502, "credentials.missing"), "{target}");
+            assert!(denial.reason.contains(hint) && !denial.reason.contains("nonexistent"), "{}", denial.reason);
+        }
+        // What is refused anyway is not told what is missing.
+        let refused = run(Some(&container()), "GET api.openai.com/v1/files", &none).await.unwrap_err();
+        assert_eq!(refused.rule, "credentials.path");
     }
 }

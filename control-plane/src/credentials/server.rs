@@ -16,12 +16,14 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
 use policy::{Authority, Denial, Form, Stage, render};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
-use super::Credentials;
-use super::decide::{CLIENT_CREDENTIALS, Injection, Request, decide};
+use super::decide::{Grant, Request, decide};
+use super::entry::Way;
+use super::{Credentials, client};
 use crate::containers::registry::Registry;
+use crate::telemetry;
 
 /// The service.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Server {
         AuthorizationServer::new(Self { registry, credentials })
     }
 
-    fn judge(&self, attributes: &AttributeContext) -> Result<Injection, Denial> {
+    async fn judge(&self, attributes: &AttributeContext) -> Result<CheckResponse, Denial> {
         let unreadable = |what: &str| Denial::forbidden(Stage::Credentials, "credentials.unreadable", what);
         let source = source(attributes).ok_or_else(|| unreadable("the source address is missing"))?;
         let http = attributes
@@ -45,9 +47,16 @@ impl Server {
             .and_then(|request| request.http.as_ref())
             .ok_or_else(|| unreadable("the request is missing"))?;
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
-        let (_, container) = self.registry.lookup(source);
-        let request = Request { host: authority.host.as_str(), method: &http.method, path: http.path.as_bytes() };
-        decide(container.as_deref(), request, &self.credentials, Timestamp::now())
+        let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes() };
+        let granted = || {
+            let (_, container) = self.registry.lookup(source);
+            decide(container.as_deref(), request, &self.credentials, Timestamp::now())
+        };
+        let (way, value) = granted()?.entry.value().await?;
+        // A source can take seconds, and the container may have been removed or narrowed meanwhile.
+        let grant = granted()?;
+        telemetry::injected(&grant.entry.name);
+        Ok(inject(&grant, way, &value))
     }
 }
 
@@ -56,8 +65,8 @@ impl Authorization for Server {
     async fn check(&self, request: GrpcRequest<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let attributes =
             request.into_inner().attributes.ok_or_else(|| Status::invalid_argument("a check without attributes"))?;
-        Ok(Response::new(match self.judge(&attributes) {
-            Ok(injection) => inject(&injection),
+        Ok(Response::new(match self.judge(&attributes).await {
+            Ok(allowed) => allowed,
             Err(denial) => refuse(&denial, &attributes),
         }))
     }
@@ -71,19 +80,22 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn inject(injection: &Injection) -> CheckResponse {
+/// The one place where a value is taken out of its wrapper.
+fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
     let ok = OkHttpResponse {
-        headers: vec![header("authorization", injection.authorization.expose_secret())],
-        headers_to_remove: CLIENT_CREDENTIALS
+        headers: vec![header(&way.header, &way.format.fill(value.expose_secret()))],
+        // Envoy removes after it has added; what is added replaces every header of its name.
+        headers_to_remove: client::HEADERS
             .iter()
-            .filter(|name| **name != "authorization")
+            .filter(|name| **name != way.header)
             .map(|name| (*name).to_owned())
             .collect(),
+        query_parameters_to_remove: grant.parameters.clone(),
         ..Default::default()
     };
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(audit("allow", injection.rule, "")),
+        dynamic_metadata: Some(audit("allow", grant.rule, "")),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }

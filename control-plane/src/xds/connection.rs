@@ -186,7 +186,10 @@ impl Connection {
         for (name, resource) in &upserts {
             state.sent.insert(name.clone(), resource.version.clone());
         }
-        state.standing = Some(Standing::Pending);
+        // What is in force stays in force until Envoy has answered.
+        if state.standing != Some(Standing::Accepted) {
+            state.standing = Some(Standing::Pending);
+        }
         state.nonce.clone_from(&nonce);
         DeltaDiscoveryResponse {
             type_url: kind.type_url(),

@@ -49,6 +49,11 @@ impl Leaves {
         gone
     }
 
+    /// How many leaves there are.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
     /// Envoy holds no leaf for `name` any more.
     pub fn forget(&mut self, name: &str) {
         if let Some(place) = self.by_name.remove(name).and_then(|held| held.place) {
@@ -60,6 +65,11 @@ impl Leaves {
     pub fn due(&self, now: Instant) -> Vec<String> {
         let old = |held: &Held| now.duration_since(held.issued) >= RENEW_AFTER;
         self.by_name.iter().filter(|(_, held)| old(held)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// All names that Envoy holds leaves for.
+    pub fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
     }
 
     /// A leaf for `name`, which is held, was issued anew at `now`.

@@ -34,6 +34,9 @@ pub const CLEARTEXT: &str = "cleartext";
 /// The listener that sandboxes speak to as an explicit proxy.
 pub const PROXY: &str = "proxy";
 
+/// The listener that Envoy's own resolver asks, and the cluster that leads from it back to this process.
+pub const RESOLVER: &str = "resolver";
+
 /// The ext_authz filter.
 pub const CREDENTIALS: &str = "credentials";
 

@@ -25,6 +25,7 @@ use super::resources::secret;
 use super::snapshot::{Kind, Resource, Snapshot};
 use crate::ca::issuer::Issuer;
 use crate::containers::registry::Registry;
+use crate::telemetry::{self, Leaf};
 
 /// Responses that wait for a slow Envoy before the stream's task waits too.
 const OUTGOING: usize = 16;
@@ -58,6 +59,11 @@ impl Fleet {
             }
         }
         missing
+    }
+
+    /// How many are connected.
+    pub fn sessions(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn update(&self, id: u64, connection: &Connection) {
@@ -129,6 +135,7 @@ impl AggregatedDiscoveryService for Server {
             registry: Arc::clone(&self.registry),
             fleet: self.fleet.clone(),
             leaves: Leaves::default(),
+            ca_changes: self.issuer.changes(),
             sender,
         };
         tokio::spawn(session.run());
@@ -144,6 +151,7 @@ struct Session {
     registry: Arc<Registry>,
     fleet: Fleet,
     leaves: Leaves,
+    ca_changes: watch::Receiver<u64>,
     sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
@@ -162,6 +170,7 @@ impl Session {
             }
         }
         self.fleet.remove(self.id);
+        telemetry::leaves_held(self.leaves.len(), 0);
         tracing::info!(envoy = self.id, "an Envoy has gone");
     }
 
@@ -174,11 +183,20 @@ impl Session {
             request = self.requests.next() => {
                 let request = request?.ok()?;
                 if let Some(error) = &request.error_detail {
+                    telemetry::nack(Kind::of(&request.type_url));
                     tracing::error!(kind = %request.type_url, error = %error.message, "Envoy refused an update");
                 }
                 Some(self.answer(connection, request))
             }
-            _ = renewal.tick() => Some(self.renew(connection)),
+            _ = renewal.tick() => {
+                let due = self.leaves.due(Instant::now());
+                Some(self.renew(connection, due))
+            }
+            changed = self.ca_changes.changed() => {
+                changed.ok()?;
+                let all = self.leaves.names();
+                Some(self.renew(connection, all))
+            }
             changed = self.snapshots.changed() => {
                 changed.ok()?;
                 let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
@@ -194,6 +212,7 @@ impl Session {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let policy = self.registry.policy();
         let (issuer, leaves) = (&self.issuer, &mut self.leaves);
+        let held = leaves.len();
         if Kind::of(&request.type_url) == Some(Kind::Secret) {
             request.resource_names_unsubscribe.iter().for_each(|name| leaves.forget(name));
         }
@@ -209,18 +228,16 @@ impl Session {
             }
             _ => snapshot.get(kind, name).cloned(),
         });
+        telemetry::leaves(Leaf::Evicted, gone.len());
+        telemetry::leaves_held(held, leaves.len());
         let evicted = (!gone.is_empty()).then(|| connection.take_back(Kind::Secret, gone));
         response.into_iter().chain(evicted).collect()
     }
 
-    fn renew(&mut self, connection: &mut Connection) -> Vec<DeltaDiscoveryResponse> {
+    fn renew(&mut self, connection: &mut Connection, names: Vec<String>) -> Vec<DeltaDiscoveryResponse> {
         let now = Instant::now();
-        let renewed: Vec<(String, Resource)> = self
-            .leaves
-            .due(now)
-            .into_iter()
-            .filter_map(|name| mint(&self.issuer, &name).map(|leaf| (name, leaf)))
-            .collect();
+        let renewed: Vec<(String, Resource)> =
+            names.into_iter().filter_map(|name| mint(&self.issuer, &name).map(|leaf| (name, leaf))).collect();
         renewed.iter().for_each(|(name, _)| self.leaves.renewed(name, now));
         if renewed.is_empty() { Vec::new() } else { vec![connection.replace(Kind::Secret, renewed)] }
     }
@@ -229,8 +246,12 @@ impl Session {
 /// The leaf for a server name, or nothing: then the handshake fails.
 fn mint(issuer: &Issuer, name: &str) -> Option<Resource> {
     match issuer.leaf(name) {
-        Ok(leaf) => Some(Resource::of(secret::leaf(name, &leaf))),
+        Ok(leaf) => {
+            telemetry::leaves(Leaf::Minted, 1);
+            Some(Resource::of(secret::leaf(name, &leaf)))
+        }
         Err(error) => {
+            telemetry::leaves(Leaf::Refused, 1);
             tracing::info!(name, %error, "no certificate for this name");
             None
         }

@@ -134,7 +134,8 @@ impl Snapshot {
         let hosts = hosts(config, policy, extra, credentialed);
         let mut snapshot = Self::default();
         snapshot.add(Kind::Cluster, resources::TUNNEL, cluster::tunnel());
-        for cluster in cluster::dynamic_forward_proxy(roots_pem) {
+        snapshot.add(Kind::Cluster, resources::RESOLVER, cluster::resolver());
+        for cluster in cluster::dynamic_forward_proxy(roots_pem, config.resolver) {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
         for cluster in config.upstreams.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
@@ -143,8 +144,9 @@ impl Snapshot {
         for (name, code) in filters {
             snapshot.add(Kind::Extension, name, extension::filter(name, code.clone()));
         }
-        snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy));
-        snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel());
+        snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy, config.resolver));
+        snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel(config.resolver));
+        snapshot.add(Kind::Listener, resources::RESOLVER, listener::resolver(config.resolver));
         snapshot.add(Kind::Route, resources::PROXY, route::proxy(&hosts));
         snapshot.add(Kind::Route, resources::TUNNEL, route::tunnel(&hosts));
         snapshot.add(Kind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
@@ -171,5 +173,37 @@ impl Snapshot {
     /// All resources of a kind.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&String, &Resource)> {
         self.resources.get(&kind).into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn build(policy: &Policy) -> Snapshot {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/sallyport.yaml");
+        let config = Config::load(Some(&shipped)).unwrap();
+        let filters = BTreeMap::from([(IDENTITY.to_owned(), b"module".to_vec())]);
+        Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, &filters)
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_snapshot() {
+        for _ in 0..32 {
+            assert_eq!(build(&Policy::deny_all()), build(&Policy::deny_all()));
+        }
+    }
+
+    #[test]
+    fn no_policy_changes_a_listener_or_a_cluster() {
+        let mut policy = Policy::deny_all();
+        policy.egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        let (none, some) = (build(&Policy::deny_all()), build(&policy));
+        for kind in [Kind::Listener, Kind::Cluster, Kind::Extension] {
+            assert!(none.all(kind).eq(some.all(kind)), "{kind:?}");
+        }
+        assert!(!none.all(Kind::Route).eq(some.all(Kind::Route)));
     }
 }

@@ -31,6 +31,8 @@ const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Where the audit's line lies for the access log, as filter state `wasm.sallyport.audit`.
 const AUDIT: [&str; 1] = ["sallyport.audit"];
+/// Where the request's id lies for Envoy's own answers, which come after the router has removed its header.
+const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
 /// What the root context and the HTTP contexts of one worker share.
 struct Shared {
@@ -391,7 +393,7 @@ impl Shared {
     /// Drops what has come of a refused request's body, and answers it when that is due.
     fn drop_body(&self, id: u32, size: usize, end: bool) {
         let due = match host::drop_request_body(size) {
-            Ok(()) => self.bodies.borrow_mut().dropped(id, size, end),
+            Ok(()) => self.bodies.borrow_mut().dropped(id, size, end, self.uptime.get()),
             Err(error) => {
                 host::log(Level::Error, &format!("identity: {error}"));
                 self.bodies.borrow_mut().take(id)
@@ -459,7 +461,9 @@ impl Shared {
         let noted = host::set_property(&AUDIT, &judgement.audit(&facts.request_id));
         let passed = match &judgement.outcome {
             Outcome::Open(_) => noted,
-            Outcome::Forward(to, _) => noted.and_then(|()| rewrite(facts, to)),
+            Outcome::Forward(to, _) => noted
+                .and_then(|()| host::set_property(&REQUEST_ID, facts.request_id.as_bytes()))
+                .and_then(|()| rewrite(facts, to)),
             Outcome::Refuse(denial) => {
                 if let Err(error) = noted {
                     host::log(Level::Error, &format!("identity: a refusal without its audit: {error}"));

@@ -1,7 +1,7 @@
 //! The refused requests whose body is still coming. Pure; `filter` drops the body and answers when this says so.
 //!
 //! An answer in the middle of an upload reaches few clients: over HTTP/2 the reset that follows it wins (curl prints
-//! "curl: (92)" and not the refusal). So the answer comes at the body's end, or when the body has gone on too long.
+//! "curl: (92)" and not the refusal). So the answer comes at the body's end, or when the body has paused or gone on too long.
 
 use crate::request::Facts;
 use crate::waiting::Progress;
@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How much of a refused body is read before the answer is given all the same.
-pub const MAX_BODY: usize = 64 << 20;
-/// How long a refused body may take to come before the answer is given all the same.
+pub const MAX_BODY: usize = 1 << 30;
+/// How long a refused body may make a pause before the answer is given all the same.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
 /// How many refused bodies a worker reads at a time; beyond it the answer is given at once.
 const MAX_REFUSED: usize = 1024;
@@ -28,7 +28,7 @@ pub struct Refused {
     pub progress: Rc<Progress>,
     /// How much more of its body is read.
     left: usize,
-    /// The uptime at which it has taken long enough.
+    /// The uptime at which it has paused long enough.
     until: Duration,
 }
 
@@ -55,8 +55,9 @@ impl Bodies {
     }
 
     /// Part of a body has come and was dropped: the request, when it is to be answered now.
-    pub fn dropped(&mut self, id: u32, size: usize, end: bool) -> Option<Refused> {
+    pub fn dropped(&mut self, id: u32, size: usize, end: bool, uptime: Duration) -> Option<Refused> {
         let refused = self.0.get_mut(&id)?;
+        refused.until = uptime.saturating_add(MAX_TIME);
         refused.left = refused.left.saturating_sub(size);
         if end || refused.left == 0 { self.0.remove(&id) } else { None }
     }
@@ -87,11 +88,11 @@ mod tests {
     fn the_answer_comes_with_the_end_or_at_the_limit_of_size_or_of_time() {
         let mut bodies = Bodies::default();
         assert!(bodies.await_body(1, refused()));
-        assert!(bodies.dropped(1, MAX_BODY - 1, false).is_none());
-        assert!(bodies.dropped(1, 1, false).is_some());
-        assert!(bodies.dropped(1, 1, true).is_none(), "answered once");
+        assert!(bodies.dropped(1, MAX_BODY - 1, false, Duration::ZERO).is_none());
+        assert!(bodies.dropped(1, 1, false, Duration::ZERO).is_some());
+        assert!(bodies.dropped(1, 1, true, Duration::ZERO).is_none(), "answered once");
         bodies.await_body(2, refused());
-        assert!(bodies.dropped(2, 0, true).is_some());
+        assert!(bodies.dropped(2, 0, true, Duration::ZERO).is_some());
         bodies.await_body(3, refused());
         assert!(bodies.take_overdue(MAX_TIME - Duration::from_nanos(1)).is_empty());
         assert_eq!(bodies.take_overdue(MAX_TIME).len(), 1);

@@ -2,6 +2,8 @@
 
 use crate::HostPattern;
 use jiff::Timestamp;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,18 +65,29 @@ pub enum AuthMode {
     User,
 }
 
-/// A repository, `owner/name`. Compared without regard to ASCII letter case, as GitHub does.
-#[derive(Clone, Debug, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// A repository: `owner/name`, and what is known of it beside. Compared by the name only, without regard to ASCII
+/// letter case, as GitHub does.
+///
+/// In JSON it is the name, or an object with `name`, `id` and `default_branch`, of which `name` is required; it is
+/// written as the name where nothing else is known.
+#[derive(Clone, Debug, Eq, Serialize)]
+#[serde(into = "Form")]
 pub struct Repo {
     owner: String,
     name: String,
+    id: Option<u64>,
+    default_branch: Option<String>,
 }
 
 /// The text is no `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a repository: expected owner/name, of letters, digits, '-', '_' and '.'")]
 pub struct InvalidRepo(String);
+
+/// The text can be no branch's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("default_branch {0:?} is not a branch's name such as main")]
+struct InvalidBranch(String);
 
 impl Repo {
     /// Reads `owner/name`.
@@ -90,7 +103,17 @@ impl Repo {
         if !is_segment(owner, 39) || !is_segment(name, 100) || suffixed {
             return Err(invalid());
         }
-        Ok(Self { owner: owner.to_owned(), name: name.to_owned() })
+        Ok(Self { owner: owner.to_owned(), name: name.to_owned(), id: None, default_branch: None })
+    }
+
+    /// GitHub's number for it, where it is known; unlike the name it never changes.
+    pub fn id(&self) -> Option<u64> {
+        self.id
+    }
+
+    /// The branch that is its default, without `refs/heads/`, where it is known.
+    pub fn default_branch(&self) -> Option<&str> {
+        self.default_branch.as_deref()
     }
 
     fn is(&self, owner: &[u8], name: &[u8]) -> bool {
@@ -116,16 +139,72 @@ impl fmt::Display for Repo {
     }
 }
 
-impl TryFrom<String> for Repo {
-    type Error = InvalidRepo;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text)
+/// Whether git would let a branch be called `name` (git-check-ref-format(1), and git-branch(1) for the leading dash);
+/// 255 bytes are the most that GitHub takes.
+fn is_branch(name: &str) -> bool {
+    let plain = name.bytes().all(|b| b > b' ' && b != 0x7f && !b"~^:?*[\\".contains(&b));
+    let parts = || name.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"));
+    let odd = name == "@" || name.starts_with('-') || name.ends_with('.') || name.contains("..") || name.contains("@{");
+    plain && name.len() <= 255 && parts() && !odd
+}
+
+/// A repository as it is written.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Form {
+    Name(String),
+    Object(Object),
+}
+
+/// The object form of a repository.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Object {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    default_branch: Option<String>,
+}
+
+impl From<Repo> for Form {
+    fn from(repo: Repo) -> Self {
+        let name = repo.to_string();
+        match repo {
+            Repo { id: None, default_branch: None, .. } => Self::Name(name),
+            Repo { id, default_branch, .. } => Self::Object(Object { name, id, default_branch }),
+        }
     }
 }
 
-impl From<Repo> for String {
-    fn from(repo: Repo) -> Self {
-        repo.to_string()
+impl<'de> Deserialize<'de> for Repo {
+    // By hand, since an untagged enum's errors say neither which field is wrong nor why.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Reads either form of a repository.
+struct Either;
+
+impl<'de> Visitor<'de> for Either {
+    type Value = Repo;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("owner/name, or an object with name, id and default_branch")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Repo, E> {
+        Repo::parse(name).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Repo, A::Error> {
+        let object = Object::deserialize(MapAccessDeserializer::new(map))?;
+        if let Some(branch) = object.default_branch.as_ref().filter(|branch| !is_branch(branch)) {
+            return Err(de::Error::custom(InvalidBranch(branch.clone())));
+        }
+        let repo = Repo::parse(&object.name).map_err(de::Error::custom)?;
+        Ok(Repo { id: object.id, default_branch: object.default_branch, ..repo })
     }
 }
 
@@ -162,6 +241,65 @@ mod tests {
         assert!(Repo::parse(&format!("{}/{}", "o".repeat(39), "r".repeat(100))).is_ok());
         assert!(Repo::parse(&format!("{}/r", "o".repeat(40))).is_err());
         assert!(Repo::parse(&format!("o/{}", "r".repeat(101))).is_err());
+    }
+
+    #[test]
+    fn a_repository_is_a_name_or_an_object_and_comes_back_as_it_was() {
+        let known = [
+            (r#""Acme/App""#, None, None),
+            (r#"{"name":"Acme/App","id":23096959}"#, Some(23_096_959), None),
+            (r#"{"name":"Acme/App","default_branch":"release/1.x"}"#, None, Some("release/1.x")),
+            (r#"{"name":"Acme/App","id":1,"default_branch":"main"}"#, Some(1), Some("main")),
+        ];
+        for (json, id, default_branch) in known {
+            let repo: Repo = serde_json::from_str(json).unwrap();
+            assert_eq!((repo.id(), repo.default_branch()), (id, default_branch), "{json}");
+            assert_eq!(repo, Repo::parse("acme/app").unwrap(), "it is compared by its name");
+            assert_eq!(serde_json::to_string(&repo).unwrap(), json);
+        }
+        let bare: Repo = serde_json::from_str(r#"{"name":"Acme/App"}"#).unwrap();
+        assert_eq!(serde_json::to_string(&bare).unwrap(), r#""Acme/App""#);
+    }
+
+    #[test]
+    fn a_repository_s_object_is_understood_whole_or_not_at_all() {
+        for json in [
+            "{}",
+            "1",
+            "null",
+            r#"["acme/app"]"#,
+            r#"{"id":1}"#,
+            r#"{"name":"acme"}"#,
+            r#"{"name":"acme/app","id":-1}"#,
+            r#"{"name":"acme/app","id":"1"}"#,
+            r#"{"name":"acme/app","branch":"main"}"#,
+            r#"{"name":"acme/app","name":"acme/other"}"#,
+        ] {
+            assert!(serde_json::from_str::<Repo>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_default_branch_is_a_name_that_git_would_give_a_branch() {
+        let long = "b".repeat(255);
+        for branch in ["main", "release/1.x", "a@b", "é", long.as_str()] {
+            assert!(is_branch(branch), "{branch}");
+        }
+        let longer = "b".repeat(256);
+        for branch in [
+            "", "/", "a/", "/a", "a//b", ".a", "a/.b", "a.", "a..b", "a.lock", "a.lock/b", "@", "a@{b", "-a", "a b",
+            "a\n", "a~", "a^", "a:b", "a?", "a*", "[a", "a\\b", "\x7f", &longer,
+        ] {
+            assert!(!is_branch(branch), "{branch:?}");
+        }
+        assert!(serde_json::from_str::<Repo>(r#"{"name":"o/r","default_branch":"a..b"}"#).is_err());
+    }
+
+    #[test]
+    fn a_record_with_either_form_comes_back_as_it_was() {
+        let json = r#"{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r",{"name":"o/s","id":7}],"auth_mode":"bot","allowed_branches":[],"expires_at":"2027-01-15T00:00:00Z","labels":{},"generation":3}"#;
+        let record: Container = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), json);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! One kept connection out of a sandbox: CONNECT, TLS with trust in the gateway's CA only, HTTP/1.1 or HTTP/2.
+//! [`tunnel`] and [`tls`] are its first steps, for tests that go on in bytes of their own (raw.rs).
 
 use crate::Sandbox;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io;
 use std::net::Ipv4Addr;
@@ -15,13 +16,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// The longest that one step (connect, handshake, answer) may take.
-const STEP: Duration = Duration::from_secs(20);
+pub(crate) const STEP: Duration = Duration::from_secs(20);
 
 /// Which HTTP is spoken inside the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +73,7 @@ impl Client {
     /// Whatever went wrong on the way, the status where CONNECT was refused.
     pub async fn connect(sandbox: &Sandbox, source: Ipv4Addr, host: &str, http: Http) -> io::Result<Self> {
         let work = async {
-            let stream = tunnel(sandbox, source, host).await?;
-            let alpn: &[u8] = if http == Http::Two { b"h2" } else { b"http/1.1" };
-            let name = ServerName::try_from(host.to_owned()).unwrap();
-            let tls = TlsConnector::from(config(&sandbox.ca_pem, alpn)).connect(name, stream).await?;
-            if tls.get_ref().1.alpn_protocol() != Some(alpn) {
-                return Err(io::Error::other("the gateway did not agree to the protocol"));
-            }
-            let io = TokioIo::new(tls);
+            let io = TokioIo::new(tls(sandbox, source, host, http).await?);
             let requests = match http {
                 Http::One => {
                     let (requests, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
@@ -102,15 +97,20 @@ impl Client {
     /// # Errors
     /// The connection is closed or broke, or nothing came in time.
     pub async fn open(&mut self, path: &str) -> io::Result<Response<Incoming>> {
-        let request = Request::get(match self.requests {
-            Requests::One(_) => path.to_owned(),
-            Requests::Two(_) => format!("https://{}{path}", self.host),
-        });
-        let request = match self.requests {
-            Requests::One(_) => request.header("host", &self.host),
-            Requests::Two(_) => request,
+        let host = self.host.clone();
+        self.send(Method::GET, &host, path).await
+    }
+
+    /// Sends a request without a body. `path` is empty for CONNECT, whose target is all in `authority`.
+    async fn send(&mut self, method: Method, authority: &str, path: &str) -> io::Result<Response<Incoming>> {
+        let request = Request::builder().header("user-agent", "rig");
+        let request = match (&self.requests, &method) {
+            (Requests::One(_), &Method::CONNECT) => request.uri(authority).header("host", authority),
+            (Requests::One(_), _) => request.uri(path).header("host", authority),
+            (Requests::Two(_), &Method::CONNECT) => request.uri(authority),
+            (Requests::Two(_), _) => request.uri(format!("https://{authority}{path}")),
         };
-        let request = request.header("user-agent", "rig").body(Full::default()).unwrap();
+        let request = request.method(method).body(Full::default()).unwrap();
         let work = async {
             match &mut self.requests {
                 Requests::One(requests) => {
@@ -132,7 +132,28 @@ impl Client {
     /// # Errors
     /// As [`Client::open`].
     pub async fn get(&mut self, path: &str) -> io::Result<Answer> {
-        let response = self.open(path).await?;
+        Answer::read(self.open(path).await?).await
+    }
+
+    /// The same for `host`, whatever host the connection was made for.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub async fn get_from(&mut self, host: &str, path: &str) -> io::Result<Answer> {
+        Answer::read(self.send(Method::GET, host, path).await?).await
+    }
+
+    /// Sends a CONNECT to `target` inside the connection.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub async fn connect_inside(&mut self, target: &str) -> io::Result<Answer> {
+        Answer::read(self.send(Method::CONNECT, target, "").await?).await
+    }
+}
+
+impl Answer {
+    async fn read(response: Response<Incoming>) -> io::Result<Self> {
         let status = response.status().as_u16();
         let rule = response.headers().get("x-sallyport-rule").map(|rule| rule.to_str().unwrap().to_owned());
         let body = timeout(STEP, response.into_body().collect()).await;
@@ -156,11 +177,23 @@ pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> 
     Ok(bytes)
 }
 
-async fn tunnel(sandbox: &Sandbox, source: Ipv4Addr, host: &str) -> io::Result<TcpStream> {
+/// Opens a CONNECT to `host` port 443.
+///
+/// # Errors
+/// It was refused, with the answer, or the connection broke.
+pub async fn tunnel(sandbox: &Sandbox, source: Ipv4Addr, host: &str) -> io::Result<TcpStream> {
+    tunnel_to(sandbox, source, &format!("{host}:443")).await
+}
+
+/// The same to any target.
+///
+/// # Errors
+/// As [`tunnel`].
+pub async fn tunnel_to(sandbox: &Sandbox, source: Ipv4Addr, target: &str) -> io::Result<TcpStream> {
     let proxy = sandbox.proxy.expect("the sandbox is behind a gateway");
     let mut stream = sandbox.socket(source).connect(proxy).await?;
     stream.set_nodelay(true)?;
-    stream.write_all(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n").as_bytes()).await?;
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
     let mut head = Vec::new();
     // Nothing follows the head until we speak, so reading by the byte costs little and takes nothing away.
     while !head.ends_with(b"\r\n\r\n") {
@@ -171,6 +204,21 @@ async fn tunnel(sandbox: &Sandbox, source: Ipv4Addr, host: &str) -> io::Result<T
         return Err(io::Error::other(format!("CONNECT was answered by: {head}")));
     }
     Ok(stream)
+}
+
+/// TLS through a tunnel to `host`, with its name and the ALPN of `http`.
+///
+/// # Errors
+/// As [`tunnel`], or the handshake failed.
+pub async fn tls(sandbox: &Sandbox, source: Ipv4Addr, host: &str, http: Http) -> io::Result<TlsStream<TcpStream>> {
+    let stream = tunnel(sandbox, source, host).await?;
+    let alpn: &[u8] = if http == Http::Two { b"h2" } else { b"http/1.1" };
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    let tls = TlsConnector::from(config(&sandbox.ca_pem, alpn)).connect(name, stream).await?;
+    match tls.get_ref().1.alpn_protocol() == Some(alpn) {
+        true => Ok(tls),
+        false => Err(io::Error::other("the gateway did not agree to the protocol")),
+    }
 }
 
 fn config(ca_pem: &str, alpn: &[u8]) -> Arc<ClientConfig> {

@@ -25,6 +25,9 @@ const AUDIT_WITHIN: Duration = Duration::from_secs(10);
 /// How much of each log is printed when a test fails.
 const LOG_TAIL: usize = 40;
 
+/// api.anthropic.com is the rig's host without a credential.
+const NO_CREDENTIAL_BUT_GITHUB: &str = "credentials: {anthropic: false, openai: false, gemini: false}\n";
+
 /// A running (or stopped) gateway.
 pub struct Gateway {
     /// The port of the explicit proxy, on all addresses.
@@ -33,12 +36,28 @@ pub struct Gateway {
     pub state: PathBuf,
     directory: PathBuf,
     admin: SocketAddr,
+    environment: Vec<(String, String)>,
     child: Mutex<Option<Child>>,
 }
 
 impl Gateway {
     /// Writes a configuration with `upstream` behind all of its names, starts the binary, waits until it is ready.
     pub fn start(upstream: &Upstream) -> Self {
+        Self::start_with(upstream, &policy(&upstream::HOSTS), &[])
+    }
+
+    /// The same with this policy, and with hosts that are pinned elsewhere.
+    pub fn start_with(upstream: &Upstream, policy: &str, elsewhere: &[(&str, SocketAddr)]) -> Self {
+        Self::start_configured(policy, &format!("{NO_CREDENTIAL_BUT_GITHUB}{}", pins(upstream, elsewhere)))
+    }
+
+    /// With this policy, and `settings` as the rest of sallyport.yaml.
+    pub fn start_configured(policy: &str, settings: &str) -> Self {
+        Self::start_in(policy, settings, &[])
+    }
+
+    /// The same with variables beside the usual ones.
+    pub fn start_in(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = crate::scratch("gateway");
@@ -48,27 +67,25 @@ impl Gateway {
             proxy_port,
             state: directory.join("state"),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
+            environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             child: Mutex::new(None),
             directory,
         };
-        gateway.write_config(upstream);
+        gateway.write_config(policy, settings);
         gateway.up();
         gateway
     }
 
-    fn write_config(&self, upstream: &Upstream) {
-        let mut config = format!(
-            "listen:\n  proxy: 0.0.0.0:{}\n  admin: {}\npolicy: policy.yaml\nupstreams:\n",
-            self.proxy_port, self.admin
+    fn write_config(&self, policy: &str, settings: &str) {
+        // Gateways of one test share its namespace, so each has a resolver's port of its own.
+        let config = format!(
+            "listen:\n  proxy: 0.0.0.0:{}\n  admin: {}\n  resolver: {}\npolicy: policy.yaml\n{settings}",
+            self.proxy_port,
+            self.admin,
+            SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin.port() + 1)),
         );
-        let mut policy = String::from("egress:\n");
-        for host in upstream::HOSTS {
-            let (address, ca) = (upstream.address, upstream.ca.display());
-            config += &format!("  {host}: {{address: {}, port: {}, ca: {ca}}}\n", address.ip(), address.port());
-            policy += &format!("  - {host}\n");
-        }
         std::fs::write(self.config(), config).unwrap();
-        std::fs::write(self.directory.join("policy.yaml"), policy).unwrap();
+        std::fs::write(self.policy_file(), policy).unwrap();
     }
 
     /// Starts the binary on the same configuration and state, and waits until it is ready.
@@ -79,6 +96,7 @@ impl Gateway {
         let mut command = self.sallyport();
         command.args(["up", "--config"]).arg(self.config()).arg("--state-dir").arg(&self.state);
         command.args(["--envoy-concurrency", "2"]).env("GITHUB_TOKEN", TOKEN);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log("stdout.log")).stderr(log("stderr.log"));
         let mut child = command.spawn().unwrap();
         eventually("the gateway is ready", READY_WITHIN, || {
@@ -103,6 +121,11 @@ impl Gateway {
         command
     }
 
+    /// The policy file, which the gateway watches.
+    pub fn policy_file(&self) -> PathBuf {
+        self.directory.join("policy.yaml")
+    }
+
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.join("sallyport.yaml")
@@ -110,7 +133,7 @@ impl Gateway {
 
     /// Whether `/readyz` says 200.
     pub fn ready(&self) -> bool {
-        admin::call(self.admin, "GET", "/readyz", None).is_ok_and(|(status, _)| status == 200)
+        admin::call(self.admin, "GET", "/readyz", &[], None).is_ok_and(|(status, _)| status == 200)
     }
 
     /// The process of `sallyport up`.
@@ -121,6 +144,13 @@ impl Gateway {
     /// The process of its Envoy, if there is one.
     pub fn envoy_pid(&self) -> Option<u32> {
         process::child_named(self.pid(), "envoy")
+    }
+
+    /// A counter or gauge of Envoy's; 0 where it has none of that name.
+    pub fn envoy_stat(&self, name: &str) -> u64 {
+        let text = admin::envoy(&self.state.join("run/envoy-admin.sock"), "/stats?usedonly").unwrap();
+        let value = text.lines().filter_map(|line| line.split_once(": ")).find(|(key, _)| *key == name);
+        value.map_or(0, |(_, value)| value.trim().parse().unwrap())
     }
 
     /// Sends `signal` to `sallyport up` and to nothing else.
@@ -155,7 +185,31 @@ impl Gateway {
 
     /// One call of the admin API: status and body.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-        admin::call(self.admin, method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        self.call_as(method, path, &[], body)
+    }
+
+    /// The same with `headers`, of which a `host` replaces the usual one.
+    pub fn call_as(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> (u16, String) {
+        let answer = admin::call(self.admin, method, path, headers, body);
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Begins a call of the admin API and closes the connection `after` it was sent, without reading.
+    pub fn abort_call(&self, method: &str, path: &str, body: Option<&Value>, after: Duration) {
+        admin::abort(self.admin, method, path, body, after).unwrap();
+    }
+
+    /// Where the admin API listens.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What `/readyz` warns of.
+    pub fn warnings(&self) -> Vec<String> {
+        let (_, body) = self.call("GET", "/readyz", None);
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("/readyz: {error}: {body}"));
+        let warnings = body["warnings"].as_array().unwrap_or_else(|| panic!("/readyz without warnings: {body}"));
+        warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
     }
 
     /// Registers `address` with `repos`, or replaces its record.
@@ -180,9 +234,11 @@ impl Gateway {
         whole.lines().map(parse).collect()
     }
 
-    /// Waits for the audit line that `wanted` recognises.
+    /// Waits for the audit line that `wanted` recognises. A long request's first line, of its start, is none.
     pub fn audit_line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || self.audit().into_iter().find(&wanted))
+        eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || {
+            self.audit().into_iter().filter(|line| line["event"] != "start").find(&wanted)
+        })
     }
 
     /// Every file that the gateway has written but the ones for its secrets, and the answers of its API.
@@ -205,6 +261,23 @@ impl Drop for Gateway {
             let _ = child.wait();
         }
     }
+}
+
+/// The lines of sallyport.yaml that put `upstream` behind all of its names but those that are pinned elsewhere.
+pub fn pins(upstream: &Upstream, elsewhere: &[(&str, SocketAddr)]) -> String {
+    let mut pins = String::from("upstreams:\n");
+    for host in upstream::HOSTS.into_iter().chain(upstream::OTHER_HOSTS) {
+        let pinned = elsewhere.iter().find(|(name, _)| *name == host);
+        let (address, ca) = (pinned.map_or(upstream.address, |(_, address)| *address), upstream.ca.display());
+        pins += &format!("  {host}: {{address: {}, port: {}, ca: {ca}}}\n", address.ip(), address.port());
+    }
+    pins
+}
+
+/// The text of a policy that allows `hosts` and nothing else.
+pub fn policy(hosts: &[&str]) -> String {
+    let entries: String = hosts.iter().map(|host| format!("  - {host}\n")).collect();
+    format!("egress:\n{entries}")
 }
 
 /// The `container_id` that [`Gateway::register`] gives to an address.

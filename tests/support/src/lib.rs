@@ -1,12 +1,14 @@
 //! The end-to-end rig: a small internet without the internet.
 //!
 //! An [`Upstream`] plays github.com and the others, a [`Gateway`] is the shipped binary with its Envoy, a [`Sandbox`]
-//! is a network namespace whose only neighbour is the gateway, a [`Client`] is one kept connection out of it. All of
-//! it lives in the namespaces that tests/support/in-netns.sh made; no address of the real machine is ever touched.
+//! is a network namespace whose only neighbour is the gateway, a [`Client`] is one kept connection out of it, and
+//! [`raw`] is what no client sends. All of it lives in the namespaces that tests/support/in-netns.sh made; no address of the real machine is ever touched.
 
 pub mod client;
 pub mod gateway;
+pub mod internet;
 pub mod process;
+pub mod raw;
 pub mod sandbox;
 pub mod secrets;
 pub mod upstream;
@@ -16,6 +18,7 @@ pub use gateway::Gateway;
 pub use sandbox::{Curled, Finished, Sandbox};
 pub use upstream::{Recorded, Upstream};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,6 +41,13 @@ impl Rig {
     pub fn start() -> Self {
         let upstream = Upstream::start();
         let gateway = Gateway::start(&upstream);
+        Self { upstream, gateway }
+    }
+
+    /// The same with this policy, and with hosts that are pinned elsewhere.
+    pub fn start_with(policy: &str, elsewhere: &[(&str, SocketAddr)]) -> Self {
+        let upstream = Upstream::start();
+        let gateway = Gateway::start_with(&upstream, policy, elsewhere);
         Self { upstream, gateway }
     }
 

@@ -16,6 +16,15 @@ pub fn alive(pid: u32) -> bool {
     stat(pid).is_some()
 }
 
+/// Whether every thread of `pid` stands still after SIGSTOP, which takes effect a moment after it was sent.
+pub fn stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.filter_map(Result::ok).all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    })
+}
+
 /// The running child of `parent` whose name is `name`.
 pub fn child_named(parent: u32, name: &str) -> Option<u32> {
     let wanted = |stat: Stat| stat.parent == parent && stat.name == name && !matches!(stat.state.as_str(), "Z" | "X");

@@ -5,6 +5,7 @@
 use crate::Gateway;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -158,7 +159,7 @@ impl Sandbox {
     }
 
     /// Runs `curl args`.
-    pub fn curl(&self, args: &[&str]) -> Curled {
+    pub fn curl(&self, args: &[impl AsRef<OsStr>]) -> Curled {
         let mut command = self.command("curl");
         command.args(["--silent", "--show-error", "--max-time", "20", "-w", "\n%{http_connect} %{http_code}"]);
         let finished = Finished::of(command.args(args));

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sites::Body;
+pub use sites::{WEB_SOCKET_ACCEPT, WEB_SOCKET_KEY};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,15 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
 /// The names it answers to.
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "raw.githubusercontent.com"];
+
+/// Further names it answers to, which the rig's usual policy does not allow.
+pub const OTHER_HOSTS: [&str; 5] = [
+    "uploads.github.com",
+    "codeload.github.com",
+    "api.openai.com",
+    "generativelanguage.googleapis.com",
+    "keyed.example.com",
+];
 
 /// A request that arrived, as it arrived.
 #[derive(Clone)]
@@ -106,7 +116,7 @@ impl Upstream {
     pub fn start() -> Self {
         let directory = crate::scratch("upstream");
         crate::sandbox::ip(&["address", "replace", &format!("{ADDRESS}/32"), "dev", "lo"]);
-        let (acceptor, ca_pem) = tls::acceptor(&HOSTS);
+        let (acceptor, ca_pem) = tls::acceptor(&[&HOSTS[..], &OTHER_HOSTS[..]].concat());
         let ca = directory.join("ca.pem");
         std::fs::write(&ca, ca_pem).unwrap();
         let shared = Arc::new(Shared {
@@ -210,7 +220,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     if h2 {
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
     } else {
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
     }
 }
 

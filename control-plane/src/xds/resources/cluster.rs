@@ -2,19 +2,23 @@
 //! operator has pinned, and the way from a CONNECT into the internal listener.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster};
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster, cluster::RefreshRate,
+};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
-    ProxyProtocolConfig, TransportSocket, UpstreamHttpProtocolOptions, address, envoy_internal_address,
-    proxy_protocol_config,
+    Address, DnsResolverOptions, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions as CommonOptions, Pipe, ProxyProtocolConfig, TransportSocket, TypedExtensionConfig,
+    UpstreamHttpProtocolOptions, address, envoy_internal_address, proxy_protocol_config,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config};
 use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
@@ -25,15 +29,18 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions, http_protocol_options as upstream_options,
 };
-use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{AddressMatcher, StringMatcher, string_matcher};
+use envoy_types::pb::google::protobuf::UInt64Value;
+use envoy_types::pb::xds::core::v3::CidrRange;
 use envoy_types::util::pack_any;
 use policy::HostName;
 
 use super::{
-    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT, duration, inline,
-    number, socket, transport_socket,
+    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, RESOLVER, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT,
+    duration, inline, number, socket, tcp, transport_socket,
 };
 use crate::config::Upstream;
+use crate::dns::public::CLOSED;
 
 /// How long a TCP connection to an upstream may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +54,20 @@ const CLUSTER_LIMIT: u32 = 16_384;
 
 /// Names in the DNS cache; the allowlist bounds them long before.
 const DNS_NAMES: u32 = 4_096;
+
+/// Our socket for DNS, as Envoy finds it: relative to the state directory, like the bootstrap's.
+pub const DNS_SOCKET: &str = "run/dns.sock";
+
+/// How long Envoy's resolver waits for an answer: longer than we work on one (dns/nameservers.rs).
+const DNS_QUERY: Duration = Duration::from_secs(5);
+/// How long a lookup of both kinds of address may take.
+const DNS_LOOKUP: Duration = Duration::from_secs(6);
+/// A name in use is asked for again when its records end, but not within this time.
+const DNS_REFRESH: Duration = Duration::from_secs(5);
+/// A name that cannot be resolved is asked for again after the first, doubling to the second.
+const DNS_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// A name that nobody has used for this long is forgotten.
+const DNS_UNUSED: Duration = Duration::from_secs(300);
 
 /// The versions of HTTP that a cluster offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +114,7 @@ pub fn pinned(host: &HostName, upstream: &Upstream) -> [Cluster; 2] {
 }
 
 /// The clusters of every other allowed host: resolved by name, verified against `roots_pem`, and one without TLS.
-pub fn dynamic_forward_proxy(roots_pem: &str) -> [Cluster; 3] {
+pub fn dynamic_forward_proxy(roots_pem: &str, resolver: SocketAddr) -> [Cluster; 3] {
     let tls =
         UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
     let encrypted = || Some(transport_socket("envoy.transport_sockets.tls", tls.clone()));
@@ -106,7 +127,7 @@ pub fn dynamic_forward_proxy(roots_pem: &str) -> [Cluster; 3] {
             name: "envoy.clusters.dynamic_forward_proxy".into(),
             typed_config: Some(pack_any(ClusterConfig {
                 cluster_implementation_specifier: Some(cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(
-                    dns_cache(),
+                    dns_cache(resolver),
                 )),
                 allow_insecure_cluster_options: transport_socket.is_none(),
                 ..Default::default()
@@ -124,8 +145,42 @@ pub fn dynamic_forward_proxy(roots_pem: &str) -> [Cluster; 3] {
 }
 
 /// The DNS cache, which filter and cluster of the dynamic forward proxy share by its name.
-pub fn dns_cache() -> DnsCacheConfig {
-    DnsCacheConfig { name: UPSTREAM.into(), max_hosts: number(DNS_NAMES), ..Default::default() }
+///
+/// Only the control plane is asked, at `resolver`. Envoy answers some names itself all the same, as those of its hosts
+/// file: what is not public is dropped once more from whatever it has found.
+pub fn dns_cache(resolver: SocketAddr) -> DnsCacheConfig {
+    let asked = CaresDnsResolverConfig {
+        resolvers: vec![tcp(resolver)],
+        filter_unroutable_families: true,
+        dns_resolver_options: Some(DnsResolverOptions {
+            use_tcp_for_dns_lookups: true,
+            no_default_search_domain: true,
+        }),
+        query_timeout_seconds: Some(UInt64Value { value: DNS_QUERY.as_secs() }),
+        query_tries: number(2),
+        ..Default::default()
+    };
+    let closed = CLOSED
+        .iter()
+        .map(|range| CidrRange { address_prefix: range.first.to_string(), prefix_len: number(range.length.into()) });
+    DnsCacheConfig {
+        name: UPSTREAM.into(),
+        dns_lookup_family: cluster::DnsLookupFamily::All.into(),
+        max_hosts: number(DNS_NAMES),
+        dns_min_refresh_rate: Some(duration(DNS_REFRESH)),
+        host_ttl: Some(duration(DNS_UNUSED)),
+        dns_failure_refresh_rate: Some(RefreshRate {
+            base_interval: Some(duration(DNS_RETRY.0)),
+            max_interval: Some(duration(DNS_RETRY.1)),
+        }),
+        dns_query_timeout: Some(duration(DNS_LOOKUP)),
+        typed_dns_resolver_config: Some(TypedExtensionConfig {
+            name: "envoy.network.dns_resolver.cares".into(),
+            typed_config: Some(pack_any(asked)),
+        }),
+        resolved_address_filter: Some(AddressMatcher { ranges: closed.collect(), invert_match: false }),
+        ..Default::default()
+    }
 }
 
 /// From an opened CONNECT into the internal listener. The PROXY header carries the sandbox's address over; nobody
@@ -153,6 +208,16 @@ pub fn tunnel() -> Cluster {
         load_assignment: Some(one_endpoint(TUNNEL, address)),
         transport_socket: Some(transport_socket("envoy.transport_sockets.upstream_proxy_protocol", proxy_header)),
         ..base(TUNNEL.into())
+    }
+}
+
+/// From the resolver's listener to this process.
+pub fn resolver() -> Cluster {
+    let socket = Pipe { path: DNS_SOCKET.into(), ..Default::default() };
+    Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        load_assignment: Some(one_endpoint(RESOLVER, Address { address: Some(address::Address::Pipe(socket)) })),
+        ..base(RESOLVER.into())
     }
 }
 

@@ -12,17 +12,22 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLog, AccessLogFilter, ComparisonFilter, DurationFilter, ExtensionFilter, LogTypeFilter, OrFilter, access_log,
+    access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
+};
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, HttpProtocolOptions as CommonOptions, RuntimeUInt32,
     SchemeHeaderTransformation, TrafficDirection, TypedExtensionConfig,
     http_protocol_options::HeadersWithUnderscoresAction, scheme_header_transformation,
 };
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, Listener, ListenerFilter, filter, listener, listener_filter,
 };
+use envoy_types::pb::envoy::data::accesslog::v3::AccessLogType;
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
-    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
     FilterConfig as ForwardProxyConfig, filter_config,
@@ -34,21 +39,23 @@ use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::Tl
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3::Config as OnDemandSecret;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, downstream_tls_context::SessionTicketKeysType,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher};
+use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, TUNNEL, UPSTREAM, ads, chain_match, cluster,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, RESOLVER, TUNNEL, UPSTREAM, ads, chain_match, cluster,
     control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
-use crate::audit::{AUDIT_STATE, RULE_HEADER};
+use crate::audit::{AUDIT_STATE, HANDSHAKE_TAG, LONG, RULE_HEADER};
 
 /// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);
@@ -73,10 +80,10 @@ pub const AUDIT_FLUSH: Duration = Duration::from_millis(100);
 const NO_SERVER_NAME: &str = "no-server-name";
 
 /// The explicit proxy's listener: CONNECT and absolute-form requests in cleartext.
-pub fn proxy(address: SocketAddr) -> Listener {
+pub fn proxy(address: SocketAddr, resolver: SocketAddr) -> Listener {
     let manager = HttpConnectionManager {
         upgrade_configs: vec![upgrade("CONNECT", false), upgrade("websocket", false)],
-        ..http(PROXY)
+        ..http(PROXY, resolver)
     };
     Listener {
         address: Some(tcp(address)),
@@ -88,7 +95,7 @@ pub fn proxy(address: SocketAddr) -> Listener {
 
 /// The internal listener in which every tunnel ends. TLS gets a leaf minted for its server name; anything else is
 /// read as HTTP.
-pub fn tunnel() -> Listener {
+pub fn tunnel(resolver: SocketAddr) -> Listener {
     let selector = OnDemandSecret {
         config_source: Some(ads()),
         certificate_mapper: Some(TypedExtensionConfig {
@@ -115,11 +122,14 @@ pub fn tunnel() -> Listener {
         name: "tls".into(),
         transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
         transport_socket_connect_timeout: Some(duration(DETECTION_TIMEOUT)),
-        filters: vec![network_filter(http(TUNNEL))],
+        filters: vec![network_filter(http(TUNNEL, resolver))],
         ..Default::default()
     };
-    let cleartext =
-        FilterChain { name: "http".into(), filters: vec![network_filter(http(CLEARTEXT))], ..Default::default() };
+    let cleartext = FilterChain {
+        name: "http".into(),
+        filters: vec![network_filter(http(CLEARTEXT, resolver))],
+        ..Default::default()
+    };
     Listener {
         traffic_direction: TrafficDirection::Outbound.into(),
         listener_specifier: Some(listener::ListenerSpecifier::InternalListener(listener::InternalListenerConfig {})),
@@ -130,7 +140,24 @@ pub fn tunnel() -> Listener {
         listener_filters_timeout: Some(duration(DETECTION_TIMEOUT)),
         filter_chain_matcher: Some(chain_match::by_protocol(&encrypted.name, &cleartext.name)),
         filter_chains: vec![encrypted, cleartext],
+        access_log: vec![handshake_log()],
         ..base(TUNNEL)
+    }
+}
+
+/// Where Envoy's own resolver finds ours: a port on loopback that is poured into our Unix socket, since c-ares speaks
+/// to no socket but TCP's and UDP's, and no network joins Envoy and us.
+pub fn resolver(address: SocketAddr) -> Listener {
+    let onward = TcpProxy {
+        stat_prefix: RESOLVER.into(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(RESOLVER.into())),
+        ..Default::default()
+    };
+    let filter = Filter { name: "tcp".into(), config_type: Some(filter::ConfigType::TypedConfig(pack_any(onward))) };
+    Listener {
+        address: Some(tcp(address)),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..base(RESOLVER)
     }
 }
 
@@ -145,7 +172,7 @@ fn base(name: &str) -> Listener {
 
 /// The HTTP connection manager: the peer's address is the only identity, and the request that is judged is the
 /// request that is sent, so nothing is normalised.
-fn http(routes: &str) -> HttpConnectionManager {
+fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
     use http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation};
     HttpConnectionManager {
         stat_prefix: routes.into(),
@@ -156,7 +183,7 @@ fn http(routes: &str) -> HttpConnectionManager {
         http_filters: vec![
             discovered(IDENTITY),
             http_filter(CREDENTIALS, credentials()),
-            http_filter(UPSTREAM, forward_proxy()),
+            http_filter(UPSTREAM, forward_proxy(resolver)),
             http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),
         ],
         http_protocol_options: Some(Http1ProtocolOptions {
@@ -193,6 +220,10 @@ fn http(routes: &str) -> HttpConnectionManager {
         stream_idle_timeout: Some(duration(STREAM_IDLE)),
         request_headers_timeout: Some(duration(HEADERS_TIMEOUT)),
         access_log: vec![audit_log()],
+        access_log_options: Some(http_connection_manager::HcmAccessLogOptions {
+            access_log_flush_interval: Some(duration(LONG)),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -218,29 +249,78 @@ fn credentials() -> ExtAuthz {
     }
 }
 
-fn forward_proxy() -> ForwardProxyConfig {
+fn forward_proxy(resolver: SocketAddr) -> ForwardProxyConfig {
     ForwardProxyConfig {
-        implementation_specifier: Some(filter_config::ImplementationSpecifier::DnsCacheConfig(cluster::dns_cache())),
+        implementation_specifier: Some(filter_config::ImplementationSpecifier::DnsCacheConfig(cluster::dns_cache(
+            resolver,
+        ))),
         ..Default::default()
     }
 }
 
+/// Each request, when it has ended, and a long one once before.
 fn audit_log() -> AccessLog {
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig {
-            log_name: "audit".into(),
-            grpc_service: Some(control_plane(AUTHZ_TIMEOUT)),
-            transport_api_version: ApiVersion::V3.into(),
-            buffer_flush_interval: Some(duration(AUDIT_FLUSH)),
             filter_state_objects_to_log: vec![AUDIT_STATE.into()],
-            ..Default::default()
+            ..log_service("audit")
         }),
+        // The entry's own field knows the usual methods only.
+        additional_request_headers_to_log: vec![":method".into()],
         additional_response_headers_to_log: vec![RULE_HEADER.into()],
         ..Default::default()
     };
+    let of = |specifier| AccessLogFilter { filter_specifier: Some(specifier) };
+    let ended = of(FilterSpecifier::LogTypeFilter(LogTypeFilter {
+        types: vec![AccessLogType::DownstreamPeriodic.into()],
+        exclude: true,
+    }));
+    // A stream that goes on is logged after LONG, and then again and again.
+    let first = of(FilterSpecifier::DurationFilter(DurationFilter {
+        comparison: Some(ComparisonFilter {
+            op: comparison_filter::Op::Le.into(),
+            value: Some(RuntimeUInt32 {
+                default_value: u32::try_from(LONG.as_millis()).unwrap_or(u32::MAX).saturating_mul(3) / 2,
+                runtime_key: "sallyport.audit.start".into(),
+            }),
+        }),
+    }));
     AccessLog {
         name: "envoy.access_loggers.http_grpc".into(),
+        filter: Some(of(FilterSpecifier::OrFilter(OrFilter { filters: vec![ended, first] }))),
         config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
+    }
+}
+
+/// Each connection that never came to speak HTTP. The audit picks those that began a handshake: the tag is empty
+/// where none was finished.
+fn handshake_log() -> AccessLog {
+    let finished = CustomTag {
+        tag: HANDSHAKE_TAG.into(),
+        r#type: Some(custom_tag::Type::Value("%COMMON_DURATION(DS_CX_BEG:DS_HS_END:ms)%".into())),
+    };
+    let config = TcpGrpcAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig { custom_tags: vec![finished], ..log_service("handshakes") }),
+    };
+    let silent = ExpressionFilter { expression: "!has(request.protocol)".into(), ..Default::default() };
+    AccessLog {
+        name: "envoy.access_loggers.tcp_grpc".into(),
+        filter: Some(AccessLogFilter {
+            filter_specifier: Some(FilterSpecifier::ExtensionFilter(ExtensionFilter {
+                name: "cel".into(),
+                config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(silent))),
+            })),
+        }),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
+    }
+}
+
+fn log_service(name: &str) -> CommonGrpcAccessLogConfig {
+    CommonGrpcAccessLogConfig {
+        log_name: name.into(),
+        grpc_service: Some(control_plane(AUTHZ_TIMEOUT)),
+        transport_api_version: ApiVersion::V3.into(),
+        buffer_flush_interval: Some(duration(AUDIT_FLUSH)),
         ..Default::default()
     }
 }

@@ -2,7 +2,7 @@
 //! `x-sallyport-rule`. What the filters and the credential stage answer is left as it is.
 
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLogFilter, AndFilter, ComparisonFilter, ExtensionFilter, ResponseFlagFilter, StatusCodeFilter,
+    AccessLogFilter, ComparisonFilter, ExtensionFilter, ResponseFlagFilter, StatusCodeFilter,
     access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::{
@@ -13,9 +13,9 @@ use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::Expres
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     LocalReplyConfig, ResponseMapper,
 };
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::util::pack_any;
 
+use super::inline;
 use crate::audit::RULE_HEADER;
 
 /// One answer of Envoy's: when it is given, and what it is called.
@@ -30,7 +30,6 @@ struct Own {
 /// `RESPONSE_CODE_DETAILS`.
 enum When {
     Flags(&'static [&'static str]),
-    FlagAndStatus(&'static str, u32),
     Status(u32),
     Details(&'static str),
 }
@@ -38,7 +37,8 @@ enum When {
 /// The first that fits counts. No status stands here that a filter or the credential stage gives.
 const OWN: &[Own] = &[
     Own {
-        when: When::FlagAndStatus("UAEX", 503),
+        // Not what it answers itself, which may be 503 too.
+        when: When::Details("ext_authz_error"),
         stage: "credentials",
         rule: "credentials.unavailable",
         error: "the credential stage does not answer; try again",
@@ -96,18 +96,23 @@ const OWN: &[Own] = &[
     },
 ];
 
+/// The stage that `rule` stands for in an answer of Envoy's own.
+pub fn stage(rule: &str) -> Option<&'static str> {
+    OWN.iter().find(|own| own.rule == rule).map(|own| own.stage)
+}
+
 /// The configuration.
 pub fn named() -> LocalReplyConfig {
     LocalReplyConfig { mappers: OWN.iter().map(mapper).collect(), ..Default::default() }
 }
 
 fn mapper(own: &Own) -> ResponseMapper {
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let body = Struct {
-        fields: [("error", own.error), ("rule", own.rule), ("stage", own.stage), ("request_id", "%REQ(X-REQUEST-ID)%")]
-            .map(|(key, value)| (key.to_owned(), text(value)))
-            .into(),
-    };
+    // As text and not as a protobuf `Struct`: the order of a map's entries differs from one build to the next, and a
+    // listener that differs drains its connections.
+    let body = format!(
+        r#"{{"error":"{}","rule":"{}","stage":"{}","request_id":"%FILTER_STATE(wasm.sallyport.request-id:PLAIN)%"}}{}"#,
+        own.error, own.rule, own.stage, "\n"
+    );
     let header = HeaderValueOption {
         header: Some(HeaderValue { key: RULE_HEADER.into(), value: own.rule.into(), ..Default::default() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
@@ -116,7 +121,8 @@ fn mapper(own: &Own) -> ResponseMapper {
     ResponseMapper {
         filter: Some(filter(&own.when)),
         body_format_override: Some(SubstitutionFormatString {
-            format: Some(substitution_format_string::Format::JsonFormat(body)),
+            content_type: "application/json".into(),
+            format: Some(substitution_format_string::Format::TextFormatSource(inline(body))),
             ..Default::default()
         }),
         headers_to_add: vec![header],
@@ -138,12 +144,6 @@ fn filter(when: &When) -> AccessLogFilter {
                     runtime_key: format!("sallyport.local_reply.{status}"),
                 }),
             }),
-        })),
-        When::FlagAndStatus(flag, status) => of(FilterSpecifier::AndFilter(AndFilter {
-            filters: vec![
-                of(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec![(*flag).to_owned()] })),
-                filter(&When::Status(*status)),
-            ],
         })),
         When::Details(details) => of(FilterSpecifier::ExtensionFilter(ExtensionFilter {
             name: "cel".into(),

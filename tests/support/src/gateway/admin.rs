@@ -1,32 +1,80 @@
-//! The least HTTP client that speaks to the admin API: one call for each connection, blocking.
+//! The least HTTP client that speaks to the admin API, and to Envoy's: one call for each connection, blocking.
 
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// The longest that the API may take.
 const CALL: Duration = Duration::from_secs(10);
 
-/// Makes one call and returns status and body.
+/// Makes one call, with `headers` before or in place of the usual ones, and returns status and body.
 ///
 /// # Errors
 /// Nobody listens, or the answer is none.
-pub fn call(address: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> io::Result<(u16, String)> {
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let mut stream = TcpStream::connect_timeout(&address, CALL)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(CALL))?;
-    // HTTP/1.0, so that the answer is never chunked and ends with the connection.
-    let head = format!(
-        "{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(format!("{head}{body}").as_bytes())?;
+pub fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+) -> io::Result<(u16, String)> {
+    let mut stream = begin(address, method, path, headers, body)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no complete answer"))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Ok((status.ok_or_else(|| io::Error::other("no status"))?, body.to_owned()))
+}
+
+/// One GET to Envoy's own admin interface: the body.
+///
+/// # Errors
+/// As [`call`].
+pub fn envoy(socket: &Path, path: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(CALL))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    // It may be chunked; for lines of text that adds lines which nobody looks for.
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no complete answer"))?;
+    Ok(body.to_owned())
+}
+
+/// Begins one call and closes the connection `after` it was sent, without reading.
+///
+/// # Errors
+/// Nobody listens.
+pub fn abort(address: SocketAddr, method: &str, path: &str, body: Option<&Value>, after: Duration) -> io::Result<()> {
+    let stream = begin(address, method, path, &[], body)?;
+    // The one moment in the rig that is about time itself.
+    std::thread::sleep(after);
+    drop(stream);
+    Ok(())
+}
+
+fn begin(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+) -> io::Result<TcpStream> {
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let mut stream = TcpStream::connect_timeout(&address, CALL)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(CALL))?;
+    let mut head: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        head += &format!("host: {address}\r\n");
+    }
+    head += &format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    // HTTP/1.0, so that the answer is never chunked and ends with the connection.
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\n{head}{body}").as_bytes())?;
+    Ok(stream)
 }

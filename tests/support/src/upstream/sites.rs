@@ -1,16 +1,18 @@
-//! The hosts that are not git: GitHub's API, raw files, an API that streams.
+//! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
 use super::{Shared, Visibility};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
 
 /// The body of any answer.
@@ -18,6 +20,11 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Time between two server-sent events.
 const EVENT_EVERY: Duration = Duration::from_millis(20);
+
+/// The example of RFC 6455 section 1.3: a client's key, and the answer to it. Other keys are answered 400.
+pub const WEB_SOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// See [`WEB_SOCKET_KEY`].
+pub const WEB_SOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A short answer.
 pub fn text(status: u16, body: impl Into<String>) -> Response<Body> {
@@ -33,6 +40,9 @@ fn json(status: u16, body: &serde_json::Value) -> Response<Body> {
 
 /// Reads the body to its end, then answers.
 pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
+    if host == "api.anthropic.com" && request.uri().path().starts_with("/v1/echo") {
+        return echo(request, shared, index);
+    }
     let (head, mut body) = request.into_parts();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return text(400, "the body broke off") };
@@ -57,9 +67,39 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             response.body(events.boxed_unsync()).unwrap()
         }
         "api.anthropic.com" => json(200, &json!({"type": "message", "path": path})),
-        "raw.githubusercontent.com" => text(200, format!("raw {path}")),
+        "raw.githubusercontent.com" | "uploads.github.com" | "codeload.github.com" => text(200, format!("raw {path}")),
+        "api.openai.com" | "generativelanguage.googleapis.com" | "keyed.example.com" => {
+            json(200, &json!({"path": path}))
+        }
         _ => text(421, "no such host here"),
     }
+}
+
+/// A WebSocket, over HTTP/1.1 only, that sends back the bytes it gets as they are.
+fn echo(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
+    let is =
+        |name: &str, value: &str| request.headers().get(name).is_some_and(|have| have.as_bytes() == value.as_bytes());
+    if !(is("upgrade", "websocket") && is("sec-websocket-version", "13") && is("sec-websocket-key", WEB_SOCKET_KEY)) {
+        return text(400, "this is a WebSocket");
+    }
+    tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = reader.read(&mut bytes).await {
+            shared.count_body(index, length);
+            if writer.write_all(&bytes[..length]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = text(101, "");
+    for (name, value) in
+        [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", WEB_SOCKET_ACCEPT)]
+    {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
 }
 
 fn repository(name: &str, shared: &Shared) -> Response<Body> {

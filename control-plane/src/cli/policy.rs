@@ -1,0 +1,45 @@
+//! `policy check`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::{Common, Error, print};
+use crate::config::policy_file;
+
+/// What sandboxes may do.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Read a policy file as the gateway would, and say whether it is understood
+    ///
+    /// Exit 0, or 2 with file:line:column and what was expected there. Example: sallyport policy check policy.yaml
+    Check {
+        /// The file [default: that of the configuration]
+        file: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Policy {
+    pub(super) fn run(self, common: &Common) -> Result<(), Error> {
+        let Self::Check { file, json } = self;
+        let config = common.config()?;
+        let file = file.unwrap_or(config.policy_file);
+        let shown = file.display().to_string();
+        // To the gateway no file is a policy: nothing is allowed. Who checks one has meant one.
+        if !file.exists() {
+            return Err(Error::Usage(format!(
+                "{shown}: there is no such file, and without a policy nothing is allowed"
+            )));
+        }
+        let policy = policy_file::load(&file, &config.credentials)?;
+        match json {
+            true => {
+                print(&format!("{}\n", serde_json::json!({ "file": shown, "ok": true, "version": policy.version })))
+            }
+            false => print(&format!("{shown}: understood, version {}\n", policy.version)),
+        }
+    }
+}

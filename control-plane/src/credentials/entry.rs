@@ -1,0 +1,199 @@
+//! One credential: who may use it, where it may go, how it is put in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use policy::{AuthMode, Container, Denial, HostName, Stage};
+use secrecy::SecretString;
+
+use super::endpoint::Endpoint;
+use super::source::{Source, Unavailable};
+
+/// A credential.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name, which records and the configuration use.
+    pub name: String,
+    /// A name that it shares with others.
+    pub group: Option<&'static str>,
+    /// Who may use it.
+    pub admits: Admits,
+    /// The one host that it goes to.
+    pub host: HostName,
+    /// What it is for there.
+    pub scope: Scope,
+    /// Where it comes from and how it is put in; the first that has a value counts.
+    pub ways: Vec<Way>,
+}
+
+/// Which containers a credential is for: those that have all of this.
+#[derive(Clone, Debug, Default)]
+pub struct Admits {
+    /// Labels with these values.
+    pub labels: BTreeMap<String, String>,
+    /// This mode.
+    pub mode: Option<AuthMode>,
+}
+
+/// What a credential is for on its host.
+#[derive(Debug)]
+pub enum Scope {
+    /// git on the container's repositories.
+    GitHubGit,
+    /// API reads of the container's repositories.
+    GitHubApi,
+    /// These; empty is none.
+    Endpoints(Vec<Endpoint>),
+}
+
+/// A source, and how what comes from it is put in.
+#[derive(Debug)]
+pub struct Way {
+    /// Where the value comes from.
+    pub source: Source,
+    /// The header, lower case.
+    pub header: String,
+    /// Its value.
+    pub format: Format,
+    /// The variables in which a program in a sandbox looks for it.
+    pub variables: Vec<String>,
+}
+
+/// What stands in the header, with a place for the credential's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As it is, between two texts.
+    Plain(String, String),
+    /// The base64 of `user:password` (RFC 7617), in which the value stands between two texts.
+    Basic(String, String),
+}
+
+impl Entry {
+    /// Whether `container` may use it: its record may name fewer than there are, and the entry may be for some only.
+    pub fn admits(&self, container: &Container) -> bool {
+        let named = |name: &String| *name == self.name || self.group.is_some_and(|group| name == group);
+        container.credentials.as_ref().is_none_or(|names| names.iter().any(named))
+            && self.admits.mode.is_none_or(|mode| container.auth_mode == mode)
+            && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
+    }
+
+    /// The value now, and the way that it came.
+    ///
+    /// # Errors
+    /// 502 where there is none, 503 where a source fails.
+    pub async fn value(&self) -> Result<(&Way, Arc<SecretString>), Denial> {
+        for way in &self.ways {
+            match way.source.value(&self.name, &way.format).await {
+                Ok(value) => return Ok((way, value)),
+                Err(Unavailable::Absent) => {}
+                Err(Unavailable::Failed) => return Err(self.failed()),
+            }
+        }
+        Err(self.missing())
+    }
+
+    fn missing(&self) -> Denial {
+        let variables: Vec<&str> =
+            self.ways.iter().flat_map(|way| way.source.variables()).map(String::as_str).collect();
+        let hint = match variables.as_slice() {
+            [] => format!("the source that its operator has set at credentials.{} gives none", self.name),
+            _ => format!("its operator can set {}", variables.join(" or ")),
+        };
+        let reason = format!("the gateway has no credential {}; {hint}", self.name);
+        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+    }
+
+    fn failed(&self) -> Denial {
+        let reason = format!("the source of the credential {} fails; the gateway's operator can see why", self.name);
+        Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason }
+    }
+
+    /// Whether there is a value at this moment; a command is not run for it.
+    pub fn has_value(&self) -> bool {
+        self.ways.iter().any(|way| way.source.has_value(&self.name, &way.format))
+    }
+
+    /// The variables of the way in force, or of the last where none is.
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
+        let in_force = self.ways.iter().find(|way| way.source.has_value(&self.name, &way.format));
+        in_force.or(self.ways.last()).into_iter().flat_map(|way| &way.variables).map(String::as_str)
+    }
+
+    /// What is wrong with its sources.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.ways.iter().filter_map(|way| way.source.problem()).map(|problem| format!("{}: {problem}", self.name))
+    }
+}
+
+impl Format {
+    /// Reads a text with one `{}` in it. What begins with `Basic ` is encoded behind that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        let printable = text.bytes().all(|b| matches!(b, b' '..=b'~'));
+        let (before, after) = text.split_once("{}").filter(|(_, after)| printable && !after.contains("{}"))?;
+        let own = |text: &str| text.to_owned();
+        Some(match before.strip_prefix("Basic ") {
+            Some(before) => Self::Basic(own(before), own(after)),
+            None => Self::Plain(own(before), own(after)),
+        })
+    }
+
+    /// Whether `value` can be put in, and if not, why.
+    pub fn accepts(&self, value: &str) -> Result<(), &'static str> {
+        match self {
+            Self::Plain(..) if value.bytes().all(|b| matches!(b, b' '..=b'~')) => Ok(()),
+            Self::Plain(..) => Err("holds a character that no header can carry"),
+            Self::Basic(..) if value.chars().any(char::is_control) => Err("holds a control character"),
+            Self::Basic(before, after) if ![before, value, after].iter().any(|part| part.contains(':')) => {
+                Err("is not user:password")
+            }
+            Self::Basic(..) => Ok(()),
+        }
+    }
+
+    /// The header's value.
+    pub fn fill(&self, value: &str) -> String {
+        match self {
+            Self::Plain(before, after) => format!("{before}{value}{after}"),
+            Self::Basic(before, after) => format!("Basic {}", STANDARD.encode(format!("{before}{value}{after}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_says_how_the_value_stands_in_the_header() {
+        let cases = [
+            ("{}", "K", "K"),
+            ("Bearer {}", "K", "Bearer K"),
+            ("Token token={}, v=1", "K", "Token token=K, v=1"),
+            ("Basic {}", "me:K", "Basic bWU6Sw=="),
+            ("Basic x-access-token:{}", "K", "Basic eC1hY2Nlc3MtdG9rZW46Sw=="),
+            ("Basic {}:", "K", "Basic Szo="),
+        ];
+        for (format, value, filled) in cases {
+            assert_eq!(Format::parse(format).unwrap().fill(value), filled);
+        }
+        for text in ["", "Bearer", "{}{}", "a{}\n", "é{}"] {
+            assert_eq!(Format::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_header_can_carry_is_not_accepted() {
+        let accepts = |format: &str, value: &str| Format::parse(format).unwrap().accepts(value).is_ok();
+        assert!(accepts("Bearer {}", "sk-ant_~ !"));
+        for value in ["a\nb", "a\rb", "a\0b", "a\tb", "a\x7fb", "clé"] {
+            assert!(!accepts("{}", value), "{value:?}");
+        }
+        assert!(accepts("Basic {}", "me:clé"));
+        assert!(accepts("Basic {}:", "K"), "the format has the colon");
+        assert!(!accepts("Basic {}", "K"));
+        assert!(!accepts("Basic {}", "me:a\nb"));
+    }
+}

@@ -1,0 +1,216 @@
+//! Where a credential's value comes from: a variable, a file that is followed, the output of a command.
+//!
+//! A value goes into its wrapper here and is nowhere named: what is wrong with one is told by its source.
+
+mod command;
+mod file;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+
+use super::PLACEHOLDER;
+use super::entry::Format;
+
+/// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
+const MAX_VALUE: usize = 8 << 10;
+
+/// A source of one value.
+#[derive(Debug)]
+pub struct Source {
+    kind: Kind,
+    problem: Mutex<Option<String>>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Read once, at start.
+    Variables {
+        names: Vec<String>,
+        value: Option<Arc<SecretString>>,
+    },
+    File(file::File),
+    Command(Arc<command::Command>),
+}
+
+/// There is no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Nobody has set one.
+    Absent,
+    /// The source does not work; why is the source's problem.
+    Failed,
+}
+
+/// What a source gives: a value, none, or the reason why it fails.
+type Reading = Result<Option<Arc<SecretString>>, String>;
+
+impl Source {
+    /// The first of these variables that is set. An empty one is not, and one that holds the placeholder is not: the
+    /// gateway may be started from a shell that was set up as a sandbox.
+    pub fn variables_of(
+        names: Vec<String>,
+        format: &Format,
+        environment: &dyn Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Self {
+        use std::os::unix::ffi::OsStringExt;
+        let mut problem = None;
+        let mut value = None;
+        for name in &names {
+            match accept(environment(name).unwrap_or_default().into_vec(), format) {
+                Ok(None) => {}
+                Ok(found) => {
+                    value = found;
+                    break;
+                }
+                Err(error) => {
+                    problem = Some(format!("the variable {name} {error}"));
+                    break;
+                }
+            }
+        }
+        Self { kind: Kind::Variables { names, value }, problem: Mutex::new(problem) }
+    }
+
+    /// A file's content.
+    pub fn file(path: PathBuf) -> Self {
+        Self { kind: Kind::File(file::File::new(path)), problem: Mutex::default() }
+    }
+
+    /// What a command prints, kept for `ttl`. `command` is a program and its arguments.
+    pub fn command(program: String, arguments: Vec<String>, ttl: Duration) -> Self {
+        let command = command::Command::new(program, arguments, ttl);
+        Self { kind: Kind::Command(Arc::new(command)), problem: Mutex::default() }
+    }
+
+    /// The value now. `name` is the credential's, for the log; what comes is checked against `format`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn value(&self, name: &str, format: &Format) -> Result<Arc<SecretString>, Unavailable> {
+        match &self.kind {
+            Kind::Variables { value: Some(value), .. } => Ok(Arc::clone(value)),
+            Kind::Variables { .. } if self.problem().is_some() => Err(Unavailable::Failed),
+            Kind::Variables { .. } => Err(Unavailable::Absent),
+            Kind::File(file) => {
+                let (reading, warning) = file.read(format).await;
+                self.report(name, reading.as_ref().err().cloned().or(warning));
+                reading.map_err(|_| Unavailable::Failed)?.ok_or(Unavailable::Absent)
+            }
+            Kind::Command(command) => {
+                let (value, problem) = command.value(format).await;
+                self.report(name, problem);
+                value.ok_or(Unavailable::Failed)
+            }
+        }
+    }
+
+    /// Whether there is a value at this moment. A command is taken to have one.
+    pub fn has_value(&self, name: &str, format: &Format) -> bool {
+        match &self.kind {
+            Kind::Variables { value, .. } => value.is_some(),
+            Kind::File(file) => {
+                let (reading, warning) = file.read_now(format);
+                self.report(name, reading.as_ref().err().cloned().or(warning));
+                matches!(reading, Ok(Some(_)))
+            }
+            Kind::Command(_) => true,
+        }
+    }
+
+    /// The variables that an operator can set.
+    pub fn variables(&self) -> &[String] {
+        match &self.kind {
+            Kind::Variables { names, .. } => names,
+            Kind::File(_) | Kind::Command(_) => &[],
+        }
+    }
+
+    /// What is wrong with it, as far as it is known.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps what is wrong, and says so when it changes.
+    fn report(&self, name: &str, now: Option<String>) {
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == now {
+            return;
+        }
+        match &now {
+            Some(problem) => tracing::warn!(credential = name, problem, "look at the source of a credential"),
+            None => tracing::info!(credential = name, "the source of a credential works again"),
+        }
+        *known = now;
+    }
+}
+
+/// Takes up what a source gave, without the white space around it; nothing, or the placeholder, is no value.
+///
+/// # Errors
+/// What is wrong, to be read behind the name of the source.
+fn accept(bytes: Vec<u8>, format: &Format) -> Result<Option<Arc<SecretString>>, String> {
+    let bytes = Zeroizing::new(bytes);
+    let text = str::from_utf8(&bytes).map_err(|_| "is no text")?.trim();
+    if matches!(text, "" | PLACEHOLDER) {
+        return Ok(None);
+    }
+    if text.len() > MAX_VALUE {
+        return Err(format!("is longer than {MAX_VALUE} bytes"));
+    }
+    format.accepts(text)?;
+    Ok(Some(Arc::new(SecretString::from(text))))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn taken(bytes: &[u8]) -> Result<Option<String>, String> {
+        let value = accept(bytes.to_vec(), &Format::parse("Bearer {}").unwrap())?;
+        Ok(value.map(|value| value.expose_secret().to_owned()))
+    }
+
+    #[test]
+    fn a_value_is_taken_without_what_is_around_it_and_up_to_the_limit() {
+        assert_eq!(taken(b"K\n").unwrap().unwrap(), "K");
+        assert_eq!(taken(b" K \r\n").unwrap().unwrap(), "K");
+        assert_eq!(taken(b"\n").unwrap(), None);
+        assert_eq!(taken(PLACEHOLDER.as_bytes()).unwrap(), None);
+        assert!(taken(&[b'k'; MAX_VALUE]).is_ok());
+        assert!(taken(&[b'k'; MAX_VALUE + 1]).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_value_is_told_without_it() {
+        for bytes in [&b"se\ncret"[..], b"se\xffcret", b"se\0cret", "sécret".as_bytes(), &[b'x'; MAX_VALUE + 1]] {
+            let problem = taken(bytes).unwrap_err();
+            assert!(!problem.contains("se") && !problem.contains("cret") && !problem.contains("xx"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_first_variable_that_is_set_counts() {
+        let format = Format::parse("{}").unwrap();
+        let source = |environment: &'static [(&str, &str)]| {
+            let get = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            Source::variables_of(vec!["A".into(), "B".into()], &format, &get)
+        };
+        let value = |source: Source| match source.kind {
+            Kind::Variables { value, .. } => value.map(|value| value.expose_secret().to_owned()),
+            _ => None,
+        };
+        assert_eq!(value(source(&[("A", "1"), ("B", "2")])).unwrap(), "1");
+        assert_eq!(value(source(&[("A", " "), ("B", "2")])).unwrap(), "2");
+        assert_eq!(value(source(&[("A", PLACEHOLDER), ("B", "2")])).unwrap(), "2");
+        assert_eq!(value(source(&[])), None);
+        let broken = source(&[("A", "se\ncret"), ("B", "2")]);
+        assert_eq!(broken.problem().unwrap(), "the variable A holds a character that no header can carry");
+        assert_eq!(value(broken), None, "the next is not taken in its place");
+    }
+}

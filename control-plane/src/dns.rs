@@ -1,0 +1,178 @@
+//! DNS for Envoy: it asks us alone (xds/resources/cluster.rs), and gets public addresses of allowed names and nothing
+//! else.
+//!
+//! The policy in force is asked for each query, and nothing is kept. A name that is not allowed is not asked for
+//! anywhere. Who may reach a name is not decided here but by the identity stage.
+//!
+//! **Invariant:** no answer holds an address that is not public, and none that is this machine's own.
+
+pub mod nameservers;
+pub mod public;
+pub mod server;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::rdata::{A, AAAA};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use jiff::Timestamp;
+use policy::HostName;
+
+use crate::containers::registry::Registry;
+use crate::live::Problems;
+use nameservers::{Failure, Nameservers};
+
+/// Addresses in one answer; more are left out. Envoy tries one after the other.
+const MAX_ADDRESSES: usize = 16;
+
+/// For how many seconds Envoy may use an answer. One, so that it does not ask for each request; a minute, so that it
+/// soon knows when a host moves.
+const TTL: std::ops::RangeInclusive<u32> = 1..=60;
+
+/// Queries in a row without any answer after which the operator is told. One name is two queries.
+const SILENT: u32 = 3;
+
+/// What has been said about a name is not said again for this long.
+const QUIET: Duration = Duration::from_secs(60);
+/// Names that are remembered for that; past it they are said again.
+const QUIET_NAMES: usize = 1_024;
+
+/// What is asked, and what is answered.
+#[derive(Debug)]
+pub struct Resolver {
+    registry: Arc<Registry>,
+    nameservers: Nameservers,
+    problems: Problems,
+    /// Queries in a row that no nameserver has answered.
+    silent: AtomicU32,
+    /// About which names something was said, and when.
+    said: Mutex<HashMap<HostName, Instant>>,
+}
+
+impl Resolver {
+    /// Resolves by `nameservers` what the registry's policy and records allow.
+    pub fn new(nameservers: Nameservers, registry: Arc<Registry>, problems: Problems) -> Self {
+        Self { registry, nameservers, problems, silent: AtomicU32::new(0), said: Mutex::default() }
+    }
+
+    /// The answer to one question.
+    pub async fn answer(&self, name: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+        let allowed = HostName::parse(name.to_ascii().as_bytes()).ok().filter(|host| self.allowed(host));
+        let Some(host) = allowed else {
+            tracing::debug!(%name, "a name that is not allowed was asked for");
+            return (ResponseCode::NXDomain, Vec::new());
+        };
+        // Other kinds of an allowed name are "none", not "no such name": musl believes the latter of all kinds.
+        if !matches!(kind, RecordType::A | RecordType::AAAA) {
+            return (ResponseCode::NoError, Vec::new());
+        }
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        let found = self.nameservers.lookup(absolute, kind).await;
+        self.heard(&found);
+        let (addresses, refused) = match found {
+            Ok(found) => publics(found, public::own),
+            Err(Failure::NoSuchName) => return (ResponseCode::NXDomain, Vec::new()),
+            Err(error) => {
+                if self.first_time(&host) {
+                    tracing::warn!(%host, %error, "a name cannot be resolved");
+                }
+                return (ResponseCode::ServFail, Vec::new());
+            }
+        };
+        if let Some((address, what)) = refused.first()
+            && self.first_time(&host)
+        {
+            let (refused, left) = (refused.len(), addresses.len());
+            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; they are left out");
+        }
+        let record = |(address, ttl): (IpAddr, u32)| {
+            let data = match address {
+                IpAddr::V4(address) => RData::A(A(address)),
+                IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+            };
+            Record::from_rdata(name.clone(), ttl.clamp(*TTL.start(), *TTL.end()), data)
+        };
+        (ResponseCode::NoError, addresses.into_iter().take(MAX_ADDRESSES).map(record).collect())
+    }
+
+    /// Whether any container may reach `host` now.
+    fn allowed(&self, host: &HostName) -> bool {
+        let now = Timestamp::now();
+        self.registry.policy().egress.access(host).is_some()
+            || self
+                .registry
+                .list()
+                .iter()
+                .any(|record| !record.expired(now) && record.egress_allow.iter().any(|pattern| pattern.covers(host)))
+    }
+
+    /// Keeps in mind whether nameservers answer at all.
+    fn heard<T>(&self, found: &Result<T, Failure>) {
+        match found {
+            Err(error @ Failure::Silent { .. }) => {
+                let before = self.silent.fetch_add(1, Ordering::Relaxed);
+                if before.saturating_add(1) == SILENT {
+                    tracing::warn!(%error, "names cannot be resolved");
+                    self.problems.set("dns", Some(error.to_string()));
+                }
+            }
+            _ => {
+                if self.silent.swap(0, Ordering::Relaxed) >= SILENT {
+                    self.problems.set("dns", None);
+                }
+            }
+        }
+    }
+
+    /// Whether nothing was said about `host` for a while; it has been now.
+    fn first_time(&self, host: &HostName) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if said.get(host).is_some_and(|at| now.duration_since(*at) < QUIET) {
+            return false;
+        }
+        if said.len() >= QUIET_NAMES {
+            said.clear();
+        }
+        said.insert(host.clone(), now);
+        true
+    }
+}
+
+/// An address and the seconds it may be used for.
+type Answered = (IpAddr, u32);
+/// An address and what it is.
+type Refused = (IpAddr, &'static str);
+
+/// Parts what was found into the addresses that may be answered, and the others with what they are.
+fn publics(found: Vec<Answered>, own: impl Fn(IpAddr) -> bool) -> (Vec<Answered>, Vec<Refused>) {
+    let (mut addresses, mut refused) = (Vec::new(), Vec::new());
+    for (address, ttl) in found {
+        match public::not_public(address).or_else(|| own(address).then_some("this machine's own")) {
+            Some(what) => refused.push((address, what)),
+            None => addresses.push((address, ttl)),
+        }
+    }
+    (addresses, refused)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_public_is_answered_and_the_rest_is_named() {
+        let found = ["203.0.114.1", "10.0.0.1", "203.0.114.2", "::1"].map(|text| (text.parse().unwrap(), 5));
+        let own: IpAddr = "203.0.114.2".parse().unwrap();
+        let (addresses, refused) = publics(found.to_vec(), |address| address == own);
+        assert_eq!(addresses, [("203.0.114.1".parse().unwrap(), 5)]);
+        let named: Vec<_> = refused.iter().map(|(_, what)| *what).collect();
+        assert_eq!(named, ["private", "this machine's own", "unspecified or loopback"]);
+    }
+}

@@ -1,0 +1,187 @@
+//! The nameservers that are asked: those that the operator has configured, or the system's, followed as
+//! `/etc/resolv.conf` changes. Gives every address that they have for a name, through CNAMEs, and judges none.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+/// How long one query of ours may take, with retries, TCP and CNAMEs. Envoy's resolver waits longer (cluster.rs), so
+/// that it never asks again what is still being asked.
+pub const DEADLINE: Duration = Duration::from_secs(4);
+
+/// How long one attempt may take, and how many follow the first.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+const RETRIES: usize = 1;
+
+/// The largest answer over UDP; what is larger comes over TCP. The value of the DNS flag day of 2020: no fragments.
+const UDP_ANSWER: u16 = 1_232;
+
+/// As many as glibc reads (resolv.h: MAXNS), and as may be configured.
+pub const MAX_NAMESERVERS: usize = 3;
+
+/// Where the system names its nameservers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The port of DNS.
+const PORT: u16 = 53;
+
+/// Why there are no addresses.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The name does not exist.
+    #[error("there is no such name")]
+    NoSuchName,
+    /// A nameserver has answered, and cannot tell.
+    #[error("the nameserver answers {0}")]
+    Answered(ResponseCode),
+    /// No nameserver has answered.
+    #[error("no nameserver answers ({servers}): {problem}")]
+    Silent {
+        /// Who was asked.
+        servers: String,
+        /// What came instead.
+        problem: String,
+    },
+}
+
+/// The nameservers.
+#[derive(Debug)]
+pub struct Nameservers {
+    /// The operator's; empty is the system's.
+    configured: Vec<SocketAddr>,
+    current: Mutex<Option<Current>>,
+    outstanding: usize,
+}
+
+/// The resolver for some list of nameservers.
+#[derive(Clone, Debug)]
+struct Current {
+    /// When the system's list was written; absent for the operator's.
+    written: Option<SystemTime>,
+    servers: Arc<str>,
+    resolver: Arc<TokioResolver>,
+}
+
+impl Nameservers {
+    /// Asks `configured`, or the system's where it is empty; up to `outstanding` queries at a time.
+    pub fn new(configured: Vec<SocketAddr>, outstanding: usize) -> Self {
+        Self { configured, current: Mutex::default(), outstanding }
+    }
+
+    /// The addresses of one kind that `name` has, and for how many seconds. None is a name without such records.
+    ///
+    /// # Errors
+    /// There is no such name, or nobody can tell.
+    pub async fn lookup(&self, name: Name, kind: RecordType) -> Result<Vec<(IpAddr, u32)>, Failure> {
+        let Current { resolver, servers, .. } = self.current()?;
+        let silent = |problem: String| Failure::Silent { servers: servers.to_string(), problem };
+        let answer = match tokio::time::timeout(DEADLINE, resolver.lookup(name, kind)).await {
+            Err(_) => return Err(silent(format!("nothing within {} s", DEADLINE.as_secs()))),
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => {
+                return match none.response_code {
+                    ResponseCode::NoError => Ok(Vec::new()),
+                    ResponseCode::NXDomain => Err(Failure::NoSuchName),
+                    code => Err(Failure::Answered(code)),
+                };
+            }
+            Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => return Err(Failure::Answered(code)),
+            Ok(Err(error)) => return Err(silent(error.to_string())),
+            Ok(Ok(answer)) => answer,
+        };
+        let addresses = answer.answers().iter().filter_map(|record| match &record.data {
+            RData::A(address) => Some((IpAddr::V4(address.0), record.ttl)),
+            RData::AAAA(address) => Some((IpAddr::V6(address.0), record.ttl)),
+            _ => None,
+        });
+        Ok(addresses.collect())
+    }
+
+    /// The resolver for the nameservers as they are now.
+    fn current(&self) -> Result<Current, Failure> {
+        let written = match self.configured.is_empty() {
+            true => std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok(),
+            false => None,
+        };
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = current.as_ref().filter(|current| current.written == written) {
+            return Ok(current.clone());
+        }
+        let servers = match self.configured.is_empty() {
+            true => system(Path::new(RESOLV_CONF))?,
+            false => self.configured.clone(),
+        };
+        let shown: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let shown: Arc<str> = shown.join(", ").into();
+        let resolver = resolver(&servers, self.outstanding)
+            .map_err(|error| Failure::Silent { servers: shown.to_string(), problem: error.to_string() })?;
+        tracing::info!(nameservers = %shown, "names are resolved by these nameservers");
+        let fresh = Current { written, servers: shown, resolver: Arc::new(resolver) };
+        *current = Some(fresh.clone());
+        Ok(fresh)
+    }
+}
+
+fn system(file: &Path) -> Result<Vec<SocketAddr>, Failure> {
+    let failure = |problem: String| Failure::Silent { servers: file.display().to_string(), problem };
+    let text = std::fs::read_to_string(file).map_err(|error| failure(error.to_string()))?;
+    let servers = parse(&text);
+    if servers.is_empty() { Err(failure("it names no nameserver".to_owned())) } else { Ok(servers) }
+}
+
+/// The `nameserver` lines of a resolv.conf(5). An address with a zone is left out, since the zone is not a number.
+fn parse(text: &str) -> Vec<SocketAddr> {
+    let addresses = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
+        Some(SocketAddr::new(address.parse().ok()?, PORT))
+    });
+    addresses.take(MAX_NAMESERVERS).collect()
+}
+
+fn resolver(servers: &[SocketAddr], outstanding: usize) -> Result<TokioResolver, NetError> {
+    let config = servers.iter().map(|server| {
+        let at = |mut connection: ConnectionConfig| {
+            connection.port = server.port();
+            connection
+        };
+        NameServerConfig::new(server.ip(), true, vec![at(ConnectionConfig::udp()), at(ConnectionConfig::tcp())])
+    });
+    let mut options = ResolverOpts::default();
+    options.timeout = ATTEMPT;
+    options.attempts = RETRIES;
+    options.edns_payload_len = UDP_ANSWER;
+    options.max_active_requests = outstanding;
+    // Nothing outlives a change of the policy, and the operator's own hosts file is not the internet.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
+    TokioResolver::builder_with_config(
+        ResolverConfig::from_parts(None, Vec::new(), config.collect()),
+        TokioRuntimeProvider::default(),
+    )
+    .with_options(options)
+    .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_s_nameservers() {
+        let text = "# nameserver 9.9.9.9\nsearch example.com\nnameserver 10.0.0.1\n nameserver\t::1 # local\n\
+                    nameserver fe80::1%eth0\nnameserver x\nnameserver\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n";
+        let found: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.1:53", "[::1]:53", "10.0.0.2:53"]);
+    }
+}

@@ -1,0 +1,371 @@
+//! What is counted, for Prometheus: `GET /metrics`, in the OpenMetrics text format.
+//!
+//! Others call the functions below; they neither block nor fail.
+//!
+//! **Invariant:** no label carries what a peer has chosen. Stages and rules are ours, and even of those only
+//! [`MAX_RULES`] are told apart.
+
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::containers::registry::Registry as Containers;
+use crate::xds::server::Fleet;
+use crate::xds::snapshot::Kind;
+
+/// Combinations of verdict, stage and rule that are told apart; all further ones are one. Several times as many as
+/// there are rules.
+const MAX_RULES: usize = 512;
+
+/// What stands for a stage or a rule that is not one of ours.
+const OTHER: &str = "other";
+
+/// Upper bounds in seconds: from an answer of our own to a model that thinks for minutes.
+const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
+
+/// Clock ticks in a second, as /proc counts processor time: `USER_HZ`, which is 100 on every architecture of ours.
+const TICKS: f64 = 100.0;
+
+static GLOBAL: LazyLock<Telemetry> = LazyLock::new(Telemetry::new);
+
+/// Why an audit line never came to disk.
+#[derive(Clone, Copy, Debug)]
+pub enum Lost {
+    /// The disk did not keep up.
+    Queue,
+    /// The disk refused.
+    Disk,
+}
+
+/// What became of a leaf.
+#[derive(Clone, Copy, Debug)]
+pub enum Leaf {
+    /// Issued for a name that was asked for, or anew before its end.
+    Minted,
+    /// No certificate can be issued for the name.
+    Refused,
+    /// Taken back, for another.
+    Evicted,
+}
+
+/// A request has ended that `rule` of `stage` has decided; `verdict` is `allow`, or everything else.
+pub fn decided(verdict: &str, stage: &str, rule: &str) {
+    GLOBAL.decided(verdict, stage, rule);
+}
+
+/// What a request took that has ended.
+pub fn ended(bytes_up: u64, bytes_down: u64, lasted: Duration) {
+    GLOBAL.ended(bytes_up, bytes_down, lasted);
+}
+
+/// Audit lines never came to disk.
+pub fn audit_lost(why: Lost, lines: u64) {
+    GLOBAL.audit_lost.get_or_create(&AuditLost { why: why.name() }).inc_by(lines);
+}
+
+/// Something was done with `count` leaves.
+pub fn leaves(what: Leaf, count: usize) {
+    GLOBAL.leaves.get_or_create(&Leaves { what: what.name() }).inc_by(count as u64);
+}
+
+/// The leaves that some Envoy holds were `before` and are `after`.
+pub fn leaves_held(before: usize, after: usize) {
+    let change = i64::try_from(after).unwrap_or(i64::MAX).saturating_sub(i64::try_from(before).unwrap_or(i64::MAX));
+    GLOBAL.leaves_held.inc_by(change);
+}
+
+/// An Envoy refused an update of this kind; `None` is one that we do not know.
+pub fn nack(kind: Option<Kind>) {
+    GLOBAL.nacks.get_or_create(&Nacks { kind: kind_name(kind) }).inc();
+}
+
+/// A credential went into a request. `name` is the operator's name for it.
+pub fn injected(name: &str) {
+    GLOBAL.injected.get_or_create(&Injected { credential: name.to_owned() }).inc();
+}
+
+/// `GET /metrics`.
+pub fn routes(containers: Arc<Containers>, fleet: Fleet) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet })
+}
+
+/// Where the numbers are that are looked up, not counted.
+#[derive(Clone)]
+struct Facts {
+    containers: Arc<Containers>,
+    fleet: Fleet,
+}
+
+async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
+    let mut now = Registry::with_prefix("sallyport");
+    let mut gauge = |name: &str, help: &str, value: usize| {
+        now.register(name, help, ConstGauge::<i64>::new(i64::try_from(value).unwrap_or(i64::MAX)));
+    };
+    gauge("containers", "Containers that are registered", facts.containers.list().len());
+    gauge("watchers", "Envoy workers that follow the registry", facts.containers.following());
+    gauge("xds_sessions", "Envoys that are connected", facts.fleet.sessions());
+    let process = process();
+    (
+        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        GLOBAL.text(&[now, process]),
+    )
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    verdict: &'static str,
+    stage: String,
+    rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLost {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Leaves {
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Nacks {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Injected {
+    credential: String,
+}
+
+/// All counters of one process.
+struct Telemetry {
+    registry: Registry,
+    requests: Family<Decided, Counter>,
+    /// Those that are told apart.
+    known: Mutex<HashSet<Decided>>,
+    bytes: Family<Direction, Counter>,
+    durations: Histogram,
+    audit_lost: Family<AuditLost, Counter>,
+    leaves: Family<Leaves, Counter>,
+    leaves_held: Gauge,
+    nacks: Family<Nacks, Counter>,
+    injected: Family<Injected, Counter>,
+}
+
+impl Telemetry {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix("sallyport");
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "This program", Info::new(version));
+        let all = Self {
+            requests: Family::default(),
+            known: Mutex::default(),
+            bytes: Family::default(),
+            durations: Histogram::new(DURATIONS),
+            audit_lost: Family::default(),
+            leaves: Family::default(),
+            leaves_held: Gauge::default(),
+            nacks: Family::default(),
+            injected: Family::default(),
+            registry: Registry::default(),
+        };
+        let help = "Requests, refused CONNECTs and refused handshakes, by the rule that decided";
+        registry.register("requests", help, all.requests.clone());
+        let help = "Bytes of bodies, up from sandboxes and down to them";
+        registry.register_with_unit("body", help, Unit::Bytes, all.bytes.clone());
+        let help = "How long requests lasted, from the first byte to the last";
+        registry.register_with_unit("request_duration", help, Unit::Seconds, all.durations.clone());
+        registry.register("audit_lost", "Audit lines that never came to disk", all.audit_lost.clone());
+        registry.register("leaves", "Certificates for hosts, by what was done", all.leaves.clone());
+        registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
+        registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());
+        registry.register("credentials_injected", "Requests that a credential went into", all.injected.clone());
+        // What is counted is there from the start, as 0.
+        for why in [Lost::Queue, Lost::Disk] {
+            drop(all.audit_lost.get_or_create(&AuditLost { why: why.name() }));
+        }
+        for what in [Leaf::Minted, Leaf::Refused, Leaf::Evicted] {
+            drop(all.leaves.get_or_create(&Leaves { what: what.name() }));
+        }
+        for kind in Kind::ALL {
+            drop(all.nacks.get_or_create(&Nacks { kind: kind_name(Some(kind)) }));
+        }
+        Self { registry, ..all }
+    }
+
+    fn decided(&self, verdict: &str, stage: &str, rule: &str) {
+        let verdict = if verdict == "allow" { "allow" } else { "deny" };
+        let label = Decided { verdict, stage: word(stage), rule: word(rule) };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = if known.contains(&label) {
+            label
+        } else if known.len() < MAX_RULES {
+            known.insert(label.clone());
+            label
+        } else {
+            Decided { verdict, stage: OTHER.into(), rule: OTHER.into() }
+        };
+        drop(known);
+        self.requests.get_or_create(&label).inc();
+    }
+
+    fn ended(&self, bytes_up: u64, bytes_down: u64, lasted: Duration) {
+        self.bytes.get_or_create(&Direction { direction: "up" }).inc_by(bytes_up);
+        self.bytes.get_or_create(&Direction { direction: "down" }).inc_by(bytes_down);
+        self.durations.observe(lasted.as_secs_f64());
+    }
+
+    fn text(&self, more: &[Registry]) -> String {
+        let mut text = String::new();
+        let mut registries = std::iter::once(&self.registry).chain(more);
+        let written = registries.try_for_each(|registry| encode_registry(&mut text, registry));
+        if let Err(error) = written.and_then(|()| encode_eof(&mut text)) {
+            tracing::error!(%error, "BUG: the metrics cannot be written");
+        }
+        text
+    }
+}
+
+/// A stage or a rule as a label: as ours are spelled, or [`OTHER`].
+fn word(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) { text.to_owned() } else { OTHER.to_owned() }
+}
+
+impl Lost {
+    fn name(self) -> &'static str {
+        match self {
+            Lost::Queue => "queue",
+            Lost::Disk => "disk",
+        }
+    }
+}
+
+impl Leaf {
+    fn name(self) -> &'static str {
+        match self {
+            Leaf::Minted => "minted",
+            Leaf::Refused => "refused",
+            Leaf::Evicted => "evicted",
+        }
+    }
+}
+
+fn kind_name(kind: Option<Kind>) -> &'static str {
+    match kind {
+        Some(Kind::Cluster) => "cluster",
+        Some(Kind::Secret) => "secret",
+        Some(Kind::Extension) => "extension",
+        Some(Kind::Listener) => "listener",
+        Some(Kind::Route) => "route",
+        None => OTHER,
+    }
+}
+
+/// What Prometheus's own clients say of a process; what /proc does not tell is left out.
+fn process() -> Registry {
+    static STARTED: LazyLock<f64> = LazyLock::new(|| Timestamp::now().as_duration().as_secs_f64());
+    let mut registry = Registry::with_prefix("process");
+    registry.register_with_unit("start_time", "When it started", Unit::Seconds, ConstGauge::new(*STARTED));
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let field = |name: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        if let Some(kib) = field("VmRSS:") {
+            let bytes = i64::try_from(kib.saturating_mul(1_024)).unwrap_or(i64::MAX);
+            registry.register_with_unit("resident_memory", "Memory in use", Unit::Bytes, ConstGauge::new(bytes));
+        }
+        if let Some(threads) = field("Threads:") {
+            let threads = i64::try_from(threads).unwrap_or(i64::MAX);
+            registry.register("threads", "Threads", ConstGauge::new(threads));
+        }
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        let open = i64::try_from(open.count()).unwrap_or(i64::MAX);
+        registry.register("open_fds", "Open files and sockets", ConstGauge::new(open));
+    }
+    if let Some(seconds) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(processor_seconds) {
+        registry.register_with_unit("cpu", "Processor time", Unit::Seconds, ConstCounter::new(seconds));
+    }
+    registry
+}
+
+/// User and system time of a line of /proc/PID/stat (proc(5)): fields 14 and 15; the second, the program's name, may
+/// have anything in it and ends with the last parenthesis.
+fn processor_seconds(stat: &str) -> Option<f64> {
+    let (_, behind) = stat.rsplit_once(')')?;
+    let mut fields = behind.split_whitespace().skip(11);
+    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) / TICKS)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_by_the_rule_that_decided() {
+        let telemetry = Telemetry::new();
+        telemetry.decided("allow", "identity", "egress.host");
+        telemetry.decided("allow", "identity", "egress.host");
+        telemetry.ended(3, 4, Duration::from_millis(20));
+        let text = telemetry.text(&[]);
+        for line in [
+            r#"sallyport_requests_total{verdict="allow",stage="identity",rule="egress.host"} 2"#,
+            r#"sallyport_body_bytes_total{direction="down"} 4"#,
+            r#"sallyport_request_duration_seconds_bucket{le="0.025"} 1"#,
+            r#"sallyport_audit_lost_total{why="queue"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_are_words_of_ours_and_no_more_than_so_many() {
+        let telemetry = Telemetry::new();
+        for hostile in ["", "A.b", "a b", "a\"} 1\n", "é", &"x".repeat(65)] {
+            telemetry.decided("deny", "identity", hostile);
+        }
+        let rows = |telemetry: &Telemetry| telemetry.text(&[]).matches("sallyport_requests_total{").count();
+        assert_eq!(rows(&telemetry), 1);
+        for number in 0..2 * MAX_RULES {
+            telemetry.decided("deny", "github", &format!("rule.{number}"));
+        }
+        assert_eq!(rows(&telemetry), MAX_RULES + 1);
+        telemetry.decided("deny", "github", "rule.0");
+        assert!(telemetry.text(&[]).contains(r#"rule="rule.0"} 2"#), "known ones go on");
+    }
+
+    #[test]
+    fn a_process_is_measured() {
+        let text = Telemetry::new().text(&[process()]);
+        for name in ["start_time_seconds", "resident_memory_bytes", "open_fds", "threads", "cpu_seconds_total"] {
+            assert!(text.contains(&format!("\nprocess_{name} ")), "{name}\n{text}");
+        }
+        assert_eq!(processor_seconds("7 (a) b) c) S 1 1 1 0 -1 1 1 0 0 0 150 50 0 0 20").unwrap(), 2.0);
+    }
+}

@@ -1,0 +1,130 @@
+//! What no client that means well sends: a ClientHello with any bytes for a server name, HTTP/1.1 byte by byte.
+
+use crate::client::{self, STEP};
+use crate::{Answer, Sandbox};
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// How a server has answered a [`client_hello`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// With a certificate, DER.
+    Certificate(Vec<u8>),
+    /// With an alert, or by closing the connection.
+    Failed,
+}
+
+impl Greeting {
+    /// Whether it is a certificate that is for `name`, and not for a name that only begins with it or ends in it.
+    pub fn names(&self, name: &str) -> bool {
+        // RFC 5280 section 4.2.1.6: dNSName is [2] IA5String, so tag, length and the name as it is.
+        let length = u8::try_from(name.len()).unwrap();
+        let tag: &[u8] = if length < 128 { &[0x82] } else { &[0x82, 0x81] };
+        let entry = [tag, &[length], name.as_bytes()].concat();
+        matches!(self, Self::Certificate(der) if der.windows(entry.len()).any(|window| window == entry))
+    }
+}
+
+/// A TLS 1.2 ClientHello (RFC 5246 section 7.4.1.2) in which the server name (RFC 6066 section 3) is `name` as it
+/// is. In TLS 1.2 the certificate comes in cleartext, so nothing more than this is needed to see it.
+pub fn client_hello(name: &[u8]) -> Vec<u8> {
+    let short = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &short(content)].concat();
+    let extensions = [
+        extension(0, &short(&[&[0][..], &short(name)].concat())),
+        // Groups x25519 and P-256, uncompressed points, signatures ECDSA-P256-SHA256 and RSA-PSS-SHA256.
+        extension(10, &short(&[0, 0x1d, 0, 0x17])),
+        extension(11, &[1, 0]),
+        extension(13, &short(&[4, 3, 8, 4])),
+    ]
+    .concat();
+    // ECDHE-ECDSA and ECDHE-RSA with AES-128-GCM, no compression.
+    let suites = short(&[0xc0, 0x2b, 0xc0, 0x2f]);
+    let hello = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &short(&extensions)].concat();
+    let length = u32::try_from(hello.len()).unwrap().to_be_bytes();
+    let message = [&[1][..], &length[1..], &hello].concat();
+    [&[22, 3, 1][..], &short(&message)].concat()
+}
+
+/// Opens a tunnel to `host`, sends [`client_hello`] for `name` in it, and returns the answer.
+///
+/// # Errors
+/// The tunnel was not opened, or there was no answer `within`.
+pub async fn greet(
+    sandbox: &Sandbox,
+    source: Ipv4Addr,
+    host: &str,
+    name: &[u8],
+    within: Duration,
+) -> io::Result<Greeting> {
+    let mut stream = timeout(STEP, client::tunnel(sandbox, source, host)).await??;
+    let work = async {
+        stream.write_all(&client_hello(name)).await?;
+        Ok(certificate(&mut stream).await.map_or(Greeting::Failed, Greeting::Certificate))
+    };
+    timeout(within, work).await?
+}
+
+/// Reads records until there is a whole Certificate message.
+async fn certificate(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut handshake = Vec::new();
+    loop {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head).await?;
+        let mut record = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+        stream.read_exact(&mut record).await?;
+        if head[0] != 22 {
+            return Err(io::Error::other("no handshake record"));
+        }
+        handshake.extend(record);
+        let mut rest = &handshake[..];
+        while let Some((message, behind)) = split_message(rest) {
+            if message[0] == 11 {
+                // The message's head, the length of the list, the length of its first certificate.
+                let length = length24(&message[7..]);
+                return Ok(message[10..10 + length].to_vec());
+            }
+            rest = behind;
+        }
+    }
+}
+
+fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if bytes.len() < 4 { None } else { bytes.split_at_checked(4 + length24(&bytes[1..])) }
+}
+
+fn length24(bytes: &[u8]) -> usize {
+    usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
+}
+
+/// Sends `bytes`, whatever they are, and reads one HTTP/1.1 answer: its head, and as much body as content-length says.
+///
+/// # Errors
+/// The connection ended before, or nothing came in time.
+pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<Answer> {
+    let work = async {
+        stream.write_all(bytes).await?;
+        // TLS may keep back what a full socket would not take.
+        stream.flush().await?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head);
+        let header = |name: &str| {
+            let lines = head.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
+        };
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status: {head}")))?;
+        let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok(Answer { status, rule: header("x-sallyport-rule"), body })
+    };
+    timeout(STEP, work).await?
+}
