@@ -96,13 +96,13 @@ async fn a_stream_over_five_seconds_has_a_start_and_an_end() {
     let sandbox = rig.registered(&["acme/app"]);
     let mut client = Client::connect(&sandbox, sandbox.address, "api.anthropic.com", Http::Two).await.unwrap();
     let response = client.open("/v1/stream").await.unwrap();
-    let start = rig.gateway.audit_line("the start", |line| line["path"] == "/v1/stream");
+    let start = rig.gateway.audit_event("the start", |line| line["path"] == "/v1/stream");
     assert_eq!((&start["event"], &start["verdict"]), (&"start".into(), &"allow".into()), "{start}");
     // Envoy would tell again after ten seconds; a second stream's start says that they have passed.
     client.get("/short").await.unwrap();
     let mut second = Client::connect(&sandbox, sandbox.address, "api.anthropic.com", Http::Two).await.unwrap();
     let other = second.open("/v1/stream?second").await.unwrap();
-    rig.gateway.audit_line("the second", |line| line["path"] == "/v1/stream?second");
+    rig.gateway.audit_event("the second", |line| line["path"] == "/v1/stream?second");
     drop((response, client, other, second));
     let end = rig.gateway.audit_line("the end", |line| line["path"] == "/v1/stream" && line["event"] == "end");
     assert_eq!(end["request_id"], start["request_id"]);

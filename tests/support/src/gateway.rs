@@ -236,9 +236,12 @@ impl Gateway {
 
     /// Waits for the audit line that `wanted` recognises. A long request's first line, of its start, is none.
     pub fn audit_line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || {
-            self.audit().into_iter().filter(|line| line["event"] != "start").find(&wanted)
-        })
+        self.audit_event(what, |line| line["event"] != "start" && wanted(line))
+    }
+
+    /// The same with the lines of starts.
+    pub fn audit_event(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || self.audit().into_iter().find(&wanted))
     }
 
     /// Every file that the gateway has written but the ones for its secrets, and the answers of its API.
