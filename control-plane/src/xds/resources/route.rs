@@ -96,6 +96,8 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
                 false => Vec::new(),
             },
             request_body_buffer_limit: body_buffer(),
+            // Not for the refusal below, which names its rule in such a header.
+            response_headers_to_remove: NEVER_DOWNSTREAM.map(str::to_owned).to_vec(),
             ..Default::default()
         })
         .collect();
@@ -110,7 +112,6 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
         name: name.into(),
         virtual_hosts,
         request_headers_to_remove: NEVER_UPSTREAM.map(str::to_owned).to_vec(),
-        response_headers_to_remove: NEVER_DOWNSTREAM.map(str::to_owned).to_vec(),
         // The identity filter still sees the port and judges it.
         ignore_port_in_host_matching: true,
         validate_clusters: flag(false),
@@ -221,6 +222,8 @@ fn refusal() -> Route {
             ..Default::default()
         })),
         response_headers_to_add: vec![rule],
+        // No credential is for a host that is not allowed, and the refusal is this stage's.
+        typed_per_filter_config: without_credentials(),
         ..Default::default()
     }
 }
