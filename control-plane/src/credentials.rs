@@ -9,7 +9,7 @@
 //! none with the sandbox's own.
 
 mod built_in;
-mod client;
+pub mod client;
 mod decide;
 mod endpoint;
 mod entry;

@@ -22,6 +22,7 @@ use policy::{HostName, HostPattern};
 use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, PROXY, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration, flag, inline,
 };
+use crate::credentials;
 
 /// Headers that Envoy itself needs or adds until the router and that no upstream may see. What a client sends of
 /// their kind is removed by the identity filter.
@@ -35,10 +36,6 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-envoy-expected-rq-timeout-ms",
     "x-request-id",
 ];
-
-/// Headers that carry a credential to some provider.
-const CLIENT_CREDENTIALS: [&str; 6] =
-    ["authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "private-token"];
 
 /// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
 /// named by the gateway alone.
@@ -92,7 +89,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             domains: vec![host.pattern.to_string()],
             routes: with(vec![web_socket(host), onward(host, spoken)]),
             request_headers_to_remove: match host.strip_credentials {
-                true => CLIENT_CREDENTIALS.map(str::to_owned).to_vec(),
+                true => credentials::client::HEADERS.map(str::to_owned).to_vec(),
                 false => Vec::new(),
             },
             request_body_buffer_limit: body_buffer(),
