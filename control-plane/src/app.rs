@@ -117,6 +117,8 @@ impl App {
             problems,
             credentials: Arc::clone(&config.credentials),
             registry: Arc::clone(&registry),
+            // Envoy's main thread runs the filter too, though it sees no requests.
+            fed: self.envoy.as_ref().map_or(1, |envoy| usize::from(envoy.concurrency) + 1),
             proxy: self.envoy.as_ref().map(|_| config.proxy),
         });
         let limits =
@@ -242,6 +244,9 @@ struct Readiness {
     problems: Problems,
     credentials: Arc<Credentials>,
     registry: Arc<Registry>,
+    /// How many of Envoy's threads have to hold the registry. Of an Envoy that is not our own child it is not known
+    /// how many it has.
+    fed: usize,
     /// The proxy's address, where Envoy is our own child.
     proxy: Option<SocketAddr>,
 }
@@ -249,8 +254,9 @@ struct Readiness {
 impl Readiness {
     async fn missing(&self) -> Vec<String> {
         let mut missing = self.fleet.missing();
-        if !self.registry.watched() {
-            missing.push("identity: no Envoy worker holds the registry yet".into());
+        let fed = self.registry.fed();
+        if fed < self.fed {
+            missing.push(format!("identity: {fed} of {} Envoy threads hold the registry", self.fed));
         }
         if let Some(mut proxy) = self.proxy {
             if proxy.ip().is_unspecified() {

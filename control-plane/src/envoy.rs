@@ -51,8 +51,8 @@ const HEALTHY: Duration = Duration::from_secs(10);
 pub struct Envoy {
     /// The program.
     pub program: PathBuf,
-    /// Its worker threads; absent is one for each core.
-    pub concurrency: Option<u16>,
+    /// Its worker threads.
+    pub concurrency: u16,
 }
 
 /// Finds Envoy and asks for its version.
@@ -144,9 +144,7 @@ impl Envoy {
             "--component-log-level",
             "misc:error",
         ]);
-        if let Some(workers) = self.concurrency {
-            command.args(["--concurrency", &workers.to_string()]);
-        }
+        command.args(["--concurrency", &self.concurrency.to_string()]);
         // The sockets in the bootstrap are relative to the state directory: their paths stay short, and the file is
         // the same everywhere.
         // In a process group of its own, Ctrl-C reaches us alone, and Envoy ends when we have drained it.

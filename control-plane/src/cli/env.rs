@@ -14,6 +14,10 @@ const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 const BUNDLE: [&str; 6] =
     ["GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"];
 
+/// git over HTTP/1.1: over HTTP/2, libcurl 7.88.1 (Debian 12) may send 64 KiB of a push twice.
+const GIT_CONFIG: [(&str, &str); 3] =
+    [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "http.version"), ("GIT_CONFIG_VALUE_0", "HTTP/1.1")];
+
 /// Print the variables that a sandbox needs.
 #[derive(Debug, Args)]
 #[command(
@@ -67,6 +71,7 @@ fn variables<'a>(gateway: &str, bundle: &str, placeholders: &[&'a str]) -> Vec<(
     // Node adds these to its own roots, and minds the proxy's variables only when told to.
     variables.push(("NODE_EXTRA_CA_CERTS", bundle.to_owned()));
     variables.push(("NODE_USE_ENV_PROXY", "1".to_owned()));
+    variables.extend(GIT_CONFIG.map(|(name, value)| (name, value.to_owned())));
     variables.extend(all(placeholders, PLACEHOLDER));
     variables
 }

@@ -52,7 +52,9 @@ pub struct RunEnvoy {
 impl Up {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
         let program = envoy::find(self.envoy).map_err(|error| Error::Usage(error.to_string()))?;
-        let envoy = envoy::Envoy { program, concurrency: self.envoy_concurrency };
+        let cores = || std::thread::available_parallelism().ok().and_then(|cores| cores.get().try_into().ok());
+        let concurrency = self.envoy_concurrency.or_else(cores).unwrap_or(1);
+        let envoy = envoy::Envoy { program, concurrency };
         run(common, self.filters, Some(envoy))
     }
 }

@@ -28,6 +28,9 @@ const RECONNECT: Duration = Duration::from_millis(2_100);
 /// whose VM has crashed is not waited for again.
 const APPLY_DEADLINE: Duration = Duration::from_millis(4_200);
 
+/// How long somebody who registers a new address waits for all workers to know it.
+const NEW_DEADLINE: Duration = Duration::from_millis(50);
+
 /// How long an expired record is kept, so that its refusals say that it has expired and not that nobody is known.
 const KEEP_EXPIRED: SignedDuration = SignedDuration::from_hours(24);
 
@@ -157,7 +160,7 @@ impl Registry {
 
     /// Writes a record, new or in place of the one at its address. Returns it with its generation, and whether
     /// there was one before. Where there was, the workers have applied the change when this returns, as far as
-    /// [`Registry::remove`] says.
+    /// [`Registry::remove`] says; where there was none, those that are well have, and the others ask.
     ///
     /// # Errors
     /// The store's; nothing has changed then.
@@ -168,9 +171,12 @@ impl Registry {
             registry.write(&writer, record).await
         })
         .await?;
-        // A new record needs no waiting: a worker that does not know an address asks.
         if replaced {
             self.wait_applied(record.generation).await;
+        } else {
+            // A worker that does not know the address yet asks, so this is no promise. But what comes while it asks
+            // has to be held, and a large upload may be more than can be.
+            let _late = tokio::time::timeout(NEW_DEADLINE, self.applied_by_all(record.generation)).await;
         }
         Ok((record, replaced))
     }
@@ -312,14 +318,25 @@ impl Registry {
         Watcher { registry: Arc::clone(self), id, end }
     }
 
-    /// Whether any worker has applied a whole registry.
-    pub fn watched(&self) -> bool {
-        self.workers().streams.values().any(|progress| progress.applied > 0)
+    /// How many workers have applied a whole registry.
+    pub fn fed(&self) -> usize {
+        self.workers().streams.values().filter(|progress| progress.applied > 0).count()
     }
 
     /// How many workers follow.
     pub fn following(&self) -> usize {
         self.workers().streams.len()
+    }
+
+    /// Waits until every open stream has applied `version`.
+    async fn applied_by_all(&self, version: u64) {
+        loop {
+            let notified = self.applied.notified();
+            if self.workers().applied(version) {
+                return;
+            }
+            notified.await;
+        }
     }
 
     async fn wait_applied(&self, version: u64) {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use test_support::gateway::{container_id, pins, policy};
-use test_support::{Finished, Gateway, Recorded, Rig, Sandbox, Upstream, eventually, scratch, secrets};
+use test_support::{Client, Finished, Gateway, Http, Recorded, Rig, Sandbox, Upstream, eventually, scratch, secrets};
 
 const ANTHROPIC: &str = "anthropic_fixture_Kq3vT8";
 const GEMINI: &str = "gemini_fixture_Zr5wN1";
@@ -131,6 +131,19 @@ fn each_credential_stands_in_its_header_and_nothing_of_the_sandbox_s_beside_it()
             assert!(arrived.path.contains("alt=sse") && arrived.path.contains("flag"), "{}", arrived.path);
             assert!(!arrived.path.to_ascii_lowercase().contains("key"), "{}", arrived.path);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_comes_faster_than_the_credential_arrives_whole() {
+    let Keyed { rig, .. } = keyed();
+    // Registered just now: more of it comes than may be held while a worker asks who this is.
+    let sandbox = rig.registered(&[]);
+    for (http, path) in [(Http::One, "/v1/responses?one"), (Http::Two, "/v1/responses?two")] {
+        let mut client = Client::connect(&sandbox, sandbox.address, "api.openai.com", http).await.unwrap();
+        let body = vec![b'x'; 8_000_001].into();
+        client.post(path, "application/json", body).await.unwrap().ok().unwrap();
+        assert_eq!(only(rig, path).body_bytes, 8_000_001, "{http:?}");
     }
 }
 

@@ -84,24 +84,24 @@ fn git_clones_commits_and_pushes_over_both_versions_of_http() {
 }
 
 #[test]
-fn a_push_of_many_megabytes_arrives_whole_over_both_versions_of_http() {
+fn a_push_of_many_megabytes_arrives_whole() {
     let rig = rig();
-    for version in ["HTTP/1.1", "HTTP/2"] {
-        let repo = format!("acme/medium-{}", version.replace('/', "-"));
-        let bare = rig.upstream.create_repo(&repo, Visibility::Private);
-        let sandbox = rig.registered(&[&repo]);
-        sandbox.git(&sandbox.home, &["clone", &format!("https://github.com/{repo}"), "work"]).success();
-        let work = sandbox.home.join("work");
-        // Above http.postBuffer: a probe and then a body of unknown length.
-        fs::write(work.join("file"), version.repeat(1_000_000)).unwrap();
-        sandbox.git(&work, &["add", "."]).success();
-        sandbox.git(&work, &["-c", "core.compression=0", "commit", "-m", "large"]).success();
-        let http = format!("http.version={version}");
-        let push = ["-c", &http, "-c", "core.compression=0", "push", "origin", "HEAD:refs/heads/sandbox/large"];
-        sandbox.git(&work, &push).success();
-        assert_eq!(git(&bare, &["rev-parse", "sandbox/large"]), git(&work, &["rev-parse", "HEAD"]));
-        git(&bare, &["fsck", "--full"]);
-    }
+    let repo = "acme/medium";
+    let bare = rig.upstream.create_repo(repo, Visibility::Private);
+    let sandbox = rig.registered(&[repo]);
+    sandbox.git(&sandbox.home, &["clone", &format!("https://github.com/{repo}"), "work"]).success();
+    let work = sandbox.home.join("work");
+    // Above http.postBuffer: a probe and then a body of unknown length.
+    fs::write(work.join("file"), "medium".repeat(1_000_000)).unwrap();
+    sandbox.git(&work, &["add", "."]).success();
+    sandbox.git(&work, &["-c", "core.compression=0", "commit", "-m", "large"]).success();
+    // HTTP/1.1, as `sallyport env` has set it: over HTTP/2 libcurl 7.88.1, which is Debian 12's, may send 64 KiB of a
+    // body twice when an answer before it was slow (seen without any gateway).
+    sandbox.git(&work, &["-c", "core.compression=0", "push", "origin", "HEAD:refs/heads/sandbox/large"]).success();
+    assert_eq!(git(&bare, &["rev-parse", "sandbox/large"]), git(&work, &["rev-parse", "HEAD"]));
+    git(&bare, &["fsck", "--full"]);
+    let push = rig.upstream.requests_with("/acme/medium/git-receive-pack");
+    assert!(push.iter().any(|push| push.body_bytes > 6_000_000), "{push:?}");
 }
 
 #[test]

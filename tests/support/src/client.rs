@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io;
@@ -101,16 +102,37 @@ impl Client {
         self.send(Method::GET, &host, path).await
     }
 
+    /// Sends a POST with `body` and reads the answer.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub async fn post(&mut self, path: &str, content_type: &str, body: Bytes) -> io::Result<Answer> {
+        let host = self.host.clone();
+        let request = Request::builder().header("content-type", content_type);
+        Answer::read(self.send_with(request, Method::POST, &host, path, body).await?).await
+    }
+
     /// Sends a request without a body. `path` is empty for CONNECT, whose target is all in `authority`.
     async fn send(&mut self, method: Method, authority: &str, path: &str) -> io::Result<Response<Incoming>> {
-        let request = Request::builder().header("user-agent", "rig");
+        self.send_with(Request::builder(), method, authority, path, Bytes::new()).await
+    }
+
+    async fn send_with(
+        &mut self,
+        request: Builder,
+        method: Method,
+        authority: &str,
+        path: &str,
+        body: Bytes,
+    ) -> io::Result<Response<Incoming>> {
+        let request = request.header("user-agent", "rig");
         let request = match (&self.requests, &method) {
             (Requests::One(_), &Method::CONNECT) => request.uri(authority).header("host", authority),
             (Requests::One(_), _) => request.uri(path).header("host", authority),
             (Requests::Two(_), &Method::CONNECT) => request.uri(authority),
             (Requests::Two(_), _) => request.uri(format!("https://{authority}{path}")),
         };
-        let request = request.method(method).body(Full::default()).unwrap();
+        let request = request.method(method).body(Full::new(body)).unwrap();
         let work = async {
             match &mut self.requests {
                 Requests::One(requests) => {
