@@ -1,7 +1,6 @@
 //! The wiring: every part made once, given what it needs, and stopped together.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +30,7 @@ use crate::dns::nameservers::Nameservers;
 use crate::dns::{self, Resolver};
 use crate::envoy::Envoy;
 use crate::live::{Filters, Live, Problems};
+use crate::state::StateDir;
 use crate::telemetry;
 use crate::xds::resources::cluster::DNS_SOCKET;
 use crate::xds::server::{Fleet, Server as Discovery};
@@ -74,7 +74,9 @@ impl App {
     async fn serve(self) -> anyhow::Result<()> {
         // Whatever is written is for its owner alone, unless it says otherwise.
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-        let state_dir = prepare(&self.state_dir)?;
+        // Held to the end.
+        let state = StateDir::take(&self.state_dir)?;
+        let state_dir = state.path().to_owned();
         let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
         let config = Arc::new(self.config);
         let roots_pem = config.roots_pem()?;
@@ -84,8 +86,7 @@ impl App {
             roots_pem: roots_pem.as_str().into(),
         };
         ca.write_bundle().context("cannot write the CA bundle")?;
-        let store = Store::open(&state_dir.join("registry.redb"))
-            .context("is another gateway running on this state directory?")?;
+        let store = Store::open(&state_dir.join("registry.redb")).context("the registry cannot be opened")?;
         let registry = Registry::open(store, self.policy)?;
         tokio::spawn(Arc::clone(&registry).tidy());
         let problems = Problems::default();
@@ -139,6 +140,10 @@ impl App {
                 format!("Envoy's resolver cannot listen on {}: set listen.resolver", config.resolver)
             })?;
         }
+        let unset = config.credentials.without_value(|host| readiness.registry.policy().egress.names_exactly(host));
+        for credential in unset {
+            tracing::warn!("{credential}; until then, requests that need it are answered 502");
+        }
         tokio::spawn(announce(readiness, config.proxy, config.admin, state_dir.clone()));
         let (envoy_ended, envoy_end) = oneshot::channel();
         let envoy = self.envoy.map(|envoy| supervise(envoy, state_dir, stopped, envoy_ended));
@@ -182,17 +187,6 @@ fn supervise(
         // Nobody waits for the end any more when the whole process is stopping.
         drop(ended.send(envoy.supervise(&state_dir, stop)));
     })
-}
-
-/// Makes the state directory, for its owner alone, and returns its absolute path.
-fn prepare(directory: &Path) -> anyhow::Result<PathBuf> {
-    let make = || -> std::io::Result<PathBuf> {
-        let run = directory.join("run");
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
-        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700))?;
-        directory.canonicalize()
-    };
-    make().with_context(|| format!("the state directory {} cannot be used", directory.display()))
 }
 
 /// Listens on a Unix socket in place of one that an earlier run has left.
@@ -283,8 +277,15 @@ async fn ready(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
     (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "warnings": warnings })))
 }
 
-/// Tells the operator once that the gateway serves, and where everything is.
+/// Tells the operator where everything is: once the gateway serves, or at once where somebody else runs its Envoy.
 async fn announce(readiness: Arc<Readiness>, proxy: SocketAddr, admin: SocketAddr, state_dir: PathBuf) {
+    let state = state_dir.display();
+    let alone = readiness.proxy.is_none();
+    if alone {
+        eprintln!(
+            "\n  Sallyport's control plane is running and waits for its Envoy.\n\n    Envoy's socket        {state}/run/xds.sock\n    proxy for sandboxes   http://{proxy}, on Envoy's side\n    admin API             http://{admin}\n    state, CA, audit      {state}\n\n  Next, in another terminal, with the state directory as Envoy's working directory:\n\n    envoy --config-path …/envoy/bootstrap.yaml\n    sallyport container add --ip ADDRESS --repo OWNER/REPO\n"
+        );
+    }
     let mut every = tokio::time::interval(READY_POLL);
     loop {
         every.tick().await;
@@ -294,9 +295,10 @@ async fn announce(readiness: Arc<Readiness>, proxy: SocketAddr, admin: SocketAdd
         }
         tracing::debug!(?missing, "not ready yet");
     }
-    tracing::info!(%proxy, %admin, state = %state_dir.display(), "ready");
-    eprintln!(
-        "\n  Sallyport is ready.\n\n    proxy for sandboxes   http://{proxy}\n    admin API             http://{admin}\n    state, CA, audit      {}\n\n  Next, in another terminal:\n\n    sallyport container add --ip 127.0.0.1 --repo OWNER/REPO\n    eval \"$(sallyport env)\"\n    git clone https://github.com/OWNER/REPO\n",
-        state_dir.display()
-    );
+    tracing::info!(%proxy, %admin, %state, "ready");
+    if !alone {
+        eprintln!(
+            "\n  Sallyport is ready.\n\n    proxy for sandboxes   http://{proxy}\n    admin API             http://{admin}\n    state, CA, audit      {state}\n\n  Next, in another terminal:\n\n    sallyport container add --ip 127.0.0.1 --repo OWNER/REPO\n    eval \"$(sallyport env)\"\n    git clone https://github.com/OWNER/REPO\n"
+        );
+    }
 }

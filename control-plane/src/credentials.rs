@@ -66,6 +66,12 @@ impl Credentials {
         self.entries.values().flat_map(Entry::problems).collect()
     }
 
+    /// What an operator is told of each credential that has no value now, for the hosts that are `wanted`.
+    pub fn without_value(&self, wanted: impl Fn(&HostName) -> bool) -> Vec<String> {
+        let unset = |entry: &&Entry| wanted(&entry.host) && !entry.has_value();
+        self.entries.values().filter(unset).map(|entry| entry.missing().reason).collect()
+    }
+
     fn entry(&self, host: &HostName) -> Option<&Entry> {
         self.entries.get(host)
     }

@@ -12,6 +12,7 @@ mod dns;
 mod envoy;
 mod files;
 mod live;
+mod state;
 mod telemetry;
 mod xds;
 

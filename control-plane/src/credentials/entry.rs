@@ -94,7 +94,8 @@ impl Entry {
         Err(self.missing())
     }
 
-    fn missing(&self) -> Denial {
+    /// The refusal where there is no value.
+    pub fn missing(&self) -> Denial {
         let variables: Vec<&str> =
             self.ways.iter().flat_map(|way| way.source.variables()).map(String::as_str).collect();
         let hint = match variables.as_slice() {

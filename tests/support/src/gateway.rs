@@ -22,11 +22,13 @@ use std::time::Duration;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The longest that an audit line may take to be written.
 const AUDIT_WITHIN: Duration = Duration::from_secs(10);
+/// The longest that a second gateway on one state directory may run, in seconds.
+const SECOND: &str = "10";
 /// How much of each log is printed when a test fails.
 const LOG_TAIL: usize = 40;
 
 /// api.anthropic.com is the rig's host without a credential.
-const NO_CREDENTIAL_BUT_GITHUB: &str = "credentials: {anthropic: false, openai: false, gemini: false}\n";
+pub const NO_CREDENTIAL_BUT_GITHUB: &str = "credentials: {anthropic: false, openai: false, gemini: false}\n";
 
 /// A running (or stopped) gateway.
 pub struct Gateway {
@@ -37,7 +39,10 @@ pub struct Gateway {
     directory: PathBuf,
     admin: SocketAddr,
     environment: Vec<(String, String)>,
+    workers: u16,
     child: Mutex<Option<Child>>,
+    /// The Envoy that runs beside `sallyport serve`.
+    beside: Mutex<Option<Child>>,
 }
 
 impl Gateway {
@@ -51,6 +56,13 @@ impl Gateway {
         Self::start_configured(policy, &format!("{NO_CREDENTIAL_BUT_GITHUB}{}", pins(upstream, elsewhere)))
     }
 
+    /// One as [`Gateway::start`] starts it, but not started yet: by [`Gateway::up`], or by [`Gateway::serve`] and
+    /// [`Gateway::start_envoy`].
+    pub fn unstarted(upstream: &Upstream) -> Self {
+        let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{}", pins(upstream, &[]));
+        Self::configure(&policy(&upstream::HOSTS), &settings, &[])
+    }
+
     /// With this policy, and `settings` as the rest of sallyport.yaml.
     pub fn start_configured(policy: &str, settings: &str) -> Self {
         Self::start_in(policy, settings, &[])
@@ -58,6 +70,12 @@ impl Gateway {
 
     /// The same with variables beside the usual ones.
     pub fn start_in(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
+        let gateway = Self::configure(policy, settings, environment);
+        gateway.up();
+        gateway
+    }
+
+    fn configure(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = crate::scratch("gateway");
@@ -68,12 +86,27 @@ impl Gateway {
             state: directory.join("state"),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
             environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            workers: 2,
             child: Mutex::new(None),
+            beside: Mutex::new(None),
             directory,
         };
         gateway.write_config(policy, settings);
-        gateway.up();
         gateway
+    }
+
+    /// The same with a variable beside the usual ones.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same with so many threads of Envoy. Limits count in each, so with one they are exact.
+    #[must_use]
+    pub fn with_workers(mut self, workers: u16) -> Self {
+        self.workers = workers;
+        self
     }
 
     fn write_config(&self, policy: &str, settings: &str) {
@@ -90,23 +123,63 @@ impl Gateway {
 
     /// Starts the binary on the same configuration and state, and waits until it is ready.
     pub fn up(&self) {
-        let log = |name: &str| -> File {
-            OpenOptions::new().create(true).append(true).open(self.directory.join(name)).unwrap()
-        };
-        let mut command = self.sallyport();
-        command.args(["up", "--config"]).arg(self.config()).arg("--state-dir").arg(&self.state);
-        command.args(["--envoy-concurrency", "2"]).env("GITHUB_TOKEN", TOKEN);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(log("stdout.log")).stderr(log("stderr.log"));
-        let mut child = command.spawn().unwrap();
+        let mut child = self.begin(&["up", "--envoy-concurrency", &self.workers.to_string()]);
         eventually("the gateway is ready", READY_WITHIN, || {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("sallyport up ended while it was starting: {status}");
             }
             self.ready().then_some(())
         });
+        self.started(child);
+    }
+
+    /// Starts the control plane alone, and waits for nothing.
+    pub fn serve(&self) {
+        let child = self.begin(&["serve"]);
+        self.started(child);
+    }
+
+    /// Starts Envoy beside `serve` as docker-compose.yml does, and waits until both are ready.
+    pub fn start_envoy(&self) {
+        let bootstrap = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../envoy/bootstrap.yaml");
+        let mut command = Command::new(std::env::var_os("ENVOY_BIN").expect("ENVOY_BIN is set by run-e2e.sh"));
+        command.arg("--config-path").arg(bootstrap.canonicalize().unwrap());
+        command.args(["--disable-hot-restart", "--log-level", "warning", "--concurrency", &self.workers.to_string()]);
+        command.env_clear().current_dir(&self.state);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.log("envoy.log"));
+        let before = self.beside.lock().unwrap().replace(command.spawn().unwrap());
+        assert!(before.is_none(), "Envoy was already running");
+        eventually("control plane and Envoy are ready", READY_WITHIN, || self.ready().then_some(()));
+    }
+
+    /// Runs `sallyport subcommand` on the same state directory, though with ports of its own, to its end.
+    pub fn second(&self, subcommand: &str) -> crate::Finished {
+        let other = Self::configure(&policy(&upstream::HOSTS), "", &[]);
+        let sallyport = other.sallyport();
+        // What does not end by itself is ended.
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", SECOND]).arg(sallyport.get_program()).arg(subcommand);
+        command.arg("--config").arg(other.config()).arg("--state-dir").arg(&self.state);
+        command.env_clear().current_dir(&other.directory);
+        command.envs(sallyport.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        crate::Finished::of(&mut command)
+    }
+
+    fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.sallyport();
+        command.args(arguments).arg("--config").arg(self.config()).arg("--state-dir").arg(&self.state);
+        command.env("GITHUB_TOKEN", TOKEN).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(self.log("stdout.log")).stderr(self.log("stderr.log"));
+        command.spawn().unwrap()
+    }
+
+    fn started(&self, child: Child) {
         let before = self.child.lock().unwrap().replace(child);
         assert!(before.is_none(), "the gateway was already running");
+    }
+
+    fn log(&self, name: &str) -> File {
+        OpenOptions::new().create(true).append(true).open(self.directory.join(name)).unwrap()
     }
 
     /// The binary, with a clean environment.
@@ -143,12 +216,20 @@ impl Gateway {
 
     /// The process of its Envoy, if there is one.
     pub fn envoy_pid(&self) -> Option<u32> {
+        if let Some(beside) = self.beside.lock().unwrap().as_ref() {
+            return Some(beside.id());
+        }
         process::child_named(self.pid(), "envoy")
+    }
+
+    /// What Envoy's own admin interface answers to a GET.
+    pub fn envoy_admin(&self, path: &str) -> String {
+        admin::envoy(&self.state.join("run/envoy-admin.sock"), path).unwrap()
     }
 
     /// A counter or gauge of Envoy's; 0 where it has none of that name.
     pub fn envoy_stat(&self, name: &str) -> u64 {
-        let text = admin::envoy(&self.state.join("run/envoy-admin.sock"), "/stats?usedonly").unwrap();
+        let text = self.envoy_admin("/stats?usedonly");
         let value = text.lines().filter_map(|line| line.split_once(": ")).find(|(key, _)| *key == name);
         value.map_or(0, |(_, value)| value.trim().parse().unwrap())
     }
@@ -186,6 +267,14 @@ impl Gateway {
     /// One call of the admin API: status and body.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
         self.call_as(method, path, &[], body)
+    }
+
+    /// The same where the process may be gone, or go.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> std::io::Result<(u16, String)> {
+        admin::call(self.admin, method, path, &[], body)
     }
 
     /// The same with `headers`, of which a `host` replaces the usual one.
@@ -259,7 +348,7 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         // Its Envoy ends with it; that, too, is a test (lifecycle.rs).
-        if let Some(mut child) = self.child.lock().unwrap().take() {
+        for mut child in [&self.child, &self.beside].into_iter().filter_map(|child| child.lock().unwrap().take()) {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -1,0 +1,83 @@
+//! The state directory: made for its owner alone, and held by one gateway at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// What is locked. It holds nothing, and stays.
+const LOCK: &str = "lock";
+
+/// A state directory that is ours until this is dropped, or the process has ended in whatever way.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Takes `directory`, which is made where there is none. Where another gateway has it, nothing in it is touched.
+    ///
+    /// # Errors
+    /// Another gateway has it, or it cannot be used.
+    pub fn take(directory: &Path) -> anyhow::Result<Self> {
+        let unusable = || format!("the state directory {} cannot be used", directory.display());
+        let lock = open_lock(directory).with_context(unusable)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => bail!(
+                "another gateway is running on the state directory {}: stop it, or give this one its own with \
+                 --state-dir",
+                directory.display()
+            ),
+            Err(error) => return Err(error).with_context(unusable),
+        }
+        let path = make_run(directory).with_context(unusable)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn open_lock(directory: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK))
+}
+
+/// Makes the directory of the sockets, and returns the absolute path of the one that it is in.
+fn make_run(directory: &Path) -> io::Result<PathBuf> {
+    let run = directory.join("run");
+    DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
+    std::fs::set_permissions(&run, Permissions::from_mode(0o700))?;
+    directory.canonicalize()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_is_held_by_one_at_a_time_and_let_go_at_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("new/state");
+        let held = StateDir::take(&place).unwrap();
+        assert_eq!(held.path(), place.canonicalize().unwrap());
+        let refused = StateDir::take(&place).unwrap_err().to_string();
+        assert!(refused.contains(place.to_str().unwrap()) && refused.contains("--state-dir"), "{refused}");
+        StateDir::take(&directory.path().join("another")).unwrap();
+        drop(held);
+        StateDir::take(&place).unwrap();
+        for directory in [place.clone(), place.join("run")] {
+            let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
+        }
+    }
+}
