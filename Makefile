@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build up docker docker-test test test-full bench clean program filters envoy fmt clippy unit e2e
+.PHONY: help build up docker docker-test test test-full bench clean program filters filters-panic envoy fmt clippy unit e2e
 
 # `make up UP_ARGS='--config my.yaml'`
 UP_ARGS ?=
@@ -44,6 +44,10 @@ program:
 filters:
 	@filters/build.sh
 
+# The same filter made to panic, for the test of what happens then.
+filters-panic:
+	@FILTER_FEATURES=test-panic FILTERS_OUT=target/filters-panic filters/build.sh
+
 envoy:
 	@envoy/install.sh >/dev/null
 
@@ -56,5 +60,5 @@ clippy:
 unit:
 	cargo test $(LOCKED) --workspace --exclude e2e --no-fail-fast $(TEST_ARGS)
 
-e2e: build envoy
+e2e: build filters-panic envoy
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/run-e2e.sh $(TEST_ARGS)

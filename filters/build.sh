@@ -6,6 +6,7 @@
 #   2. Debian's rustc-web, rust-web-src and wasi-libc, if installed already;
 #   3. `rustup target add`;
 #   4. the same Debian packages, installed with apt-get, as root only.
+# FILTER_FEATURES="test-panic" FILTERS_OUT=target/filters-panic: another build for a test, put elsewhere.
 # A file in target/filters is replaced whole, and only when its content changed: Envoy may have it open.
 # It never removes a package, never touches a toolchain but for adding that target, and never falls back
 # to an older file when a build fails.
@@ -62,6 +63,7 @@ done
 
 build=(cargo build --release --target "$target")
 for crate in "${crates[@]}"; do build+=(-p "$crate"); done
+if [[ -n ${FILTER_FEATURES:-} ]]; then build+=(--features "$FILTER_FEATURES"); fi
 if [[ ${CI:-} == true ]] && git ls-files --error-unmatch Cargo.lock >/dev/null 2>&1; then
     build+=(--locked)
 fi
@@ -99,11 +101,12 @@ else
         "or on Debian 'apt-get install ${packages[*]}' as root, and try again."
 fi
 
-mkdir -p target/filters
+placed_in=${FILTERS_OUT:-target/filters}
+mkdir -p "$placed_in"
 for crate in "${crates[@]}"; do
     built=$out/$target/release/${crate//-/_}.wasm
     [[ -f $built ]] || die "$crate built no $built: its Cargo.toml needs crate-type = [\"cdylib\"]."
-    placed=target/filters/${crate%-filter}.wasm
+    placed=$placed_in/${crate%-filter}.wasm
     if ! cmp -s "$built" "$placed"; then
         cp -- "$built" "$placed.$$"
         mv -f -- "$placed.$$" "$placed"

@@ -30,8 +30,9 @@ fi
 
 export SALLYPORT_BIN=${SALLYPORT_BIN:-$root/target/release/sallyport}
 export SALLYPORT_FILTERS=${SALLYPORT_FILTERS:-$root/target/filters}
-for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/identity.wasm"; do
-    [[ -e $file ]] || { echo "$file is missing: run 'make build' first" >&2; exit 2; }
+export SALLYPORT_FILTERS_PANIC=$root/target/filters-panic
+for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/identity.wasm" "$SALLYPORT_FILTERS_PANIC/identity.wasm"; do
+    [[ -e $file ]] || { echo "$file is missing: run 'make build filters-panic' first" >&2; exit 2; }
 done
 
 if [[ -z "${ENVOY_BIN:-}" && -x envoy/install.sh ]]; then ENVOY_BIN=$(envoy/install.sh | tail -n 1); fi

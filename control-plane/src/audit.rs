@@ -6,6 +6,7 @@
 
 pub mod api;
 mod entry;
+mod panics;
 pub mod writer;
 
 use std::collections::VecDeque;
@@ -23,17 +24,23 @@ use envoy_types::pb::envoy::service::accesslog::v3::{
     StreamAccessLogsMessage, StreamAccessLogsResponse, stream_access_logs_message::LogEntries,
 };
 use jiff::Timestamp;
+use policy::Container;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tonic::{Request, Response, Status, Streaming};
 
+use self::panics::Panics;
 use self::writer::{Job, QUEUE, Rotation, Writer};
 use crate::containers::registry::Registry;
+use crate::containers::store;
 use crate::live::Problems;
 use crate::telemetry;
 
 /// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.
 pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
+
+/// The filter state that a filter leaves on the request over which it has panicked.
+pub const PANIC_STATE: &str = "wasm.sallyport.panic";
 
 /// The header in which every refusal names its rule.
 pub const RULE_HEADER: &str = "x-sallyport-rule";
@@ -84,6 +91,9 @@ struct Line {
     bytes_down: u64,
     duration_ms: u64,
     policy_version: Option<String>,
+    /// Whether a filter has panicked over it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    panicked: bool,
     /// Which stream of which Envoy brought it, and its number there; gaps are lines that were lost after they came.
     envoy: String,
     seq: u64,
@@ -113,6 +123,7 @@ pub struct Audit {
     /// Set while lines are dropped, so that it is said once.
     full: Mutex<u64>,
     shown: Mutex<Shown>,
+    panics: Mutex<Panics>,
     /// Streams of Envoys that are open.
     streams: watch::Sender<usize>,
     /// Tells the streams of this process from those of its predecessors.
@@ -154,6 +165,7 @@ impl Audit {
             queue,
             full: Mutex::new(0),
             shown: Mutex::new(Shown { recent, followers }),
+            panics: Mutex::default(),
             streams: watch::channel(0).0,
             run: format!("{:x}", Timestamp::now().as_millisecond()),
             next_stream: 0.into(),
@@ -205,6 +217,16 @@ impl Audit {
         drop(shown.followers.send(record));
     }
 
+    /// Counts a panic over a request of `address`, and blocks whoever does it too often.
+    fn panicked(&self, address: IpAddr) {
+        tracing::error!(%address, "BUG: a filter has panicked over a request; its audit line says which");
+        let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
+        if panics.note(address, Timestamp::now()) {
+            let registry = Arc::clone(&self.registry);
+            tokio::spawn(async move { block(&registry, address).await });
+        }
+    }
+
     fn queue(&self, line: Arc<str>) {
         let sent = self.queue.try_send(Job::Line(line));
         let mut dropped = self.full.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,6 +250,18 @@ impl Audit {
     fn follow(&self) -> (Vec<Record>, broadcast::Receiver<Record>) {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         (shown.recent.iter().cloned().collect(), shown.followers.subscribe())
+    }
+}
+
+async fn block(registry: &Arc<Registry>, address: IpAddr) {
+    let why = format!("since a filter panicked over its requests {} times within a minute", panics::MOST);
+    let blocked =
+        registry.change(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
+    match blocked {
+        Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
+        // Nobody's requests are refused by the first look at their address.
+        Ok(None) => {}
+        Err(error) => tracing::error!(%address, error = format!("{error:#}"), "a container could not be blocked"),
     }
 }
 
@@ -262,6 +296,11 @@ impl<'a> Source<'a> {
             (line.envoy, line.seq) = (self.name.clone(), self.taken);
             self.name_container(&mut line);
             self.audit.take(&line);
+            if line.panicked
+                && let Some(address) = line.container_ip
+            {
+                self.audit.panicked(address);
+            }
         }
     }
 

@@ -3,13 +3,14 @@
 //!
 //! **Invariant:** a file that is not understood changes nothing; what was in force stays, and `/readyz` says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use policy::HostPattern;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::{Config, policy_file};
@@ -96,6 +97,8 @@ pub struct Live {
     /// The modules in force.
     modules: BTreeMap<String, Vec<u8>>,
     registry: Arc<Registry>,
+    /// The hosts of single containers, as the snapshot in force has them: all of a record that it depends on.
+    extra: BTreeSet<HostPattern>,
     problems: Problems,
     snapshots: watch::Sender<Arc<Snapshot>>,
     touched: mpsc::Receiver<()>,
@@ -135,12 +138,13 @@ impl Live {
         }
         let changes = registry.changes();
         let (snapshots, _) = watch::channel(Arc::new(Snapshot::default()));
-        let live = Self {
+        let mut live = Self {
             config,
             roots_pem,
             filters,
             modules,
             registry,
+            extra: BTreeSet::new(),
             problems,
             snapshots,
             touched,
@@ -170,7 +174,11 @@ impl Live {
                 }
                 change = self.changes.recv() => match change {
                     Ok((_, Change::Policy(_))) => {}
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.publish(),
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                        if self.registry.extra_hosts() != self.extra {
+                            self.publish();
+                        }
+                    }
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
             }
@@ -205,11 +213,12 @@ impl Live {
     }
 
     /// Builds the snapshot and sends it, unless it is the one in force.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let policy = self.registry.policy();
-        let extra = self.registry.extra_hosts();
+        self.extra = self.registry.extra_hosts();
         let credentialed = |host: &_| self.config.credentials.concern(host);
-        let snapshot = Snapshot::build(&self.config, &self.roots_pem, &policy, &extra, credentialed, &self.modules);
+        let snapshot =
+            Snapshot::build(&self.config, &self.roots_pem, &policy, &self.extra, credentialed, &self.modules);
         self.snapshots.send_if_modified(|current| {
             let changed = **current != snapshot;
             if changed {

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use prost::Message;
 use serde::Deserialize;
 
-use super::{AUDIT_STATE, Event, HANDSHAKE_TAG, LONG, Line, RULE_HEADER};
+use super::{AUDIT_STATE, Event, HANDSHAKE_TAG, LONG, Line, PANIC_STATE, RULE_HEADER};
 use crate::xds::resources::local_reply;
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
@@ -120,6 +120,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         bytes_up: request.request_body_bytes,
         bytes_down: response.response_body_bytes,
         policy_version: decision.policy_version,
+        panicked: common.filter_state_objects.contains_key(PANIC_STATE),
         ..base(&common, event)
     })
 }
@@ -184,6 +185,7 @@ fn base(common: &AccessLogCommon, event: Event) -> Line {
         bytes_down: 0,
         duration_ms: milliseconds.try_into().unwrap_or_default(),
         policy_version: None,
+        panicked: false,
         envoy: String::new(),
         seq: 0,
     }

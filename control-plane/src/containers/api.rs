@@ -143,6 +143,7 @@ impl Raw {
             return Err(invalid("repos", "is required; [] gives the container no repository"));
         }
         let blank = Container {
+            blocked: None,
             container_ip: address,
             container_id: address.to_string(),
             repos: Vec::new(),

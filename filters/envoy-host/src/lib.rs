@@ -180,6 +180,15 @@ pub fn set_property(path: &[&str], value: &[u8]) -> Result<(), Error> {
     hostcalls::set_property(path.to_vec(), Some(value)).map_err(refused("set_property"))
 }
 
+/// Notes on the request at hand that the filter has panicked over it, under `sallyport.panic`: filter state
+/// `wasm.sallyport.panic`. Other requests that the VM takes down with it have no such note.
+///
+/// # Errors
+/// As Envoy answers, for example when the panic came over no request.
+pub fn note_panic() -> Result<(), Error> {
+    set_property(&["sallyport.panic"], b"1")
+}
+
 /// The peer's IP address. `None` when Envoy doesn't know one, or the peer has none, as on a Unix socket.
 ///
 /// # Errors

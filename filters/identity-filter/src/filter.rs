@@ -258,6 +258,8 @@ enum Step {
 
 impl Stream {
     fn begin(&self, facts: Facts) {
+        #[cfg(feature = "test-panic")]
+        assert!(facts.path != b"/panic", "made to panic");
         match self.first_step(&facts).unwrap_or_else(|error| Step::Done(self.shared.broken(&error))) {
             Step::Done(judgement) => self.carry_out(&facts, &judgement),
             Step::Hold { source, sni } => self.hold(facts, source, sni),

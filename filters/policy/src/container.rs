@@ -37,6 +37,9 @@ pub struct Container {
     /// Names of the configured credentials it may use: absent is all that admit it, empty is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Vec<String>>,
+    /// Why the gateway itself has blocked this container, if it has; registering it again lifts that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<String>,
     /// The registry's version when this record was written; a later record of the same address has a higher one.
     #[serde(default)]
     pub generation: u64,

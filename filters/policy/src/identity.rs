@@ -47,7 +47,7 @@ pub fn decide_connect(authority: &[u8]) -> Verdict {
 ///
 /// # Errors
 /// The refusal: an authority that is no plain name, a name other than the one in the TLS handshake, an address that
-/// nobody is registered at, a record that has expired at `now`, TRACE, a host or a method that the policy does not
+/// nobody is registered at, a record that has expired at `now` or is blocked, TRACE, a host or a method that the policy does not
 /// list.
 pub fn decide_request(
     container: Option<&Container>,
@@ -82,6 +82,10 @@ pub fn decide_request(
     if container.expired(now) {
         let reason = format!("the registration of {} expired at {}", container.container_id, container.expires_at);
         return Err(Denial::forbidden(Stage::Identity, "identity.expired", reason));
+    }
+    if let Some(why) = &container.blocked {
+        let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
+        return Err(Denial::forbidden(Stage::Identity, "identity.blocked", reason));
     }
     // RFC 9110 section 9.3.8: TRACE echoes what was sent, the credential included.
     if request.method == b"TRACE" {
@@ -142,6 +146,8 @@ mod tests {
         assert_eq!(rule(known, "github.com:22", Some("github.com"), NOW), "request.port");
         assert_eq!(rule(known, "u@github.com", Some("github.com"), NOW), "request.authority");
         assert_eq!(rule(known, "127.0.0.1", None, NOW), "request.authority");
+        let blocked = Container { blocked: Some("why".into()), ..container() };
+        assert_eq!(rule(Some(&blocked), "github.com", Some("github.com"), NOW), "identity.blocked");
     }
 
     #[test]

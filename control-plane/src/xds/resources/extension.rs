@@ -1,13 +1,21 @@
 //! ECDS: the filters' code. A filter that is rebuilt is a new version of its resource; no listener changes.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::core::v3::{
-    AsyncDataSource, DataSource, TypedExtensionConfig, async_data_source, data_source,
+    AsyncDataSource, BackoffStrategy, DataSource, TypedExtensionConfig, async_data_source, data_source,
 };
 use envoy_types::pb::envoy::extensions::filters::http::wasm::v3::Wasm;
-use envoy_types::pb::envoy::extensions::wasm::v3::{FailurePolicy, PluginConfig, VmConfig, plugin_config};
+use envoy_types::pb::envoy::extensions::wasm::v3::{
+    FailurePolicy, PluginConfig, ReloadConfig, VmConfig, plugin_config,
+};
 use envoy_types::util::pack_any;
 
-use super::flag;
+use super::{duration, flag};
+
+/// How long a worker whose filter has panicked refuses all requests before it starts the filter again; Envoy's own
+/// default is a second.
+const RELOAD: Duration = Duration::from_millis(100);
 
 /// The filter `name` with `code`, a WebAssembly module.
 pub fn filter(name: &str, code: Vec<u8>) -> TypedExtensionConfig {
@@ -28,6 +36,9 @@ pub fn filter(name: &str, code: Vec<u8>) -> TypedExtensionConfig {
         vm: Some(plugin_config::Vm::VmConfig(vm)),
         // A filter that panics denies what it was judging and starts again; it never lets a request pass.
         failure_policy: FailurePolicy::FailReload.into(),
+        reload_config: Some(ReloadConfig {
+            backoff: Some(BackoffStrategy { base_interval: Some(duration(RELOAD)), ..Default::default() }),
+        }),
         allow_on_headers_stop_iteration: flag(true),
         ..Default::default()
     };

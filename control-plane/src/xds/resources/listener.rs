@@ -55,7 +55,7 @@ use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, RESOLVER, TUNNEL, UPSTREAM, ads, chain_match, cluster,
     control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
-use crate::audit::{AUDIT_STATE, HANDSHAKE_TAG, LONG, RULE_HEADER};
+use crate::audit::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER};
 
 /// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);
@@ -262,7 +262,7 @@ fn forward_proxy(resolver: SocketAddr) -> ForwardProxyConfig {
 fn audit_log() -> AccessLog {
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig {
-            filter_state_objects_to_log: vec![AUDIT_STATE.into()],
+            filter_state_objects_to_log: vec![AUDIT_STATE.into(), PANIC_STATE.into()],
             ..log_service("audit")
         }),
         // The entry's own field knows the usual methods only.
