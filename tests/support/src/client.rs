@@ -12,9 +12,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -197,6 +199,36 @@ pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> 
     };
     timeout(deadline, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
     Ok(bytes)
+}
+
+/// A body that is read as it comes, in the background.
+pub struct Followed {
+    bytes: Arc<AtomicU64>,
+    reader: JoinHandle<()>,
+}
+
+impl Followed {
+    /// Reads `body` until it ends or breaks.
+    pub fn new(mut body: Incoming) -> Self {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let read = Arc::clone(&bytes);
+        let reader = tokio::spawn(async move {
+            while let Some(Ok(frame)) = body.frame().await {
+                read.fetch_add(frame.data_ref().map_or(0, Bytes::len) as u64, Ordering::SeqCst);
+            }
+        });
+        Self { bytes, reader }
+    }
+
+    /// How much has come.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing more will come.
+    pub fn ended(&self) -> bool {
+        self.reader.is_finished()
+    }
 }
 
 /// Opens a CONNECT to `host` port 443.

@@ -194,6 +194,11 @@ impl Gateway {
         command
     }
 
+    /// What it has said on stderr so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.directory.join("stderr.log")).unwrap()).into_owned()
+    }
+
     /// The policy file, which the gateway watches.
     pub fn policy_file(&self) -> PathBuf {
         self.directory.join("policy.yaml")

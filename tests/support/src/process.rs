@@ -3,6 +3,7 @@
 use rustix::process::{Pid, kill_process};
 
 pub use rustix::process::Signal;
+use std::path::Path;
 
 /// Sends `signal` to the process `pid`.
 pub fn signal(pid: u32, signal: Signal) {
@@ -32,6 +33,15 @@ pub fn child_named(parent: u32, name: &str) -> Option<u32> {
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .find(|pid| stat(*pid).is_some_and(wanted))
+}
+
+/// Every process that works in `directory` or below it.
+pub fn working_in(directory: &Path) -> Vec<u32> {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory)))
+        .collect()
 }
 
 /// The most memory that `pid` ever had resident, in bytes.

@@ -1,12 +1,14 @@
 //! What no client that means well sends: a ClientHello with any bytes for a server name, HTTP/1.1 byte by byte.
 
 use crate::client::{self, STEP};
-use crate::{Answer, Sandbox};
+use crate::{Answer, Http, Sandbox, upstream};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 /// How a server has answered a [`client_hello`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,21 @@ fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn length24(bytes: &[u8]) -> usize {
     usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
+}
+
+/// Opens a WebSocket to `https://host/path` of the upstream.
+///
+/// # Errors
+/// It was refused, with the answer, or the connection broke.
+pub async fn web_socket(sandbox: &Sandbox, host: &str, path: &str) -> io::Result<TlsStream<TcpStream>> {
+    let mut stream = client::tls(sandbox, sandbox.address, host, Http::One).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
+        upstream::WEB_SOCKET_KEY
+    );
+    let answer = ask(&mut stream, request.as_bytes()).await?;
+    if answer.status == 101 { Ok(stream) } else { Err(io::Error::other(format!("{answer:?}"))) }
 }
 
 /// Sends `bytes`, whatever they are, and reads one HTTP/1.1 answer: its head, and as much body as content-length says.
