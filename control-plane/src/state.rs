@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -11,6 +12,10 @@ use rustix::io::Errno;
 
 /// What is locked. It holds nothing, and stays.
 const LOCK: &str = "lock";
+
+/// How long one that is on its way out may take to let go, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A state directory that is ours until this is dropped, or the process has ended in whatever way.
 #[derive(Debug)]
@@ -27,14 +32,18 @@ impl StateDir {
     pub fn take(directory: &Path) -> anyhow::Result<Self> {
         let unusable = || format!("the state directory {} cannot be used", directory.display());
         let lock = open_lock(directory).with_context(unusable)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => bail!(
-                "another gateway is running on the state directory {}: stop it, or give this one its own with \
-                 --state-dir",
-                directory.display()
-            ),
-            Err(error) => return Err(error).with_context(unusable),
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOOK),
+                Err(Errno::WOULDBLOCK) => bail!(
+                    "another gateway is running on the state directory {}: stop it, or give this one its own with \
+                     --state-dir",
+                    directory.display()
+                ),
+                Err(error) => return Err(error).with_context(unusable),
+            }
         }
         let path = make_run(directory).with_context(unusable)?;
         Ok(Self { path, _lock: lock })

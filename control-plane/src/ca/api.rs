@@ -25,13 +25,17 @@ pub struct Api {
 }
 
 impl Api {
-    /// Writes the bundle: the system's roots and every CA of ours that is to be trusted.
+    /// Writes the bundle: the system's roots and every CA of ours that is to be trusted. One that is there already is
+    /// left alone, so that a full disk keeps nobody from starting.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write_bundle(&self) -> std::io::Result<()> {
         let bundle = format!("{}\n{}", self.roots_pem.trim_end(), self.issuer.trusted_pem());
-        files::write_atomic(&self.bundle, bundle.as_bytes(), 0o644)
+        match std::fs::read(&self.bundle) {
+            Ok(there) if there == bundle.as_bytes() => Ok(()),
+            _ => files::write_atomic(&self.bundle, bundle.as_bytes(), 0o644),
+        }
     }
 
     fn changed(&self, changed: Result<(), Error>) -> Response {

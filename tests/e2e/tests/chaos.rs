@@ -443,6 +443,14 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     println!("{lost_now} of {REQUESTS} audit lines were lost");
     assert!(rig.gateway.warnings().iter().any(|warning| warning.contains("audit")), "{:?}", rig.gateway.warnings());
 
+    // A gateway that starts now serves, too.
+    rig.gateway.signal(Signal::KILL);
+    rig.gateway.ended(SOON);
+    rig.gateway.up();
+    served(&sandbox, API, "/repos/acme/app/started").await.unwrap();
+    assert_eq!(there(refused), 404);
+    assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&large(refused))).0, 507);
+
     // Room again: everything works, without a restart.
     fs::remove_file(&filler).unwrap();
     let (status, body) = rig.gateway.call("POST", "/internal/containers", Some(&large(refused)));

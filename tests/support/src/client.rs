@@ -95,6 +95,16 @@ impl Client {
         timeout(STEP, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
+    /// The same connection once more, for requests beside others.
+    ///
+    /// # Panics
+    /// Over HTTP/1.1.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let Requests::Two(requests) = &self.requests else { panic!("HTTP/1.1 carries one request at a time") };
+        Self { host: self.host.clone(), requests: Requests::Two(requests.clone()) }
+    }
+
     /// Sends a GET and returns the answer as soon as its head is there.
     ///
     /// # Errors
@@ -201,7 +211,7 @@ pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> 
     Ok(bytes)
 }
 
-/// A body that is read as it comes, in the background.
+/// A body that is read as it comes, in the background; dropped, it is given up.
 pub struct Followed {
     bytes: Arc<AtomicU64>,
     reader: JoinHandle<()>,
@@ -228,6 +238,12 @@ impl Followed {
     /// Whether nothing more will come.
     pub fn ended(&self) -> bool {
         self.reader.is_finished()
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.reader.abort();
     }
 }
 

@@ -1,0 +1,170 @@
+//! What one address may have going at a time, to the number: the last that is granted and the first that is not. Envoy
+//! has one worker here, since limits count in each.
+
+use serde_json::{Value, json};
+use std::io;
+use std::time::Duration;
+use test_support::client::{Followed, tunnel};
+use test_support::process::{Signal, stopped};
+use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// A host without a credential.
+const PLAIN: &str = "raw.githubusercontent.com";
+/// A host that streams.
+const STREAMS: &str = "api.anthropic.com";
+/// The longest that what is only awaited may take.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Tunnels that are open.
+const TUNNELS: usize = 256;
+/// Requests under way.
+const REQUESTS: usize = 256;
+/// Tunnels in an hour to hosts that the policy does not name.
+const NAMES: usize = 200;
+/// Requests that wait for the registry.
+const LOOKUPS: usize = 64;
+
+fn rig() -> Rig {
+    let upstream = Upstream::start();
+    let gateway = Gateway::unstarted(&upstream).with_workers(1);
+    gateway.up();
+    Rig { upstream, gateway }
+}
+
+/// A CONNECT that has to be refused with 429, and the rule of the refusal.
+async fn refused(sandbox: &Sandbox, host: &str) -> String {
+    let error = tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel too many").to_string();
+    let header =
+        |name: &str| error.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    assert!(error.contains(" 429 "), "{error}");
+    header("x-sallyport-rule:").unwrap_or_else(|| panic!("no rule: {error}"))
+}
+
+async fn opened(sandbox: &Sandbox, host: &str) -> io::Result<TcpStream> {
+    tunnel(sandbox, sandbox.address, host).await
+}
+
+fn assert_refusal(audit: &Value, rule: &str) {
+    assert_eq!((&audit["verdict"], &audit["rule"], &audit["status"]), (&json!("deny"), &json!(rule), &json!(429)));
+}
+
+#[tokio::test]
+async fn an_address_has_256_tunnels_and_not_one_more() {
+    let rig = rig();
+    // A stranger has no fewer and no more.
+    let (known, stranger, other) = (rig.registered(&[]), rig.sandbox(), rig.registered(&[]));
+    for sandbox in [&known, &stranger] {
+        let mut tunnels = Vec::new();
+        for number in 1..=TUNNELS {
+            tunnels.push(opened(sandbox, PLAIN).await.unwrap_or_else(|error| panic!("tunnel {number}: {error}")));
+        }
+        for _ in 0..3 {
+            assert_eq!(refused(sandbox, PLAIN).await, "limit.connections");
+        }
+        let line = rig.gateway.audit_line("the refusal", |line| line["container_ip"] == json!(sandbox.address));
+        assert_refusal(&line, "limit.connections");
+        // Nobody else is concerned.
+        let mut client = Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap();
+        client.get("/beside").await.unwrap().ok().unwrap();
+        // One less, one more, and again no further.
+        drop(tunnels.pop());
+        tunnels.push(eventually_async("a tunnel is free again", SOON, async || opened(sandbox, PLAIN).await).await);
+        assert_eq!(refused(sandbox, PLAIN).await, "limit.connections");
+    }
+}
+
+#[tokio::test]
+async fn an_address_has_256_requests_under_way_and_not_one_more() {
+    let rig = rig();
+    let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
+    // One connection over HTTP/2 is allowed fewer streams than the address.
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::connect(&sandbox, sandbox.address, STREAMS, Http::Two).await.unwrap());
+    }
+    let mut streams = Vec::new();
+    for number in 0..REQUESTS {
+        let response = clients[number % 3].open("/v1/stream").await.unwrap();
+        assert_eq!(response.status(), 200, "request {number}");
+        streams.push(Followed::new(response.into_body()));
+    }
+    for client in &mut clients {
+        let answer = client.get("/too-many").await.unwrap();
+        assert_eq!((answer.status, answer.rule.as_deref()), (429, Some("limit.streams")), "{answer:?}");
+    }
+    let mut one = Client::connect(&sandbox, sandbox.address, PLAIN, Http::One).await.unwrap();
+    assert_eq!(one.get("/too-many").await.unwrap().rule.as_deref(), Some("limit.streams"));
+    assert!(rig.upstream.requests_with("/too-many").is_empty());
+    assert_refusal(&rig.gateway.audit_line("the refusal", |line| line["path"] == "/too-many"), "limit.streams");
+    assert!(streams.iter().all(|stream| !stream.ended()), "those that were granted go on");
+    Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap().get("/beside").await.unwrap().ok().unwrap();
+    // One less, one more, and again no further.
+    drop(streams.pop());
+    let again = eventually_async("a request is free again", SOON, async || {
+        let response = clients[0].open("/v1/stream").await.unwrap();
+        if response.status() == 200 { Ok(Followed::new(response.into_body())) } else { Err(response.status()) }
+    })
+    .await;
+    assert_eq!(one.get("/too-many").await.unwrap().rule.as_deref(), Some("limit.streams"));
+    assert!(!again.ended());
+}
+
+#[tokio::test]
+async fn an_address_asks_for_200_strange_names_in_an_hour_and_not_one_more() {
+    let rig = rig();
+    let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
+    for number in 1..=NAMES {
+        opened(&sandbox, &format!("n{number}.example")).await.unwrap_or_else(|error| panic!("name {number}: {error}"));
+    }
+    // What has been asked for is no cheaper.
+    for name in ["one-more.example", "n1.example"] {
+        assert_eq!(refused(&sandbox, name).await, "limit.names");
+    }
+    let line =
+        rig.gateway.audit_line("the refusal", |line| line["host"].as_str().is_some_and(|h| h.contains("one-more")));
+    assert_refusal(&line, "limit.names");
+    // Hosts that the policy names cost nothing, and nobody else is concerned.
+    Client::connect(&sandbox, sandbox.address, PLAIN, Http::Two)
+        .await
+        .unwrap()
+        .get("/named")
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
+    opened(&other, "one-more.example").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_has_64_requests_wait_for_the_registry_and_not_one_more() {
+    let rig = rig();
+    let (stranger, other) = (rig.sandbox(), rig.registered(&[]));
+    // Over one connection requests come in the order in which they are sent; a tunnel needs no registry.
+    let stranger_client = Client::connect(&stranger, stranger.address, PLAIN, Http::Two).await.unwrap();
+    let mut other = Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap();
+    other.get("/before").await.unwrap().ok().unwrap();
+    rig.gateway.signal(Signal::STOP);
+    eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+    let mut waiting = JoinSet::new();
+    for number in 0..LOOKUPS + 2 {
+        let mut client = stranger_client.again();
+        waiting.spawn(async move { (number, client.get("/waits").await.unwrap()) });
+    }
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let (_, answer) = waiting.join_next().await.unwrap().unwrap();
+        assert_eq!((answer.status, answer.rule.as_deref()), (429, Some("limit.lookups")), "{answer:?}");
+    }
+    other.get("/meanwhile").await.unwrap().ok().unwrap();
+    rig.gateway.signal(Signal::CONT);
+    while let Some(answer) = waiting.join_next().await {
+        let (_, answer) = answer.unwrap();
+        // The registry says that nobody is there, or is too late to say it.
+        assert!(matches!(answer.rule.as_deref(), Some("identity.unknown" | "identity.unavailable")), "{answer:?}");
+        answers.push(answer);
+    }
+    assert_eq!(answers.len(), LOOKUPS);
+    assert!(rig.upstream.requests_with("/waits").is_empty());
+}
