@@ -157,6 +157,7 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
         version: short_hash(&content),
         egress,
         strip_foreign_credentials: raw.strip_foreign_credentials.unwrap_or(true),
+        github: policy::github::Rules::default(),
     })
 }
 

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use jiff::{SignedDuration, Timestamp};
-use policy::{AuthMode, Container, HostName, HostPattern, Repo};
+use policy::{AuthMode, BranchGlob, Container, HostName, HostPattern, Repo};
 use serde::{Deserialize, Serialize};
 use serde_path_to_error::Segment;
 
@@ -158,7 +158,8 @@ impl Raw {
         let branches_given = self.allowed_branches.is_some();
         let mut record = self.apply(blank, now, &api.pinned)?;
         if !branches_given && record.auth_mode == AuthMode::Bot {
-            record.allowed_branches = DEFAULT_BOT_BRANCHES.map(str::to_owned).to_vec();
+            record.allowed_branches =
+                DEFAULT_BOT_BRANCHES.iter().map(|glob| branch_glob(glob)).collect::<Result<_, _>>()?;
         }
         Ok(record)
     }
@@ -171,8 +172,7 @@ impl Raw {
         record.repos = self.repos.unwrap_or(record.repos);
         record.auth_mode = self.auth_mode.unwrap_or(record.auth_mode);
         if let Some(branches) = self.allowed_branches {
-            record.allowed_branches =
-                branches.into_iter().map(|glob| plain_text("allowed_branches", glob)).collect::<Result<_, _>>()?;
+            record.allowed_branches = branches.iter().map(|glob| branch_glob(glob)).collect::<Result<_, _>>()?;
         }
         if let Some(labels) = self.labels {
             record.labels = labels
@@ -191,6 +191,10 @@ impl Raw {
         }
         Ok(record)
     }
+}
+
+fn branch_glob(text: &str) -> Result<BranchGlob, Failure> {
+    BranchGlob::parse(text).map_err(|error| invalid("allowed_branches", error.to_string()))
 }
 
 fn expiry(at: Option<String>, ttl: Option<String>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
@@ -352,7 +356,8 @@ mod tests {
         let record = register(r#"{"container_ip":"::ffff:172.18.0.5","repos":[]}"#).unwrap();
         assert_eq!(record.container_ip.to_string(), "172.18.0.5");
         assert_eq!(record.container_id, "172.18.0.5");
-        assert_eq!(record.allowed_branches, ["sandbox/*", "bot/*"]);
+        let branches: Vec<_> = record.allowed_branches.iter().map(ToString::to_string).collect();
+        assert_eq!(branches, ["sandbox/*", "bot/*"]);
         assert_eq!(record.expires_at.to_string(), "2026-12-02T00:00:00Z");
         let ttl = register(r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"8h"}"#).unwrap();
         assert_eq!(ttl.expires_at.to_string(), "2026-12-01T08:00:00Z");

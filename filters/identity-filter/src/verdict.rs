@@ -158,7 +158,12 @@ mod tests {
     fn judge(authority: Option<&str>, container: Option<&Container>) -> Judgement {
         let mut egress = Egress::default();
         egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
-        let policy = Policy { version: "p1".into(), egress, strip_foreign_credentials: true };
+        let policy = Policy {
+            version: "p1".into(),
+            egress,
+            strip_foreign_credentials: true,
+            github: policy::github::Rules::default(),
+        };
         on_request(&facts(authority), Some(b"github.com"), container, &policy, NOW.parse().unwrap())
     }
 

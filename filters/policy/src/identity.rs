@@ -118,7 +118,7 @@ mod tests {
     fn policy() -> Policy {
         let mut egress = Egress::default();
         egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
-        Policy { version: "t".into(), egress, strip_foreign_credentials: true }
+        Policy { version: "t".into(), egress, strip_foreign_credentials: true, github: crate::github::Rules::default() }
     }
 
     fn rule(container: Option<&Container>, authority: &str, sni: Option<&str>, now: &str) -> &'static str {

@@ -6,14 +6,17 @@
 
 mod container;
 mod egress;
+pub mod github;
 mod host;
 mod identity;
+mod refname;
 mod refusal;
 
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
+pub use refname::{BranchGlob, BranchRules, InvalidGlob, NotYours, branch_of, is_branch, is_refname};
 pub use refusal::{Form, Refusal, render};
 
 use serde::{Deserialize, Serialize};
@@ -31,12 +34,20 @@ pub struct Policy {
     /// Credentials of the sandbox's own are removed on hosts for which the gateway has none: with somebody else's
     /// account a container could carry data out.
     pub strip_foreign_credentials: bool,
+    /// What may be done on GitHub. Absent is nothing.
+    #[serde(default = "github::Rules::deny_all")]
+    pub github: github::Rules,
 }
 
 impl Policy {
     /// The policy in force when there is none: nothing may be reached.
     pub fn deny_all() -> Self {
-        Self { version: "none".into(), egress: Egress::default(), strip_foreign_credentials: true }
+        Self {
+            version: "none".into(),
+            egress: Egress::default(),
+            strip_foreign_credentials: true,
+            github: github::Rules::deny_all(),
+        }
     }
 }
 
@@ -48,6 +59,8 @@ pub enum Stage {
     Request,
     /// Who is speaking, and which hosts that container may reach.
     Identity,
+    /// What a call of GitHub's API, or a request to another of GitHub's hosts, does.
+    Github,
     /// Whether a credential may be added.
     Credentials,
 }
@@ -58,6 +71,7 @@ impl Stage {
         match self {
             Stage::Request => "request",
             Stage::Identity => "identity",
+            Stage::Github => "github",
             Stage::Credentials => "credentials",
         }
     }

@@ -1,0 +1,167 @@
+//! Whose request it is, and the questions that REST, GraphQL and their guards ask about that container.
+
+use super::{Class, Listed, Operation, Refused, Rules};
+use crate::refname::{self, NotYours};
+use crate::{AuthMode, Container, Repo, branch_of};
+
+/// A container and the rules it is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// Who asks.
+    pub container: &'a Container,
+    /// The rules in force.
+    pub rules: &'a Rules,
+}
+
+impl<'a> Scope<'a> {
+    /// The container's repository `owner/name`, if it is one of them.
+    pub fn repo(&self, owner: &str, name: &str) -> Option<&'a Repo> {
+        self.container.repos.iter().find(|repo| repo.is(owner.as_bytes(), name.as_bytes()))
+    }
+
+    /// The container's repository with GitHub's number `id`.
+    ///
+    /// # Errors
+    /// The refusal: it is none of the container's; or, with status 503, the number of one of them is not known yet.
+    pub fn repo_by_id(&self, operation: &Operation, id: u64) -> Result<&'a Repo, Refused> {
+        if let Some(repo) = self.container.repos.iter().find(|repo| repo.id() == Some(id)) {
+            return Ok(repo);
+        }
+        if self.container.repos.iter().any(|repo| repo.id().is_none()) {
+            let reason = "the numbers of this container's repositories are still being looked up; try again";
+            let mut refused = Refused::of(operation, "github.ids-pending", reason);
+            refused.denial.status = 503;
+            return Err(refused);
+        }
+        Err(Refused::of(operation, "github.repo", format!("repository number {id} is not one of this container's")))
+    }
+
+    /// Whether the operation may be used at all: by its name, otherwise by its class. True where it is allowed by
+    /// name, which opens what is off by default.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn operation(&self, operation: &Operation) -> Result<bool, Refused> {
+        let denied = |rule, reason: String| Err(Refused::of(operation, rule, reason));
+        match self.rules.listed(self.container, &operation.name) {
+            Listed::Allowed => Ok(true),
+            Listed::Denied => denied("github.operation", format!("{} is refused by the policy", operation.name)),
+            Listed::No if self.rules.allows(self.container, operation.class) => Ok(false),
+            Listed::No => {
+                let doing = operation.class.doing();
+                denied(
+                    operation.class.rule(),
+                    format!("{doing} is not allowed for this container ({})", operation.name),
+                )
+            }
+        }
+    }
+
+    /// Whether the container may create `branch` or write to it.
+    ///
+    /// # Errors
+    /// The refusal, with the branches that would do.
+    pub fn branch(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
+        let Err(why) = self.rules.branches.may_move(self.container, branch) else { return Ok(()) };
+        let (rule, reason) = match why {
+            NotYours::Malformed => ("github.branch-name", format!("{branch:?} is no branch's name")),
+            NotYours::Protected => ("github.protected-branch", format!("{branch} is protected")),
+            NotYours::NotAllowed => {
+                let globs: Vec<_> = self.container.allowed_branches.iter().map(ToString::to_string).collect();
+                (
+                    "github.branch",
+                    format!("{branch} is not one of this container's branches, which are {}", globs.join(", ")),
+                )
+            }
+        };
+        Err(Refused::of(operation, rule, reason))
+    }
+
+    /// The same for a ref's full name, of which only branches are anybody's.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn reference(&self, operation: &Operation, refname: &str) -> Result<(), Refused> {
+        match branch_of(refname) {
+            Some(branch) => self.branch(operation, branch),
+            None => {
+                let reason = format!("{refname:?} is no branch; only refs/heads/… can be moved");
+                Err(Refused::of(operation, "github.ref", reason))
+            }
+        }
+    }
+
+    /// Whether the container may write to the file at `path`, decoded, of a repository.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn path(&self, operation: &Operation, path: &str) -> Result<(), Refused> {
+        let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.eq_ignore_ascii_case(".git");
+        if path.chars().any(char::is_control) || path.contains('\\') || !path.split('/').all(plain) {
+            return Err(Refused::of(operation, "github.path", format!("{path:?} is no plain path of a file")));
+        }
+        let lower = path.to_lowercase();
+        let restricts = |glob: &String| refname::covers(glob.to_lowercase().as_bytes(), lower.as_bytes());
+        if self.container.auth_mode == AuthMode::Bot && self.rules.restricted_paths.iter().any(restricts) {
+            let reason = format!("{path} is a restricted path: what is written there runs with rights of its own");
+            return Err(Refused::of(operation, "github.restricted-path", reason));
+        }
+        Ok(())
+    }
+
+    /// Whether `login` may be assigned or asked for a review: agents and bots act on that.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn login(&self, operation: &Operation, login: &str) -> Result<(), Refused> {
+        let bot = login.to_ascii_lowercase().ends_with("[bot]");
+        if bot || self.rules.agents.iter().any(|agent| agent.eq_ignore_ascii_case(login)) {
+            let reason = format!("{login} is an agent or a bot, which would begin to work");
+            return Err(Refused::of(operation, "github.agent", reason));
+        }
+        Ok(())
+    }
+
+    /// Whether `label` may be set.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
+        if self.rules.labels.iter().any(|denied| denied.to_lowercase() == label.trim().to_lowercase()) {
+            let reason = format!("the label {label:?} is an order to an automation");
+            return Err(Refused::of(operation, "github.label", reason));
+        }
+        Ok(())
+    }
+
+    /// Whether `text` may stand in a comment, an issue, a pull request or a review: no line of it may begin with an
+    /// order to a bot.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn text(&self, operation: &Operation, text: &str) -> Result<(), Refused> {
+        let lower = text.to_lowercase();
+        for line in lower.split(['\n', '\r', '\u{2028}', '\u{2029}', '\u{85}', '\u{b}', '\u{c}']) {
+            let line = line.trim_start_matches(|c: char| {
+                c.is_whitespace() || c.is_control() || "\u{200b}\u{feff}\u{200c}\u{200d}\u{2060}>*-".contains(c)
+            });
+            if let Some(command) = self.rules.commands.iter().find(|command| line.starts_with(&command.to_lowercase()))
+            {
+                let reason = format!("a line begins with {command:?}, which is an order to a bot");
+                return Err(Refused::of(operation, "github.command", reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the event of a review may be `event`.
+    ///
+    /// # Errors
+    /// The refusal of an approval, and of what is not known.
+    pub fn review_event(&self, operation: &Operation, event: &str) -> Result<(), Refused> {
+        match event {
+            "COMMENT" | "REQUEST_CHANGES" | "PENDING" => Ok(()),
+            _ => Err(Refused::of(operation, Class::Gate.rule(), format!("a review may not be {event}"))),
+        }
+    }
+}

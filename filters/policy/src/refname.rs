@@ -1,0 +1,247 @@
+//! Names of refs and branches, and which of them a container may move. One rule for REST, GraphQL and git alike.
+
+use crate::{AuthMode, Container};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The most that GitHub takes.
+const MAX_NAME: usize = 255;
+
+/// What a branch's name begins with as a ref.
+const HEADS: &str = "refs/heads/";
+
+/// Whether git takes `name` as a ref's full name (git-check-ref-format(1)), of printable ASCII only. Stricter than git:
+/// what two parsers could read differently is no name here.
+pub fn is_refname(name: &str) -> bool {
+    let byte = |b: u8| b.is_ascii_graphic() && !b"~^:?*[\\".contains(&b);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    name.len() <= MAX_NAME
+        && name.bytes().all(byte)
+        && name.contains('/')
+        && name.split('/').all(part)
+        && !name.ends_with('.')
+        && !name.contains("..")
+        && !name.contains("@{")
+}
+
+/// The branch that a ref's full name stands for; `None` for all that is not `refs/heads/` and a good name.
+pub fn branch_of(refname: &str) -> Option<&str> {
+    let branch = refname.strip_prefix(HEADS)?;
+    is_branch(branch).then_some(branch)
+}
+
+/// Whether git would let a branch be called `name` (git-check-ref-format(1), and git-branch(1) for the leading dash).
+/// Names that read like something else (`HEAD`, a ref's full name, an object's) are none.
+pub fn is_branch(name: &str) -> bool {
+    let reads_otherwise = name.eq_ignore_ascii_case("HEAD")
+        || name == "@"
+        || name.starts_with('-')
+        || name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("refs/"))
+        || (name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit()));
+    !reads_otherwise && is_refname(&format!("{HEADS}{name}"))
+}
+
+/// A pattern for branches, such as `sandbox/*`: `*` is any text, `/` included, and nothing else has a meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchGlob(String);
+
+/// The text is no pattern for branches.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no pattern for branches: expected a name in which * stands for any text, such as sandbox/*")]
+pub struct InvalidGlob(String);
+
+impl BranchGlob {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// One that no branch could have: with its `*` filled in it has to be a branch's name.
+    pub fn parse(text: &str) -> Result<Self, InvalidGlob> {
+        match is_branch(&text.replace('*', "x")) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(InvalidGlob(text.to_owned())),
+        }
+    }
+
+    /// Whether `branch` is one of those that are meant.
+    pub fn covers(&self, branch: &str) -> bool {
+        covers(self.0.as_bytes(), branch.as_bytes())
+    }
+}
+
+/// Whether `pattern`, in which `*` is any text, is `text`.
+pub(crate) fn covers(pattern: &[u8], text: &[u8]) -> bool {
+    let mut parts = pattern.split(|byte| *byte == b'*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    // The leftmost place for each part leaves the most for those after it.
+    for part in parts.filter(|part| !part.is_empty()) {
+        let Some(at) = rest.windows(part.len()).position(|window| window == part) else { return false };
+        rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
+    }
+    rest.ends_with(last)
+}
+
+impl std::fmt::Display for BranchGlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for BranchGlob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BranchGlob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which branches are nobody's to move, and what may not be done to the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BranchRules {
+    /// Compared without regard to ASCII letter case. Patterns are allowed.
+    pub protected: Vec<BranchGlob>,
+    /// Whether a branch may be moved to what is not a descendant of where it was.
+    pub allow_force_push: bool,
+    /// Whether a branch may be deleted.
+    pub allow_deletion: bool,
+}
+
+impl Default for BranchRules {
+    fn default() -> Self {
+        let protected = ["main", "master"].iter().filter_map(|name| BranchGlob::parse(name).ok()).collect();
+        Self { protected, allow_force_push: false, allow_deletion: false }
+    }
+}
+
+/// Why a branch may not be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotYours {
+    /// It is no branch's name.
+    Malformed,
+    /// It is protected.
+    Protected,
+    /// It is none of the container's.
+    NotAllowed,
+}
+
+impl BranchRules {
+    /// Whether `container` may move `branch` at all: create it, or write a commit to it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_move(&self, container: &Container, branch: &str) -> Result<(), NotYours> {
+        if !is_branch(branch) {
+            return Err(NotYours::Malformed);
+        }
+        let lower = branch.to_ascii_lowercase();
+        let protects = |glob: &BranchGlob| covers(glob.0.to_ascii_lowercase().as_bytes(), lower.as_bytes());
+        if self.protected.iter().any(protects) {
+            return Err(NotYours::Protected);
+        }
+        match container.auth_mode {
+            AuthMode::User => Ok(()),
+            AuthMode::Bot if container.allowed_branches.iter().any(|glob| glob.covers(branch)) => Ok(()),
+            AuthMode::Bot => Err(NotYours::NotAllowed),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn container(mode: &str) -> Container {
+        serde_json::from_str(&format!(
+            r#"{{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r"],"auth_mode":"{mode}","allowed_branches":["sandbox/*","bot/*"],"expires_at":"2027-01-15T00:00:00Z"}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_star_is_any_text() {
+        for (pattern, yes, no) in [
+            ("sandbox/*", &["sandbox/x", "sandbox/a/b", "sandbox/"][..], &["sandbox", "xsandbox/x", "Sandbox/x"][..]),
+            ("*", &["", "a"], &[]),
+            ("a*b*c", &["abc", "aXbXc", "abbc", "abcbc"], &["ab", "acb", "abcX"]),
+            ("a*a", &["aa", "aXa"], &["a"]),
+            ("release-*", &["release-1.0"], &["release"]),
+            ("exact", &["exact"], &["exactly", "exac"]),
+        ] {
+            for text in yes {
+                assert!(covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+            }
+            for text in no {
+                assert!(!covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_git_or_a_reader_could_take_otherwise_are_none() {
+        for name in ["main", "sandbox/x", "a-b_c.d", "v1", "feature/y+z", "refsx"] {
+            assert!(is_branch(name), "{name}");
+            assert_eq!(branch_of(&format!("refs/heads/{name}")), Some(name));
+        }
+        for name in [
+            "",
+            "HEAD",
+            "head",
+            "@",
+            "-x",
+            "refs/heads/main",
+            "Refs/x",
+            "a..b",
+            "a//b",
+            "/a",
+            "a/",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a.lock/b",
+            "a.",
+            "a@{1}",
+            "a b",
+            "a\tb",
+            "a~1",
+            "a^",
+            "a:b",
+            "a?",
+            "a*",
+            "a[b",
+            "a\\b",
+            "é",
+            "a\u{7f}",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ] {
+            assert!(!is_branch(name), "{name:?}");
+            assert_eq!(branch_of(&format!("refs/heads/{name}")), None, "{name:?}");
+        }
+        assert!(!is_branch(&"a".repeat(300)));
+        for name in ["refs/tags/v1", "heads/main", "main", "refs/heads/", "Refs/heads/main", "refs/heads/heads/../main"]
+        {
+            assert_eq!(branch_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bot_moves_its_own_branches_and_nobody_a_protected_one() {
+        let rules = BranchRules::default();
+        for mode in ["bot", "user"] {
+            let who = container(mode);
+            assert_eq!(rules.may_move(&who, "sandbox/x"), Ok(()));
+            for name in ["main", "Main", "MASTER"] {
+                assert_eq!(rules.may_move(&who, name), Err(NotYours::Protected));
+            }
+            assert_eq!(rules.may_move(&who, "sandbox/../main"), Err(NotYours::Malformed));
+        }
+        assert_eq!(rules.may_move(&container("bot"), "feature/y"), Err(NotYours::NotAllowed));
+        assert_eq!(rules.may_move(&container("user"), "feature/y"), Ok(()));
+    }
+}
