@@ -120,6 +120,11 @@ impl Repo {
         self.default_branch.as_deref()
     }
 
+    /// The owner's login.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// Whether it is `owner/name`.
     pub fn is(&self, owner: &[u8], name: &[u8]) -> bool {
         self.owner.as_bytes().eq_ignore_ascii_case(owner) && self.name.as_bytes().eq_ignore_ascii_case(name)

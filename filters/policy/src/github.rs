@@ -11,15 +11,26 @@
 //! Called by the github filter with each request, and by the CLI's `policy explain`.
 
 mod class;
+mod guards;
+mod headers;
+mod hosts;
 mod json;
+mod patterns;
+mod rest;
 mod rules;
 mod scope;
+mod search;
+mod target;
 
 pub use class::Class;
+pub use headers::REFUSED as REFUSED_HEADERS;
+pub use hosts::{Kind, closed, kind};
+pub use json::Json;
+pub use patterns::{InvalidPattern, Patterns};
 pub use rules::{Exception, Listed, Rules};
 pub use scope::Scope;
 
-use crate::{Denial, Stage};
+use crate::{Container, Denial, HostName, Stage};
 
 /// What a request would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,4 +76,123 @@ impl Refused {
     pub fn of(operation: &Operation, rule: &'static str, reason: impl Into<String>) -> Self {
         Self { operation: Some(operation.clone()), ..Self::unknown(rule, reason) }
     }
+}
+
+/// How much of a body is read: GitHub's own limit for a body is higher, but no call of an agent's comes near this.
+pub const MAX_BODY: usize = 1 << 20;
+
+/// A request, as far as its headers say.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// `:method`, raw.
+    pub method: &'a [u8],
+    /// The host, in its canonical spelling.
+    pub host: &'a HostName,
+    /// `:path`, raw.
+    pub target: &'a [u8],
+    /// All headers.
+    pub headers: &'a [(String, Vec<u8>)],
+}
+
+/// What the headers of a request tell.
+#[derive(Debug)]
+pub enum Head {
+    /// It is none of GitHub's hosts.
+    Elsewhere,
+    /// It may go on as it is, with its body unread.
+    Allowed(Allowed),
+    /// Its body decides.
+    Body(Pending),
+}
+
+/// A request that is good so far, before its body is judged.
+#[derive(Clone, Debug)]
+pub struct Pending(Kinds);
+
+#[derive(Clone, Debug)]
+enum Kinds {
+    Rest(rest::Matched),
+    Graphql,
+}
+
+/// The rules, with what is made of them once.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    rules: Rules,
+    patterns: Patterns,
+}
+
+impl Judge {
+    /// For these rules.
+    ///
+    /// # Errors
+    /// One of `blocked_api_patterns` is no regular expression.
+    pub fn new(rules: &Rules) -> Result<Self, InvalidPattern> {
+        Ok(Self { rules: rules.clone(), patterns: Patterns::compile(&rules.blocked_api_patterns)? })
+    }
+
+    /// Judges a request by its headers.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn head(&self, call: Call<'_>, container: &Container) -> Result<Head, Refused> {
+        let Some(kind) = kind(call.host) else { return Ok(Head::Elsewhere) };
+        let scope = Scope { container, rules: &self.rules };
+        let method = std::str::from_utf8(call.method).unwrap_or_default();
+        match kind {
+            Kind::Closed => Err(hosts::closed(call.host)),
+            Kind::Web => hosts::web(method, call.target, &scope).map(Head::Allowed),
+            Kind::Codeload => hosts::codeload(method, call.target, &scope).map(Head::Allowed),
+            Kind::Api | Kind::Uploads => self.api(call, method, kind == Kind::Uploads, &scope),
+        }
+    }
+
+    /// Judges the whole body of a request whose headers were good.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn body(&self, pending: Pending, body: &[u8], container: &Container) -> Result<Allowed, Refused> {
+        let scope = Scope { container, rules: &self.rules };
+        if body.len() > MAX_BODY {
+            return Err(Refused::unknown("github.body", "the body is longer than 1 MiB"));
+        }
+        match pending.0 {
+            Kinds::Rest(matched) => matched.body(body, &scope),
+            Kinds::Graphql => graphql(body, &scope),
+        }
+    }
+
+    fn api(&self, call: Call<'_>, method: &str, uploads: bool, scope: &Scope<'_>) -> Result<Head, Refused> {
+        headers::screen(call.host.as_str(), call.headers)?;
+        let target = target::Target::parse(call.target)
+            .map_err(|why| Refused::unknown("github.target", format!("the target is not spelled plainly: {why}")))?;
+        self.patterns.judge(method, call.target)?;
+        if !uploads && target.segments == ["graphql"] {
+            let operation = Operation { name: "graphql".into(), class: Class::Graphql };
+            return match method == "POST" && target.query.is_empty() {
+                true => Ok(Head::Body(Pending(Kinds::Graphql))),
+                false => Err(Refused::of(&operation, Class::Graphql.rule(), "GraphQL is spoken by POST /graphql only")),
+            };
+        }
+        let matched = rest::head(method, &target, uploads, scope)?;
+        match matched.is_opaque() {
+            true => Ok(Head::Allowed(matched.unread())),
+            false => Ok(Head::Body(Pending(Kinds::Rest(matched)))),
+        }
+    }
+}
+
+/// The names of the headers that a request to GitHub's API leaves behind, so that nothing goes along that was not
+/// understood.
+///
+/// # Errors
+/// The refusal of those that make another request of it.
+pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, Refused> {
+    headers::screen(host.as_str(), headers)
+}
+
+fn graphql(body: &[u8], _scope: &Scope<'_>) -> Result<Allowed, Refused> {
+    let _json = Json::parse(body)
+        .map_err(|error| Refused::unknown("github.body", format!("the body is no plain JSON: {error}")))?;
+    Err(Refused::unknown("github.unknown-operation", "GraphQL is not understood yet"))
 }

@@ -6,6 +6,7 @@
 
 mod container;
 mod egress;
+mod explain;
 pub mod github;
 mod host;
 mod identity;
@@ -14,6 +15,7 @@ mod refusal;
 
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
+pub use explain::{Ask, Explained, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use refname::{BranchGlob, BranchRules, InvalidGlob, NotYours, branch_of, is_branch, is_refname};

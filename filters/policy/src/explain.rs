@@ -1,0 +1,125 @@
+//! The whole chain for one request, as the filters run it stage by stage: for `policy explain`, and for the tests of
+//! the corpus.
+
+use crate::github::{Call, Head, Judge, Operation, Refused};
+use crate::{Container, Denial, Policy, Request, Stage, Verdict, decide_connect, decide_request};
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// A request, whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a> {
+    /// The method.
+    pub method: &'a [u8],
+    /// Whether the URL is `https:`; the authority of a CONNECT, or of `http:`, has no handshake to agree with.
+    pub tls: bool,
+    /// The authority, as it stands in the URL.
+    pub authority: &'a [u8],
+    /// Path and query, raw. Of no meaning for a CONNECT.
+    pub target: &'a [u8],
+    /// The headers.
+    pub headers: &'a [(String, Vec<u8>)],
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// What `policy explain` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// `allow`, `deny`, or `ask`
+    pub verdict: &'static str,
+    /// The stage that decided.
+    pub stage: Stage,
+    /// The rule that decided.
+    pub rule: &'static str,
+    /// The HTTP status of a refusal.
+    pub status: u16,
+    /// Why it is refused; empty otherwise.
+    pub reason: String,
+    /// What it does on GitHub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// The class of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<&'static str>,
+    /// What has to be confirmed with GitHub first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ask: Vec<Ask>,
+}
+
+/// One thing to be confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ask {
+    /// A GraphQL node, which has to belong to the repository that its id names.
+    pub node_id: String,
+}
+
+/// Judges a request of `container` by all stages.
+pub fn explain(whole: Whole<'_>, container: &Container, policy: &Policy, judge: &Judge, now: Timestamp) -> Explained {
+    let identity = |authority: &[u8]| {
+        let request = Request { method: whole.method, path: whole.target, authority, sni: None };
+        decide_request(Some(container), request, policy, now)
+    };
+    if whole.method == b"CONNECT" {
+        // What is refused inside of an opened tunnel counts as well.
+        return match decide_connect(whole.authority) {
+            Verdict::Deny(denial) => Explained::denied(denial, None),
+            Verdict::Allow(by) => match identity(whole.authority) {
+                Ok((host, _)) if matches!(crate::github::kind(&host), Some(crate::github::Kind::Closed)) => {
+                    Explained::refused(crate::github::closed(&host))
+                }
+                Ok(_) => Explained::allowed(Stage::Request, by.rule),
+                Err(denial) => Explained::denied(denial, None),
+            },
+        };
+    }
+    let (host, by) = match identity(whole.authority) {
+        Ok(allowed) => allowed,
+        Err(denial) => return Explained::denied(denial, None),
+    };
+    let call = Call { method: whole.method, host: &host, target: whole.target, headers: whole.headers };
+    let allowed = match judge.head(call, container) {
+        Ok(Head::Elsewhere) => return Explained::allowed(Stage::Identity, by.rule),
+        Ok(Head::Allowed(allowed)) => Ok(allowed),
+        Ok(Head::Body(pending)) => judge.body(pending, whole.body, container),
+        Err(refused) => Err(refused),
+    };
+    match allowed {
+        Ok(allowed) => {
+            let ask: Vec<_> = allowed.ask.into_iter().map(|node_id| Ask { node_id }).collect();
+            let verdict = if ask.is_empty() { "allow" } else { "ask" };
+            Explained { verdict, ask, ..Explained::allowed(Stage::Github, allowed.rule) }.about(Some(allowed.operation))
+        }
+        Err(refused) => Explained::refused(refused),
+    }
+}
+
+impl Explained {
+    fn allowed(stage: Stage, rule: &'static str) -> Self {
+        Self {
+            verdict: "allow",
+            stage,
+            rule,
+            status: 200,
+            reason: String::new(),
+            operation: None,
+            class: None,
+            ask: Vec::new(),
+        }
+    }
+
+    fn refused(refused: Refused) -> Self {
+        Self::denied(refused.denial, refused.operation)
+    }
+
+    /// A refusal.
+    pub fn denied(denial: Denial, operation: Option<Operation>) -> Self {
+        let Denial { stage, rule, status, reason } = denial;
+        Self { verdict: "deny", status, reason, ..Self::allowed(stage, rule) }.about(operation)
+    }
+
+    fn about(self, operation: Option<Operation>) -> Self {
+        let class = operation.as_ref().map(|operation| operation.class.name());
+        Self { operation: operation.map(|operation| operation.name), class, ..self }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a write may say: guards on the members of a REST body, by their names, and on the refs that it moves.
+
+use super::json::Json;
+use super::{Class, Operation, Refused, Scope};
+
+/// Judges the parameters and the body of a REST operation that may be used as such. `by_name`: the policy allows it
+/// by name, which lifts guards that are a matter of taste and none that keeps refs or repositories.
+///
+/// # Errors
+/// The refusal.
+pub fn rest(
+    scope: &Scope<'_>,
+    operation: &Operation,
+    parameters: &[(&'static str, String)],
+    body: &Json,
+    by_name: bool,
+) -> Result<(), Refused> {
+    let refuse = |rule, reason: &str| Err(Refused::of(operation, rule, reason));
+    let parameter = |name: &str| parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| value.as_str());
+    let branches = &scope.rules.branches;
+    match operation.name.as_str() {
+        "git/create-ref" => scope.reference(operation, text(operation, body, "ref")?)?,
+        "git/update-ref" => {
+            scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
+            match body.get("force") {
+                None | Some(Json::Bool(false)) => {}
+                Some(Json::Bool(true)) if branches.allow_force_push => {}
+                _ => return refuse("github.force", "a branch may not be moved by force"),
+            }
+        }
+        "git/delete-ref" => {
+            scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
+            if !branches.allow_deletion {
+                return refuse("github.delete-branch", "a branch may not be deleted");
+            }
+        }
+        "repos/create-or-update-file-contents" | "repos/delete-file" => {
+            // Absent is the default branch.
+            scope.branch(operation, text(operation, body, "branch")?)?;
+            scope.path(operation, parameter("path").unwrap_or_default())?;
+        }
+        "repos/merge" => scope.branch(operation, text(operation, body, "base")?)?,
+        "repos/merge-upstream" => scope.branch(operation, text(operation, body, "branch")?)?,
+        "code-scanning/commit-autofix" => scope.reference(operation, text(operation, body, "target_ref")?)?,
+        "repos/rename-branch" => return refuse("github.delete-branch", "renaming a branch deletes its old name"),
+        "git/create-tree" => tree(scope, operation, body)?,
+        "pulls/create" => head(scope, operation, body)?,
+        "pulls/update" if body.get("base").is_some() && !by_name => {
+            return refuse("github.base", "the base of a pull request may not be changed");
+        }
+        "markdown/render" => {
+            if let Some(context) = body.get("context") {
+                let listed = context.as_str().and_then(|name| name.split_once('/'));
+                if listed.is_none_or(|(owner, name)| scope.repo(owner, name).is_none()) {
+                    return refuse("github.repo", "the context is not one of this container's repositories");
+                }
+            }
+        }
+        _ => {}
+    }
+    if operation.class == Class::WriteCollab {
+        for (name, value) in body.members() {
+            member(scope, operation, name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// The text of a member that has to be there.
+fn text<'a>(operation: &Operation, body: &'a Json, name: &str) -> Result<&'a str, Refused> {
+    body.get(name).and_then(Json::as_str).filter(|text| !text.is_empty()).ok_or_else(|| {
+        let reason =
+            format!("{name} has to be there, and a text: what GitHub would take in its place is not ours to guess");
+        Refused::of(operation, "github.branch-missing", reason)
+    })
+}
+
+/// One member of a write to issues or pull requests, whichever it is.
+fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) -> Result<(), Refused> {
+    match name {
+        "title" | "body" | "description" | "message" => match value {
+            Json::String(text) => scope.text(operation, text),
+            Json::Null | Json::Number(_) | Json::Bool(_) => Ok(()),
+            _ => Err(odd(operation, name)),
+        },
+        "assignee" => match value {
+            Json::String(login) => scope.login(operation, login),
+            Json::Null => Ok(()),
+            _ => Err(odd(operation, name)),
+        },
+        "assignees" | "reviewers" => each(operation, name, value, |login| scope.login(operation, login)),
+        "team_reviewers" => each(operation, name, value, |_| Ok(())),
+        "labels" => match value {
+            Json::Array(items) => items.iter().try_for_each(|item| {
+                // Either a name, or an object that has one.
+                let label = item.as_str().or_else(|| item.get("name").and_then(Json::as_str));
+                label.map_or_else(|| Err(odd(operation, name)), |label| scope.label(operation, label))
+            }),
+            _ => Err(odd(operation, name)),
+        },
+        "name" | "new_name" => match value {
+            Json::String(label) => scope.label(operation, label),
+            _ => Err(odd(operation, name)),
+        },
+        "event" => match value {
+            Json::String(event) => scope.review_event(operation, event),
+            _ => Err(odd(operation, name)),
+        },
+        // Comments of a review, each with a body of its own.
+        "comments" => match value {
+            Json::Array(items) => items.iter().try_for_each(|item| {
+                item.members().iter().try_for_each(|(name, value)| match name.as_str() {
+                    "body" | "path" | "position" | "line" | "side" | "start_line" | "start_side" => {
+                        member(scope, operation, name, value)
+                    }
+                    _ => Err(odd(operation, name)),
+                })
+            }),
+            _ => Err(odd(operation, name)),
+        },
+        // GitHub's numbers of issues, of whatever repository.
+        "issue_id" | "sub_issue_id" | "after_id" | "before_id" | "duplicate_issue_id" => {
+            let reason = format!("{name} may name an issue of another repository");
+            Err(Refused::of(operation, "github.foreign-issue", reason))
+        }
+        "head_repo" => Err(Refused::of(operation, "github.head", "a pull request comes from its own repository")),
+        _ => Ok(()),
+    }
+}
+
+fn odd(operation: &Operation, name: &str) -> Refused {
+    Refused::of(operation, "github.body", format!("{name} is of a kind that is not expected there"))
+}
+
+fn each(
+    operation: &Operation,
+    name: &str,
+    value: &Json,
+    check: impl Fn(&str) -> Result<(), Refused>,
+) -> Result<(), Refused> {
+    let Json::Array(items) = value else { return Err(odd(operation, name)) };
+    items.iter().try_for_each(|item| item.as_str().map_or_else(|| Err(odd(operation, name)), &check))
+}
+
+/// The head of a new pull request: a branch of the container's in the same repository.
+fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Refused> {
+    let head = text(operation, body, "head")?;
+    let branch = match head.split_once(':') {
+        None => head,
+        Some((owner, branch)) if scope.container.repos.iter().any(|repo| repo.owner().eq_ignore_ascii_case(owner)) => {
+            branch
+        }
+        Some(_) => {
+            let reason = format!("{head} is not in one of this container's repositories");
+            return Err(Refused::of(operation, "github.head", reason));
+        }
+    };
+    scope.branch(operation, branch)
+}
+
+/// A tree: of files that the container may write to. An entry that stands for another tree or commit, or for a
+/// symbolic link, would bring along what is not seen here.
+fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Refused> {
+    let refuse = |reason: String| Err(Refused::of(operation, "github.tree", reason));
+    let Some(Json::Array(entries)) = body.get("tree") else { return refuse("tree has to be a list".into()) };
+    for entry in entries {
+        for (name, value) in entry.members() {
+            match (name.as_str(), value) {
+                ("path" | "mode" | "type" | "content", Json::String(_)) | ("sha", Json::String(_) | Json::Null) => {}
+                _ => return refuse(format!("an entry has a member {name:?} of a kind that is not expected there")),
+            }
+        }
+        let member = |name: &str| entry.get(name).and_then(Json::as_str);
+        let Some(path) = member("path") else { return refuse("an entry has no path".into()) };
+        scope.path(operation, path)?;
+        let mode = member("mode").unwrap_or_default();
+        let kind = member("type").unwrap_or("blob");
+        let by_sha = entry.get("sha").is_some_and(|sha| *sha != Json::Null);
+        let bot = scope.container.auth_mode == crate::AuthMode::Bot;
+        if !bot {
+            continue;
+        }
+        if !matches!(mode, "100644" | "100755") || kind != "blob" {
+            return refuse(format!("{path} has mode {mode:?}; a bot writes plain files only"));
+        }
+        let named = |part: &str| ["workflows", ".github"].iter().any(|name| part.eq_ignore_ascii_case(name));
+        if by_sha && path.rsplit('/').next().is_some_and(named) {
+            return refuse(format!("{path} is given by a sha, so what it is cannot be seen"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! GitHub's hosts, and what may be asked of each beside its API.
+
+use super::{Allowed, Class, Operation, Refused, Scope};
+use crate::HostName;
+
+/// What stands behind a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// api.github.com
+    Api,
+    /// uploads.github.com
+    Uploads,
+    /// github.com
+    Web,
+    /// codeload.github.com
+    Codeload,
+    /// What nothing may be asked of: its requests can't be told apart by repository, or act with an account.
+    Closed,
+}
+
+/// Below these everything is GitHub's.
+const BELOW: [&str; 6] =
+    ["github.com", "githubusercontent.com", "githubcopilot.com", "github.ai", "githubapp.com", "github.dev"];
+
+/// What stands behind `host`, if it is one of GitHub's.
+pub fn kind(host: &HostName) -> Option<Kind> {
+    let host = host.as_str();
+    let below = |suffix: &&str| host == *suffix || host.strip_suffix(*suffix).is_some_and(|rest| rest.ends_with('.'));
+    match host {
+        "api.github.com" => Some(Kind::Api),
+        "uploads.github.com" => Some(Kind::Uploads),
+        "github.com" => Some(Kind::Web),
+        "codeload.github.com" => Some(Kind::Codeload),
+        "ghcr.io" => Some(Kind::Closed),
+        _ => BELOW.iter().any(below).then_some(Kind::Closed),
+    }
+}
+
+/// git on github.com: `/{owner}/{repo}[.git]/` and what git asks for, of the container's repositories.
+///
+/// # Errors
+/// The refusal.
+pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
+    let text = std::str::from_utf8(target).unwrap_or_default();
+    let mut parts = text.splitn(4, '/').skip(1);
+    let (owner, repo, service) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let (name, class) = match (method, service) {
+        ("GET", "info/refs?service=git-upload-pack") | ("POST", "git-upload-pack") => {
+            ("git/upload-pack", Class::ReadRepo)
+        }
+        ("GET", "info/refs?service=git-receive-pack") | ("POST", "git-receive-pack") => {
+            ("git/receive-pack", Class::WriteRef)
+        }
+        _ => {
+            let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
+            return Err(Refused::unknown("github.web", reason));
+        }
+    };
+    let operation = Operation { name: name.into(), class };
+    own(scope, &operation, owner, repo.strip_suffix(".git").unwrap_or(repo))?;
+    scope.operation(&operation)?;
+    Ok(passed(operation, target))
+}
+
+/// Archives of the container's repositories, where GitHub's API redirects to.
+///
+/// # Errors
+/// The refusal.
+pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
+    let text = std::str::from_utf8(target).unwrap_or_default();
+    let path = text.split('?').next().unwrap_or_default();
+    let mut parts = path.splitn(5, '/').skip(1);
+    let (owner, repo) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let (format, reference) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    let format = matches!(format, "zip" | "tar.gz" | "legacy.zip" | "legacy.tar.gz");
+    if !matches!(method, "GET" | "HEAD") || !format || reference.split('/').any(odd) || path.contains(['%', '\\', ';'])
+    {
+        return Err(Refused::unknown("github.codeload", "only archives are fetched from codeload.github.com"));
+    }
+    let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
+    own(scope, &operation, owner, repo)?;
+    scope.operation(&operation)?;
+    Ok(passed(operation, target))
+}
+
+/// The refusal of everything on a host that is closed.
+pub fn closed(host: &HostName) -> Refused {
+    Refused::unknown(
+        "github.host",
+        format!(
+            "nothing is asked of {host} through the gateway; the same content can be had from api.github.com or by git"
+        ),
+    )
+}
+
+fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Result<(), Refused> {
+    if scope.repo(owner, name).is_some() {
+        return Ok(());
+    }
+    let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
+    Err(Refused::of(operation, "github.repo", reason))
+}
+
+fn passed(operation: Operation, target: &[u8]) -> Allowed {
+    let rule = operation.class.rule();
+    Allowed { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
+}

@@ -1,0 +1,338 @@
+//! REST: from a method and a target to the operation that GitHub's own description gives it, and from there, with the
+//! body, to a verdict.
+//!
+//! `data/rest.tsv` holds every operation that is known; what fits none of its templates is refused.
+
+use super::json::Json;
+use super::target::{self, Target};
+use super::{Allowed, Class, Operation, Refused, Scope, guards, search};
+
+include!(concat!(env!("OUT_DIR"), "/rest.rs"));
+
+/// One operation.
+#[derive(Debug)]
+pub(super) struct Row {
+    method: &'static str,
+    template: &'static str,
+    name: &'static str,
+    class: Class,
+    /// It belongs to uploads.github.com.
+    uploads: bool,
+    /// The parameter that may be several segments, `-` for none.
+    multi: &'static str,
+    /// The members that its body may have.
+    body: &'static [&'static str],
+    /// The parameters that its query may have.
+    query: &'static [&'static str],
+    /// It is refused unless it is allowed by name.
+    off: bool,
+}
+
+/// A matched request, before its body.
+#[derive(Clone, Debug)]
+pub struct Matched {
+    row: &'static Row,
+    parameters: Vec<(&'static str, String)>,
+    target: Vec<u8>,
+    operation: Operation,
+    /// Allowed by name.
+    by_name: bool,
+}
+
+/// Parameters that are numbers, and the ones that end as if they were.
+const NUMBERS: [&str; 2] = ["_id", "_number"];
+const NOT_NUMBERS: [&str; 12] = [
+    "workflow_id",
+    "gist_id",
+    "ghsa_id",
+    "suggestion_id",
+    "delivery_id",
+    "cost_center_id",
+    "codespace_id",
+    "pages_deployment_id",
+    "sarif_id",
+    "advisory_id",
+    "budget_id",
+    "report_id",
+];
+
+/// Finds the operation of a request to api.github.com, or to uploads.github.com, and judges all but its body.
+///
+/// # Errors
+/// The refusal.
+pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>) -> Result<Matched, Refused> {
+    // HEAD is GET without the body (RFC 9110 section 9.3.2).
+    let as_method = if method == "HEAD" { "GET" } else { method };
+    let (row, parameters) = find(as_method, &target.segments, uploads)?;
+    let mut operation = Operation { name: row.name.to_owned(), class: row.class };
+    let mut found = (row, parameters);
+    let mut written: Vec<String> = write_segments(row, &found.1, &target.segments);
+    if let Some(id) = found.1.iter().find(|(name, _)| *name == "repository_id").map(|(_, id)| id.clone()) {
+        // The form that GitHub's own `Link` headers use. The request is that of the repository's name.
+        if row.template.starts_with("/repositories/") {
+            let number = id.parse().map_err(|_| Refused::of(&operation, "github.repo", "no such repository number"))?;
+            let repo = scope.repo_by_id(&operation, number)?.to_string();
+            if as_method != "GET" {
+                return Err(Refused::of(&operation, "github.alias", "a repository can be written to by its name only"));
+            }
+            let (owner, name) = repo.split_once('/').unwrap_or_default();
+            let mut twin = vec!["repos", owner, name];
+            twin.extend(target.segments.iter().skip(2));
+            found = find(as_method, &twin, uploads)?;
+            operation = Operation { name: found.0.name.to_owned(), class: found.0.class };
+            let rest = write_segments(found.0, &found.1, &twin);
+            written = [vec!["repositories".to_owned(), id], rest.into_iter().skip(3).collect()].concat();
+        }
+    }
+    let (row, parameters) = found;
+    let by_name = match search::is_search(row.name) {
+        // Reads across repositories, but for what they are narrowed to.
+        true => {
+            search::rest(scope, &operation, target)?;
+            false
+        }
+        false => scope.operation(&operation)?,
+    };
+    if row.off && !by_name {
+        let reason = format!("{} is off unless the policy allows it by name", row.name);
+        return Err(Refused::of(&operation, "github.off-by-default", reason));
+    }
+    if let [("owner", owner), ("repo", name), ..] = &parameters[..]
+        && row.template.starts_with("/repos/")
+        && scope.repo(owner, name).is_none()
+    {
+        let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
+        return Err(Refused::of(&operation, "github.repo", reason));
+    }
+    if as_method != "GET" && !target.query.is_empty() && !row.uploads {
+        return Err(Refused::of(&operation, "github.query", "a write takes no query"));
+    }
+    if let Some((name, _)) = target.query.iter().find(|(name, _)| !row.query.contains(&name.as_str())) {
+        if !row.uploads {
+            let reason = format!("{} knows no query parameter {name}", row.name);
+            return Err(Refused::of(&operation, "github.query", reason));
+        }
+    }
+    Ok(Matched { row, parameters, target: target.write(&written), operation, by_name })
+}
+
+impl Matched {
+    /// Whether the body is a file of the client's, which is not read.
+    pub fn is_opaque(&self) -> bool {
+        self.row.uploads
+    }
+
+    /// Whether there can be a body at all.
+    pub fn takes_body(&self) -> bool {
+        self.row.method != "GET"
+    }
+
+    /// Judges the body.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn body(self, body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
+        let operation = &self.operation;
+        if !self.takes_body() && !body.is_empty() {
+            return Err(Refused::of(operation, "github.body", "a read has no body"));
+        }
+        // The one operation whose body is text.
+        if self.row.body.first().is_some_and(|first| first.starts_with('<')) {
+            return Ok(self.allowed(Some(body.to_vec())));
+        }
+        if body.is_empty() {
+            guards::rest(scope, operation, &self.parameters, &Json::Object(Vec::new()), self.by_name)?;
+            let body = self.takes_body().then(Vec::new);
+            return Ok(self.allowed(body));
+        }
+        let json = Json::parse(body)
+            .map_err(|error| Refused::of(operation, "github.body", format!("the body is no plain JSON: {error}")))?;
+        let Json::Object(members) = &json else {
+            return Err(Refused::of(operation, "github.body", "the body has to be a JSON object"));
+        };
+        if let Some((name, _)) = members.iter().find(|(name, _)| !self.row.body.contains(&name.as_str())) {
+            let reason = format!("{} knows no member {name:?}", self.row.name);
+            return Err(Refused::of(operation, "github.body", reason));
+        }
+        guards::rest(scope, operation, &self.parameters, &json, self.by_name)?;
+        Ok(self.allowed(Some(json.to_bytes())))
+    }
+
+    /// Allows it with the body unread.
+    pub fn unread(self) -> Allowed {
+        self.allowed(None)
+    }
+
+    fn allowed(self, body: Option<Vec<u8>>) -> Allowed {
+        let rule = if self.by_name { "github.operation" } else { self.operation.class.rule() };
+        Allowed { operation: self.operation, rule, target: self.target, body, ask: Vec::new() }
+    }
+}
+
+type Found = (&'static Row, Vec<(&'static str, String)>);
+
+/// The operation with the most specific template that fits.
+fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused> {
+    let key = key(method, segments);
+    let group = INDEX.binary_search_by_key(&key.as_str(), |(key, _, _)| key);
+    let rows =
+        group.ok().and_then(|at| INDEX.get(at)).and_then(|(_, from, to)| ROWS.get(*from..*to)).unwrap_or_default();
+    let mut best: Option<(Vec<u8>, Found)> = None;
+    for row in rows.iter().filter(|row| row.uploads == uploads) {
+        if let Some((fit, parameters)) = fits(row, segments)
+            && best.as_ref().is_none_or(|(so_far, _)| fit > *so_far)
+        {
+            best = Some((fit, (row, parameters)));
+        }
+    }
+    best.map(|(_, found)| found).ok_or_else(|| {
+        let path: String = segments.iter().flat_map(|segment| ["/", *segment]).collect();
+        Refused::unknown("github.unknown-operation", format!("{method} {path} is no operation that the gateway knows"))
+    })
+}
+
+/// As `build.rs`.
+fn key(method: &str, segments: &[&str]) -> String {
+    match segments {
+        ["repos", ..] => format!("{method} repos/{}", segments.get(3).unwrap_or(&"")),
+        _ => format!("{method} {}", segments.first().unwrap_or(&"")),
+    }
+}
+
+/// How well `segments` fit a template, segment for segment: 2 for a word, 1 for a parameter, 0 for one of several
+/// segments; and the parameters, decoded.
+fn fits(row: &'static Row, segments: &[&str]) -> Option<(Vec<u8>, Vec<(&'static str, String)>)> {
+    let template: Vec<&'static str> = row.template.split('/').skip(1).collect();
+    let mut fit = Vec::with_capacity(template.len());
+    let mut parameters = Vec::new();
+    let mut rest = segments;
+    for (index, part) in template.iter().enumerate() {
+        let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
+            let (first, after) = rest.split_first()?;
+            if first != part {
+                return None;
+            }
+            fit.push(2);
+            rest = after;
+            continue;
+        };
+        // The old spelling of `compare`, whose two parameters are one segment; the new one covers it.
+        if name.contains(['{', '}']) {
+            return None;
+        }
+        // Only the last parameter of a path may be of several segments where the template goes on with words.
+        let after = template.len().checked_sub(index)?.checked_sub(1)?;
+        if name == row.multi || name == "rest" {
+            let take = rest.len().checked_sub(after).filter(|take| *take > 0)?;
+            let (own, others) = rest.split_at_checked(take)?;
+            parameters.push((name, several(&own.join("/"))?));
+            fit.push(0);
+            rest = others;
+            continue;
+        }
+        let (first, others) = rest.split_first()?;
+        parameters.push((name, one(name, first)?));
+        fit.push(1);
+        rest = others;
+    }
+    rest.is_empty().then_some((fit, parameters))
+}
+
+/// The value of a parameter that is one segment.
+fn one(name: &str, raw: &str) -> Option<String> {
+    let number = NUMBERS.iter().any(|end| name.ends_with(end)) && !NOT_NUMBERS.contains(&name);
+    if number {
+        let digits = !raw.is_empty() && raw.len() <= 19 && raw.bytes().all(|b| b.is_ascii_digit());
+        return (digits && !raw.starts_with('0')).then(|| raw.to_owned());
+    }
+    // The names of labels and the like may have spaces in them.
+    let value = if matches!(name, "name" | "environment_name") { encoded(raw, "")? } else { raw.to_owned() };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:@+=,!".contains(c);
+    let good = match raw.contains('%') {
+        true => !value.contains(['/', '\\', '%']) && !value.chars().any(char::is_control),
+        false => value.chars().all(plain),
+    };
+    (good && !value.is_empty() && value != "." && value != "..").then_some(value)
+}
+
+/// The value of a parameter that may be several segments.
+fn several(raw: &str) -> Option<String> {
+    let value = encoded(raw, "/")?;
+    let good = |part: &str| !part.is_empty() && part != "." && part != "..";
+    let odd = value.contains(['%', '\\', ';']) || value.chars().any(char::is_control);
+    (!odd && value.split('/').all(good)).then_some(value)
+}
+
+/// Decodes `raw`, in which only what has to be encoded may be, and the characters of `also`.
+fn encoded(raw: &str, also: &str) -> Option<String> {
+    let value = target::decode(raw)?;
+    let mut rest = raw;
+    while let Some(at) = rest.find('%') {
+        let hex = rest.get(at.checked_add(1)?..at.checked_add(3)?)?;
+        let byte = u8::from_str_radix(hex, 16).ok()?;
+        let c = char::from(byte);
+        let needless = c.is_ascii_alphanumeric() || "-._~".contains(c);
+        if needless && !also.contains(c) {
+            return None;
+        }
+        rest = rest.get(at.checked_add(3)?..)?;
+    }
+    Some(value)
+}
+
+/// The segments of what was understood.
+fn write_segments(row: &Row, parameters: &[(&'static str, String)], segments: &[&str]) -> Vec<String> {
+    if segments == [""] {
+        return vec![String::new()];
+    }
+    let mut values = parameters.iter();
+    let mut written = Vec::new();
+    for part in row.template.split('/').skip(1) {
+        if !part.starts_with('{') {
+            written.push(part.to_owned());
+            continue;
+        }
+        let Some((name, value)) = values.next() else { continue };
+        let mut text = String::new();
+        let keep = if *name == row.multi || *name == "rest" { "/:@+=,!" } else { ":@+=,!" };
+        target::encode(&mut text, value, keep);
+        written.push(text);
+    }
+    written
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn found(method: &str, path: &str) -> String {
+        let target = Target::parse(path.as_bytes()).unwrap();
+        find(method, &target.segments, false).map_or_else(|_| "-".into(), |(row, _)| row.name.to_owned())
+    }
+
+    #[test]
+    fn the_most_specific_template_is_the_operation() {
+        for (method, path, name) in [
+            ("GET", "/", "meta/root"),
+            ("GET", "/repos/o/r", "repos/get"),
+            ("PUT", "/repos/o/r/pulls/7/merge", "pulls/merge"),
+            ("GET", "/repos/o/r/branches/release/1.0", "repos/get-branch"),
+            ("GET", "/repos/o/r/branches/release/1.0/protection", "repos/get-branch-protection"),
+            ("GET", "/repos/o/r/branches/release%2F1.0", "repos/get-branch"),
+            ("POST", "/repos/o/r/branches/release/1.0/rename", "repos/rename-branch"),
+            ("GET", "/repos/o/r/rulesets/rule-suites", "repos/get-repo-rule-suites"),
+            ("GET", "/repos/o/r/compare/main...x/y", "repos/compare-commits"),
+            ("GET", "/user/repos", "repos/list-for-authenticated-user"),
+            ("GET", "/user/42", "users/get-by-id"),
+            ("PUT", "/repos/o/r/pulls/07/merge", "-"),
+            ("PUT", "/repos/o/r/pulls/7/Merge", "-"),
+            ("put", "/repos/o/r/pulls/7/merge", "-"),
+            ("GET", "/repos/o/r/branches/a%2562", "-"),
+            ("GET", "/repos/o/r/branches/%61", "-"),
+            ("GET", "/nowhere", "-"),
+        ] {
+            assert_eq!(found(method, path), name, "{method} {path}");
+        }
+    }
+}

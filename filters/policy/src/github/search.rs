@@ -1,0 +1,58 @@
+//! Searches, which read across repositories unless what they look for names the container's own and nothing else.
+
+use super::target::Target;
+use super::{Class, Operation, Refused, Scope};
+
+/// The searches of REST that can be narrowed.
+const NARROWED: [&str; 4] = ["search/issues-and-pull-requests", "search/code", "search/commits", "search/labels"];
+
+/// Qualifiers by which a search looks somewhere else.
+const ELSEWHERE: [&str; 4] = ["user:", "org:", "owner:", "enterprise:"];
+
+/// Whether the REST operation `name` is a search that can be narrowed.
+pub fn is_search(name: &str) -> bool {
+    NARROWED.contains(&name)
+}
+
+/// Judges a search over REST.
+///
+/// # Errors
+/// The refusal.
+pub fn rest(scope: &Scope<'_>, operation: &Operation, target: &Target<'_>) -> Result<(), Refused> {
+    if operation.name == "search/labels" {
+        let id = target.parameter("repository_id").and_then(|id| id.parse().ok());
+        let id = id.ok_or_else(|| Refused::of(operation, Class::ReadCross.rule(), "repository_id is not a number"))?;
+        return scope.repo_by_id(operation, id).map(|_| ());
+    }
+    query(scope, operation, target.parameter("q").unwrap_or_default())
+}
+
+/// Judges what is searched for: at least one `repo:` of the container's and none of others, and nothing by which a
+/// search could mean more.
+///
+/// # Errors
+/// The refusal.
+pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(), Refused> {
+    let refuse = |reason: &str| Err(Refused::of(operation, Class::ReadCross.rule(), reason));
+    if text.chars().any(|c| c.is_control() || matches!(c, '(' | ')' | '"' | '\'' | '\\' | '“' | '”')) {
+        return refuse("a search may have no quotes, parentheses or control characters");
+    }
+    let mut named = false;
+    for word in text.split(char::is_whitespace).filter(|word| !word.is_empty()) {
+        let lower = word.to_lowercase();
+        let bare = lower.trim_start_matches(['-', '+']);
+        if matches!(bare, "or" | "not" | "and") || ELSEWHERE.iter().any(|start| bare.starts_with(start)) {
+            return refuse("a search may have no OR, NOT or AND, and look in no user or organisation");
+        }
+        if let Some(repo) = bare.strip_prefix("repo:") {
+            let own = repo.split_once('/').is_some_and(|(owner, name)| scope.repo(owner, name).is_some());
+            if !own || bare.len() != lower.len() {
+                return refuse("a search may look in this container's repositories only");
+            }
+            named = true;
+        } else if bare.contains("repo:") {
+            return refuse("a search may look in this container's repositories only");
+        }
+    }
+    if named { Ok(()) } else { refuse("a search has to name a repository of this container's with repo:") }
+}

@@ -1,0 +1,167 @@
+//! A request's target, read strictly: one spelling for each thing, everything else is refused. What comes out is
+//! written anew by [`encode`], so that what was judged is what is sent.
+
+use std::fmt::Write;
+
+/// The longest target, in bytes.
+pub const MAX_TARGET: usize = 8 * 1024;
+/// The most path segments.
+const MAX_SEGMENTS: usize = 64;
+/// The most query parameters.
+const MAX_PARAMETERS: usize = 32;
+
+/// A target: its segments as they were sent, and its query decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The path's segments, none of them empty but the only one of `/`. Raw.
+    pub segments: Vec<&'a str>,
+    /// The query's parameters, decoded, each name once.
+    pub query: Vec<(String, String)>,
+}
+
+impl<'a> Target<'a> {
+    /// Reads a target.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(raw: &'a [u8]) -> Result<Self, &'static str> {
+        if raw.len() > MAX_TARGET {
+            return Err("it is longer than 8 KiB");
+        }
+        let text = std::str::from_utf8(raw).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
+        let text = text.ok_or("it holds a byte that no URI has")?;
+        if text.contains(['#', '\\']) {
+            return Err("it holds a character that has no place there");
+        }
+        let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+        let path = path.strip_prefix('/').ok_or("it does not begin with a slash")?;
+        let segments: Vec<&str> = path.split('/').collect();
+        if segments.len() > MAX_SEGMENTS {
+            return Err("it has too many segments");
+        }
+        let dots = |segment: &&str| *segment == "." || *segment == "..";
+        if (segments.len() > 1 && segments.iter().any(|segment| segment.is_empty())) || segments.iter().any(dots) {
+            return Err("it has an empty segment, or a dot in place of one");
+        }
+        Ok(Self { segments, query: query.map_or(Ok(Vec::new()), parameters)? })
+    }
+
+    /// The value of the query's parameter `name`.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The path and the query, written anew.
+    pub fn write(&self, segments: &[String]) -> Vec<u8> {
+        let mut text = String::new();
+        for segment in segments {
+            text.push('/');
+            text.push_str(segment);
+        }
+        for (index, (name, value)) in self.query.iter().enumerate() {
+            text.push(if index == 0 { '?' } else { '&' });
+            encode(&mut text, name, "");
+            text.push('=');
+            encode(&mut text, value, "");
+        }
+        text.into_bytes()
+    }
+}
+
+fn parameters(query: &str) -> Result<Vec<(String, String)>, &'static str> {
+    let mut parameters: Vec<(String, String)> = Vec::new();
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').ok_or("its query has a parameter without a value")?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err("its query has a parameter with an odd name");
+        }
+        if parameters.iter().any(|(other, _)| other == name) {
+            return Err("its query has a parameter twice");
+        }
+        let value = decode(&value.replace('+', " ")).ok_or("its query has a value that cannot be read one way only")?;
+        if value.chars().any(char::is_control) {
+            return Err("its query has a value with a control character");
+        }
+        parameters.push((name.to_owned(), value));
+        if parameters.len() > MAX_PARAMETERS {
+            return Err("its query has too many parameters");
+        }
+    }
+    Ok(parameters)
+}
+
+/// Decodes percent-encoding, once; `None` where it is malformed or not UTF-8.
+pub fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = after;
+            continue;
+        }
+        let [high, low, after @ ..] = after else { return None };
+        let digit = |b: u8| char::from(b).to_digit(16);
+        bytes.push(u8::try_from(digit(*high)?.checked_mul(16)?.checked_add(digit(*low)?)?).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Appends `text` percent-encoded: all but RFC 3986's unreserved characters and those of `keep`.
+pub fn encode(to: &mut String, text: &str, keep: &str) {
+    for byte in text.bytes() {
+        let c = char::from(byte);
+        if c.is_ascii_alphanumeric() || "-._~".contains(c) || (c.is_ascii() && keep.contains(c)) {
+            to.push(c);
+        } else {
+            // A String takes everything.
+            let _always = write!(to, "%{byte:02X}");
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_has_one_spelling() {
+        let target = Target::parse(b"/repos/o/r/pulls?state=open&head=o%3Ax+y").unwrap();
+        assert_eq!(target.segments, ["repos", "o", "r", "pulls"]);
+        assert_eq!(target.parameter("head"), Some("o:x y"));
+        let segments: Vec<String> = target.segments.iter().map(|s| (*s).to_owned()).collect();
+        assert_eq!(target.write(&segments), b"/repos/o/r/pulls?state=open&head=o%3Ax%20y");
+        assert_eq!(Target::parse(b"/").unwrap().segments, [""]);
+        for bad in [
+            &b""[..],
+            b"repos",
+            b"//repos",
+            b"/repos/",
+            b"/repos//x",
+            b"/./x",
+            b"/a/..",
+            b"/a#b",
+            b"/a\\b",
+            b"/a b",
+            b"/\xc3",
+            b"/a?x",
+            b"/a?x=1&x=2",
+            b"/a?=1",
+            b"/a?x[]=1",
+            b"/a?x=%0a",
+            b"/a?x=%",
+            b"/a?x=%zz",
+            b"/a?x=%ff",
+            b"/a?",
+            b"/a?&",
+        ] {
+            assert!(Target::parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+        assert!(Target::parse(&[b"/", &[b'a'; MAX_TARGET][..]].concat()).is_err());
+        assert!(Target::parse("/a".repeat(MAX_SEGMENTS).as_bytes()).is_ok());
+        assert!(Target::parse("/a".repeat(MAX_SEGMENTS + 1).as_bytes()).is_err());
+    }
+}
