@@ -1,8 +1,11 @@
-//! Generates the messages (and with `server` the tonic service) from registry.proto, without protoc.
+//! Generates the messages (and with `server` the tonic service) from the .proto files, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=registry.proto");
-    let descriptors = protox::compile(["registry.proto"], ["."])?;
+    const FILES: [&str; 2] = ["github.proto", "registry.proto"];
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(FILES, ["."])?;
     tonic_prost_build::configure()
         .build_server(std::env::var_os("CARGO_FEATURE_SERVER").is_some())
         .build_client(false)

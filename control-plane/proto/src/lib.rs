@@ -12,6 +12,12 @@ mod generated {
 
 pub use generated::*;
 
+/// The messages of `sallyport.github.v1`, between the github filter and the control plane.
+#[expect(missing_docs, reason = "generated; documented in github.proto")]
+pub mod github {
+    include!(concat!(env!("OUT_DIR"), "/sallyport.github.v1.rs"));
+}
+
 /// The bytes by which the messages name `address`: 4 or 16, in network order.
 pub fn address_bytes(address: IpAddr) -> Vec<u8> {
     match address {
