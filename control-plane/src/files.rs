@@ -1,11 +1,12 @@
 //! Writing a file so that it is there whole or not at all.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Writes `bytes` to `path` by way of a temporary file beside it: fsync, rename, fsync of the directory.
+/// Writes `bytes` to `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Its mode is
+/// `mode`, whatever the umask.
 ///
 /// # Errors
 /// Whatever the file system says; `path` is then as it was.
@@ -17,6 +18,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     })();
@@ -28,11 +30,19 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Gives the file at `path` its mode, where it has another.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let has = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    if has == mode { Ok(()) } else { std::fs::set_permissions(path, Permissions::from_mode(mode)) }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn the_file_is_replaced_whole_and_nothing_is_left_beside_it() {

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
-use super::issuer::{Error, Issuer};
+use super::issuer::{Error, Issuer, PUBLIC};
 use crate::files;
 
 /// What the routes need.
@@ -26,15 +26,15 @@ pub struct Api {
 
 impl Api {
     /// Writes the bundle: the system's roots and every CA of ours that is to be trusted. One that is there already is
-    /// left alone, so that a full disk keeps nobody from starting.
+    /// not written again, so that a full disk keeps nobody from starting.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write_bundle(&self) -> std::io::Result<()> {
         let bundle = format!("{}\n{}", self.roots_pem.trim_end(), self.issuer.trusted_pem());
         match std::fs::read(&self.bundle) {
-            Ok(there) if there == bundle.as_bytes() => Ok(()),
-            _ => files::write_atomic(&self.bundle, bundle.as_bytes(), 0o644),
+            Ok(there) if there == bundle.as_bytes() => files::set_mode(&self.bundle, PUBLIC),
+            _ => files::write_atomic(&self.bundle, bundle.as_bytes(), PUBLIC),
         }
     }
 
@@ -72,4 +72,43 @@ pub fn routes(api: Api) -> Router {
 
 async fn certificates(State(api): State<Api>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/x-pem-file")], api.issuer.trusted_pem())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn whoever_is_given_the_certificates_can_read_them_and_nobody_else_the_keys() {
+        // As `app` does, for the rest of this process too.
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+        let directory = tempfile::tempdir().unwrap();
+        let start = || {
+            let issuer = Issuer::open(directory.path()).unwrap();
+            let api = Api { issuer, bundle: directory.path().join("ca-bundle.pem"), roots_pem: "roots".into() };
+            api.write_bundle().unwrap();
+            api
+        };
+        let mode = |name: &str| directory.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
+        let certificates = ["ca.pem", "ca-bundle.pem"];
+
+        start().issuer.stage().unwrap();
+        for name in certificates.into_iter().chain(["ca-next.pem"]) {
+            assert_eq!(mode(name), 0o644, "{name}");
+        }
+        for name in ["ca.key", "ca-next.key"] {
+            assert_eq!(mode(name), 0o600, "{name}");
+        }
+        // Those of a gateway that wrote them for itself alone.
+        for name in certificates {
+            std::fs::set_permissions(directory.path().join(name), Permissions::from_mode(0o600)).unwrap();
+        }
+        start();
+        for name in certificates {
+            assert_eq!(mode(name), 0o644, "{name}");
+        }
+    }
 }

@@ -22,6 +22,8 @@ const CA_VALIDITY: Duration = Duration::days(3650);
 const LEAF_VALIDITY: Duration = Duration::days(7);
 /// How far a sandbox's clock may be behind ours.
 const CLOCK_SKEW: Duration = Duration::hours(24);
+/// The mode of certificates, whose keys are in files of their own: whoever is to trust them has to read them.
+pub const PUBLIC: u32 = 0o644;
 
 /// What went wrong with the CA.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +102,10 @@ impl Authority {
             missing: missing.display().to_string(),
         };
         match (read(&certificate)?, read(&key)?) {
-            (Some(certificate_pem), Some(key_pem)) => Self::read(certificate_pem, &key_pem).map(Some),
+            (Some(certificate_pem), Some(key_pem)) => {
+                files::set_mode(&certificate, PUBLIC).map_err(|source| file_error(&certificate, source))?;
+                Self::read(certificate_pem, &key_pem).map(Some)
+            }
             (Some(_), None) => Err(half(&certificate, &key)),
             (None, Some(_)) => Err(half(&key, &certificate)),
             (None, None) => Ok(None),
@@ -111,7 +116,7 @@ impl Authority {
     fn make(directory: &Path, name: &str) -> Result<Self, Error> {
         let (certificate_pem, key_pem) = make()?;
         write(&directory.join(format!("{name}.key")), &key_pem, 0o600)?;
-        write(&directory.join(format!("{name}.pem")), &certificate_pem, 0o644)?;
+        write(&directory.join(format!("{name}.pem")), &certificate_pem, PUBLIC)?;
         tracing::info!(directory = %directory.display(), name, "made a new CA");
         Self::read(certificate_pem, &key_pem)
     }
@@ -183,7 +188,7 @@ impl Issuer {
         let mut state = self.state();
         let next = state.next.take().ok_or(Error::NotStaged)?;
         // A crash in between is made good at the next start, see `complete_finish`.
-        let renamed = write(&self.directory.join(PREVIOUS), &state.current.certificate_pem, 0o644)
+        let renamed = write(&self.directory.join(PREVIOUS), &state.current.certificate_pem, PUBLIC)
             .and_then(|()| promote(&self.directory, "key"))
             .and_then(|()| promote(&self.directory, "pem"));
         if let Err(error) = renamed {
@@ -228,8 +233,7 @@ impl Issuer {
 /// Makes a file of the staged CA the one of the CA that issues.
 fn promote(directory: &Path, ending: &str) -> Result<(), Error> {
     let from = directory.join(format!("{NEXT}.{ending}"));
-    std::fs::rename(&from, directory.join(format!("{CURRENT}.{ending}")))
-        .map_err(|source| Error::File { path: from.display().to_string(), source })
+    std::fs::rename(&from, directory.join(format!("{CURRENT}.{ending}"))).map_err(|source| file_error(&from, source))
 }
 
 /// Completes a [`Issuer::finish`] that was cut off: the key goes first, so a staged certificate without its key is the
@@ -243,13 +247,16 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File { path: path.display().to_string(), source }),
+        Err(source) => Err(file_error(path, source)),
     }
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
-    files::write_atomic(path, text.as_bytes(), mode)
-        .map_err(|source| Error::File { path: path.display().to_string(), source })
+    files::write_atomic(path, text.as_bytes(), mode).map_err(|source| file_error(path, source))
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> Error {
+    Error::File { path: path.display().to_string(), source }
 }
 
 fn make() -> Result<(String, String), Error> {
