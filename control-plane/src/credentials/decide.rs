@@ -36,8 +36,8 @@ pub struct Grant<'a> {
 /// Decides.
 ///
 /// # Errors
-/// The refusal: an address that nobody is registered at any more, a record expired at `now`, a host or a path that no
-/// credential is for, a container that may not use it.
+/// The refusal: an address that nobody is registered at any more, a record expired at `now` or blocked, a host or a path
+/// that no credential is for, a container that may not use it.
 pub fn decide<'a>(
     container: Option<&Container>,
     request: Request<'_>,
@@ -51,6 +51,10 @@ pub fn decide<'a>(
     };
     if container.expired(now) {
         return refuse("identity.expired", format!("the registration expired at {}", container.expires_at));
+    }
+    if let Some(why) = &container.blocked {
+        let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
+        return refuse("credentials.blocked", reason);
     }
     let Some(entry) = credentials.entry(request.host) else {
         return refuse("credentials.host", format!("there is no credential for {}", request.host));
@@ -223,6 +227,17 @@ mod tests {
             narrowed.credentials = Some(vec!["openai".into(), "github-git".into()]);
             assert_eq!(rule(&narrowed, target).await, "");
             assert_eq!(rule(&narrowed, "GET api.github.com/user").await, "credentials.container");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_blocked_container_gets_nothing() {
+        let mut blocked = container();
+        blocked.blocked = Some("a filter panicked".into());
+        for target in ["GET github.com/acme/app/info/refs", "POST api.openai.com/v1/responses"] {
+            let denial = run(Some(&blocked), target, &all()).await.unwrap_err();
+            assert_eq!((denial.status, denial.rule), (403, "credentials.blocked"), "{target}");
+            assert!(denial.reason.contains("a filter panicked"), "{}", denial.reason);
         }
     }
 
