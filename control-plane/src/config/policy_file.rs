@@ -1,11 +1,12 @@
 //! `policy.yaml`: what may stand there, and what it means. Every error has the place or the key, and what was
 //! expected there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use policy::{Access, Egress, HostName, HostPattern, Policy};
+use policy::github::{Patterns, Rules};
+use policy::{Access, BranchGlob, Egress, HostName, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
@@ -21,6 +22,18 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 struct Raw {
     egress: Option<Vec<Entry>>,
     strip_foreign_credentials: Option<bool>,
+    policy: Option<RawRules>,
+}
+
+/// What may be done on GitHub, in the words of the design that this project grew from. What is absent is as it is
+/// without the block.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRules {
+    blocked_api_patterns: BTreeMap<String, Vec<String>>,
+    protected_branches: Option<Vec<BranchGlob>>,
+    allow_force_push: Option<bool>,
+    allow_branch_deletion: Option<bool>,
 }
 
 /// One entry of `egress:`, checked while it is read so that an error has its line.
@@ -140,6 +153,11 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
         content.extend(configured.iter().flat_map(|host| host.as_str().bytes().chain([b'\n'])));
         default_entries(configured)
     });
+    let github = rules(raw.policy.unwrap_or_default()).map_err(|(key, problem)| Error::Value {
+        path: file.display().to_string(),
+        key: format!("policy.{key}"),
+        problem,
+    })?;
     let mut egress = Egress::default();
     for (index, entry) in entries.into_iter().enumerate() {
         for host in entry.hosts {
@@ -157,8 +175,27 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
         version: short_hash(&content),
         egress,
         strip_foreign_credentials: raw.strip_foreign_credentials.unwrap_or(true),
-        github: policy::github::Rules::default(),
+        github,
     })
+}
+
+/// The rules for GitHub, or the key that is wrong and why. The branches' rules are kept for the stage that reads
+/// pushes; whatever moves a branch by the API is judged by them already.
+fn rules(raw: RawRules) -> Result<Rules, (String, String)> {
+    let mut rules = Rules::default();
+    if let Some(method) = raw.blocked_api_patterns.keys().find(|method| !METHODS.contains(&method.as_str())) {
+        let key = format!("blocked_api_patterns.{method}");
+        return Err((key, format!("this is no method; expected some of {}", METHODS.join(", "))));
+    }
+    Patterns::compile(&raw.blocked_api_patterns).map_err(|error| {
+        let key = format!("blocked_api_patterns.{}", error.method);
+        (key, format!("{}; expected regular expressions on the path", error.problem))
+    })?;
+    rules.blocked_api_patterns = raw.blocked_api_patterns;
+    rules.branches.protected = raw.protected_branches.unwrap_or(rules.branches.protected);
+    rules.branches.allow_force_push = raw.allow_force_push.unwrap_or(rules.branches.allow_force_push);
+    rules.branches.allow_deletion = raw.allow_branch_deletion.unwrap_or(rules.branches.allow_deletion);
+    Ok(rules)
 }
 
 /// What an absent `egress:` stands for.
@@ -209,6 +246,46 @@ mod tests {
         assert!(!access(&policy, "pypi.org").unwrap().allows(b"POST"));
         assert!(access(&policy, "registry.npmjs.org").unwrap().allows(b"POST"));
         assert!(access(&policy, "mirror.example.net").unwrap().cleartext);
+    }
+
+    /// The design's own file, as it stands in docs and corpus.
+    const SEED: &str = include_str!("../../../tests/corpus/seeds/policy.yaml");
+
+    #[test]
+    fn the_policy_of_the_original_design_is_understood() {
+        let seed = policy(SEED).unwrap();
+        assert_eq!(seed.github.blocked_api_patterns["PUT"], [r"^/repos/[^/]+/[^/]+/pulls/\d+/merge$"]);
+        assert_eq!(seed.github.blocked_api_patterns.len(), 3);
+        let protected: Vec<String> = seed.github.branches.protected.iter().map(ToString::to_string).collect();
+        assert_eq!(protected, ["main", "master"]);
+        assert!(!seed.github.branches.allow_force_push && !seed.github.branches.allow_deletion);
+        assert_eq!(access(&seed, "github.com"), Some(Access::FULL));
+        assert_eq!(policy("").unwrap().github, Rules::default());
+        // What is said counts, and what is not said is as without it.
+        let other = policy("policy: {protected_branches: [], allow_force_push: true, allow_branch_deletion: true}");
+        let branches = other.unwrap().github.branches;
+        assert!(branches.protected.is_empty() && branches.allow_force_push && branches.allow_deletion);
+        assert_eq!(policy("policy: {protected_branches: ['release/*']}").unwrap().github.branches.protected.len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_value_in_the_rules_is_named() {
+        for (text, hint) in [
+            ("policy: {blocked_api_paterns: {}}", "policy.yaml:1:10: policy: unknown field `blocked_api_paterns`"),
+            ("policy: {allow_force_push: maybe}", "policy.yaml:1:28: policy.allow_force_push: "),
+            ("policy: {protected_branches: main}", "policy.yaml:1:30: policy.protected_branches: "),
+            ("policy: {protected_branches: ['a..b']}", "no pattern for branches"),
+            (
+                "policy: {blocked_api_patterns: {put: []}}",
+                "policy.yaml: policy.blocked_api_patterns.put: this is no method",
+            ),
+            ("policy: {blocked_api_patterns: {GET: ['(']}}", "policy.yaml: policy.blocked_api_patterns.GET: "),
+            ("policy: {blocked_api_patterns: {GET: '/'}}", "a sequence"),
+            ("policy: {blocked_api_patterns: {TRACE: ['/']}}", "no method"),
+        ] {
+            let message = policy(text).unwrap_err().to_string();
+            assert!(message.contains(hint), "{text}\n{message}");
+        }
     }
 
     /// One line for each kind of bad value: text, line, column, and a word of the hint.
