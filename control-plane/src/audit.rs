@@ -90,6 +90,11 @@ struct Line {
     bytes_up: u64,
     bytes_down: u64,
     duration_ms: u64,
+    /// What it does on GitHub, and the class of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
     policy_version: Option<String>,
     /// Whether a filter has panicked over it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

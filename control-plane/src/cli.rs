@@ -7,6 +7,7 @@ mod client;
 mod container;
 mod doctor;
 mod env;
+mod explain;
 mod policy;
 mod serve;
 
@@ -82,6 +83,9 @@ pub enum Error {
     /// The command line or a file is wrong.
     #[error("{0}")]
     Usage(String),
+    /// `explain` says no; it has printed why.
+    #[error("denied")]
+    Denied,
     /// Anything else.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -114,6 +118,7 @@ impl Cli {
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
+            Err(Error::Denied) => ExitCode::from(10),
             Err(error) => {
                 eprintln!("sallyport: {error}");
                 ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 CREDENTIALED = ("api.github.com", "/user")
-PLAIN = ("raw.githubusercontent.com", "/octocat/Hello-World/master/README")
+PLAIN = ("files.example.net", "/octocat/Hello-World/master/README")
 REPOSITORY = "octocat/Hello-World"
 TOKEN = "bench-fixture-token"
 BODY = "x" * 1024

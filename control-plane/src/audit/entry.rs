@@ -36,6 +36,8 @@ struct Decision {
     verdict: String,
     rule: String,
     reason: String,
+    operation: Option<String>,
+    class: Option<String>,
     policy_version: Option<String>,
 }
 
@@ -119,6 +121,8 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         status,
         bytes_up: request.request_body_bytes,
         bytes_down: response.response_body_bytes,
+        operation: decision.operation.as_deref().map(clean),
+        class: decision.class,
         policy_version: decision.policy_version,
         panicked: common.filter_state_objects.contains_key(PANIC_STATE),
         ..base(&common, event)
@@ -184,6 +188,8 @@ fn base(common: &AccessLogCommon, event: Event) -> Line {
         bytes_up: 0,
         bytes_down: 0,
         duration_ms: milliseconds.try_into().unwrap_or_default(),
+        operation: None,
+        class: None,
         policy_version: None,
         panicked: false,
         envoy: String::new(),

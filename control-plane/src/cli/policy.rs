@@ -1,9 +1,10 @@
-//! `policy check`.
+//! `policy check`, and the way to `policy explain`.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::explain::Explain;
 use super::{Common, Error, print};
 use crate::config::policy_file;
 
@@ -20,11 +21,15 @@ pub enum Policy {
         #[arg(long)]
         json: bool,
     },
+    Explain(Explain),
 }
 
 impl Policy {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
-        let Self::Check { file, json } = self;
+        let (file, json) = match self {
+            Self::Explain(explain) => return explain.run(common),
+            Self::Check { file, json } => (file, json),
+        };
         let config = common.config()?;
         let file = file.unwrap_or(config.policy_file);
         let shown = file.display().to_string();

@@ -118,6 +118,21 @@ struct Raw {
     credentials: Option<Vec<String>>,
 }
 
+/// The record that a registration of `json` would make at `now`, for `explain`: without a look at this machine's own
+/// addresses.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn record(json: &serde_json::Value, now: Timestamp) -> Result<Container, String> {
+    let limits = Limits { allow_loopback: true, pinned: Vec::new() };
+    let raw = Raw::parse(json.to_string().as_bytes());
+    raw.and_then(|raw| raw.register(now, &limits)).map_err(|failure| match failure {
+        Failure::Malformed(error) | Failure::NotFound(error) => error,
+        Failure::Invalid { field, error } => format!("{field}: {error}"),
+        Failure::Store(error) => error.to_string(),
+    })
+}
+
 impl Raw {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
         let value: serde_json::Value =
@@ -235,11 +250,18 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
                 "every process of a machine has its loopback addresses; register the container's own",
             ));
         }
-    } else if UdpSocket::bind((address, 0)).is_ok() {
-        // An address that can be bound is this machine's own.
-        return Err(invalid(field, format!("{address} belongs to the gateway's own machine, not to a container")));
     }
     Ok(address)
+}
+
+/// Refuses an address of this machine's own: one that can be bound. Loopback is judged elsewhere.
+fn not_our_own(address: IpAddr) -> Result<(), Failure> {
+    match !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok() {
+        true => {
+            Err(invalid("container_ip", format!("{address} belongs to the gateway's own machine, not to a container")))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Whether packets can have this source at all (RFC 6890 section 2.2): not "this network", a group, the reserved
@@ -280,6 +302,7 @@ fn now() -> Timestamp {
 
 async fn register(State(api): State<Api>, body: Bytes) -> Result<Response, Failure> {
     let record = Raw::parse(&body)?.register(now(), &api.limits)?;
+    not_our_own(record.container_ip)?;
     if record.container_ip.is_loopback() {
         tracing::warn!("every process of this machine has its loopback addresses, and so this container's rights");
     }

@@ -43,6 +43,9 @@ pub const CREDENTIALS: &str = "credentials";
 /// The identity filter.
 pub const IDENTITY: &str = "identity";
 
+/// The github filter.
+pub const GITHUB: &str = "github";
+
 /// What may wait in one connection's buffer before Envoy stops reading, and the most it holds of a body that a
 /// filter keeps back. Above every limit of our own, so that Envoy's 413 never comes first.
 pub const CONNECTION_BUFFER: u32 = 2 << 20;

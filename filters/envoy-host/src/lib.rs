@@ -69,6 +69,16 @@ pub fn now() -> Result<Timestamp, Error> {
     Timestamp::try_from(time).map_err(|_| Error::Unreadable { call })
 }
 
+/// The filter's configuration, of `size` bytes.
+///
+/// # Errors
+/// When there are other than `size` bytes.
+pub fn configuration(size: usize) -> Result<Vec<u8>, Error> {
+    let call = "get_buffer_bytes";
+    let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).map_err(refused(call))?;
+    bytes.filter(|bytes| bytes.len() == size).ok_or(Error::Unreadable { call })
+}
+
 /// Calls `on_tick` of the current root context every `period`, first after one `period`.
 ///
 /// # Errors
@@ -110,6 +120,27 @@ pub fn remove_request_header(name: &str) -> Result<(), Error> {
 pub fn set_request_header(name: &str, value: &[u8]) -> Result<(), Error> {
     hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value))
         .map_err(refused("replace_header_map_value"))
+}
+
+/// The `size` bytes of the request's body that the callback at hand was given, with those that wait before them.
+///
+/// # Errors
+/// When there are other than `size` bytes.
+pub fn request_body(size: usize) -> Result<Vec<u8>, Error> {
+    let call = "get_buffer_bytes";
+    if size == 0 {
+        return Ok(Vec::new());
+    }
+    let body = hostcalls::get_buffer(BufferType::HttpRequestBody, 0, size).map_err(refused(call))?.unwrap_or_default();
+    if body.len() == size { Ok(body) } else { Err(Error::Unreadable { call }) }
+}
+
+/// Puts `body` in place of the `size` bytes of the request's body that have come.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn set_request_body(size: usize, body: &[u8]) -> Result<(), Error> {
+    hostcalls::set_buffer(BufferType::HttpRequestBody, 0, size, body).map_err(refused("set_buffer_bytes"))
 }
 
 /// Drops the `size` bytes of the request's body that the callback at hand was given, or that wait with them.
@@ -185,8 +216,18 @@ pub fn set_property(path: &[&str], value: &[u8]) -> Result<(), Error> {
 ///
 /// # Errors
 /// As Envoy answers, for example when the panic came over no request.
-pub fn note_panic() -> Result<(), Error> {
+fn note_panic() -> Result<(), Error> {
     set_property(&["sallyport.panic"], b"1")
+}
+
+/// Makes every panic note itself on the request over which it happens, beside its message in Envoy's log. The control
+/// plane blocks whoever makes a filter panic again and again.
+pub fn note_panics() {
+    let message = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        message(info);
+        let _no_request = note_panic();
+    }));
 }
 
 /// The peer's IP address. `None` when Envoy doesn't know one, or the peer has none, as on a Unix socket.

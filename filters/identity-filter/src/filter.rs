@@ -31,6 +31,8 @@ const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Where the audit's line lies for the access log, as filter state `wasm.sallyport.audit`.
 const AUDIT: [&str; 1] = ["sallyport.audit"];
+/// Where the record lies for the stages that judge requests to GitHub.
+const CONTAINER: [&str; 1] = ["sallyport.container"];
 /// Where the request's id lies for Envoy's own answers, which come after the router has removed its header.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
@@ -465,6 +467,7 @@ impl Shared {
             Outcome::Open(_) => noted,
             Outcome::Forward(to, _) => noted
                 .and_then(|()| host::set_property(&REQUEST_ID, facts.request_id.as_bytes()))
+                .and_then(|()| judgement.record.iter().try_for_each(|record| host::set_property(&CONTAINER, record)))
                 .and_then(|()| rewrite(facts, to)),
             Outcome::Refuse(denial) => {
                 if let Err(error) = noted {
@@ -505,7 +508,9 @@ fn rewrite(facts: &Facts, to: &HostName) -> Result<(), host::Error> {
     if facts.authority.as_deref() != Some(to.as_str().as_bytes()) {
         host::set_request_header(":authority", to.as_str().as_bytes())?;
     }
-    facts.stripped.iter().try_for_each(|name| host::remove_request_header(name))
+    // Of these the github filter makes a refusal, so that whoever sends them is told.
+    let told = |name: &&String| policy::github::refuses_header(to, name);
+    facts.stripped.iter().filter(|name| !told(name)).try_for_each(|name| host::remove_request_header(name))
 }
 
 fn answer(refused: &Refused) {

@@ -27,12 +27,7 @@ mod exports {
     proxy_wasm::main! {{
         // Also makes a panic leave its message in Envoy's log.
         proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
-        let message = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            message(info);
-            // The control plane blocks who does this again and again.
-            let _no_request = envoy_host::note_panic();
-        }));
+        envoy_host::note_panics();
         proxy_wasm::set_root_context(|id| Box::new(crate::filter::Root::new(id)));
     }}
 }

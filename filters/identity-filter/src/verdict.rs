@@ -30,6 +30,8 @@ pub struct Judgement {
     policy_version: String,
     /// The record by which the request passes, if it does.
     pub right: Option<Right>,
+    /// The same record as JSON, for the stages that judge requests to GitHub.
+    pub record: Option<Vec<u8>>,
 }
 
 /// The part of an audit line that this stage knows.
@@ -68,7 +70,10 @@ pub fn on_request(
     };
     let right = container.filter(|_| matches!(outcome, Outcome::Forward(..))).map(Right::of);
     let id = container.map(|container| container.container_id.as_str());
-    Judgement { right, ..Judgement::new(outcome, id, &policy.version) }
+    let to_github = matches!(&outcome, Outcome::Forward(host, _) if policy::github::kind(host).is_some());
+    // A record always serialises; were it not so, the next stage would refuse for want of it.
+    let record = container.filter(|_| to_github).map(|container| serde_json::to_vec(container).unwrap_or_default());
+    Judgement { right, record, ..Judgement::new(outcome, id, &policy.version) }
 }
 
 /// Judges a CONNECT, at the proxy's own listener or elsewhere.
@@ -119,7 +124,7 @@ impl Judgement {
 
     fn new(outcome: Outcome, container_id: Option<&str>, policy_version: &str) -> Self {
         let (container_id, policy_version) = (container_id.map(str::to_owned), policy_version.to_owned());
-        Self { outcome, container_id, policy_version, right: None }
+        Self { outcome, container_id, policy_version, right: None, record: None }
     }
 
     /// JSON for the access log's collector.

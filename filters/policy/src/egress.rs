@@ -74,6 +74,19 @@ impl HostPattern {
         }
     }
 
+    /// Whether one of GitHub's hosts may be among those that it covers.
+    pub fn may_be_github(&self) -> bool {
+        match self {
+            Self::Exact(name) => crate::github::kind(name).is_some(),
+            Self::Below(suffix) => {
+                crate::github::kind(suffix).is_some()
+                    || crate::github::BELOW
+                        .iter()
+                        .any(|host| host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')))
+            }
+        }
+    }
+
     /// Whether it covers `host`.
     pub fn covers(&self, host: &HostName) -> bool {
         match self {

@@ -11,8 +11,6 @@ use serde::Serialize;
 pub struct Whole<'a> {
     /// The method.
     pub method: &'a [u8],
-    /// Whether the URL is `https:`; the authority of a CONNECT, or of `http:`, has no handshake to agree with.
-    pub tls: bool,
     /// The authority, as it stands in the URL.
     pub authority: &'a [u8],
     /// Path and query, raw. Of no meaning for a CONNECT.

@@ -23,8 +23,7 @@ mod search;
 mod target;
 
 pub use class::Class;
-pub use headers::REFUSED as REFUSED_HEADERS;
-pub use hosts::{Kind, closed, kind};
+pub use hosts::{BELOW, Kind, closed, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};
 pub use rules::{Exception, Listed, Rules};
@@ -180,6 +179,12 @@ impl Judge {
             false => Ok(Head::Body(Pending(Kinds::Rest(matched)))),
         }
     }
+}
+
+/// Whether this stage makes a refusal of the header `name` of a request to `host`, so that no stage before may remove it
+/// in silence.
+pub fn refuses_header(host: &HostName, name: &str) -> bool {
+    matches!(kind(host), Some(Kind::Api | Kind::Uploads)) && headers::REFUSED.contains(&name)
 }
 
 /// The names of the headers that a request to GitHub's API leaves behind, so that nothing goes along that was not

@@ -42,7 +42,7 @@ async fn whoever_refuses_the_line_has_stage_and_rule() {
     let id = gateway::container_id(sandbox.address);
     let refusals = [
         ("https://10.0.0.1/connect", "request", "request.authority"),
-        ("https://api.github.com/repos/other/repo", "credentials", "credentials.repo"),
+        ("https://api.github.com/repos/other/repo", "github", "github.repo"),
         ("https://unlisted.example.com/host", "identity", "egress.host"),
     ];
     for (url, ..) in refusals {

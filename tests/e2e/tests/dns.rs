@@ -10,11 +10,11 @@ use test_support::internet::{NameServer, Record, Trap, hosts_file, own_address, 
 use test_support::{Curled, Gateway, Sandbox, Upstream, eventually};
 
 /// A host with a certificate and without a credential, found by DNS alone.
-const HOST: &str = "raw.githubusercontent.com";
+const HOST: &str = "files.example.net";
 /// The same over a truncated answer.
-const LARGE: &str = "codeload.github.com";
+const LARGE: &str = "large.example.net";
 /// The same through CNAMEs, by a public address next to others.
-const ALIASED: &str = "uploads.github.com";
+const ALIASED: &str = "aliased.example.net";
 /// What stands for the internet's addresses.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 114, 7);
 /// A public address of the gateway's own machine.

@@ -8,7 +8,7 @@ use test_support::{Client, Http, Rig, Sandbox, eventually, eventually_async};
 const END: Duration = Duration::from_secs(10);
 
 /// What is asked for: with a credential, so that all parts of the gateway have a part in it.
-const PATH: &str = "/repos/acme/app/served";
+const PATH: &str = "/repos/acme/app/commits/served";
 
 /// Waits until a request from `sandbox` is served.
 async fn served(sandbox: &Sandbox, within: Duration) {
@@ -62,7 +62,7 @@ async fn the_audit_is_kept_through_restarts_and_sigterm_loses_none_of_it() {
     let rig = Rig::start();
     let sandbox = rig.registered(&["acme/app"]);
     for (number, signal) in [Signal::TERM, Signal::KILL, Signal::TERM].into_iter().enumerate() {
-        let path = format!("/repos/acme/app/{number}");
+        let path = format!("/repos/acme/app/commits/{number}");
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await.unwrap();
         client.get(&path).await.unwrap().ok().unwrap();
         if signal == Signal::KILL {
@@ -73,7 +73,7 @@ async fn the_audit_is_kept_through_restarts_and_sigterm_loses_none_of_it() {
         rig.gateway.ended(END);
         rig.gateway.up();
         for earlier in 0..=number {
-            let path = format!("/repos/acme/app/{earlier}");
+            let path = format!("/repos/acme/app/commits/{earlier}");
             assert!(rig.gateway.audit().iter().any(|line| line["path"] == path.as_str()), "{path} after {signal:?}");
         }
     }

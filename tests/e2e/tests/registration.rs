@@ -14,7 +14,7 @@ use test_support::{Answer, Client, Http, Rig, eventually_async};
 /// what is below `/repos/acme/app`.
 const REPO: &str = "acme/app";
 /// A host for which there is no credential, so that the control plane has no part in its requests.
-const PLAIN: &str = "raw.githubusercontent.com";
+const PLAIN: &str = "files.example.net";
 
 fn rig() -> &'static Rig {
     static RIG: OnceLock<Rig> = OnceLock::new();
@@ -39,7 +39,7 @@ async fn an_address_is_served_in_the_millisecond_after_it_is_registered_a_thousa
         let source = nth(first, number);
         let http = if number % 2 == 0 { Http::One } else { Http::Two };
         let host = if number % 4 < 2 { PLAIN } else { "api.github.com" };
-        let path = format!("/repos/acme/app/fresh/{number}");
+        let path = format!("/repos/acme/app/commits/fresh/{number}");
         let mut client;
         match number % 3 {
             // The connection is new, too.
@@ -55,14 +55,14 @@ async fn an_address_is_served_in_the_millisecond_after_it_is_registered_a_thousa
             // The address was refused a moment ago: nobody may remember that.
             _ => {
                 client = Client::connect(&sandbox, source, host, http).await.unwrap();
-                assert_refused(&client.get("/repos/acme/app/early").await.unwrap(), "identity.unknown");
+                assert_refused(&client.get("/repos/acme/app/commits/early").await.unwrap(), "identity.unknown");
                 rig.gateway.register(source, &[REPO]);
             }
         }
         let answer = client.get(&path).await.unwrap();
         assert_eq!(answer.status, 200, "request {number}: {answer:?}");
     }
-    assert!(rig.upstream.requests_with("/repos/acme/app/early").is_empty());
+    assert!(rig.upstream.requests_with("/repos/acme/app/commits/early").is_empty());
 }
 
 #[tokio::test]
@@ -74,14 +74,14 @@ async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answe
             let mut client = Client::connect(&sandbox, sandbox.address, host, http).await.unwrap();
             for round in 0..50 {
                 rig.gateway.register(sandbox.address, &[REPO]);
-                let served = client.get(&format!("/repos/acme/app/kept/{round}")).await.unwrap();
+                let served = client.get(&format!("/repos/acme/app/commits/kept/{round}")).await.unwrap();
                 assert_eq!(served.status, 200, "{host} {http:?} {round}: {served:?}");
                 rig.gateway.remove(sandbox.address);
-                assert_refused(&client.get("/repos/acme/app/removed").await.unwrap(), "identity.unknown");
+                assert_refused(&client.get("/repos/acme/app/commits/removed").await.unwrap(), "identity.unknown");
             }
         }
     }
-    assert!(rig.upstream.requests_with("/repos/acme/app/removed").is_empty());
+    assert!(rig.upstream.requests_with("/repos/acme/app/commits/removed").is_empty());
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_replaced_record_counts_at_once_on_kept_connections() {
             let served = client.get(refs).await.unwrap();
             assert_eq!(served.status, 200, "{http:?} {round}: {served:?}");
             rig.gateway.register(sandbox.address, &["acme/one"]);
-            assert_refused(&client.get(refs).await.unwrap(), "credentials.repo");
+            assert_refused(&client.get(refs).await.unwrap(), "github.repo");
             let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": ["acme/one", "acme/two"]})));
             assert_eq!(status, 200, "{body}");
         }
@@ -175,9 +175,9 @@ async fn a_restart_keeps_the_records_and_the_ca() {
         rig.gateway.up();
         assert_eq!(rig.gateway.ca_pem(), ca);
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await.unwrap();
-        assert_eq!(client.get("/repos/acme/app/restarted").await.unwrap().status, 200);
+        assert_eq!(client.get("/repos/acme/app/commits/restarted").await.unwrap().status, 200);
         let mut client = Client::connect(&removed, removed.address, "api.github.com", Http::Two).await.unwrap();
-        assert_refused(&client.get("/repos/acme/app/restarted").await.unwrap(), "identity.unknown");
+        assert_refused(&client.get("/repos/acme/app/commits/restarted").await.unwrap(), "identity.unknown");
     }
 }
 
@@ -220,7 +220,7 @@ async fn known_containers_reach_plain_hosts_while_the_control_plane_is_stopped()
     rig.gateway.signal(Signal::CONT);
     eventually_async("all is as before", Duration::from_secs(10), async || {
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await?;
-        client.get("/repos/acme/app/after").await?.ok()
+        client.get("/repos/acme/app/commits/after").await?.ok()
     })
     .await;
     assert_eq!(rig.upstream.requests_with("/stopped/").len(), 1000);

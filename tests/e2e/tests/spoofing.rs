@@ -83,17 +83,17 @@ fn headers_change_nothing(way: Way) {
     for (number, headers) in forgeries(a.address).iter().enumerate() {
         let told = format!("{way:?} {headers:?}");
 
-        let refused = ask(stranger, way, headers, &format!("raw.githubusercontent.com/stranger/{way:?}/{number}"));
+        let refused = ask(stranger, way, headers, &format!("files.example.net/stranger/{way:?}/{number}"));
         assert_eq!((refused.status, refused.rule().as_deref()), (403, Some("identity.unknown")), "{told}: {refused:?}");
 
         let theirs = ask(b, way, headers, "github.com/acme/alpha.git/info/refs?service=git-upload-pack");
-        assert_eq!((theirs.status, theirs.rule().as_deref()), (403, Some("credentials.repo")), "{told}: {theirs:?}");
+        assert_eq!((theirs.status, theirs.rule().as_deref()), (403, Some("github.repo")), "{told}: {theirs:?}");
 
         let own = ask(b, way, headers, "github.com/acme/bravo.git/info/refs?service=git-upload-pack");
         assert_eq!(own.status, 200, "{told}: {own:?}");
 
         let path = format!("/own/{way:?}/{number}");
-        let plain = ask(b, way, headers, &format!("raw.githubusercontent.com{path}"));
+        let plain = ask(b, way, headers, &format!("files.example.net{path}"));
         assert_eq!(plain.status, 200, "{told}: {plain:?}");
         let line = rig.gateway.audit_line(&told, |line| line["path"] == path.as_str());
         assert_eq!(line["container_ip"], b.address.to_string(), "{told}: {line}");

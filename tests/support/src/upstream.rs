@@ -1,5 +1,5 @@
 //! What stands for the internet: one TLS server that is github.com (real git behind it), api.github.com,
-//! api.anthropic.com and raw.githubusercontent.com, and remembers every request that reached it.
+//! api.anthropic.com and files.example.net, and remembers every request that reached it.
 //!
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
@@ -28,10 +28,12 @@ use tokio_rustls::TlsAcceptor;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
 /// The names it answers to.
-pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "raw.githubusercontent.com"];
+pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 5] = [
+pub const OTHER_HOSTS: [&str; 7] = [
+    "large.example.net",
+    "aliased.example.net",
     "uploads.github.com",
     "codeload.github.com",
     "api.openai.com",

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::extensions::filters::http::wasm::v3::Wasm;
 use envoy_types::pb::envoy::extensions::wasm::v3::{
     FailurePolicy, PluginConfig, ReloadConfig, VmConfig, plugin_config,
 };
+use envoy_types::pb::google::protobuf::BytesValue;
 use envoy_types::util::pack_any;
 
 use super::{duration, flag};
@@ -17,8 +18,8 @@ use super::{duration, flag};
 /// default is a second.
 const RELOAD: Duration = Duration::from_millis(100);
 
-/// The filter `name` with `code`, a WebAssembly module.
-pub fn filter(name: &str, code: Vec<u8>) -> TypedExtensionConfig {
+/// The filter `name` with `code`, a WebAssembly module, and what it is configured with.
+pub fn filter(name: &str, code: Vec<u8>, configuration: Option<Vec<u8>>) -> TypedExtensionConfig {
     let vm = VmConfig {
         vm_id: name.into(),
         runtime: "envoy.wasm.runtime.v8".into(),
@@ -34,6 +35,7 @@ pub fn filter(name: &str, code: Vec<u8>) -> TypedExtensionConfig {
         name: name.into(),
         root_id: name.into(),
         vm: Some(plugin_config::Vm::VmConfig(vm)),
+        configuration: configuration.map(|value| pack_any(BytesValue { value })),
         // A filter that panics denies what it was judging and starts again; it never lets a request pass.
         failure_policy: FailurePolicy::FailReload.into(),
         reload_config: Some(ReloadConfig {

@@ -2,7 +2,7 @@
 //!
 //! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
 //! 2. identity: wasm, who is speaking and which host
-//! 3. github: wasm, not yet there
+//! 3. github: wasm, what a request to one of GitHub's hosts does
 //! 4. push: wasm, not yet there
 //! 5. credentials: ext_authz
 //! 6. upstream: dynamic forward proxy and router
@@ -52,8 +52,8 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, IDENTITY, PROXY, RESOLVER, TUNNEL, UPSTREAM, ads, chain_match, cluster,
-    control_plane, duration, flag, local_reply, number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, RESOLVER, TUNNEL, UPSTREAM, ads, chain_match,
+    cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
 use crate::audit::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER};
 
@@ -182,6 +182,7 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         })),
         http_filters: vec![
             discovered(IDENTITY),
+            discovered(GITHUB),
             http_filter(CREDENTIALS, credentials()),
             http_filter(UPSTREAM, forward_proxy(resolver)),
             http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),

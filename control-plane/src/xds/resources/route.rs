@@ -10,7 +10,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, header_value_option::HeaderAppendAction};
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    DirectResponseAction, FilterConfig, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
     header_matcher, route, route_action, route_match,
 };
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthzPerRoute, ext_authz_per_route};
@@ -20,7 +20,8 @@ use envoy_types::util::pack_any;
 use policy::{HostName, HostPattern};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, PROXY, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration, flag, inline,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration, flag,
+    inline,
 };
 use crate::credentials;
 
@@ -91,6 +92,10 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             request_headers_to_remove: match host.strip_credentials {
                 true => credentials::client::HEADERS.map(str::to_owned).to_vec(),
                 false => Vec::new(),
+            },
+            typed_per_filter_config: match host.pattern.may_be_github() {
+                true => HashMap::new(),
+                false => without_github(),
             },
             request_body_buffer_limit: body_buffer(),
             // Not for the refusal below, which names its rule in such a header.
@@ -229,7 +234,13 @@ fn everything() -> RouteMatch {
     RouteMatch { path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())), ..Default::default() }
 }
 
+// Each map has one entry: the order of more differs from one build to the next, and so would the version.
+
 fn without_credentials() -> HashMap<String, Any> {
     let disabled = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
     HashMap::from([(CREDENTIALS.into(), pack_any(disabled))])
+}
+
+fn without_github() -> HashMap<String, Any> {
+    HashMap::from([(GITHUB.into(), pack_any(FilterConfig { disabled: true, ..Default::default() }))])
 }

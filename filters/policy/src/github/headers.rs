@@ -4,7 +4,8 @@
 use super::Refused;
 
 /// Headers with which some server takes a request for another one.
-pub const REFUSED: [&str; 8] = [
+pub const REFUSED: [&str; 9] = [
+    "x-forwarded-host",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -53,7 +54,7 @@ pub fn screen(host: &str, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, 
     let mut removed = Vec::new();
     for (name, value) in headers {
         let lower = name.to_ascii_lowercase();
-        if REFUSED.contains(&lower.as_str()) || lower == "x-forwarded-host" {
+        if REFUSED.contains(&lower.as_str()) {
             return refuse(format!("{lower} is not passed on, and without it this would be another request"));
         }
         let text = String::from_utf8_lossy(value).to_ascii_lowercase();

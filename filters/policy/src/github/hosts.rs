@@ -19,8 +19,8 @@ pub enum Kind {
 }
 
 /// Below these everything is GitHub's.
-const BELOW: [&str; 6] =
-    ["github.com", "githubusercontent.com", "githubcopilot.com", "github.ai", "githubapp.com", "github.dev"];
+pub const BELOW: [&str; 7] =
+    ["github.com", "githubusercontent.com", "githubcopilot.com", "github.ai", "githubapp.com", "github.dev", "ghcr.io"];
 
 /// What stands behind `host`, if it is one of GitHub's.
 pub fn kind(host: &HostName) -> Option<Kind> {
@@ -31,7 +31,6 @@ pub fn kind(host: &HostName) -> Option<Kind> {
         "uploads.github.com" => Some(Kind::Uploads),
         "github.com" => Some(Kind::Web),
         "codeload.github.com" => Some(Kind::Codeload),
-        "ghcr.io" => Some(Kind::Closed),
         _ => BELOW.iter().any(below).then_some(Kind::Closed),
     }
 }

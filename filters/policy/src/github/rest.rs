@@ -107,11 +107,12 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
     if as_method != "GET" && !target.query.is_empty() && !row.uploads {
         return Err(Refused::of(&operation, "github.query", "a write takes no query"));
     }
-    if let Some((name, _)) = target.query.iter().find(|(name, _)| !row.query.contains(&name.as_str())) {
-        if !row.uploads {
-            let reason = format!("{} knows no query parameter {name}", row.name);
-            return Err(Refused::of(&operation, "github.query", reason));
-        }
+    let unknown = target.query.iter().find(|(name, _)| !row.query.contains(&name.as_str()));
+    if let Some((name, _)) = unknown
+        && !row.uploads
+    {
+        let reason = format!("{} knows no query parameter {name}", row.name);
+        return Err(Refused::of(&operation, "github.query", reason));
     }
     Ok(Matched { row, parameters, target: target.write(&written), operation, by_name })
 }
@@ -169,7 +170,8 @@ impl Matched {
     }
 }
 
-type Found = (&'static Row, Vec<(&'static str, String)>);
+type Parameters = Vec<(&'static str, String)>;
+type Found = (&'static Row, Parameters);
 
 /// The operation with the most specific template that fits.
 fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused> {
@@ -201,7 +203,7 @@ fn key(method: &str, segments: &[&str]) -> String {
 
 /// How well `segments` fit a template, segment for segment: 2 for a word, 1 for a parameter, 0 for one of several
 /// segments; and the parameters, decoded.
-fn fits(row: &'static Row, segments: &[&str]) -> Option<(Vec<u8>, Vec<(&'static str, String)>)> {
+fn fits(row: &'static Row, segments: &[&str]) -> Option<(Vec<u8>, Parameters)> {
     let template: Vec<&'static str> = row.template.split('/').skip(1).collect();
     let mut fit = Vec::with_capacity(template.len());
     let mut parameters = Vec::new();

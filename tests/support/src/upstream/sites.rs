@@ -67,7 +67,11 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             response.body(events.boxed_unsync()).unwrap()
         }
         "api.anthropic.com" => json(200, &json!({"type": "message", "path": path})),
-        "raw.githubusercontent.com" | "uploads.github.com" | "codeload.github.com" => text(200, format!("raw {path}")),
+        "files.example.net"
+        | "large.example.net"
+        | "aliased.example.net"
+        | "uploads.github.com"
+        | "codeload.github.com" => text(200, format!("raw {path}")),
         "api.openai.com" | "generativelanguage.googleapis.com" | "keyed.example.com" => {
             json(200, &json!({"path": path}))
         }

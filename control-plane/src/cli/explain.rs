@@ -1,0 +1,221 @@
+//! `policy explain`: what the gateway would say to a request, by the very code that the filters run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use clap::Args;
+use jiff::Timestamp;
+use policy::github::Judge;
+use policy::{Container, Denial, Explained, Policy, Stage, Whole};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Common, Error};
+use crate::config::policy_file;
+use crate::containers::api;
+
+/// Say what the gateway would answer to a request of a container, and why
+///
+/// Exit 0 where it is allowed (or has to be confirmed with GitHub first), 10 where it is denied. With --batch always 0.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sallyport policy explain --container box.json --method PUT \\\n      --url https://api.github.com/repos/o/r/pulls/1/merge\n  sallyport policy explain --batch requests.jsonl --policy policy.yaml"
+)]
+pub struct Explain {
+    /// The container: a registration as JSON, or a file with one
+    #[arg(long, value_name = "FILE|JSON", required_unless_present = "batch")]
+    container: Option<String>,
+    /// The method
+    #[arg(long, value_name = "M", default_value = "GET")]
+    method: String,
+    /// The whole URL, or host:port for CONNECT
+    #[arg(long, required_unless_present = "batch")]
+    url: Option<String>,
+    /// A header; may be given more than once
+    #[arg(long = "header", value_name = "K: V")]
+    headers: Vec<String>,
+    /// A file with the body
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// Many requests, one JSON object in each line: {"id","container","method","url","headers","body"|"body_base64"}
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["container", "url", "body", "headers"])]
+    batch: Option<PathBuf>,
+    /// The policy [default: config/policy.yaml here, otherwise the built-in one]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// JSON is all that it prints
+    #[arg(long, hide = true)]
+    json: bool,
+}
+
+/// One request, as a line of a batch has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(default)]
+    id: Value,
+    container: Value,
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: Headers,
+    body: Option<String>,
+    body_base64: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Headers {
+    Map(serde_json::Map<String, Value>),
+    Pairs(Vec<(String, String)>),
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self::Pairs(Vec::new())
+    }
+}
+
+/// What is printed of one request.
+#[derive(Debug, Serialize)]
+struct Printed {
+    #[serde(skip_serializing_if = "Value::is_null")]
+    id: Value,
+    #[serde(flatten)]
+    explained: Explained,
+}
+
+impl Explain {
+    pub(super) fn run(self, common: &Common) -> Result<(), Error> {
+        let policy = policy(common, self.policy.as_deref())?;
+        let judge = Judge::new(&policy.github).map_err(|error| Error::Usage(error.to_string()))?;
+        if let Some(file) = &self.batch {
+            return batch(file, &policy, &judge);
+        }
+        let container = self.container.unwrap_or_default();
+        let container = match container.trim_start().starts_with('{') {
+            true => container,
+            false => read(Path::new(&container)).map(|text| String::from_utf8_lossy(&text).into_owned())?,
+        };
+        let container = serde_json::from_str(&container)
+            .map_err(|error| Error::Usage(format!("--container is neither a file nor JSON: {error}")))?;
+        let headers = self.headers.iter().map(|header| {
+            let (name, value) = header
+                .split_once(':')
+                .ok_or_else(|| Error::Usage(format!("--header {header:?}: expected 'Name: value'")))?;
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        });
+        let headers = Headers::Pairs(headers.collect::<Result<_, Error>>()?);
+        let body = self.body.as_deref().map(read).transpose()?;
+        let line = Line {
+            id: Value::Null,
+            container,
+            method: self.method,
+            url: self.url.unwrap_or_default(),
+            headers,
+            body: None,
+            body_base64: body.map(|body| BASE64_STANDARD.encode(body)),
+        };
+        let explained = explain(&line, &policy, &judge);
+        let denied = explained.verdict == "deny";
+        print(&mut std::io::stdout().lock(), line.id, explained)?;
+        if denied { Err(Error::Denied) } else { Ok(()) }
+    }
+}
+
+fn batch(file: &Path, policy: &Policy, judge: &Judge) -> Result<(), Error> {
+    let text = read(file)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        let (id, explained) = match serde_json::from_slice::<Line>(line) {
+            Ok(line) => (line.id.clone(), explain(&line, policy, judge)),
+            Err(error) => {
+                let id = serde_json::from_slice::<Value>(line).ok().and_then(|line| line.get("id").cloned());
+                (id.unwrap_or(Value::Null), unreadable(format!("the line cannot be read: {error}")))
+            }
+        };
+        print(&mut out, id, explained)?;
+    }
+    out.flush().map_err(|error| anyhow::Error::from(error).into())
+}
+
+fn explain(line: &Line, policy: &Policy, judge: &Judge) -> Explained {
+    let now = Timestamp::now();
+    let container = match container(line.container.clone(), now) {
+        Ok(container) => container,
+        Err(error) => return unreadable(format!("the container cannot be read: {error}")),
+    };
+    let body = match (&line.body, &line.body_base64) {
+        (Some(_), Some(_)) => return unreadable("a request has either body or body_base64".into()),
+        (Some(body), None) => body.clone().into_bytes(),
+        (None, Some(body)) => match BASE64_STANDARD.decode(body) {
+            Ok(body) => body,
+            Err(error) => return unreadable(format!("body_base64 cannot be read: {error}")),
+        },
+        (None, None) => Vec::new(),
+    };
+    let headers: Option<Vec<(String, Vec<u8>)>> = match &line.headers {
+        Headers::Map(map) => {
+            map.iter().map(|(name, value)| Some((name.clone(), value.as_str()?.as_bytes().to_vec()))).collect()
+        }
+        Headers::Pairs(pairs) => {
+            Some(pairs.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())).collect())
+        }
+    };
+    let Some(headers) = headers else { return unreadable("a header's value has to be a text".into()) };
+    let connect = line.method == "CONNECT";
+    let rest = ["https://", "http://"].into_iter().find_map(|scheme| line.url.strip_prefix(scheme));
+    let Some(rest) = rest.or_else(|| connect.then_some(line.url.as_str())) else {
+        return unreadable("the URL has to begin with https:// or http://".into());
+    };
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let whole = Whole {
+        method: line.method.as_bytes(),
+        authority: authority.as_bytes(),
+        target: if target.is_empty() { b"/" } else { target.as_bytes() },
+        headers: &headers,
+        body: &body,
+    };
+    policy::explain(whole, &container, policy, judge, now)
+}
+
+/// The record that a registration makes, expired ones included.
+fn container(mut json: Value, now: Timestamp) -> Result<Container, String> {
+    let expires_at = json.as_object_mut().and_then(|object| object.remove("expires_at"));
+    let mut record = api::record(&json, now)?;
+    if let Some(at) = expires_at {
+        let at = at.as_str().and_then(|at| at.parse().ok());
+        record.expires_at = at.ok_or("expires_at: expected a time such as 2027-01-15T00:00:00Z")?;
+    }
+    Ok(record)
+}
+
+fn unreadable(reason: String) -> Explained {
+    Explained::denied(Denial { stage: Stage::Request, rule: "request.unreadable", status: 400, reason }, None)
+}
+
+/// The policy in a file; without one that of this directory, or the built-in one.
+fn policy(common: &Common, file: Option<&Path>) -> Result<Policy, Error> {
+    let config = common.config()?;
+    let here = Path::new("config/policy.yaml");
+    match file {
+        Some(file) if !file.exists() => Err(Error::Usage(format!("{}: there is no such file", file.display()))),
+        Some(file) => Ok(policy_file::load(file, &config.credentials)?),
+        None if here.exists() => Ok(policy_file::load(here, &config.credentials)?),
+        None => Ok(policy_file::read("", Path::new("the built-in policy"), &config.credentials)?),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|error| Error::Usage(format!("{}: {error}", file.display())))
+}
+
+fn print(out: &mut impl Write, id: Value, explained: Explained) -> Result<(), Error> {
+    let json = serde_json::to_string(&Printed { id, explained }).map_err(anyhow::Error::from)?;
+    match writeln!(out, "{json}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(anyhow::Error::from(error).into()),
+        _ => Ok(()),
+    }
+}
