@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use policy::{Container, HostPattern, Policy};
+use policy::{Container, HostName, HostPattern, Policy};
 use tokio::sync::{MutexGuard, Notify, broadcast};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -151,6 +151,11 @@ impl Registry {
     /// The hosts that single containers may reach beside the policy's.
     pub fn extra_hosts(&self) -> BTreeSet<HostPattern> {
         self.state().records.values().flat_map(|record| record.egress_allow.iter().cloned()).collect()
+    }
+
+    /// Whether `host` is one of them.
+    pub fn allows_extra(&self, host: &HostName) -> bool {
+        self.state().records.values().any(|record| record.egress_allow.iter().any(|pattern| pattern.covers(host)))
     }
 
     /// Every change from now on.

@@ -14,9 +14,21 @@ pub const MAX_LEAVES: usize = 4_096;
 /// The age at which a leaf is issued anew: half of its life, so that a sandbox never meets one that is about to end.
 pub const RENEW_AFTER: Duration = Duration::from_secs(3 * 24 * 3600 + 12 * 3600);
 
+/// How many leaves are issued at once for names that nobody may reach, whose only use is to say so inside TLS; and how
+/// often one more.
+///
+/// The limit of each address counts its tunnels. In a tunnel to a host that is allowed the handshake may name any
+/// other, and only Envoy knows whose it is. So this is what all sandboxes together can make us issue, beside the names
+/// that they may reach. Beyond it such a handshake fails, and its sandbox is not told why.
+pub const STRANGE_AT_ONCE: u32 = 4_096;
+/// See [`STRANGE_AT_ONCE`].
+pub const STRANGE_EVERY: Duration = Duration::from_millis(100);
+
 /// The names that one Envoy holds leaves for.
 #[derive(Debug, Default)]
 pub struct Leaves {
+    /// When as many strange names can be issued again as at the beginning.
+    rested: Option<Instant>,
     by_name: HashMap<String, Held>,
     /// Names that may go, the one that was asked for least recently first.
     order: BTreeMap<u64, String>,
@@ -47,6 +59,16 @@ impl Leaves {
             gone.push(oldest);
         }
         gone
+    }
+
+    /// Takes one of the leaves that may be issued for names that nobody may reach; false where there is none at `now`.
+    pub fn take_strange(&mut self, now: Instant) -> bool {
+        let rested = self.rested.map_or(now, |rested| rested.max(now)) + STRANGE_EVERY;
+        let granted = rested <= now + STRANGE_EVERY * STRANGE_AT_ONCE;
+        if granted {
+            self.rested = Some(rested);
+        }
+        granted
     }
 
     /// How many leaves there are.
@@ -97,6 +119,19 @@ mod tests {
         leaves.forget("n2.example");
         assert!(leaves.issued("room.example", false, now).is_empty());
         assert_eq!(leaves.order.len(), MAX_LEAVES);
+    }
+
+    #[test]
+    fn names_that_nobody_may_reach_have_a_number_at_once_and_then_a_rate() {
+        let (mut leaves, now) = (Leaves::default(), Instant::now());
+        assert!((0..STRANGE_AT_ONCE).all(|_| leaves.take_strange(now)));
+        assert!(!leaves.take_strange(now));
+        assert!(!leaves.take_strange(now + STRANGE_EVERY - Duration::from_millis(1)));
+        assert!(leaves.take_strange(now + STRANGE_EVERY));
+        assert!(!leaves.take_strange(now + STRANGE_EVERY));
+        let later = now + STRANGE_EVERY * STRANGE_AT_ONCE * 3;
+        assert!((0..STRANGE_AT_ONCE).all(|_| leaves.take_strange(later)));
+        assert!(!leaves.take_strange(later), "what was not used is not kept");
     }
 
     #[test]

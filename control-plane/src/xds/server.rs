@@ -1,6 +1,6 @@
 //! The tonic loop around [`Connection`]: one task for each Envoy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -211,18 +211,28 @@ impl Session {
     fn answer(&mut self, connection: &mut Connection, request: DeltaDiscoveryRequest) -> Vec<DeltaDiscoveryResponse> {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let policy = self.registry.policy();
-        let (issuer, leaves) = (&self.issuer, &mut self.leaves);
+        let (issuer, registry, leaves) = (&self.issuer, &self.registry, &mut self.leaves);
         let held = leaves.len();
         if Kind::of(&request.type_url) == Some(Kind::Secret) {
             request.resource_names_unsubscribe.iter().for_each(|name| leaves.forget(name));
         }
+        // What an Envoy held before its stream broke off was granted then.
+        let held_before: HashSet<String> = request.initial_resource_versions.keys().cloned().collect();
         let mut gone = Vec::new();
         let response = connection.on_request(request, &snapshot, &mut |kind, name| match kind {
             Kind::Secret => {
-                let leaf = mint(issuer, name)?;
+                let host = HostName::parse(name.as_bytes()).ok();
                 // In its one spelling only: a name has a thousand others.
-                let protected = HostName::parse(name.as_bytes())
-                    .is_ok_and(|host| host.as_str() == name && policy.egress.names_exactly(&host));
+                let plain = host.as_ref().filter(|host| host.as_str() == name);
+                let reached = |host: &HostName| policy.egress.access(host).is_some() || registry.allows_extra(host);
+                let strange = host.is_some() && !plain.is_some_and(reached) && !held_before.contains(name);
+                if strange && !leaves.take_strange(Instant::now()) {
+                    telemetry::leaves(Leaf::Refused, 1);
+                    tracing::debug!(name, "no certificate: too many names that nobody may reach");
+                    return None;
+                }
+                let leaf = mint(issuer, name)?;
+                let protected = plain.is_some_and(|host| policy.egress.names_exactly(host));
                 gone.extend(leaves.issued(name, protected, Instant::now()));
                 Some(leaf)
             }

@@ -3,9 +3,11 @@
 
 use serde_json::{Value, json};
 use std::io;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use test_support::client::{Followed, tunnel};
 use test_support::process::{Signal, stopped};
+use test_support::raw::greet;
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -167,4 +169,58 @@ async fn an_address_has_64_requests_wait_for_the_registry_and_not_one_more() {
     }
     assert_eq!(answers.len(), LOOKUPS);
     assert!(rig.upstream.requests_with("/waits").is_empty());
+}
+
+/// Leaves that are issued at once for names that nobody may reach, for all addresses together, and how many more in a
+/// second.
+const LEAVES: u32 = 4_096;
+const MORE: u32 = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_for_strange_names_in_tunnels_to_known_hosts_get_4096_certificates_and_then_10_in_a_second() {
+    let rig = rig();
+    let (flooder, other) = (rig.sandbox(), rig.registered(&[]));
+    let begun = Instant::now();
+    let (next, issued) = (AtomicU32::new(0), AtomicU32::new(0));
+    // A little more than are issued while this lasts.
+    let work = async || {
+        loop {
+            let number = next.fetch_add(1, Ordering::SeqCst);
+            let elapsed = u32::try_from(begun.elapsed().as_secs()).unwrap();
+            if number > LEAVES + MORE * (elapsed + 1) + 100 {
+                break;
+            }
+            let name = format!("n{number}.strange.example");
+            let greeting = greet(&flooder, flooder.address, PLAIN, name.as_bytes(), SOON * 2).await.unwrap();
+            if greeting.names(&name) {
+                issued.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    };
+    let four = async || tokio::join!(work(), work(), work(), work());
+    tokio::join!(four(), four());
+    let elapsed = u32::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    let (asked, issued) = (next.into_inner(), issued.into_inner());
+    println!("{issued} certificates for {asked} names in {elapsed} s");
+    assert!((LEAVES..=LEAVES + MORE * elapsed).contains(&issued) && issued < asked, "{issued} of {asked}");
+    // Names that may be reached get theirs, by the policy and by a container's own record, though nobody had them yet.
+    Client::connect(&other, other.address, STREAMS, Http::Two)
+        .await
+        .unwrap()
+        .get("/named")
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
+    let extra = "extra.example";
+    let greeting = greet(&other, other.address, PLAIN, extra.as_bytes(), SOON * 2).await.unwrap();
+    assert!(!greeting.names(extra), "this one is strange, too");
+    let path = format!("/internal/containers/{}", other.address);
+    let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"egress_allow": [extra]})));
+    assert_eq!(status, 200, "{body}");
+    eventually_async("a host of one record alone has a certificate", SOON, async || {
+        let greeting = greet(&other, other.address, PLAIN, extra.as_bytes(), SOON * 2).await.unwrap();
+        if greeting.names(extra) { Ok(()) } else { Err(greeting) }
+    })
+    .await;
 }
