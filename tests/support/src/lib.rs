@@ -12,6 +12,7 @@ pub mod raw;
 pub mod sandbox;
 pub mod secrets;
 pub mod upstream;
+pub mod ways;
 
 pub use client::{Answer, Client, Http};
 pub use gateway::Gateway;

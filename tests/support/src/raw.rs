@@ -1,5 +1,7 @@
 //! What no client that means well sends: a ClientHello with any bytes for a server name, HTTP/1.1 byte by byte.
 
+pub mod h2;
+
 use crate::client::{self, STEP};
 use crate::{Answer, Http, Sandbox, upstream};
 use std::io;

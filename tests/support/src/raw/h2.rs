@@ -1,0 +1,449 @@
+//! HTTP/2 frame by frame (RFC 9113): one request on a connection of its own, whose fields are any bytes, and all that
+//! comes of it. Clients check what they send; this one does not.
+
+use crate::Answer;
+use crate::client::STEP;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// The largest frame that every peer takes (RFC 9113 section 6.5.2).
+const FRAME: usize = 16_384;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+
+/// A field: name and value, as they are.
+pub type Field<'a> = (&'a [u8], &'a [u8]);
+
+/// A field that came.
+pub type Got = (String, Vec<u8>);
+
+/// A request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// All of its fields, `:method` and the like among them.
+    pub fields: &'a [Field<'a>],
+    /// Its body.
+    pub body: &'a [u8],
+    /// The fields behind its body.
+    pub trailers: &'a [Field<'a>],
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it should.
+    Whole,
+    /// A tunnel is open.
+    Open,
+    /// The stream was reset, with this code.
+    Reset(u32),
+    /// The connection was closed, with this code of a GOAWAY if there was one.
+    Closed(Option<u32>),
+}
+
+/// All that came.
+#[derive(Debug)]
+pub struct Heard {
+    /// The status; 0 where none came.
+    pub status: u16,
+    /// The fields of the answer but its status.
+    pub headers: Vec<Got>,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// The fields behind it.
+    pub trailers: Vec<Got>,
+    /// Its end.
+    pub end: End,
+}
+
+impl Heard {
+    /// All values of the header `name` (lower case).
+    pub fn header(&self, name: &str) -> Vec<&[u8]> {
+        self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_slice()).collect()
+    }
+
+    /// As [`crate::Client`] gives it.
+    pub fn answer(&self) -> Answer {
+        let rule = self.header("x-sallyport-rule").first().map(|rule| String::from_utf8_lossy(rule).into_owned());
+        Answer { status: self.status, rule, body: String::from_utf8_lossy(&self.body).into_owned() }
+    }
+}
+
+/// Sends `request` and reads until its stream or the connection ends, or until a tunnel is open.
+///
+/// # Errors
+/// Nothing came in time, or what came is not HTTP/2.
+pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Request<'_>) -> io::Result<Heard> {
+    timeout(STEP, converse(stream, request)).await?
+}
+
+async fn converse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Request<'_>) -> io::Result<Heard> {
+    // Who refuses may close before all is sent; what it said first is still there to be read.
+    let _ = stream.write_all(&bytes(request)).await;
+    let _ = stream.flush().await;
+    let connect = request.fields.iter().any(|(name, value)| (*name, *value) == (&b":method"[..], &b"CONNECT"[..]));
+    let mut heard = Heard { status: 0, headers: vec![], body: vec![], trailers: vec![], end: End::Closed(None) };
+    let (mut block, mut ends) = (Vec::new(), false);
+    loop {
+        let Ok((kind, flags, on, payload)) = read_frame(stream).await else { return Ok(heard) };
+        match kind {
+            SETTINGS if flags & ACK == 0 => drop(stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await),
+            PING if flags & ACK == 0 => drop(stream.write_all(&frame(PING, ACK, 0, &payload)).await),
+            GOAWAY => heard.end = End::Closed(Some(word(&payload[4..]))),
+            RST_STREAM if on == 1 => return Ok(Heard { end: End::Reset(word(&payload)), ..heard }),
+            DATA => {
+                heard.body.extend(unpadded(flags, &payload));
+                ends |= flags & END_STREAM != 0;
+            }
+            HEADERS => {
+                ends |= flags & END_STREAM != 0;
+                let start = if flags & PRIORITY == 0 { 0 } else { 5 };
+                block.extend(&unpadded(flags, &payload)[start..]);
+            }
+            CONTINUATION => block.extend(payload),
+            _ => {}
+        }
+        if matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 {
+            heard.take(decode(&std::mem::take(&mut block))?)?;
+        }
+        let _ = stream.flush().await;
+        if ends && block.is_empty() {
+            return Ok(Heard { end: End::Whole, ..heard });
+        }
+        if connect && heard.status == 200 {
+            return Ok(Heard { end: End::Open, ..heard });
+        }
+    }
+}
+
+fn bytes(request: Request<'_>) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_HEADER_TABLE_SIZE 0: what comes refers to nothing that came before.
+    bytes.extend(frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]));
+    bytes.extend(frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
+    let alone = request.body.is_empty() && request.trailers.is_empty();
+    bytes.extend(fields(request.fields, if alone { END_STREAM } else { 0 }));
+    for (number, chunk) in request.body.chunks(FRAME).enumerate() {
+        let last = request.trailers.is_empty() && (number + 1) * FRAME >= request.body.len();
+        bytes.extend(frame(DATA, if last { END_STREAM } else { 0 }, 1, chunk));
+    }
+    if !request.trailers.is_empty() {
+        bytes.extend(fields(request.trailers, END_STREAM));
+    }
+    bytes
+}
+
+impl Heard {
+    /// An informational answer, the answer, or its trailers, which are what has no status.
+    fn take(&mut self, fields: Vec<Got>) -> io::Result<()> {
+        let status = fields.iter().find(|(name, _)| name == ":status");
+        let Some((_, status)) = status else {
+            self.trailers = fields;
+            return Ok(());
+        };
+        let status = std::str::from_utf8(status).ok().and_then(|text| text.parse().ok());
+        self.status = status.ok_or_else(|| strange("a status"))?;
+        self.headers = fields.into_iter().filter(|(name, _)| name != ":status").collect();
+        Ok(())
+    }
+}
+
+fn frame(kind: u8, flags: u8, on: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &on.to_be_bytes(), payload].concat()
+}
+
+/// Literals that are in no table and as they are (RFC 7541 section 6.2.2), in as many frames as they need.
+fn fields(fields: &[Field<'_>], flags: u8) -> Vec<u8> {
+    let text = |text: &[u8]| [integer(text.len(), 7), text.to_vec()].concat();
+    let block: Vec<u8> = fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect();
+    let chunks: Vec<&[u8]> = block.chunks(FRAME).collect();
+    let part = |(number, chunk): (usize, &&[u8])| {
+        let (kind, flags) = if number == 0 { (HEADERS, flags) } else { (CONTINUATION, 0) };
+        frame(kind, flags | if number + 1 == chunks.len() { END_HEADERS } else { 0 }, 1, chunk)
+    };
+    chunks.iter().enumerate().flat_map(part).collect()
+}
+
+/// RFC 7541 section 5.1, with nothing in front of the prefix.
+fn integer(value: usize, prefix: u32) -> Vec<u8> {
+    let most = (1 << prefix) - 1;
+    if value < most {
+        return vec![u8::try_from(value).unwrap()];
+    }
+    let mut bytes = vec![u8::try_from(most).unwrap()];
+    let mut rest = value - most;
+    while rest >= 128 {
+        bytes.push(u8::try_from(rest % 128).unwrap() | 128);
+        rest /= 128;
+    }
+    bytes.push(u8::try_from(rest).unwrap());
+    bytes
+}
+
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await?;
+    let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+    stream.read_exact(&mut payload).await?;
+    Ok((head[3], head[4], word(&head[5..]) & 0x7fff_ffff, payload))
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn unpadded(flags: u8, payload: &[u8]) -> &[u8] {
+    if flags & PADDED == 0 { payload } else { &payload[1..payload.len() - usize::from(payload[0])] }
+}
+
+/// RFC 7541 section 6, with an empty dynamic table.
+fn decode(mut block: &[u8]) -> io::Result<Vec<Got>> {
+    let mut fields = Vec::new();
+    while let Some(first) = block.first().copied() {
+        if first & 0x80 != 0 {
+            let index = read_integer(&mut block, 7)?;
+            let status = STATUSES.get(index.wrapping_sub(8)).ok_or_else(|| strange("an indexed field"))?;
+            fields.push((":status".to_owned(), status.as_bytes().to_vec()));
+        } else if first & 0xe0 == 0x20 {
+            // The size of the table.
+            read_integer(&mut block, 5)?;
+        } else {
+            let index = read_integer(&mut block, if first & 0x40 != 0 { 6 } else { 4 })?;
+            let name = match index {
+                0 => String::from_utf8_lossy(&read_text(&mut block)?).into_owned(),
+                index => (*STATIC.get(index - 1).ok_or_else(|| strange("an index"))?).to_owned(),
+            };
+            fields.push((name, read_text(&mut block)?));
+        }
+    }
+    Ok(fields)
+}
+
+fn strange(what: &str) -> io::Error {
+    io::Error::other(format!("{what} that is not understood here"))
+}
+
+fn read_integer(block: &mut &[u8], prefix: u32) -> io::Result<usize> {
+    let most = (1_usize << prefix) - 1;
+    let mut value = usize::from(next(block)?) & most;
+    if value < most {
+        return Ok(value);
+    }
+    let mut shift = 0;
+    loop {
+        let byte = usize::from(next(block)?);
+        value += (byte & 127) << shift;
+        shift += 7;
+        if byte < 128 {
+            return Ok(value);
+        }
+    }
+}
+
+fn next(block: &mut &[u8]) -> io::Result<u8> {
+    let (first, rest) = block.split_first().ok_or_else(|| strange("a block"))?;
+    *block = rest;
+    Ok(*first)
+}
+
+fn read_text(block: &mut &[u8]) -> io::Result<Vec<u8>> {
+    let packed = block.first().is_some_and(|first| first & 0x80 != 0);
+    let length = read_integer(block, 7)?;
+    let (text, rest) = block.split_at_checked(length).ok_or_else(|| strange("a text"))?;
+    *block = rest;
+    if packed { unpack(text) } else { Ok(text.to_vec()) }
+}
+
+/// RFC 7541 appendix B, for printable ASCII.
+fn unpack(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let (mut text, mut code, mut length) = (Vec::new(), 0_u32, 0_u8);
+    for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)) {
+        (code, length) = (code << 1 | u32::from(bit), length + 1);
+        if let Some(at) = PACKED.iter().position(|packed| *packed == (code, length)) {
+            text.push(u8::try_from(at).unwrap() + b' ');
+            (code, length) = (0, 0);
+        }
+    }
+    // What is left is padding.
+    if length < 8 { Ok(text) } else { Err(strange("a text")) }
+}
+
+/// The statuses of the static table, from index 8 on (RFC 7541 appendix A).
+const STATUSES: [&str; 7] = ["200", "204", "206", "304", "400", "404", "500"];
+
+/// The names of the static table (RFC 7541 appendix A).
+const STATIC: [&str; 61] = [
+    ":authority",
+    ":method",
+    ":method",
+    ":path",
+    ":path",
+    ":scheme",
+    ":scheme",
+    ":status",
+    ":status",
+    ":status",
+    ":status",
+    ":status",
+    ":status",
+    ":status",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "accept",
+    "access-control-allow-origin",
+    "age",
+    "allow",
+    "authorization",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "from",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "link",
+    "location",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "refresh",
+    "retry-after",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "transfer-encoding",
+    "user-agent",
+    "vary",
+    "via",
+    "www-authenticate",
+];
+
+/// Code and length for each byte from the space on.
+const PACKED: [(u32, u8); 95] = [
+    (0x14, 6),
+    (0x3f8, 10),
+    (0x3f9, 10),
+    (0xffa, 12),
+    (0x1ff9, 13),
+    (0x15, 6),
+    (0xf8, 8),
+    (0x7fa, 11),
+    (0x3fa, 10),
+    (0x3fb, 10),
+    (0xf9, 8),
+    (0x7fb, 11),
+    (0xfa, 8),
+    (0x16, 6),
+    (0x17, 6),
+    (0x18, 6),
+    (0x0, 5),
+    (0x1, 5),
+    (0x2, 5),
+    (0x19, 6),
+    (0x1a, 6),
+    (0x1b, 6),
+    (0x1c, 6),
+    (0x1d, 6),
+    (0x1e, 6),
+    (0x1f, 6),
+    (0x5c, 7),
+    (0xfb, 8),
+    (0x7ffc, 15),
+    (0x20, 6),
+    (0xffb, 12),
+    (0x3fc, 10),
+    (0x1ffa, 13),
+    (0x21, 6),
+    (0x5d, 7),
+    (0x5e, 7),
+    (0x5f, 7),
+    (0x60, 7),
+    (0x61, 7),
+    (0x62, 7),
+    (0x63, 7),
+    (0x64, 7),
+    (0x65, 7),
+    (0x66, 7),
+    (0x67, 7),
+    (0x68, 7),
+    (0x69, 7),
+    (0x6a, 7),
+    (0x6b, 7),
+    (0x6c, 7),
+    (0x6d, 7),
+    (0x6e, 7),
+    (0x6f, 7),
+    (0x70, 7),
+    (0x71, 7),
+    (0x72, 7),
+    (0xfc, 8),
+    (0x73, 7),
+    (0xfd, 8),
+    (0x1ffb, 13),
+    (0x7fff0, 19),
+    (0x1ffc, 13),
+    (0x3ffc, 14),
+    (0x22, 6),
+    (0x7ffd, 15),
+    (0x3, 5),
+    (0x23, 6),
+    (0x4, 5),
+    (0x24, 6),
+    (0x5, 5),
+    (0x25, 6),
+    (0x26, 6),
+    (0x27, 6),
+    (0x6, 5),
+    (0x74, 7),
+    (0x75, 7),
+    (0x28, 6),
+    (0x29, 6),
+    (0x2a, 6),
+    (0x7, 5),
+    (0x2b, 6),
+    (0x76, 7),
+    (0x2c, 6),
+    (0x8, 5),
+    (0x9, 5),
+    (0x2d, 6),
+    (0x77, 7),
+    (0x78, 7),
+    (0x79, 7),
+    (0x7a, 7),
+    (0x7b, 7),
+    (0x7ffe, 15),
+    (0x7fc, 11),
+    (0x3ffd, 14),
+    (0x1ffd, 13),
+];
