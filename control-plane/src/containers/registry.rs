@@ -210,6 +210,29 @@ impl Registry {
         Ok(changed)
     }
 
+    /// Adds to the record at `address` what `noted` finds out about it, unless that is nothing. The record keeps its
+    /// generation, so that what the container has open goes on: no right may be taken away by this. Waits for no
+    /// worker. True where something was written.
+    ///
+    /// # Errors
+    /// The store's; nothing has changed then.
+    pub async fn note(
+        self: &Arc<Self>,
+        address: IpAddr,
+        noted: impl FnOnce(&Container) -> Option<Container> + Send + 'static,
+    ) -> Result<bool, Error> {
+        let registry = Arc::clone(self);
+        to_its_end(async move {
+            let writer = registry.writer.lock().await;
+            let Some(record) = registry.lookup(address).1 else { return Ok(false) };
+            let Some(changed) = noted(&record) else { return Ok(false) };
+            let kept = Container { container_ip: record.container_ip, generation: record.generation, ..changed };
+            registry.keep(&writer, registry.next_version(), kept).await?;
+            Ok(true)
+        })
+        .await
+    }
+
     /// Removes the record at `address`; false where there is none. When it returns, no worker admits the address.
     ///
     /// That is known of every worker whose stream is open, and of one that comes back within [`RECONNECT`]. What is
@@ -269,15 +292,26 @@ impl Registry {
         .await
     }
 
-    /// Writes `record` on disk, then in memory, then to the workers. `_writer` is the right to.
-    async fn write(
-        &self,
-        _writer: &MutexGuard<'_, ()>,
-        mut record: Container,
-    ) -> Result<(Arc<Container>, bool), Error> {
-        let version = self.state().version + 1;
+    /// Writes `record` as a new generation of it.
+    async fn write(&self, writer: &MutexGuard<'_, ()>, mut record: Container) -> Result<(Arc<Container>, bool), Error> {
+        let version = self.next_version();
         record.container_ip = record.container_ip.to_canonical();
         record.generation = version;
+        self.keep(writer, version, record).await
+    }
+
+    /// The version that the next change makes; of meaning to whoever holds the right to write.
+    fn next_version(&self) -> u64 {
+        self.state().version + 1
+    }
+
+    /// Writes `record` on disk, then in memory, then to the workers, which makes `version`. `_writer` is the right to.
+    async fn keep(
+        &self,
+        _writer: &MutexGuard<'_, ()>,
+        version: u64,
+        record: Container,
+    ) -> Result<(Arc<Container>, bool), Error> {
         let record = Arc::new(record);
         let (store, stored) = (Arc::clone(&self.store), Arc::clone(&record));
         tokio::task::spawn_blocking(move || store.put(version, &stored)).await??;
@@ -290,7 +324,7 @@ impl Registry {
 
     /// Removes `record` from the disk, then from memory, then from the workers, and returns the version that makes.
     async fn erase(&self, _writer: &MutexGuard<'_, ()>, record: &Container) -> Result<u64, Error> {
-        let version = self.state().version + 1;
+        let version = self.next_version();
         let (store, address) = (Arc::clone(&self.store), record.container_ip);
         tokio::task::spawn_blocking(move || store.remove(version, address)).await??;
         let mut state = self.state();
@@ -548,6 +582,35 @@ mod tests {
         };
         futures::future::try_join_all((0..20).map(label)).await.unwrap();
         assert_eq!(registry.lookup(ip("10.0.0.1")).1.unwrap().labels.len(), 20);
+    }
+
+    #[tokio::test]
+    async fn a_note_is_kept_and_told_and_leaves_the_generation() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = registry(directory.path());
+        let (before, _) = registry.put(record("10.0.0.1")).await.unwrap();
+        registry.put(record("10.0.0.2")).await.unwrap();
+        let mut changes = registry.changes();
+        let noted = |record: &Container| {
+            let repos = vec![policy::Repo::parse("o/r").unwrap().known(7, "main")];
+            // Neither the address nor the generation is for a note to say.
+            Some(Container { repos, container_ip: ip("10.0.0.9"), generation: 99, ..record.clone() })
+        };
+        assert!(registry.note(ip("10.0.0.1"), noted).await.unwrap());
+        let (version, after) = registry.lookup(ip("10.0.0.1"));
+        let after = after.unwrap();
+        assert_eq!((after.generation, after.repos[0].id()), (before.generation, Some(7)));
+        assert!(version > before.generation + 1, "the workers get it as a change");
+        assert!(
+            matches!(changes.recv().await.unwrap(), (told, Change::Upsert(record)) if told == version && record == after)
+        );
+        let (stored, records) = registry.store.load().unwrap();
+        assert_eq!((stored, records.contains(&after)), (version, true));
+        assert!(!registry.note(ip("10.0.0.1"), |_| None).await.unwrap());
+        assert!(!registry.note(ip("10.0.0.3"), noted).await.unwrap());
+        assert_eq!(registry.lookup(ip("10.0.0.3")), (version, None));
+        let (replaced, _) = registry.put(record("10.0.0.1")).await.unwrap();
+        assert_eq!(replaced.generation, version + 1);
     }
 
     #[tokio::test]

@@ -120,6 +120,15 @@ impl Repo {
         self.default_branch.as_deref()
     }
 
+    /// With what GitHub says of it, where that is not known yet. A default branch that can be no branch's name here
+    /// stays unknown.
+    #[must_use]
+    pub fn known(self, id: u64, default_branch: &str) -> Self {
+        let branch = || refname::is_branch(default_branch).then(|| default_branch.to_owned());
+        let default_branch = self.default_branch.or_else(branch);
+        Self { id: self.id.or(Some(id)), default_branch, ..self }
+    }
+
     /// The owner's login.
     pub fn owner(&self) -> &str {
         &self.owner
@@ -260,6 +269,20 @@ mod tests {
         }
         let bare: Repo = serde_json::from_str(r#"{"name":"Acme/App"}"#).unwrap();
         assert_eq!(serde_json::to_string(&bare).unwrap(), r#""Acme/App""#);
+    }
+
+    #[test]
+    fn what_is_known_of_a_repository_already_stays() {
+        let bare = Repo::parse("o/r").unwrap();
+        let found = bare.clone().known(7, "main");
+        assert_eq!((found.id(), found.default_branch()), (Some(7), Some("main")));
+        let again = found.known(8, "other");
+        assert_eq!((again.id(), again.default_branch()), (Some(7), Some("main")));
+        for odd in ["", "a..b", "HEAD"] {
+            let repo = bare.clone().known(7, odd);
+            assert_eq!((repo.id(), repo.default_branch()), (Some(7), None), "{odd}");
+            assert_eq!(serde_json::from_str::<Repo>(&serde_json::to_string(&repo).unwrap()).unwrap().id(), Some(7));
+        }
     }
 
     #[test]
