@@ -29,6 +29,9 @@ use crate::credentials::{Credentials, server as authz};
 use crate::dns::nameservers::Nameservers;
 use crate::dns::{self, Resolver};
 use crate::envoy::Envoy;
+use crate::github;
+use crate::github::confirm::Confirm;
+use crate::github::ids::Ids;
 use crate::live::{Filters, Live, Problems};
 use crate::state::StateDir;
 use crate::telemetry;
@@ -93,12 +96,15 @@ impl App {
         let audit = Audit::open(&state_dir, Rotation::default(), Arc::clone(&registry), problems.clone())
             .context("the audit cannot be written")?;
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
-        let resolver = Resolver::new(nameservers, Arc::clone(&registry), problems.clone());
+        let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
+        let github = Arc::new(github::client::Client::new(&config, &roots_pem, Arc::clone(&resolver))?);
         let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
         let snapshots = live.snapshots();
         tokio::spawn(live.run());
         let fleet = Fleet::default();
         let (stop, stopped) = watch::channel(false);
+        let ids = Ids::new(Arc::clone(&registry), Arc::clone(&github), problems.clone());
+        let ids = tokio::spawn(ids.run(stopped.clone()));
 
         let dns = dns::server::serve(bind_socket(&state_dir.join(DNS_SOCKET))?, resolver);
         let socket = bind_socket(&state_dir.join("run/xds.sock"))?;
@@ -107,6 +113,7 @@ impl App {
                 Discovery::new(snapshots, Arc::clone(&issuer), Arc::clone(&registry), fleet.clone()).into_service(),
             )
             .add_service(Feed::service(Arc::clone(&registry)))
+            .add_service(Confirm::service(Arc::clone(&registry), github))
             .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
             .add_service(Arc::clone(&audit).service())
             .serve_with_incoming(UnixListenerStream::new(socket));
@@ -165,7 +172,8 @@ impl App {
         };
         // Envoy's end is waited for, so that nothing is left running; the control plane answers it until then.
         stop.send_replace(true);
-        drop(tokio::time::timeout(DRAIN, http).await);
+        let (http, ids) = (tokio::time::timeout(DRAIN, http), tokio::time::timeout(DRAIN, ids));
+        drop(tokio::join!(http, ids));
         if let Some(envoy) = envoy
             && tokio::task::spawn_blocking(|| envoy.join()).await.is_err()
         {

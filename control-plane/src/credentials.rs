@@ -2,8 +2,8 @@
 //!
 //! A credential is one [`entry::Entry`]: who may use it, where it may go, how it is put in. `built_in` has the ones
 //! that need no configuration, `raw` reads the operator's, `source` finds their values. `decide` is the one pure
-//! function that says who, where and how; `server` is Envoy's ext_authz around it, and the one place where a value is
-//! taken out of its wrapper.
+//! function that says who, where and how; `server` is Envoy's ext_authz around it. The one place where a value is taken
+//! out of its wrapper is [`entry::Way::fill`].
 //!
 //! **Invariant:** on a host that has an entry and that the policy names, no request passes without a credential, and
 //! none with the sandbox's own.
@@ -21,7 +21,8 @@ mod source;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use policy::HostName;
+use hyper::header::{HeaderName, HeaderValue};
+use policy::{Denial, HostName, Stage};
 
 use entry::Entry;
 pub use raw::{Raw, read};
@@ -70,6 +71,20 @@ impl Credentials {
     pub fn without_value(&self, wanted: impl Fn(&HostName) -> bool) -> Vec<String> {
         let unset = |entry: &&Entry| wanted(&entry.host) && !entry.has_value();
         self.entries.values().filter(unset).map(|entry| entry.missing().reason).collect()
+    }
+
+    /// The header by which a request of the gateway's own to `host` has its credential.
+    ///
+    /// # Errors
+    /// There is none for that host, or no value.
+    pub async fn own_request(&self, host: &HostName) -> Result<(HeaderName, HeaderValue), Denial> {
+        let none = || Denial::forbidden(Stage::Credentials, "credentials.host", format!("{host} has no credential"));
+        let (way, value) = self.entry(host).ok_or_else(none)?.value().await?;
+        // Both are checked when they are read.
+        let name = HeaderName::try_from(&way.header).map_err(|_| none())?;
+        let mut value = HeaderValue::try_from(way.fill(&value)).map_err(|_| none())?;
+        value.set_sensitive(true);
+        Ok((name, value))
     }
 
     fn entry(&self, host: &HostName) -> Option<&Entry> {

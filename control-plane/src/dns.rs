@@ -70,26 +70,11 @@ impl Resolver {
         if !matches!(kind, RecordType::A | RecordType::AAAA) {
             return (ResponseCode::NoError, Vec::new());
         }
-        let mut absolute = name.clone();
-        absolute.set_fqdn(true);
-        let found = self.nameservers.lookup(absolute, kind).await;
-        self.heard(&found);
-        let (addresses, refused) = match found {
-            Ok(found) => publics(found, public::own),
+        let addresses = match self.find(&host, name, kind).await {
+            Ok(addresses) => addresses,
             Err(Failure::NoSuchName) => return (ResponseCode::NXDomain, Vec::new()),
-            Err(error) => {
-                if self.first_time(&host) {
-                    tracing::warn!(%host, %error, "a name cannot be resolved");
-                }
-                return (ResponseCode::ServFail, Vec::new());
-            }
+            Err(_) => return (ResponseCode::ServFail, Vec::new()),
         };
-        if let Some((address, what)) = refused.first()
-            && self.first_time(&host)
-        {
-            let (refused, left) = (refused.len(), addresses.len());
-            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; they are left out");
-        }
         let record = |(address, ttl): (IpAddr, u32)| {
             let data = match address {
                 IpAddr::V4(address) => RData::A(A(address)),
@@ -98,6 +83,49 @@ impl Resolver {
             Record::from_rdata(name.clone(), ttl.clamp(*TTL.start(), *TTL.end()), data)
         };
         (ResponseCode::NoError, addresses.into_iter().take(MAX_ADDRESSES).map(record).collect())
+    }
+
+    /// The addresses of `host`, for a request of the gateway's own: the policy is not asked, and what is not public is
+    /// left out all the same.
+    ///
+    /// # Errors
+    /// There is no such name, or nobody can tell.
+    pub async fn own_request(&self, host: &HostName) -> Result<Vec<IpAddr>, Failure> {
+        let name = Name::from_ascii(host.as_str()).map_err(|_| Failure::NoSuchName)?;
+        let of = |kind| self.find(host, &name, kind);
+        let (v4, v6) = tokio::join!(of(RecordType::A), of(RecordType::AAAA));
+        // A machine without IPv6 may not even be told of it.
+        let found = match (v4, v6) {
+            (Ok(v4), v6) => v4.into_iter().chain(v6.unwrap_or_default()).collect(),
+            (Err(_), Ok(v6)) => v6,
+            (Err(error), Err(_)) => return Err(error),
+        };
+        Ok(found.into_iter().take(MAX_ADDRESSES).map(|(address, _)| address).collect())
+    }
+
+    /// The public addresses of one kind that `name`, which is `host`, has.
+    async fn find(&self, host: &HostName, name: &Name, kind: RecordType) -> Result<Vec<Answered>, Failure> {
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        let found = self.nameservers.lookup(absolute, kind).await;
+        self.heard(&found);
+        let (addresses, refused) = match found {
+            Ok(found) => publics(found, public::own),
+            Err(Failure::NoSuchName) => return Err(Failure::NoSuchName),
+            Err(error) => {
+                if self.first_time(host) {
+                    tracing::warn!(%host, %error, "a name cannot be resolved");
+                }
+                return Err(error);
+            }
+        };
+        if let Some((address, what)) = refused.first()
+            && self.first_time(host)
+        {
+            let (refused, left) = (refused.len(), addresses.len());
+            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; they are left out");
+        }
+        Ok(addresses)
     }
 
     /// Whether any container may reach `host` now.

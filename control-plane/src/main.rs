@@ -11,6 +11,7 @@ mod credentials;
 mod dns;
 mod envoy;
 mod files;
+mod github;
 mod live;
 mod state;
 mod telemetry;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use policy::{AuthMode, Container, Denial, HostName, Stage};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::endpoint::Endpoint;
 use super::source::{Source, Unavailable};
@@ -125,6 +125,13 @@ impl Entry {
     /// What is wrong with its sources.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.ways.iter().filter_map(|way| way.source.problem()).map(|problem| format!("{}: {problem}", self.name))
+    }
+}
+
+impl Way {
+    /// What stands in the header with `value`. The one place where a value is taken out of its wrapper.
+    pub fn fill(&self, value: &SecretString) -> String {
+        self.format.fill(value.expose_secret())
     }
 }
 

@@ -16,7 +16,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
 use policy::{Authority, Denial, Form, Stage, render};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
@@ -80,10 +80,9 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// The one place where a value is taken out of its wrapper.
 fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
     let ok = OkHttpResponse {
-        headers: vec![header(&way.header, &way.format.fill(value.expose_secret()))],
+        headers: vec![header(&way.header, &way.fill(value))],
         // Envoy removes after it has added; what is added replaces every header of its name.
         headers_to_remove: client::HEADERS
             .iter()

@@ -30,8 +30,8 @@ const UNREAD: usize = 16;
 ///
 /// # Errors
 /// The socket's.
-pub async fn serve(socket: UnixListener, resolver: Resolver) -> anyhow::Result<()> {
-    let (resolver, outstanding) = (Arc::new(resolver), Arc::new(Semaphore::new(OUTSTANDING)));
+pub async fn serve(socket: UnixListener, resolver: Arc<Resolver>) -> anyhow::Result<()> {
+    let outstanding = Arc::new(Semaphore::new(OUTSTANDING));
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -208,7 +208,7 @@ mod tests {
     async fn a_query_of_the_longest_length_is_read_and_a_longer_one_ends_the_connection() {
         let directory = tempfile::tempdir().unwrap();
         let socket = UnixListener::bind(directory.path().join("dns.sock")).unwrap();
-        let server = tokio::spawn(serve(socket, resolver(directory.path())));
+        let server = tokio::spawn(serve(socket, Arc::new(resolver(directory.path()))));
         let mut bytes = query("b.example.com.", RecordType::A).to_vec().unwrap();
         // What follows the counted records is not looked at.
         bytes.resize(MAX_QUERY, 0);

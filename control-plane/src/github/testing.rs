@@ -1,0 +1,127 @@
+//! An api.github.com for unit tests: TLS on a port of this machine, with answers that the test gives.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use policy::Policy;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+
+use super::client::{Client, HOST};
+use crate::config::Config;
+use crate::containers::registry::Registry;
+use crate::containers::store::Store;
+use crate::dns::{Resolver, nameservers::Nameservers};
+use crate::live::Problems;
+
+/// The token that the server wants.
+const TOKEN: &str = "fixture-token-of-the-unit-tests";
+
+/// From the request line (`GET /path`) and the body to status and body.
+type Answers = dyn Fn(&str, &str) -> (u16, String) + Send + Sync;
+
+/// The server, and a gateway's parts before it.
+pub struct Rig {
+    pub registry: Arc<Registry>,
+    pub client: Arc<Client>,
+    pub problems: Problems,
+    /// The request lines so far.
+    pub asked: Arc<Mutex<Vec<String>>>,
+    /// Kept for as long as the rest.
+    _directory: tempfile::TempDir,
+}
+
+impl Rig {
+    pub async fn start(answers: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static) -> Self {
+        Self::with_token(Some(TOKEN), answers).await
+    }
+
+    /// With this in the file that the credential comes from.
+    pub async fn with_token(
+        token: Option<&str>,
+        answers: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        let yaml = format!(
+            "upstreams: {{{HOST}: {{address: localhost, port: {port}, ca: ca.pem}}}}\n\
+             credentials: {{github-api: {{from: {{file: token}}}}}}\n"
+        );
+        std::fs::write(directory.path().join("sallyport.yaml"), yaml).unwrap();
+        if let Some(token) = token {
+            std::fs::write(directory.path().join("token"), token).unwrap();
+        }
+        let config = Config::load(Some(&directory.path().join("sallyport.yaml"))).unwrap();
+        let store = Store::open(&directory.path().join("registry.redb")).unwrap();
+        let policy = Policy { github: policy::github::Rules::default(), ..Policy::deny_all() };
+        let registry = Registry::open(store, policy).unwrap();
+        let problems = Problems::default();
+        let nameservers = Nameservers::new(Vec::new(), 1);
+        let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
+        let client = Arc::new(Client::new(&config, "", resolver).unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(serve(
+            listener,
+            acceptor(&certificate.pem(), &key.serialize_pem()),
+            Arc::new(answers),
+            asked.clone(),
+        ));
+        Self { registry, client, problems, asked, _directory: directory }
+    }
+
+    /// How often this was asked.
+    pub fn asked(&self, line: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| *asked == line).count()
+    }
+}
+
+fn acceptor(certificate: &str, key: &str) -> TlsAcceptor {
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, answers: Arc<Answers>, asked: Arc<Mutex<Vec<String>>>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let Ok(stream) = acceptor.accept(stream).await else { continue };
+        let (answers, asked) = (Arc::clone(&answers), Arc::clone(&asked));
+        let service = service_fn(move |request| answer(request, Arc::clone(&answers), Arc::clone(&asked)));
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    answers: Arc<Answers>,
+    asked: Arc<Mutex<Vec<String>>>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let line = format!("{} {}", request.method(), request.uri());
+    let authorized = request.headers()["authorization"] == format!("Bearer {TOKEN}");
+    let body = String::from_utf8(request.into_body().collect().await?.to_bytes().into()).unwrap();
+    let (status, body) = if authorized { answers(&line, &body) } else { (401, String::new()) };
+    asked.lock().unwrap().push(line);
+    // This server ends a connection when it likes, as servers do.
+    let response = Response::builder().status(status).header("x-oauth-scopes", "repo, workflow");
+    Ok(response.body(Full::new(Bytes::from(body))).unwrap())
+}
