@@ -2,6 +2,9 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a build that cannot be made fails")]
 
+#[path = "build/graphql.rs"]
+mod graphql;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -9,8 +12,10 @@ use std::path::Path;
 fn main() {
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     rest(Path::new(&out));
+    graphql::generate(Path::new(&out));
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=data/rest.tsv");
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=data");
 }
 
 /// `rest.rs`: the operations sorted by method and first word, with an index by those two.

@@ -11,10 +11,12 @@
 //! Called by the github filter with each request, and by the CLI's `policy explain`.
 
 mod class;
+mod graphql;
 mod guards;
 mod headers;
 mod hosts;
 mod json;
+mod node_id;
 mod patterns;
 mod rest;
 mod rules;
@@ -196,8 +198,9 @@ pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<V
     headers::screen(host.as_str(), headers)
 }
 
-fn graphql(body: &[u8], _scope: &Scope<'_>) -> Result<Allowed, Refused> {
-    let _json = Json::parse(body)
+fn graphql(body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
+    let json = Json::parse(body)
         .map_err(|error| Refused::unknown("github.body", format!("the body is no plain JSON: {error}")))?;
-    Err(Refused::unknown("github.unknown-operation", "GraphQL is not understood yet"))
+    let graphql::Judged { operation, rule, body, ask } = graphql::judge(&json, scope)?;
+    Ok(Allowed { operation, rule, target: b"/graphql".to_vec(), body: Some(body.to_bytes()), ask })
 }

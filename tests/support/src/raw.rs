@@ -139,7 +139,9 @@ pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8
         };
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status: {head}")))?;
-        let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        // An answer to HEAD has the length of the body that it leaves out.
+        let length = header("content-length").filter(|_| !bytes.starts_with(b"HEAD "));
+        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         let body = String::from_utf8_lossy(&body).into_owned();

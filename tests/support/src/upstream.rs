@@ -4,6 +4,7 @@
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
 mod git;
+pub mod graphql;
 mod sites;
 mod tls;
 
@@ -61,6 +62,11 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Whether it is a question of the gateway's own, and no sandbox's request.
+    pub fn is_own(&self) -> bool {
+        self.header("user-agent").iter().any(|agent| agent.starts_with(b"sallyport"))
+    }
+
     /// All values of the header `name` (lower case).
     pub fn header(&self, name: &str) -> Vec<&[u8]> {
         self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_slice()).collect()

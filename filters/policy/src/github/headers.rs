@@ -66,6 +66,8 @@ pub fn screen(host: &str, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, 
             "authorization" | "content-type" | "content-length" | "graphql-features" | "host" if count(&lower) > 1 => {
                 return refuse(format!("{lower} is there twice"));
             }
+            // Envoy joins several to one.
+            "authorization" if text.contains(',') => return refuse("authorization is there twice".into()),
             "content-encoding" => return refuse("a body has to be sent as it is, without content-encoding".into()),
             "content-type" => {
                 let charset = text.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("charset="));

@@ -1,6 +1,6 @@
 //! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
-use super::{Shared, Visibility};
+use super::{Shared, Visibility, graphql};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
@@ -44,17 +44,30 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         return echo(request, shared, index);
     }
     let (head, mut body) = request.into_parts();
+    let path = head.uri.path();
+    let keep = path == "/graphql";
+    let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return text(400, "the body broke off") };
         if let Some(data) = frame.data_ref() {
             shared.count_body(index, data.len());
+            if keep {
+                read.extend_from_slice(data);
+            }
         }
     }
-    let path = head.uri.path();
     match host {
         "api.github.com" => {
             if head.headers.get("authorization").is_none_or(|value| value.as_bytes() != shared.bearer.as_bytes()) {
                 return json(401, &json!({"message": "Bad credentials"}));
+            }
+            if path == "/graphql" {
+                return json(200, &graphql::answer(&read));
+            }
+            if path == "/" {
+                let mut response = json(200, &json!({}));
+                response.headers_mut().insert("x-oauth-scopes", "repo, read:org".parse().unwrap());
+                return response;
             }
             match path.strip_prefix("/repos/") {
                 Some(name) if name.matches('/').count() == 1 => repository(name, &shared),

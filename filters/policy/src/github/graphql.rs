@@ -1,0 +1,105 @@
+//! GraphQL: what the one operation of a document does, judged by every field that it reads and every value that it
+//! writes.
+//!
+//! A document is read, its variables are evaluated, and each selection is followed through the part of GitHub's schema
+//! that may be read (`reads`); a mutation is of a class as a REST operation is, and its input is judged by place
+//! (`writes`). What is neither in the schema's tables nor here is refused. What goes on is the document written anew
+//! and the variables that it uses.
+
+mod document;
+mod reads;
+mod schema;
+mod variables;
+mod writes;
+
+use super::json::Json;
+use super::{Class, Operation, Refused, Scope};
+use document::Document;
+use reads::Reader;
+use variables::Variables;
+
+/// A request that may go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// A mutation by its name (the first, if there are several), `query` for all others.
+    pub operation: Operation,
+    /// The rule that allowed it.
+    pub rule: &'static str,
+    /// The body to send in place of the one that came.
+    pub body: Json,
+    /// Node ids whose repository GitHub has to confirm before, each once.
+    pub ask: Vec<String>,
+}
+
+/// Judges the body of POST /graphql.
+///
+/// # Errors
+/// The refusal.
+pub fn judge(body: &Json, scope: &Scope<'_>) -> Result<Judged, Refused> {
+    let envelope = Envelope::read(body).map_err(malformed)?;
+    let document = Document::parse(envelope.query).map_err(|why| malformed(format!("the document: {why}")))?;
+    if envelope.operation.is_some_and(|name| document.name != Some(name)) {
+        return Err(malformed("operationName names no operation of the document"));
+    }
+    let mut reader = Reader::new(*scope, &document, Variables::new(&document, envelope.variables));
+    let roots = reader.roots()?;
+    let (operation, rule) = match document.mutation {
+        true => writes::judge(&mut reader, &roots)?,
+        false => reads::judge(&mut reader, &roots)?,
+    };
+    let Reader { variables, ask, fragments, .. } = reader;
+    let is_used = |name: &str| variables.is_used(name);
+    let sent = Document {
+        mutation: document.mutation,
+        name: document.name,
+        variables: document.variables.iter().filter(|variable| is_used(variable.name)).cloned().collect(),
+        selections: document.selections.clone(),
+        fragments: document.fragments.iter().filter(|fragment| fragments.contains(fragment.name)).cloned().collect(),
+    };
+    let mut members = vec![("query".to_owned(), Json::String(sent.write()))];
+    let given: Vec<_> = envelope.variables.iter().filter(|(name, _)| is_used(name)).cloned().collect();
+    if !given.is_empty() {
+        members.push(("variables".to_owned(), Json::Object(given)));
+    }
+    if let Some(name) = document.name {
+        members.push(("operationName".to_owned(), Json::String(name.to_owned())));
+    }
+    Ok(Judged { operation, rule, body: Json::Object(members), ask })
+}
+
+/// A refusal of what isn't understood.
+fn malformed(reason: impl Into<String>) -> Refused {
+    Refused::unknown(Class::Graphql.rule(), reason)
+}
+
+/// The body's members.
+struct Envelope<'a> {
+    query: &'a str,
+    variables: &'a [(String, Json)],
+    operation: Option<&'a str>,
+}
+
+impl<'a> Envelope<'a> {
+    fn read(body: &'a Json) -> Result<Self, &'static str> {
+        let Json::Object(members) = body else { return Err("the body has to be one JSON object") };
+        let mut query = None;
+        let mut variables: &[_] = &[];
+        let mut operation = None;
+        for (name, value) in members {
+            match (name.as_str(), value) {
+                ("query", Json::String(text)) => query = Some(text.as_str()),
+                ("variables", Json::Object(members)) => variables = members,
+                ("operationName", Json::String(name)) => {
+                    operation = Some(name.as_str()).filter(|name| !name.is_empty())
+                }
+                ("extensions", Json::Object(members)) if members.is_empty() => {}
+                ("variables" | "operationName" | "extensions", Json::Null) => {}
+                ("query" | "variables" | "operationName" | "extensions", _) => {
+                    return Err("a member of the body is of a kind that is not expected there");
+                }
+                _ => return Err("the body has a member beside query, variables and operationName"),
+            }
+        }
+        Ok(Self { query: query.ok_or("the body has no query")?, variables, operation })
+    }
+}

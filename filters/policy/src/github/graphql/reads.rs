@@ -1,0 +1,320 @@
+//! What a selection reads: from the few fields at the root down through the types that may be read, fragments
+//! included.
+
+use super::super::node_id::{Home, NodeId};
+use super::super::{Class, Operation, Refused, Scope, search};
+use super::document::{Condition, Document, Field, MAX_DEPTH, Selection};
+use super::malformed;
+use super::schema::Type;
+use super::variables::{Given, Variables};
+use std::collections::BTreeSet;
+
+/// The most fields that are followed, counting those of a fragment each time it is spread: fragments that spread
+/// others twice double that at each step.
+const MAX_VISITED: usize = 5_000;
+/// How deep selections may be nested, fragments taken into account; less is a circle too.
+const MAX_NESTED: usize = 2 * MAX_DEPTH;
+/// The most fields at the root: each may be a write.
+const MAX_ROOTS: usize = 256;
+/// The most ids.
+const MAX_IDS: usize = 500;
+
+/// What follows the selections of a document.
+pub struct Reader<'a> {
+    pub scope: Scope<'a>,
+    document: &'a Document<'a>,
+    pub variables: Variables<'a>,
+    visited: usize,
+    ids: usize,
+    /// The fragments that are spread.
+    pub fragments: BTreeSet<&'a str>,
+    /// The ids whose repository is to be confirmed.
+    pub ask: Vec<String>,
+}
+
+/// A query is allowed by its class, or by the name `query`.
+pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, &'static str), Refused> {
+    let in_repo = |field: &&&Field<'_>| matches!(field.name, "repository" | "node" | "nodes" | "search");
+    let class = if roots.iter().any(|field| in_repo(&field)) { Class::ReadRepo } else { Class::ReadGlobal };
+    let operation = Operation { name: "query".into(), class };
+    let by_name = reader.scope.operation(&operation)?;
+    for field in roots {
+        reader.root(&operation, field)?;
+    }
+    Ok((operation, if by_name { "github.operation" } else { class.rule() }))
+}
+
+/// The types at the root whose fields aren't those of a repository, and the arguments that lead to them.
+const GLOBAL: [(&str, &str, &[&str]); 11] = [
+    ("__schema", "__Schema", &[]),
+    ("__type", "__Type", &["name"]),
+    ("codeOfConduct", "CodeOfConduct", &["key"]),
+    ("codesOfConduct", "CodeOfConduct", &[]),
+    ("license", "License", &["key"]),
+    ("licenses", "License", &[]),
+    ("meta", "GitHubMetadata", &[]),
+    ("organization", "Organization", &["login"]),
+    ("rateLimit", "RateLimit", &["dryRun"]),
+    ("user", "User", &["login"]),
+    ("viewer", "User", &[]),
+];
+
+impl<'a> Reader<'a> {
+    /// For a document.
+    pub fn new(scope: Scope<'a>, document: &'a Document<'a>, variables: Variables<'a>) -> Self {
+        Self { scope, document, variables, visited: 0, ids: 0, fragments: BTreeSet::new(), ask: Vec::new() }
+    }
+
+    /// The fields at the root, those in fragments included.
+    pub fn roots(&mut self) -> Result<Vec<&'a Field<'a>>, Refused> {
+        let mut roots = Vec::new();
+        self.collect(&self.document.selections, 0, &mut roots)?;
+        Ok(roots)
+    }
+
+    fn collect(
+        &mut self,
+        selections: &'a [Selection<'a>],
+        depth: usize,
+        roots: &mut Vec<&'a Field<'a>>,
+    ) -> Result<(), Refused> {
+        // Each way through fragments ends at a field, so this bounds the ways too.
+        if depth > MAX_DEPTH || roots.len() > MAX_ROOTS {
+            return Err(malformed("the document has too many fields at its root, or fragments in a circle"));
+        }
+        let root = if self.document.mutation { "Mutation" } else { "Query" };
+        for selection in selections {
+            let (on, conditions, inner) = match selection {
+                Selection::Field(field) => {
+                    self.conditions(&field.conditions)?;
+                    roots.push(field);
+                    continue;
+                }
+                Selection::Inline { on, conditions, selections } => (on.unwrap_or(root), conditions, &selections[..]),
+                Selection::Spread { name, conditions } => {
+                    let (on, selections) = self.fragment(name)?;
+                    (on, conditions, selections)
+                }
+            };
+            self.conditions(conditions)?;
+            if on != root {
+                return Err(malformed(format!("a fragment on {on} stands at the root")));
+            }
+            self.collect(inner, depth.saturating_add(1), roots)?;
+        }
+        Ok(())
+    }
+
+    fn root(&mut self, operation: &Operation, field: &'a Field<'a>) -> Result<(), Refused> {
+        let known = |names: &[&str]| takes_all(operation, field, names);
+        let to = match field.name {
+            "__typename" => return self.leaf(operation, field),
+            "repository" => {
+                known(&["owner", "name", "followRenames"])?;
+                let arguments = self.arguments(field)?;
+                let (owner, name) = (text(&arguments, "owner"), text(&arguments, "name"));
+                if owner.zip(name).is_none_or(|(owner, name)| self.scope.repo(owner, name).is_none()) {
+                    let named = format!("{}/{}", owner.unwrap_or("?"), name.unwrap_or("?"));
+                    let reason =
+                        format!("{named} is not one of the repositories of {}", self.scope.container.container_id);
+                    return Err(Refused::of(operation, "github.repo", reason));
+                }
+                "Repository"
+            }
+            "node" | "nodes" => {
+                known(&["id", "ids"])?;
+                for (_, value) in self.arguments(field)? {
+                    self.nodes(operation, &value)?;
+                }
+                "Node"
+            }
+            "search" => {
+                known(&["query", "type", "after", "before", "first", "last"])?;
+                let arguments = self.arguments(field)?;
+                let kind = arguments.iter().find(|(name, _)| *name == "type").map(|(_, value)| value);
+                // The advanced one has a language of its own.
+                if !matches!(kind, Some(Given::Enum("ISSUE") | Given::Text("ISSUE"))) {
+                    let reason = "a search may be of type ISSUE only";
+                    return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
+                }
+                search::query(&self.scope, operation, text(&arguments, "query").unwrap_or_default())?;
+                "SearchResultItemConnection"
+            }
+            name => match GLOBAL.iter().find(|(field, ..)| *field == name) {
+                Some((_, to, arguments)) => {
+                    known(arguments)?;
+                    self.arguments(field)?;
+                    to
+                }
+                None => {
+                    let reason = format!("{name} is not one of the fields that a query may begin with");
+                    return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
+                }
+            },
+        };
+        let to = Type::named(to).ok_or_else(|| unknown(operation, "Query", field.name))?;
+        self.follow(operation, to, &field.selections, 0)
+    }
+
+    /// Follows the selections of an object of type `of`.
+    pub fn follow(
+        &mut self,
+        operation: &Operation,
+        of: Type,
+        selections: &'a [Selection<'a>],
+        depth: usize,
+    ) -> Result<(), Refused> {
+        if depth > MAX_NESTED {
+            return Err(malformed("the document is nested too deep, or has fragments in a circle"));
+        }
+        if selections.is_empty() {
+            return Err(malformed(format!("nothing of a {} is selected", of.name())));
+        }
+        let deeper = depth.saturating_add(1);
+        for selection in selections {
+            self.visited = self.visited.saturating_add(1);
+            if self.visited > MAX_VISITED {
+                return Err(malformed("the document reads too many fields"));
+            }
+            match selection {
+                Selection::Field(field) => {
+                    let found = of.field(field.name).ok_or_else(|| unknown(operation, of.name(), field.name))?;
+                    takes_all(operation, field, found.arguments)?;
+                    self.conditions(&field.conditions)?;
+                    let arguments = self.arguments(field)?;
+                    // A comparison with another repository's branch is written owner:branch.
+                    if field.name == "compare" && text(&arguments, "headRef").is_none_or(|head| head.contains(':')) {
+                        let reason = "a comparison has to stay in its repository";
+                        return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
+                    }
+                    match found.to {
+                        Some(to) => self.follow(operation, to, &field.selections, deeper)?,
+                        None if field.selections.is_empty() => {}
+                        None => return Err(malformed(format!("{}.{} has no fields", of.name(), field.name))),
+                    }
+                }
+                Selection::Inline { on, conditions, selections } => {
+                    self.conditions(conditions)?;
+                    let of = on.map_or(Some(of), |on| of.narrowed(on));
+                    let of = of.ok_or_else(|| unknown(operation, "", on.unwrap_or_default()))?;
+                    self.follow(operation, of, selections, deeper)?;
+                }
+                Selection::Spread { name, conditions } => {
+                    self.conditions(conditions)?;
+                    let (on, selections) = self.fragment(name)?;
+                    let of = of.narrowed(on).ok_or_else(|| unknown(operation, "", on))?;
+                    self.follow(operation, of, selections, deeper)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fragment(&mut self, name: &'a str) -> Result<(&'a str, &'a [Selection<'a>]), Refused> {
+        let fragment = self.document.fragments.iter().find(|fragment| fragment.name == name);
+        let fragment = fragment.ok_or_else(|| malformed(format!("there is no fragment {name}")))?;
+        self.fragments.insert(name);
+        Ok((fragment.on, &fragment.selections))
+    }
+
+    /// A field without arguments and selections.
+    pub fn leaf(&self, operation: &Operation, field: &Field<'_>) -> Result<(), Refused> {
+        if !field.arguments.is_empty() || !field.selections.is_empty() {
+            return Err(unknown(operation, "", field.name));
+        }
+        Ok(())
+    }
+
+    /// What is given for a field's arguments.
+    pub fn arguments(&mut self, field: &'a Field<'a>) -> Result<Vec<(&'a str, Given<'a>)>, Refused> {
+        let mut given = Vec::with_capacity(field.arguments.len());
+        for (name, value) in &field.arguments {
+            if let Some(value) = self.variables.evaluate(value).map_err(malformed)? {
+                given.push((*name, value));
+            }
+        }
+        Ok(given)
+    }
+
+    fn conditions(&mut self, conditions: &'a [Condition<'a>]) -> Result<(), Refused> {
+        for condition in conditions {
+            match self.variables.evaluate(&condition.value).map_err(malformed)? {
+                Some(Given::Boolean(_)) => {}
+                _ => return Err(malformed("the condition of a directive is no boolean")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of nodes to read: of the container's repositories, as far as they say.
+    fn nodes(&mut self, operation: &Operation, value: &Given<'_>) -> Result<(), Refused> {
+        match value {
+            Given::List(items) => items.iter().try_for_each(|item| self.nodes(operation, item)),
+            Given::Text(text) => {
+                let id = self.decode(operation, text)?;
+                match id.home {
+                    Home::Repo(repo, _) => self.scope.repo_by_id(operation, repo).map(|_| ()),
+                    Home::Unsaid => {
+                        self.confirm(text);
+                        Ok(())
+                    }
+                    Home::Nobody => {
+                        let reason = format!("{text} is of no repository");
+                        Err(Refused::of(operation, "github.node-id", reason))
+                    }
+                }
+            }
+            _ => Err(Refused::of(operation, "github.node-id", "an id has to be a string")),
+        }
+    }
+
+    /// Reads an id.
+    pub fn decode(&mut self, operation: &Operation, text: &str) -> Result<NodeId, Refused> {
+        self.ids = self.ids.saturating_add(1);
+        if self.ids > MAX_IDS {
+            return Err(malformed("the document has too many ids"));
+        }
+        NodeId::decode(text).ok_or_else(|| {
+            let reason = format!("{text:?} is no id of a node that the gateway knows");
+            Refused::of(operation, "github.node-id", reason)
+        })
+    }
+
+    /// Leaves it to GitHub in which repository `id` lies.
+    pub fn confirm(&mut self, id: &str) {
+        if !self.ask.iter().any(|other| other == id) {
+            self.ask.push(id.to_owned());
+        }
+    }
+}
+
+/// Whether a field takes all of its arguments.
+fn takes_all(operation: &Operation, field: &Field<'_>, arguments: &[&str]) -> Result<(), Refused> {
+    match field.arguments.iter().find(|(name, _)| !arguments.contains(name)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let reason = format!("{} takes no argument {name} here", field.name);
+            Err(Refused::of(operation, "github.field", reason))
+        }
+    }
+}
+
+fn text<'a>(arguments: &[(&'a str, Given<'a>)], name: &str) -> Option<&'a str> {
+    arguments.iter().find_map(|(have, value)| match value {
+        Given::Text(text) if *have == name => Some(*text),
+        _ => None,
+    })
+}
+
+/// The refusal of a field, or of a type where `of` is empty.
+fn unknown(operation: &Operation, of: &str, name: &str) -> Refused {
+    let reason = match of {
+        "" => format!("{name} may not be read here"),
+        of => format!("{}.{name} may not be read{}", of.trim_end_matches('~'), elsewhere(of)),
+    };
+    Refused::of(operation, "github.field", reason)
+}
+
+fn elsewhere(of: &str) -> &'static str {
+    if of.ends_with('~') { " of what may belong to another repository" } else { "" }
+}

@@ -1,0 +1,260 @@
+//! What a mutation writes: its class, as for a REST operation, and every value of its input by the place where it
+//! stands. Ids are of the types that GitHub states for their place, and of the container's repositories.
+
+use super::super::node_id::Home;
+use super::super::{Class, Operation, Refused};
+use super::document::Field;
+use super::malformed;
+use super::reads::Reader;
+use super::schema::{self, Kind, Mutation};
+use super::variables::Given;
+
+/// What the inputs of these have to say, because GitHub takes something else in its place or because it is what the
+/// rule on branches is about.
+const REQUIRED: [(&str, &str); 6] = [
+    ("createCommitOnBranch", "branch"),
+    ("createLinkedBranch", "name"),
+    ("createPullRequest", "headRefName"),
+    ("createRef", "name"),
+    ("mergeBranch", "base"),
+    ("updateRefs", "refUpdates"),
+];
+
+/// Judges each mutation at the root. The operation is the first.
+pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, &'static str), Refused> {
+    let mut first = None;
+    for field in roots {
+        if field.name == "__typename" {
+            let operation = Operation { name: "mutation".into(), class: Class::ReadGlobal };
+            reader.leaf(&operation, field)?;
+            continue;
+        }
+        let judged = root(reader, field)?;
+        first.get_or_insert(judged);
+    }
+    first.ok_or_else(|| malformed("a mutation has to do something"))
+}
+
+fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation, &'static str), Refused> {
+    let mutation = Mutation::named(field.name).ok_or_else(|| {
+        let reason = format!("{} is no mutation that the gateway knows", field.name);
+        Refused::unknown("github.unknown-operation", reason)
+    })?;
+    let operation = Operation { name: mutation.name.to_owned(), class: mutation.class };
+    let by_name = reader.scope.operation(&operation)?;
+    if mutation.off && !by_name {
+        let reason = format!("{} is off unless the policy allows it by name", mutation.name);
+        return Err(Refused::of(&operation, "github.off-by-default", reason));
+    }
+    let given = reader.arguments(field)?;
+    let [("input", Given::Object(members))] = &given[..] else {
+        return Err(Refused::of(&operation, "github.input", "a mutation takes an input, which is an object"));
+    };
+    let mut writer = Writer { reader, operation: &operation, by_name };
+    writer.object(mutation.input, members)?;
+    writer.required(members)?;
+    reader.follow(&operation, mutation.payload(), &field.selections, 0)?;
+    Ok((operation, if by_name { "github.operation" } else { mutation.class.rule() }))
+}
+
+struct Writer<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    operation: &'r Operation,
+    /// Allowed by name, which lifts guards that are a matter of taste and none that keeps refs or repositories.
+    by_name: bool,
+}
+
+impl Writer<'_, '_> {
+    fn refuse(&self, rule: &'static str, reason: impl Into<String>) -> Result<(), Refused> {
+        Err(Refused::of(self.operation, rule, reason))
+    }
+
+    /// An object of the input type at `input`.
+    fn object(&mut self, input: u16, members: &[(&str, Given<'_>)]) -> Result<(), Refused> {
+        for (name, value) in members {
+            match schema::member(input, name) {
+                Some(kind) => self.member(name, kind, value)?,
+                None => {
+                    let reason = format!("{} knows no member {name:?} there", self.operation.name);
+                    return self.refuse("github.input", reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A member, or an element of a list that it is: GitHub takes a single value for a list of one.
+    fn member(&mut self, name: &str, kind: Kind, value: &Given<'_>) -> Result<(), Refused> {
+        match (kind, value) {
+            (_, Given::Null) => Ok(()),
+            (_, Given::List(items)) => items.iter().try_for_each(|item| self.member(name, kind, item)),
+            (Kind::Id(kinds), Given::Text(id)) => self.id(name, kinds, id),
+            (Kind::String, Given::Text(text)) => self.text(name, text),
+            (Kind::Enum, Given::Enum(value) | Given::Text(value)) => self.choice(name, value),
+            (Kind::Boolean, Given::Boolean(value)) => self.flag(name, *value),
+            (Kind::Number, Given::Number) => Ok(()),
+            // What GitHub's agents are to do.
+            (Kind::Object(_), _) if name == "agentAssignment" => {
+                self.refuse(Class::Agent.rule(), "agentAssignment would let an agent begin to work")
+            }
+            (Kind::Object(input), Given::Object(members)) => {
+                self.object(input, members)?;
+                if self.operation.name == "createCommitOnBranch" && name == "branch" {
+                    self.committable(members)?;
+                }
+                Ok(())
+            }
+            _ => self.refuse("github.input", format!("{name} is of a kind that is not expected there")),
+        }
+    }
+
+    fn id(&mut self, name: &str, kinds: &[&str], text: &str) -> Result<(), Refused> {
+        if matches!(name, "projectIds" | "projectV2Ids") {
+            return self.refuse("github.project", "projects may not be changed from here");
+        }
+        let id = self.reader.decode(self.operation, text)?;
+        if !kinds.contains(&id.kind) {
+            return self.refuse("github.node-id", format!("{text} is a {}, which may not be {name}", id.kind));
+        }
+        match id.home {
+            Home::Nobody if id.kind == "Bot" => {
+                self.refuse(Class::Agent.rule(), format!("{text} is a bot, which would begin to work"))
+            }
+            Home::Nobody => Ok(()),
+            Home::Repo(repo, reference) => {
+                self.reader.scope.repo_by_id(self.operation, repo)?;
+                if let Some(reference) = reference {
+                    self.reader.scope.reference(self.operation, &reference)?;
+                    if self.operation.name == "deleteRef" {
+                        self.deletion()?;
+                    }
+                }
+                // A repository's id is its number, and nothing that could lie elsewhere.
+                if id.kind != "Repository" {
+                    self.reader.confirm(text);
+                }
+                Ok(())
+            }
+            Home::Unsaid => {
+                self.reader.confirm(text);
+                Ok(())
+            }
+        }
+    }
+
+    fn deletion(&self) -> Result<(), Refused> {
+        match self.reader.scope.rules.branches.allow_deletion {
+            true => Ok(()),
+            false => self.refuse("github.delete-branch", "a branch may not be deleted"),
+        }
+    }
+
+    fn text(&self, name: &str, text: &str) -> Result<(), Refused> {
+        let (scope, operation) = (&self.reader.scope, self.operation);
+        match (operation.name.as_str(), name) {
+            (_, "clientMutationId") => Ok(()),
+            ("createPullRequest", "headRefName") => self.head(text),
+            ("updatePullRequest", "baseRefName") if !self.by_name => {
+                self.refuse("github.base", "the base of a pull request may not be changed")
+            }
+            ("createRef" | "updateRefs", "name") => scope.reference(operation, text),
+            ("mergeBranch", "base") | ("createLinkedBranch", "name") | ("createCommitOnBranch", "branchName") => {
+                scope.branch(operation, text)
+            }
+            ("createCommitOnBranch", "repositoryNameWithOwner") => self.named_repo(text),
+            ("createCommitOnBranch", "path") => scope.path(operation, text),
+            // A ref that is set to nothing is deleted.
+            ("updateRef" | "updateRefs", "oid" | "afterOid") if !text.contains(|c| c != '0') => self.deletion(),
+            ("createLabel" | "updateLabel", "name") => scope.label(operation, text),
+            (_, "actorLogins" | "userLogins" | "assigneeLogins") => scope.login(operation, text),
+            (_, "botLogins") => self.refuse(Class::Agent.rule(), format!("{text} is a bot, which would begin to work")),
+            (_, "subIssueUrl") => self.issue_url(text),
+            _ if operation.class == Class::WriteRef => Ok(()),
+            _ => scope.text(operation, text),
+        }
+    }
+
+    fn choice(&self, name: &str, value: &str) -> Result<(), Refused> {
+        match (self.operation.name.as_str(), name) {
+            ("addPullRequestReview" | "submitPullRequestReview", "event") => {
+                self.reader.scope.review_event(self.operation, value)
+            }
+            // Rebasing moves the branch to what doesn't descend from where it was.
+            ("updatePullRequestBranch", "updateMethod") if value != "MERGE" => self.flag("force", true),
+            _ => Ok(()),
+        }
+    }
+
+    fn flag(&self, name: &str, value: bool) -> Result<(), Refused> {
+        match name == "force" && value && !self.reader.scope.rules.branches.allow_force_push {
+            true => self.refuse("github.force", "a branch may not be moved by force"),
+            false => Ok(()),
+        }
+    }
+
+    /// The head of a new pull request, as for REST.
+    fn head(&self, head: &str) -> Result<(), Refused> {
+        let repos = &self.reader.scope.container.repos;
+        let branch = match head.split_once(':') {
+            None => head,
+            Some((owner, branch)) if repos.iter().any(|repo| repo.owner().eq_ignore_ascii_case(owner)) => branch,
+            Some(_) => {
+                let reason = format!("{head} is not in one of this container's repositories");
+                return self.refuse("github.head", reason);
+            }
+        };
+        self.reader.scope.branch(self.operation, branch)
+    }
+
+    fn named_repo(&self, text: &str) -> Result<(), Refused> {
+        match text.split_once('/').is_some_and(|(owner, name)| self.reader.scope.repo(owner, name).is_some()) {
+            true => Ok(()),
+            false => {
+                let reason =
+                    format!("{text} is not one of the repositories of {}", self.reader.scope.container.container_id);
+                self.refuse("github.repo", reason)
+            }
+        }
+    }
+
+    /// An issue's URL, of one of the container's repositories.
+    fn issue_url(&self, url: &str) -> Result<(), Refused> {
+        let path = url.strip_prefix("https://github.com/").unwrap_or_default();
+        let parts: Vec<&str> = path.split('/').collect();
+        let own = match parts[..] {
+            [owner, name, "issues", number] => {
+                let digits = (1..=10).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+                digits && self.reader.scope.repo(owner, name).is_some()
+            }
+            _ => false,
+        };
+        match own {
+            true => Ok(()),
+            false => self.refuse("github.foreign-issue", format!("{url:?} may be an issue of another repository")),
+        }
+    }
+
+    /// The branch of a commit: a ref's id, or a repository and a branch by their names, which are judged already.
+    fn committable(&self, members: &[(&str, Given<'_>)]) -> Result<(), Refused> {
+        let has = |name: &str| members.iter().any(|(have, value)| *have == name && matches!(value, Given::Text(_)));
+        match (members.len(), has("id"), has("branchName") && has("repositoryNameWithOwner")) {
+            (1, true, _) | (2, _, true) => Ok(()),
+            _ => self.missing("branch"),
+        }
+    }
+
+    fn required(&self, members: &[(&str, Given<'_>)]) -> Result<(), Refused> {
+        for (_, name) in REQUIRED.iter().filter(|(mutation, _)| *mutation == self.operation.name) {
+            let there = members.iter().any(|(have, value)| have == name && *value != Given::Null);
+            if !there {
+                return self.missing(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&self, name: &str) -> Result<(), Refused> {
+        let reason = format!("{name} has to be there: what GitHub would take in its place is not ours to guess");
+        self.refuse("github.branch-missing", reason)
+    }
+}

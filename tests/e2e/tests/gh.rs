@@ -1,0 +1,102 @@
+//! The real `gh` through the gateway: what an agent works with works, what is refused says why.
+
+use std::process::Command;
+use test_support::upstream::Visibility;
+use test_support::{Finished, Rig, Sandbox, skip};
+
+const REPO: &str = "acme/app";
+
+fn gh(sandbox: &Sandbox, args: &[&str]) -> Finished {
+    let mut command = sandbox.command("gh");
+    command.env("GH_NO_UPDATE_NOTIFIER", "1").env("NO_COLOR", "1").env("GH_PROMPT_DISABLED", "1").args(args);
+    Finished::of(&mut command)
+}
+
+/// `gh` and its version; the tests are skipped, and named, where it is not installed.
+fn installed() -> bool {
+    let version = Command::new("gh").arg("--version").output();
+    if version.is_err() {
+        skip("gh", "gh is not installed");
+    }
+    version.is_ok()
+}
+
+/// A rig whose sandbox has its repository with GitHub's number for it, as a registration may bring it.
+fn rig() -> (Rig, Sandbox) {
+    let rig = Rig::start();
+    rig.upstream.create_repo(REPO, Visibility::Private);
+    let sandbox = rig.sandbox();
+    let record = serde_json::json!({
+        "container_ip": sandbox.address, "container_id": "box",
+        "repos": [{"name": REPO, "id": 23_096_959, "default_branch": "main"}],
+    });
+    assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 201);
+    (rig, sandbox)
+}
+
+#[test]
+fn what_an_agent_works_with_works() {
+    if !installed() {
+        return;
+    }
+    let (_rig, sandbox) = rig();
+    let mut wrong = Vec::new();
+    for args in [
+        &["auth", "status"][..],
+        &["pr", "list", "-R", REPO],
+        &["pr", "view", "7", "-R", REPO, "--json", "title,state,author,body,labels,reviews,comments,commits"],
+        &["pr", "checks", "7", "-R", REPO],
+        &["pr", "comment", "7", "-R", REPO, "--body", "a comment"],
+        &["pr", "create", "-R", REPO, "--head", "sandbox/x", "--base", "main", "--title", "t", "--body", "b"],
+        &["issue", "list", "-R", REPO],
+        &["issue", "create", "-R", REPO, "--title", "t", "--body", "b"],
+        &["issue", "comment", "5", "-R", REPO, "--body", "a comment"],
+        &["repo", "view", REPO, "--json", "name,description,url"],
+        &["repo", "clone", REPO, "cloned"],
+        &["api", "repos/acme/app"],
+        &["api", "repos/acme/app/pulls", "-X", "GET", "-f", "state=open"],
+        &["api", "graphql", "-f", "query={viewer{login}}"],
+    ] {
+        let finished = gh(&sandbox, args);
+        if finished.code != Some(0) {
+            wrong.push(format!("gh {}: {finished:?}", args.join(" ")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_refused_says_why() {
+    if !installed() {
+        return;
+    }
+    let (rig, sandbox) = rig();
+    let mut wrong = Vec::new();
+    for (args, doing, path) in [
+        (&["pr", "merge", "7", "-R", REPO, "--merge"][..], "merging pull requests", "graphql"),
+        (&["pr", "merge", "7", "-R", REPO, "--squash"], "merging pull requests", "graphql"),
+        (&["pr", "merge", "7", "-R", REPO, "--merge", "--auto"], "merging pull requests", "graphql"),
+        (&["pr", "merge", "7", "-R", REPO, "--merge", "--admin"], "merging pull requests", "graphql"),
+        (&["release", "create", "v1", "-R", REPO, "--notes", "n"], "publishing releases", "releases"),
+        (&["repo", "delete", REPO, "--confirm"], "changing a repository's settings", "DELETE"),
+        (&["repo", "edit", REPO, "--visibility", "public"], "changing a repository's settings", "PATCH"),
+        (&["repo", "fork", REPO, "--clone=false"], "carrying content", "forks"),
+        (&["secret", "set", "S", "-R", REPO, "--body", "x"], "reading a repository's settings", "secrets"),
+        (&["gist", "create", "-f", "x", "/etc/hostname"], "carrying content", "gists"),
+        (&["api", "-X", "PUT", "repos/acme/app/pulls/7/merge"], "merging pull requests", "merge"),
+        (&["api", "repos/acme/other"], "not one of the repositories", "acme/other"),
+    ] {
+        let finished = gh(&sandbox, args);
+        let told = format!("{}{}", finished.stdout, finished.stderr);
+        if finished.code == Some(0) || !told.contains(doing) {
+            wrong.push(format!("gh {}: {finished:?}", args.join(" ")));
+        }
+        let _ = path;
+    }
+    let written = rig.upstream.requests().into_iter().filter(|request| {
+        !request.is_own() && !matches!(request.method.as_str(), "GET" | "HEAD") && request.path != "/graphql"
+    });
+    let written: Vec<_> = written.collect();
+    assert!(written.is_empty(), "{written:?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,80 @@
+//! Stage 3 in the real Envoy: the corpus of ways round a filter for GitHub, each request as it is by the byte, with what
+//! the sandbox got and what arrived upstream.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+use test_support::gateway::policy;
+use test_support::upstream::HOSTS;
+use test_support::{Answer, Http, Rig, Sandbox, client, raw};
+
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/github/bypass-cases.jsonl");
+
+/// The bytes of a case's request.
+fn request(case: &Value, authority: &str, target: &str) -> Vec<u8> {
+    let headers: Vec<(&String, &str)> =
+        case["headers"].as_object().unwrap().iter().map(|(name, value)| (name, value.as_str().unwrap())).collect();
+    let has = |name: &str| headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
+    let body = match (case["body"].as_str(), case["body_base64"].as_str()) {
+        (Some(body), _) => body.as_bytes().to_vec(),
+        (None, Some(body)) => BASE64_STANDARD.decode(body).unwrap(),
+        (None, None) => Vec::new(),
+    };
+    let mut head = format!("{} {target} HTTP/1.1\r\n", case["method"].as_str().unwrap());
+    if !has("host") {
+        head += &format!("Host: {authority}\r\n");
+    }
+    for (name, value) in &headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !has("content-length") && !has("transfer-encoding") && (!body.is_empty() || case["method"] != "GET") {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    [head.as_bytes(), b"\r\n", &body].concat()
+}
+
+/// What the sandbox gets for a case; `None` where the tunnel was not opened.
+async fn send(rig: &Rig, sandbox: &Sandbox, case: &Value) -> Option<Answer> {
+    let mut record = case["container"].clone();
+    record["container_ip"] = sandbox.address.to_string().into();
+    let (status, answer) = rig.gateway.call("POST", "/internal/containers", Some(&record));
+    assert!(matches!(status, 200 | 201), "{answer}");
+    let url = case["url"].as_str().unwrap();
+    let rest = url.strip_prefix("https://").unwrap_or(url);
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.split(':').next().unwrap();
+    let mut stream = client::tls(sandbox, sandbox.address, host, Http::One).await.ok()?;
+    let bytes = match case["method"].as_str() {
+        // It is opened by its form; what comes inside is refused.
+        Some("CONNECT") => format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes(),
+        _ => request(case, authority, if target.is_empty() { "/" } else { target }),
+    };
+    Some(raw::ask(&mut stream, &bytes).await.unwrap_or_else(|error| panic!("{}: {error}", case["id"])))
+}
+
+#[tokio::test]
+async fn every_way_round_has_the_verdict_that_is_expected_and_what_is_refused_never_arrives() {
+    let hosts = [&HOSTS[..], &["codeload.github.com"]].concat();
+    let rig = Rig::start_with(&policy(&hosts), &[]);
+    let sandbox = rig.sandbox();
+    let text = std::fs::read_to_string(CASES).unwrap();
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let before = rig.upstream.requests().len();
+        let answer = send(&rig, &sandbox, &case).await;
+        let arrived = rig.upstream.requests().split_off(before);
+        // The gateway's own questions are no sandbox's.
+        let arrived: Vec<_> = arrived.iter().filter(|request| !request.is_own()).collect();
+        let refused = answer.as_ref().is_none_or(|answer| answer.rule.is_some());
+        let fits = match case["expect"].as_str().unwrap() {
+            "allow" => !refused && arrived.len() == 1,
+            // The stand-in knows no such node.
+            _ => refused && arrived.is_empty(),
+        };
+        if !fits {
+            wrong.push(format!("{} expected {}: {answer:?} {arrived:?}", case["id"], case["expect"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
