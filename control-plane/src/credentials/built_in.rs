@@ -23,7 +23,7 @@ pub struct BuiltIn {
 pub enum Scope {
     /// git on the container's repositories.
     GitHubGit,
-    /// API reads of the container's repositories.
+    /// The API, on the container's repositories and what belongs to none.
     GitHubApi,
     /// These endpoints.
     Endpoints(&'static [&'static str]),

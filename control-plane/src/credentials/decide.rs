@@ -64,7 +64,11 @@ pub fn decide<'a>(
     }
     // Where.
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
-    if !canonical(path) {
+    let plain = match &entry.scope {
+        Scope::GitHubApi => github::canonical_api(path),
+        Scope::GitHubGit | Scope::Endpoints(_) => canonical(path),
+    };
+    if !plain {
         return refuse("credentials.path", "the path is not in its canonical spelling".into());
     }
     let rule = match &entry.scope {
@@ -182,10 +186,10 @@ mod tests {
             ("GET github.com/acme/app;x/info/refs", "credentials.path"),
             ("GET api.github.com/repos/acme/secret", "credentials.repo"),
             ("GET api.github.com/repos/acme/app/../secret", "credentials.path"),
-            ("GET api.github.com/repositories/20580498", "credentials.path"),
+            ("GET api.github.com/repositories/20580498", "credentials.repo"),
             ("GET api.github.com/user/repos", "credentials.path"),
-            ("PUT api.github.com/repos/acme/app/pulls/1/merge", "credentials.github-write"),
-            ("POST api.github.com/graphql", "credentials.github-write"),
+            ("PUT api.github.com/repos/acme/secret/pulls/1/merge", "credentials.repo"),
+            ("POST api.github.com/user/repos", "credentials.path"),
             ("GET uploads.github.com/", "credentials.host"),
             ("GET api.anthropic.com/v1/messages", "credentials.path"),
             ("POST api.anthropic.com/v1/messages/batches", "credentials.path"),

@@ -42,7 +42,7 @@ pub struct Admits {
 pub enum Scope {
     /// git on the container's repositories.
     GitHubGit,
-    /// API reads of the container's repositories.
+    /// The API, on the container's repositories and what belongs to none.
     GitHubApi,
     /// These; empty is none.
     Endpoints(Vec<Endpoint>),
