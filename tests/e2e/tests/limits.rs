@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// A host without a credential.
-const PLAIN: &str = "raw.githubusercontent.com";
+const PLAIN: &str = "files.example.net";
 /// A host that streams.
 const STREAMS: &str = "api.anthropic.com";
 /// The longest that what is only awaited may take.

@@ -1,6 +1,6 @@
 //! What /proc tells about a process, and signals. Called by the gateway handle and by the tests.
 
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, kill_process, setpriority_process};
 
 pub use rustix::process::Signal;
 use std::path::Path;
@@ -33,6 +33,12 @@ pub fn child_named(parent: u32, name: &str) -> Option<u32> {
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .find(|pid| stat(*pid).is_some_and(wanted))
+}
+
+/// The thread that calls this gives way to everybody else from now on.
+pub fn lowest_priority() {
+    // For the calling thread alone: setpriority(2), "C library/kernel differences".
+    setpriority_process(None, 19).unwrap();
 }
 
 /// Every process that works in `directory` or below it.
