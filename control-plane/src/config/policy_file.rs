@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use policy::github::{Patterns, Rules};
+use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::{Access, BranchGlob, Egress, HostName, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -23,6 +23,7 @@ struct Raw {
     egress: Option<Vec<Entry>>,
     strip_foreign_credentials: Option<bool>,
     policy: Option<RawRules>,
+    github: Option<RawGitHub>,
 }
 
 /// What may be done on GitHub, in the words of the design that this project grew from. What is absent is as it is
@@ -34,6 +35,104 @@ struct RawRules {
     protected_branches: Option<Vec<BranchGlob>>,
     allow_force_push: Option<bool>,
     allow_branch_deletion: Option<bool>,
+}
+
+/// What may be done on GitHub, in words of its own. What is absent is as it is without the block.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawGitHub {
+    bot: Classes,
+    user: Classes,
+    operations: Vec<RawException>,
+    restricted_paths: Option<Vec<PathGlob>>,
+    commands: Option<Vec<Word>>,
+    denied_labels: Option<Vec<Word>>,
+    agents: Option<Vec<Word>>,
+}
+
+/// Classes beside the default's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Classes {
+    allow: BTreeSet<ClassName>,
+    deny: BTreeSet<ClassName>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct ClassName(Class);
+
+impl TryFrom<String> for ClassName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        // The form in which GraphQL is spoken is no choice.
+        Class::named(&name).filter(|class| *class != Class::Graphql).map(Self).ok_or_else(|| {
+            let names = Class::ALL.into_iter().filter(|class| *class != Class::Graphql).map(Class::name);
+            format!("{name:?} is no class; the classes are {}", names.collect::<Vec<_>>().join(", "))
+        })
+    }
+}
+
+/// An entry of `operations:`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawException {
+    labels: BTreeMap<String, String>,
+    allow: BTreeSet<OperationName>,
+    deny: BTreeSet<OperationName>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct OperationName(String);
+
+impl TryFrom<String> for OperationName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match is_operation(&name) {
+            true => Ok(Self(name)),
+            false => Err(format!(
+                "{name:?} is no operation; expected one as GitHub's API calls it, such as pulls/merge, or a mutation such as mergePullRequest; a refusal and the audit name it"
+            )),
+        }
+    }
+}
+
+/// A glob of paths in a repository.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct PathGlob(String);
+
+impl TryFrom<String> for PathGlob {
+    type Error = String;
+
+    fn try_from(glob: String) -> Result<Self, String> {
+        let part = |part: &str| !matches!(part, "" | "." | "..");
+        match glob.split('/').all(part) && !glob.contains('\\') && !glob.chars().any(char::is_control) {
+            true => Ok(Self(glob)),
+            false => Err(format!(
+                "{glob:?} is no path from the repository's root, such as .github/workflows/**; * is any text"
+            )),
+        }
+    }
+}
+
+/// A text that is looked for. The empty one would be found everywhere, and white space around it nowhere.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Word(String);
+
+impl TryFrom<String> for Word {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
+            true => Err(format!("{text:?} is not a text without white space around it")),
+            false => Ok(Self(text)),
+        }
+    }
 }
 
 /// One entry of `egress:`, checked while it is read so that an error has its line.
@@ -153,20 +252,20 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
         content.extend(configured.iter().flat_map(|host| host.as_str().bytes().chain([b'\n'])));
         default_entries(configured)
     });
-    let github = rules(raw.policy.unwrap_or_default()).map_err(|(key, problem)| Error::Value {
-        path: file.display().to_string(),
-        key: format!("policy.{key}"),
-        problem,
-    })?;
+    let value = |key: String, problem| Error::Value { path: file.display().to_string(), key, problem };
+    let github = rules(raw.policy.unwrap_or_default())
+        .map_err(|(key, problem)| value(format!("policy.{key}"), problem))
+        .and_then(|rules| {
+            let more = further(rules, raw.github.unwrap_or_default());
+            more.map_err(|(key, problem)| value(format!("github.{key}"), problem))
+        })?;
     let mut egress = Egress::default();
     for (index, entry) in entries.into_iter().enumerate() {
         for host in entry.hosts {
             if entry.access.cleartext && matches!(&host, HostPattern::Exact(host) if credentials.concern(host)) {
-                return Err(Error::Value {
-                    path: file.display().to_string(),
-                    key: format!("egress[{index}].cleartext"),
-                    problem: format!("{host} gets a credential, which never travels in cleartext; leave cleartext out"),
-                });
+                let problem =
+                    format!("{host} gets a credential, which never travels in cleartext; leave cleartext out");
+                return Err(value(format!("egress[{index}].cleartext"), problem));
             }
             egress.add(host, entry.access.clone());
         }
@@ -195,6 +294,35 @@ fn rules(raw: RawRules) -> Result<Rules, (String, String)> {
     rules.branches.protected = raw.protected_branches.unwrap_or(rules.branches.protected);
     rules.branches.allow_force_push = raw.allow_force_push.unwrap_or(rules.branches.allow_force_push);
     rules.branches.allow_deletion = raw.allow_branch_deletion.unwrap_or(rules.branches.allow_deletion);
+    Ok(rules)
+}
+
+/// `rules` with what `github:` says, or the key that is wrong and why.
+fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> {
+    for (key, classes, given) in [("bot", &mut rules.bot, raw.bot), ("user", &mut rules.user, raw.user)] {
+        if let Some(both) = given.allow.intersection(&given.deny).next() {
+            return Err((key.into(), format!("{} stands under allow and deny; decide on one", both.0.name())));
+        }
+        classes.extend(given.allow.into_iter().map(|class| class.0));
+        classes.retain(|class| !given.deny.contains(&ClassName(*class)));
+    }
+    for (index, entry) in raw.operations.into_iter().enumerate() {
+        if entry.allow.is_empty() && entry.deny.is_empty() {
+            return Err((
+                format!("operations[{index}]"),
+                "says nothing; expected allow or deny with operations".into(),
+            ));
+        }
+        let names = |names: BTreeSet<OperationName>| names.into_iter().map(|name| name.0).collect();
+        let (allow, deny) = (names(entry.allow), names(entry.deny));
+        rules.operations.push(Exception { labels: entry.labels, allow, deny });
+    }
+    let words = |words: Vec<Word>| words.into_iter().map(|word| word.0).collect();
+    rules.restricted_paths =
+        raw.restricted_paths.map_or(rules.restricted_paths, |globs| globs.into_iter().map(|glob| glob.0).collect());
+    rules.commands = raw.commands.map_or(rules.commands, words);
+    rules.labels = raw.denied_labels.map_or(rules.labels, words);
+    rules.agents = raw.agents.map_or(rules.agents, words);
     Ok(rules)
 }
 
@@ -282,6 +410,72 @@ mod tests {
             ("policy: {blocked_api_patterns: {GET: ['(']}}", "policy.yaml: policy.blocked_api_patterns.GET: "),
             ("policy: {blocked_api_patterns: {GET: '/'}}", "a sequence"),
             ("policy: {blocked_api_patterns: {TRACE: ['/']}}", "no method"),
+        ] {
+            let message = policy(text).unwrap_err().to_string();
+            assert!(message.contains(hint), "{text}\n{message}");
+        }
+    }
+
+    #[test]
+    fn the_rules_for_github_are_those_of_the_default_and_what_is_said() {
+        let text = "github:\n  bot: {allow: [ci], deny: [write-object]}\n  user: {allow: [merge]}\n  operations:\n    - {labels: {team: infra}, allow: [actions/re-run-workflow, closeIssue], deny: [pulls/update]}\n    - {deny: [git/receive-pack]}\n  restricted_paths: [deploy/**]\n  commands: []\n  denied_labels: [ship it]\n  agents: [robot]\npolicy: {protected_branches: [trunk]}\n";
+        let rules = policy(text).unwrap().github;
+        let default = Rules::default();
+        let classes = |classes: &BTreeSet<Class>| classes.iter().map(|class| class.name()).collect::<Vec<_>>();
+        assert_eq!(classes(&rules.bot), ["read-repo", "read-global", "write-collab", "write-ref", "ci"]);
+        assert_eq!(rules.user.len(), default.user.len() + 1);
+        assert_eq!(rules.operations.len(), 2);
+        assert_eq!(rules.operations[0].labels["team"], "infra");
+        assert!(rules.operations[0].allow.contains("closeIssue") && rules.operations[0].deny.contains("pulls/update"));
+        assert_eq!(rules.restricted_paths, ["deploy/**"]);
+        assert!(rules.commands.is_empty());
+        assert_eq!((rules.labels, rules.agents), (vec!["ship it".to_owned()], vec!["robot".to_owned()]));
+        assert_eq!(rules.branches.protected.len(), 1);
+        for nothing in ["", "github:", "github: {}"] {
+            assert_eq!(policy(nothing).unwrap().github, default, "{nothing}");
+        }
+        assert_ne!(policy(text).unwrap().version, policy("").unwrap().version);
+    }
+
+    /// What the example's comments give as the default is the default.
+    #[test]
+    fn the_example_gives_the_defaults_for_github() {
+        for example in
+            [include_str!("../../../config/policy.yaml"), include_str!("../../../config/policy.yaml.example")]
+        {
+            let github = example.split_once("\n#github:\n").unwrap().1;
+            let text: String = github.lines().map(|line| format!("{}\n", line.trim_start_matches('#'))).collect();
+            let rules = policy(&format!("github:\n{text}")).unwrap().github;
+            assert_eq!(Rules { operations: Vec::new(), ..rules }, Rules::default());
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_about_github_is_named_with_its_place() {
+        for (text, hint) in [
+            ("github:\n  bots: {}", "policy.yaml:2:3: github: unknown field `bots`"),
+            ("github:\n  bot: [ci]", "policy.yaml:2:8: github.bot: "),
+            (
+                "github:\n  bot: {allow: [deploy]}",
+                "policy.yaml:2:16: github.bot.allow: \"deploy\" is no class; the classes are read-repo, ",
+            ),
+            ("github:\n  bot: {allow: [graphql]}", "is no class"),
+            ("github:\n  bot: {allow: ci}", "a sequence"),
+            ("github:\n  bot: {allow: [ci], deny: [ci]}", "policy.yaml: github.bot: ci stands under allow and deny"),
+            ("github:\n  user: {allows: [ci]}", "unknown field `allows`"),
+            (
+                "github:\n  operations: [{allow: [pulls/marge]}]",
+                "github.operations[0].allow: \"pulls/marge\" is no operation",
+            ),
+            ("github:\n  operations: [{deny: [closeIssues]}]", "such as mergePullRequest"),
+            ("github:\n  operations: [{labels: {team: a}}]", "policy.yaml: github.operations[0]: says nothing"),
+            ("github:\n  operations: [{label: {team: a}, allow: [pulls/merge]}]", "unknown field `label`"),
+            ("github:\n  operations: [{labels: {team: [a]}, allow: [pulls/merge]}]", "a string"),
+            ("github:\n  restricted_paths: [/x]", "policy.yaml:2:21: github.restricted_paths: "),
+            ("github:\n  restricted_paths: ['a\\b']", "such as .github/workflows/**"),
+            ("github:\n  commands: ['']", "policy.yaml:2:13: github.commands: "),
+            ("github:\n  denied_labels: [' x']", "without white space around it"),
+            ("github:\n  agents: copilot", "a sequence"),
         ] {
             let message = policy(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{text}\n{message}");

@@ -183,6 +183,14 @@ impl Judge {
     }
 }
 
+/// Operations that are neither REST's nor mutations: a query, git, and archives.
+const OTHER_OPERATIONS: [&str; 4] = ["query", "git/upload-pack", "git/receive-pack", "codeload/archive"];
+
+/// Whether there is an operation called `name`, so that [`Rules::operations`] can speak of it.
+pub fn is_operation(name: &str) -> bool {
+    rest::is_operation(name) || graphql::is_mutation(name) || OTHER_OPERATIONS.contains(&name)
+}
+
 /// Whether this stage makes a refusal of the header `name` of a request to `host`, so that no stage before may remove it
 /// in silence.
 pub fn refuses_header(host: &HostName, name: &str) -> bool {

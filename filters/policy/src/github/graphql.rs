@@ -31,6 +31,11 @@ pub struct Judged {
     pub ask: Vec<String>,
 }
 
+/// Whether there is a mutation called `name`.
+pub fn is_mutation(name: &str) -> bool {
+    schema::Mutation::named(name).is_some()
+}
+
 /// Judges the body of POST /graphql.
 ///
 /// # Errors

@@ -170,6 +170,11 @@ impl Matched {
     }
 }
 
+/// Whether there is a REST operation called `name`.
+pub fn is_operation(name: &str) -> bool {
+    ROWS.iter().any(|row| row.name == name)
+}
+
 type Parameters = Vec<(&'static str, String)>;
 type Found = (&'static Row, Parameters);
 
