@@ -21,7 +21,7 @@ use super::client::Client;
 use super::{Common, Error, print};
 use crate::config::{Config, policy_file};
 use crate::credentials::PLACEHOLDER;
-use crate::{envoy, live};
+use crate::{envoy, github, live};
 
 /// The variables of the built-in GitHub credential, in this order.
 const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
@@ -142,6 +142,7 @@ impl Doctor {
         findings.extend(credentials(&config));
         findings.push(nameservers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &config));
         findings.extend(upstreams(&config));
+        findings.extend(github(&config));
         findings.extend(spoofing(Path::new("/proc/sys/net/ipv4")));
         findings.push(clock(Timestamp::now()));
         findings
@@ -295,6 +296,53 @@ fn credentials(config: &Config) -> Vec<Finding> {
             format!("a gateway started from here adds none, unless `credentials:` names another source; set {names}"),
         ),
     }]
+}
+
+/// The GitHub token, as GitHub sees it. Nothing where there is none.
+fn github(config: &Config) -> Option<Finding> {
+    let roots = config.roots_pem().unwrap_or_default();
+    let asked = || {
+        let client = github::client::Client::of_command(config, &roots)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer = runtime.block_on(client.get("/"));
+        // A resolver that still looks for the host is left behind.
+        runtime.shutdown_background();
+        answer
+    };
+    let answer = match asked() {
+        Ok(answer) => answer,
+        // Whether there is one is said elsewhere.
+        Err(github::client::Error::NoCredential(_)) => return None,
+        Err(error) => {
+            return Some(Finding::warn(
+                "github",
+                format!("the token cannot be looked at: {error}"),
+                "check the network",
+            ));
+        }
+    };
+    Some(token(answer.status, answer.scopes.as_deref()))
+}
+
+/// What GitHub's answer to `GET /` says of the token. `scopes` are those of a classic token; others have none there.
+fn token(status: u16, scopes: Option<&str>) -> Finding {
+    let scopes: Option<Vec<&str>> = scopes.map(|scopes| scopes.split(',').map(str::trim).collect());
+    match (status, scopes) {
+        (401, _) => Finding::fail("github", "GitHub does not take the token", "make a new one"),
+        (200, Some(scopes)) if scopes.contains(&"workflow") => Finding::warn(
+            "github",
+            "the token may write workflows, which run with rights of their own",
+            "use one without the scope `workflow`, so that the gateway is not the only lock",
+        ),
+        (200, Some(_)) => Finding::ok("github", "the token may not write workflows"),
+        (200, None) => Finding::ok(
+            "github",
+            "GitHub takes the token; whether a fine-grained one may write workflows cannot be told from here, its page says so",
+        ),
+        (status, _) => {
+            Finding::warn("github", format!("api.github.com answers with status {status}"), "try again later")
+        }
+    }
 }
 
 fn nameservers(resolv_conf: &str, config: &Config) -> Finding {
@@ -487,6 +535,22 @@ mod tests {
             let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
             std::fs::write(directory.path().join("ca.pem"), pem).unwrap();
             assert_eq!(authority(directory.path()).state, expected, "{from}..{until}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_may_write_workflows_is_pointed_out() {
+        for (status, scopes, state, word) in [
+            (200, Some("repo, workflow"), State::Warn, "may write workflows"),
+            (200, Some("workflow"), State::Warn, "may write workflows"),
+            (200, Some("repo, workflows:read"), State::Ok, "may not write workflows"),
+            (200, Some(""), State::Ok, "may not"),
+            (200, None, State::Ok, "cannot be told"),
+            (401, None, State::Fail, "does not take"),
+            (503, None, State::Warn, "503"),
+        ] {
+            let finding = token(status, scopes);
+            assert!(finding.state == state && finding.found.contains(word), "{finding:?}");
         }
     }
 

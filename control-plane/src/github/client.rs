@@ -118,15 +118,28 @@ pub enum Error {
 }
 
 impl Client {
-    /// For the host as `config` has it; `roots_pem` is what hosts that are not pinned are verified against.
+    /// For the host as `config` has it; where that is not pinned, `resolver` finds it, and `roots_pem` are who vouches
+    /// for it.
     ///
     /// # Errors
     /// The roots cannot be read.
     pub fn new(config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> Result<Self, Error> {
+        Self::at(config, roots_pem, Place::Public(resolver))
+    }
+
+    /// The same for a command of the operator's, which finds the host as every program on its machine does.
+    ///
+    /// # Errors
+    /// The roots cannot be read.
+    pub fn of_command(config: &Config, roots_pem: &str) -> Result<Self, Error> {
+        Self::at(config, roots_pem, Place::Pinned(HOST.into(), PORT))
+    }
+
+    fn at(config: &Config, roots_pem: &str, otherwise: Place) -> Result<Self, Error> {
         let host = HostName::parse(HOST.as_bytes()).map_err(|error| Error::Roots(error.to_string()))?;
         let (place, roots) = match config.upstreams.get(&host) {
             Some(pinned) => (Place::Pinned(pinned.address.clone(), pinned.port), pinned.ca_pem.as_str()),
-            None => (Place::Public(resolver), roots_pem),
+            None => (otherwise, roots_pem),
         };
         Ok(Self {
             host,
