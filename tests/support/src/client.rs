@@ -211,6 +211,19 @@ pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> 
     Ok(bytes)
 }
 
+/// Reads a body to its end and shows each piece of it as it comes.
+///
+/// # Errors
+/// It broke, or paused for longer than `patience`.
+pub async fn follow(mut body: Incoming, patience: Duration, mut show: impl FnMut(&[u8])) -> io::Result<()> {
+    while let Some(frame) = timeout(patience, body.frame()).await? {
+        if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+            show(&data);
+        }
+    }
+    Ok(())
+}
+
 /// A body that is read as it comes, in the background; dropped, it is given up.
 pub struct Followed {
     bytes: Arc<AtomicU64>,

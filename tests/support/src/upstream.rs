@@ -5,6 +5,7 @@
 
 mod git;
 pub mod graphql;
+pub mod odd;
 mod sites;
 mod tls;
 
@@ -226,7 +227,9 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     let io = TokioIo::new(stream);
     // An error here is the peer's way of leaving.
     if h2 {
-        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+        let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        // The gateway's own limit comes first.
+        let _ = server.max_header_list_size(1 << 20).serve_connection(io, service).await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
     }

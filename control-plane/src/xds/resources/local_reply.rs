@@ -55,6 +55,13 @@ const OWN: &[Own] = &[
         rule: "request.upgrade",
         error: "this upgrade is not passed on",
     },
+    Own {
+        // `OPTIONS *`, and `http://host?query`.
+        when: When::Details("absolute_path_rejected"),
+        stage: "request",
+        rule: "request.target",
+        error: "the request's target has no path; it has to begin with a /",
+    },
     Own { when: When::Status(400), stage: "request", rule: "request.malformed", error: "the request is malformed" },
     Own { when: When::Status(413), stage: "listener", rule: "limit.body", error: "the body is larger than the limit" },
     Own {

@@ -41,9 +41,25 @@ pub fn envoy(socket: &Path, path: &str) -> io::Result<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
-    // It may be chunked; for lines of text that adds lines which nobody looks for.
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no complete answer"))?;
-    Ok(body.to_owned())
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no complete answer"))?;
+    match head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked") {
+        true => unchunked(body).ok_or_else(|| io::Error::other("no complete chunk")),
+        false => Ok(body.to_owned()),
+    }
+}
+
+/// RFC 9112 section 7.1, without extensions.
+fn unchunked(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole += rest.get(..size)?;
+        body = rest.get(size..)?.strip_prefix("\r\n")?;
+    }
 }
 
 /// Begins one call and closes the connection `after` it was sent, without reading.

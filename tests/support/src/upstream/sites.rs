@@ -1,6 +1,6 @@
 //! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
-use super::{Shared, Visibility, graphql};
+use super::{Shared, Visibility, graphql, odd};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
@@ -47,6 +47,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
     let path = head.uri.path();
     let keep = path == "/graphql";
     let mut read = Vec::new();
+    let mut trailers = None;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return text(400, "the body broke off") };
         if let Some(data) = frame.data_ref() {
@@ -55,6 +56,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
                 read.extend_from_slice(data);
             }
         }
+        trailers = frame.into_trailers().ok();
     }
     match host {
         "api.github.com" => {
@@ -80,6 +82,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             response.body(events.boxed_unsync()).unwrap()
         }
         "api.anthropic.com" => json(200, &json!({"type": "message", "path": path})),
+        "files.example.net" if path.starts_with("/odd/") => odd::serve(&path["/odd/".len()..], trailers).await,
         "files.example.net"
         | "large.example.net"
         | "aliased.example.net"
