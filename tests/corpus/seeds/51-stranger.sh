@@ -1,0 +1,6 @@
+# by: stranger
+# exit: 0
+# prints: "rule":"identity.unknown"
+# prints: 403
+# nothing arrives: /repos/owner/repo1/branches
+curl -sS -w '\n%{http_code}\n' https://api.github.com/repos/owner/repo1/branches
