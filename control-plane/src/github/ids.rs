@@ -29,6 +29,8 @@ const KEPT: usize = 10_000;
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest pause, and the one after an answer that will hardly be another the next time.
 const LONGEST: Duration = Duration::from_secs(60);
+/// The pause that a new registration does not shorten: whoever registers again has perhaps mended what was wrong.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Questions at a time: what `confirm` asks comes in between.
 const FLIGHTS: usize = 2;
 /// Repositories that are named in `/readyz`.
@@ -59,6 +61,8 @@ struct Wanted {
     repo: Repo,
     /// When it is asked for next; absent while it is.
     due: Option<Instant>,
+    /// When that is at the earliest.
+    earliest: Instant,
     pause: Duration,
     problem: Option<String>,
 }
@@ -124,12 +128,13 @@ impl Ids {
             return;
         }
         for repo in record.repos.iter().filter(|repo| lacks(repo)) {
-            let now = Wanted { repo: repo.clone(), due: Some(Instant::now()), pause: SHORTEST, problem: None };
-            let wanted = self.wanted.entry(key(repo)).or_insert(now);
-            // What was found an hour ago may be of no use to this record; what is known is.
-            if wanted.due.is_some() && self.known.contains_key(&key(repo)) {
-                wanted.due = Some(Instant::now());
-            }
+            let now = Instant::now();
+            let (pause, problem) = (SHORTEST, None);
+            let new = || Wanted { repo: repo.clone(), due: Some(now), earliest: now, pause, problem };
+            let wanted = self.wanted.entry(key(repo)).or_insert_with(new);
+            // It has been asked for already, for another record or for one that this one replaces.
+            wanted.due = wanted.due.map(|due| due.min(wanted.earliest.max(now)));
+            wanted.repo = repo.clone();
         }
     }
 
@@ -216,7 +221,9 @@ impl Ids {
 
     fn later(&mut self, key: &str, pause: Duration, problem: Option<String>) {
         let Some(wanted) = self.wanted.get_mut(key) else { return };
-        wanted.due = Some(Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0)));
+        let now = Instant::now();
+        wanted.due = Some(now + pause.mul_f64(rand::random_range(0.5..=1.0)));
+        wanted.earliest = now + AGAIN;
         wanted.pause = (pause * 2).min(LONGEST);
         if problem != wanted.problem {
             if let Some(problem) = &problem {

@@ -385,8 +385,9 @@ fn fill(file: &Path) {
 
 /// A large record, of which not many have room.
 fn large(address: Ipv4Addr) -> Value {
-    let repos: Vec<String> = (0..100).map(|repo| format!("acme/{}-{repo}", "r".repeat(60))).collect();
-    json!({"container_ip": address, "repos": repos})
+    // With their numbers, so that they are not looked up.
+    let repo = |id: u32| json!({"name": format!("acme/{}-{id}", "r".repeat(60)), "id": id, "default_branch": "main"});
+    json!({"container_ip": address, "repos": (0..100).map(repo).collect::<Vec<_>>()})
 }
 
 /// How many audit lines did not come to disk because it refused them.

@@ -306,9 +306,12 @@ impl Gateway {
         warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
     }
 
-    /// Registers `address` with `repos`, or replaces its record.
+    /// Registers `address` with `repos`, or replaces its record. What the gateway would look up is given, so that it
+    /// asks GitHub nothing by itself.
     pub fn register(&self, address: impl Into<IpAddr>, repos: &[&str]) {
         let address = address.into();
+        let known = |name: &&str| json!({"name": name, "id": upstream::number(name), "default_branch": "main"});
+        let repos: Vec<Value> = repos.iter().map(known).collect();
         let record = json!({"container_ip": address, "container_id": container_id(address), "repos": repos});
         let (status, body) = self.call("POST", "/internal/containers", Some(&record));
         assert!(matches!(status, 200 | 201), "register: {status} {body}");

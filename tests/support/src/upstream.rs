@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sites::Body;
-pub use sites::{WEB_SOCKET_ACCEPT, WEB_SOCKET_KEY};
+pub use sites::{WEB_SOCKET_ACCEPT, WEB_SOCKET_KEY, number};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -122,15 +122,18 @@ fn echo(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Respon
     response
 }
 
+/// The number of the repository `name`: any will do, so long as it is its own and always the same.
+pub fn number(name: &str) -> u32 {
+    name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)))
+}
+
 fn repository(name: &str, shared: &Shared) -> Response<Body> {
     let visibility = shared.repositories.lock().unwrap().get(name).copied();
     let Some(visibility) = visibility else { return json(404, &json!({"message": "Not Found"})) };
-    // Any number will do, so long as it is the repository's own and always the same.
-    let id = name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
     json(
         200,
         &json!({
-            "id": id, "full_name": name, "default_branch": "main", "private": visibility == Visibility::Private,
+            "id": number(name), "full_name": name, "default_branch": "main", "private": visibility == Visibility::Private,
         }),
     )
 }
