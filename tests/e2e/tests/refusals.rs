@@ -70,10 +70,10 @@ impl Watched {
         Ipv4Addr::from_bits(self.first.to_bits() + self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// One that is registered.
+    /// One that is registered; without repositories, after which the gateway itself would ask.
     fn known(&self) -> Ipv4Addr {
         let address = self.stranger();
-        self.gateway.register(address, &["acme/app"]);
+        self.gateway.register(address, &[]);
         address
     }
 
