@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Makes graphql-types.tsv, graphql-inputs.tsv and graphql-mutations.tsv, which are committed beside this script.
 
-    python3 graphql-generate.py SCHEMA MUTATIONS
+    python3 graphql-generate.py SCHEMA MUTATIONS [--left-out]
 
 SCHEMA is GitHub's public GraphQL schema (octokit/graphql-schema, schema.graphql, 22 July 2026), MUTATIONS a table of
 mutations with their classes and the node types that each of their ids may have (the project's reference
-`graphql-mutations.tsv`). Needs graphql-core 3.2. The build needs neither: it reads the three tables.
+`graphql-mutations.tsv`). With --left-out it names the fields of open types that are left
+out. Needs graphql-core 3.2. The build needs neither: it reads the three tables.
 
 What may be read is said here, by type: OPEN types with all their fields that lead to types of this table, LISTED types
 with the fields that are named, and views (`Repository~`) of types that may belong to another repository.
@@ -105,6 +106,8 @@ NARROW = {
     "Closer": "",
     "Commit": "id oid abbreviatedOid url",
     "Discussion": "id number url",
+    # What gh pr status shows; the rest is an administrator's.
+    "BranchProtectionRule": "requiresStrictStatusChecks requiredApprovingReviewCount",
     # Projects: the names by which an issue or pull request is filed there, and nothing of what else is.
     "ProjectV2": "id number title url closed",
     "ProjectV2Item": "id type isArchived project fieldValueByName",
@@ -118,6 +121,7 @@ NARROW = {
 }
 # Fields of open types that lead to such a view.
 NARROWED = {
+    "BranchProtectionRule",
     "Repository",
     "ProjectV2ItemConnection",
     "ProjectCardConnection",
@@ -133,13 +137,16 @@ CROSSING = {
 }
 IN_EVENTS = {"Issue", "PullRequest", "IssueOrPullRequest", "Discussion", "Commit"}
 
+# Types of which no list may be read.
+NOT_LISTED = {"Repository", "Organization", "Team", "App", "Topic"}
+# Lists of people that aren't a repository's, or an administrator's.
+NO_LISTS = ("Enterprise", "Follow", "Mannequin", "Organization", "RepositoryCollaborator", "Stargazer", "Team")
+
 # Fields that hold secrets or the account's own data, or that lead elsewhere.
 LEFT_OUT = {
     "Repository.tempCloneToken",
     "Repository.viewerDefaultCommitEmail",
     "Repository.viewerPossibleCommitEmails",
-    "Repository.forks",
-    "Repository.stargazers",
     "GitHubMetadata.gitHubServicesSha",
 }
 
@@ -181,10 +188,17 @@ def read_side(schema, payloads):
     wide = {name: None for name in OPEN}
     for name, fields in LISTED.items():
         wide[name] = fields.split()
-    for name in list(schema.type_map):
-        stem = name.removesuffix("Connection").removesuffix("Edge")
-        if stem != name and stem in wide and stem not in ("Repository", "Organization", "Team", "App", "Topic"):
-            wide.setdefault(name, None)
+    # Lists of what may be read may be read.
+    for name, kind in schema.type_map.items():
+        if name.endswith("Connection") and name not in wide and not name.startswith(NO_LISTS):
+            fields = kind.fields
+            members = [get_named_type(fields[field].type) for field in ("nodes", "edges") if field in fields]
+            edges = [m for m in members if m.name.endswith("Edge")]
+            ends = [get_named_type(edge.fields["node"].type) for edge in edges]
+            of = [m for m in members if m not in edges] + ends
+            if all(m.name in wide and m.name not in NOT_LISTED for m in of):
+                for m in [kind, *edges]:
+                    wide.setdefault(m.name, None)
     timelines = ["IssueTimelineItem", "IssueTimelineItems", "PullRequestTimelineItem", "PullRequestTimelineItems"]
     for union in timelines:
         for member in schema.type_map[union].types:
@@ -224,6 +238,8 @@ def read_side(schema, payloads):
             elif to.name in wide and to.name not in ("Query", "Mutation"):
                 target = to.name
             else:
+                if "--left-out" in sys.argv and name in OPEN:
+                    print("left out:", name, field_name, to.name)
                 continue
             rows.append((name, field_name, target, arguments(field)))
         if listed:
@@ -320,4 +336,4 @@ def write_side(schema, rows):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:3])

@@ -1,6 +1,6 @@
 //! How a refusal is told: JSON for programs, plain text where git would print it.
 
-use crate::Denial;
+use crate::{Denial, Stage};
 use serde::Serialize;
 
 /// In which form the client can read a refusal.
@@ -38,12 +38,17 @@ struct Body<'a> {
     rule: &'a str,
     stage: &'a str,
     request_id: &'a str,
+    /// What `gh` and GitHub's own libraries print of an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
 }
 
 /// Renders `denial`. `request_id` is the one that the audit line carries.
 pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
     let stage = denial.stage.name();
-    let body = Body { error: &denial.reason, rule: denial.rule, stage, request_id };
+    let message = (denial.stage == Stage::Github)
+        .then(|| format!("{} (refused by sallyport, rule {})", denial.reason, denial.rule));
+    let body = Body { error: &denial.reason, rule: denial.rule, stage, request_id, message };
     let (content_type, body) = match form {
         // A struct of strings always serialises; were it not so, the refusal would stand without its body.
         Form::Json => ("application/json", format!("{}\n", serde_json::to_string(&body).unwrap_or_default())),
@@ -61,7 +66,6 @@ pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Stage;
 
     #[test]
     fn git_gets_text_and_programs_get_json() {
@@ -74,6 +78,14 @@ mod tests {
             r#"{"error":"say \"who\"","rule":"identity.unknown","stage":"identity","request_id":"7"}"#.to_owned()
                 + "\n"
         );
+        let denial = Denial::forbidden(Stage::Github, "github.merge", "no");
+        assert_eq!(
+            render(&denial, Form::Json, "7").body,
+            r#"{"error":"no","rule":"github.merge","stage":"github","request_id":"7","message":"no (refused by sallyport, rule github.merge)"}"#
+                .to_owned()
+                + "\n"
+        );
+        let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "who");
         assert!(render(&denial, Form::Text, "7").body.contains("rule identity.unknown"));
     }
 }

@@ -8,6 +8,8 @@ const REPO: &str = "acme/app";
 
 fn gh(sandbox: &Sandbox, args: &[&str]) -> Finished {
     let mut command = sandbox.command("gh");
+    // gh keeps some answers there for a day.
+    command.env("TMPDIR", &sandbox.home);
     command.env("GH_NO_UPDATE_NOTIFIER", "1").env("NO_COLOR", "1").env("GH_PROMPT_DISABLED", "1").args(args);
     Finished::of(&mut command)
 }
@@ -71,27 +73,29 @@ fn what_is_refused_says_why() {
         return;
     }
     let (rig, sandbox) = rig();
+    std::fs::write(sandbox.home.join("key.pub"), "ssh-ed25519 AAAA a@b\n").unwrap();
     let mut wrong = Vec::new();
-    for (args, doing, path) in [
-        (&["pr", "merge", "7", "-R", REPO, "--merge"][..], "merging pull requests", "graphql"),
-        (&["pr", "merge", "7", "-R", REPO, "--squash"], "merging pull requests", "graphql"),
-        (&["pr", "merge", "7", "-R", REPO, "--merge", "--auto"], "merging pull requests", "graphql"),
-        (&["pr", "merge", "7", "-R", REPO, "--merge", "--admin"], "merging pull requests", "graphql"),
-        (&["release", "create", "v1", "-R", REPO, "--notes", "n"], "publishing releases", "releases"),
-        (&["repo", "delete", REPO, "--confirm"], "changing a repository's settings", "DELETE"),
-        (&["repo", "edit", REPO, "--visibility", "public"], "changing a repository's settings", "PATCH"),
-        (&["repo", "fork", REPO, "--clone=false"], "carrying content", "forks"),
-        (&["secret", "set", "S", "-R", REPO, "--body", "x"], "reading a repository's settings", "secrets"),
-        (&["gist", "create", "-f", "x", "/etc/hostname"], "carrying content", "gists"),
-        (&["api", "-X", "PUT", "repos/acme/app/pulls/7/merge"], "merging pull requests", "merge"),
-        (&["api", "repos/acme/other"], "not one of the repositories", "acme/other"),
+    for (args, doing) in [
+        (&["pr", "merge", "7", "-R", REPO, "--merge"][..], "merging pull requests"),
+        (&["pr", "merge", "7", "-R", REPO, "--squash"], "merging pull requests"),
+        (&["pr", "merge", "7", "-R", REPO, "--merge", "--auto"], "merging pull requests"),
+        (&["pr", "merge", "7", "-R", REPO, "--merge", "--admin"], "merging pull requests"),
+        (&["release", "create", "v1", "-R", REPO, "--notes", "n"], "publishing releases"),
+        (&["repo", "delete", REPO, "--confirm"], "changing a repository's settings"),
+        (&["repo", "edit", REPO, "--visibility", "public"], "changing a repository's settings"),
+        (&["repo", "fork", REPO, "--clone=false"], "carrying content"),
+        (&["secret", "set", "S", "-R", REPO, "--body", "x"], "reading a repository's settings"),
+        (&["workflow", "run", "ci.yml", "-R", REPO], "running workflows"),
+        (&["ssh-key", "add", "key.pub"], "changing organisations and accounts"),
+        (&["gist", "create", "-f", "x", "/etc/hostname"], "carrying content"),
+        (&["api", "-X", "PUT", "repos/acme/app/pulls/7/merge"], "merging pull requests"),
+        (&["api", "repos/acme/other"], "not one of the repositories"),
     ] {
         let finished = gh(&sandbox, args);
         let told = format!("{}{}", finished.stdout, finished.stderr);
         if finished.code == Some(0) || !told.contains(doing) {
             wrong.push(format!("gh {}: {finished:?}", args.join(" ")));
         }
-        let _ = path;
     }
     let written = rig.upstream.requests().into_iter().filter(|request| {
         !request.is_own() && !matches!(request.method.as_str(), "GET" | "HEAD") && request.path != "/graphql"

@@ -108,3 +108,7 @@ impl<'a> Envelope<'a> {
         Ok(Self { query: query.ok_or("the body has no query")?, variables, operation })
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests;

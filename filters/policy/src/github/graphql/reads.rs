@@ -179,9 +179,16 @@ impl<'a> Reader<'a> {
             match selection {
                 Selection::Field(field) => {
                     let found = of.field(field.name).ok_or_else(|| unknown(operation, of.name(), field.name))?;
-                    takes_all(operation, field, found.arguments)?;
+                    match field.name {
+                        // The one field whose argument is an id. The tables name only those that are none.
+                        "isRequired" => takes_all(operation, field, &["pullRequestId", "pullRequestNumber"])?,
+                        _ => takes_all(operation, field, found.arguments)?,
+                    }
                     self.conditions(&field.conditions)?;
                     let arguments = self.arguments(field)?;
+                    for (_, id) in arguments.iter().filter(|(name, _)| *name == "pullRequestId") {
+                        self.nodes(operation, id)?;
+                    }
                     // A comparison with another repository's branch is written owner:branch.
                     if field.name == "compare" && text(&arguments, "headRef").is_none_or(|head| head.contains(':')) {
                         let reason = "a comparison has to stay in its repository";
