@@ -50,9 +50,8 @@ pub struct Explain {
     json: bool,
 }
 
-/// One request, as a line of a batch has it.
+/// One request, as a line of a batch has it. What else stands there is the operator's own: what is expected, and why.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Line {
     #[serde(default)]
     id: Value,

@@ -4,9 +4,11 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
+use std::process::Command;
+use std::time::{Duration, Instant};
 use test_support::gateway::policy;
 use test_support::upstream::HOSTS;
-use test_support::{Answer, Http, Rig, Sandbox, client, raw};
+use test_support::{Answer, Finished, Http, Rig, Sandbox, client, raw, scratch};
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/github/bypass-cases.jsonl");
 
@@ -50,6 +52,39 @@ async fn send(rig: &Rig, sandbox: &Sandbox, case: &Value) -> Option<Answer> {
         _ => request(case, authority, if target.is_empty() { "/" } else { target }),
     };
     Some(raw::ask(&mut stream, &bytes).await.unwrap_or_else(|error| panic!("{}: {error}", case["id"])))
+}
+
+#[test]
+fn explain_says_of_every_way_round_what_is_expected_and_ten_thousand_lines_take_seconds() {
+    let explain = |file: &str| {
+        let mut command = Command::new(std::env::var_os("SALLYPORT_BIN").unwrap());
+        // Where there is no policy, the built-in one is meant.
+        command.current_dir(scratch("explain")).args(["policy", "explain", "--batch", file]);
+        let output = Finished::of(&mut command).success().stdout;
+        output.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let text = std::fs::read_to_string(CASES).unwrap();
+    let said = explain(CASES);
+    assert_eq!(said.len(), text.lines().count());
+    for (line, said) in text.lines().zip(said) {
+        let case: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(case["id"], said["id"]);
+        let graphql = case["url"].as_str().unwrap().ends_with("/graphql");
+        let fits = match case["expect"].as_str().unwrap() {
+            // A write by a node's id is confirmed first.
+            "allow" => said["verdict"] == "allow" || (said["verdict"] == "ask" && graphql),
+            "resolve" => said["verdict"] == "ask",
+            _ => said["verdict"] == "deny",
+        };
+        assert!(fits, "{case} {said}");
+    }
+    let many = scratch("many").join("many.jsonl");
+    let lines: Vec<&str> = text.lines().cycle().take(10_000).collect();
+    std::fs::write(&many, lines.join("\n")).unwrap();
+    let begun = Instant::now();
+    assert_eq!(explain(many.to_str().unwrap()).len(), 10_000);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]
