@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 use test_support::client::drain;
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
+use test_support::internet::{NameServer, Record};
 use test_support::upstream::{HOSTS, Visibility, number};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, TOKEN, Upstream, eventually, scratch};
 
@@ -115,4 +116,24 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
     let stream = streaming.open("/v1/stream").await.unwrap();
     register_again(&gateway, sandbox.address, &json!([REPO]));
     drain(stream.into_body(), SOON).await.expect("a replaced record ends its streams");
+}
+
+#[test]
+fn an_address_that_is_not_public_is_not_asked() {
+    let upstream = Upstream::start();
+    let nameserver = NameServer::start(&[(API, &[Record::Address(upstream.address.ip())])]);
+    let others: String = pins(&upstream, &[])
+        .lines()
+        .filter(|line| !line.contains(API))
+        .fold(String::new(), |lines, line| lines + line + "\n");
+    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}nameservers: ['{}']\n{others}", nameserver.address);
+    let gateway = Gateway::start_configured(&policy(&HOSTS), &settings);
+    let sandbox = Sandbox::start().behind(&gateway);
+    register(&gateway, sandbox.address, &json!([REPO]));
+    eventually("the lookup has failed", SOON, || {
+        gateway.said().contains("api.github.com has no public address").then_some(())
+    });
+    assert!(!nameserver.asked_for(API).is_empty());
+    assert_eq!(upstream.connections(), 0);
+    assert_eq!(record(&gateway, sandbox.address)["repos"], json!([REPO]));
 }
