@@ -88,6 +88,21 @@ impl Remembered {
     }
 }
 
+/// Why nodes are not confirmed, as a sentence for whoever is refused.
+#[derive(Debug)]
+enum Unconfirmed {
+    /// They are not the container's.
+    No(String),
+    /// It cannot be said now. The call fails, which is a 503 of the github filter's.
+    NotNow(&'static str),
+}
+
+impl From<String> for Unconfirmed {
+    fn from(reason: String) -> Self {
+        Self::No(reason)
+    }
+}
+
 impl Confirm {
     /// As a tonic service.
     pub fn service(registry: Arc<Registry>, client: Arc<Client>) -> GitHubServer<Self> {
@@ -97,11 +112,11 @@ impl Confirm {
     /// Confirms that `ids` are the container's at `address`.
     ///
     /// # Errors
-    /// Why not, as a sentence for whoever is refused.
-    async fn confirm(&self, address: IpAddr, ids: &[String]) -> Result<(), String> {
+    /// Why not.
+    async fn confirm(&self, address: IpAddr, ids: &[String]) -> Result<(), Unconfirmed> {
         let (policy, container) = (self.registry.policy(), self.container(address)?);
         if ids.is_empty() || ids.len() > MAX_NODES || ids.iter().any(|id| id.len() > MAX_ID) {
-            return Err(format!("a request may name 1 to {MAX_NODES} nodes"));
+            return Err(format!("a request may name 1 to {MAX_NODES} nodes").into());
         }
         let open = self.open(&policy, &container, ids);
         if open.is_empty() {
@@ -113,7 +128,7 @@ impl Confirm {
         }
         // GitHub has taken its time: the record may have become another meanwhile.
         if self.container(address)?.generation != container.generation {
-            return Err("the container's registration has just changed; try again".into());
+            return Err(Unconfirmed::NotNow("the container's registration has just changed; try again"));
         }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(&policy);
@@ -144,7 +159,7 @@ impl Confirm {
     }
 
     /// What GitHub says of `ids`, in their order.
-    async fn ask(&self, ids: &[String]) -> Result<Vec<Option<Node>>, String> {
+    async fn ask(&self, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
         let body = json!({ "query": QUERY, "variables": { "ids": ids } });
         let nodes = match self.client.ask("/graphql", body.to_string().into_bytes()).await {
             Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
@@ -153,7 +168,7 @@ impl Confirm {
         };
         nodes.map_err(|why| {
             tracing::warn!(why, "GitHub could not be asked to whom nodes belong");
-            "GitHub could not be asked to whom what is named here belongs; try again".to_owned()
+            Unconfirmed::NotNow("GitHub could not be asked to whom what is named here belongs; try again")
         })
     }
 }
@@ -164,8 +179,11 @@ impl GitHub for Confirm {
         let request = request.into_inner();
         let address =
             address_of(&request.address).ok_or_else(|| Status::invalid_argument("an address has 4 or 16 bytes"))?;
-        let reason = Self::confirm(self, address, &request.node_ids).await.err();
-        Ok(Response::new(ConfirmResponse { confirmed: reason.is_none(), reason: reason.unwrap_or_default() }))
+        match Self::confirm(self, address, &request.node_ids).await {
+            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, reason: String::new() })),
+            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { confirmed: false, reason })),
+            Err(Unconfirmed::NotNow(reason)) => Err(Status::unavailable(reason)),
+        }
     }
 }
 
@@ -226,14 +244,15 @@ fn read(body: &[u8], count: usize) -> Result<Vec<Option<Node>>, String> {
 }
 
 /// Whether the node that GitHub knows by `id` is the container's, and if it is a branch, one that it may move.
-fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy) -> Result<(), String> {
+fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy) -> Result<(), Unconfirmed> {
     let node = node.ok_or_else(|| format!("GitHub knows no {id}, or the gateway's token may not see it"))?;
     let found = node.repository().ok_or_else(|| format!("{id} is a {}, which is in no repository", node.kind))?;
     if !container.repos.iter().any(|repo| repo.id() == Some(found)) {
         if container.repos.iter().any(|repo| repo.id().is_none()) {
-            return Err("the numbers of this container's repositories are still being looked up; try again".into());
+            let reason = "the numbers of this container's repositories are still being looked up; try again";
+            return Err(Unconfirmed::NotNow(reason));
         }
-        return Err(format!("{id} is not in one of this container's repositories"));
+        return Err(format!("{id} is not in one of this container's repositories").into());
     }
     if node.kind != "Ref" {
         return Ok(());
@@ -241,7 +260,7 @@ fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy
     let name = node.prefix.as_deref().unwrap_or_default().to_owned() + node.name.as_deref().unwrap_or_default();
     let branch = branch_of(&name).ok_or_else(|| format!("{id} is {name:?}, which is no branch"))?;
     let moved = policy.github.branches.may_move(container, branch);
-    moved.map_err(|_| format!("{id} is the branch {branch}, which this container may not move"))
+    moved.map_err(|_| format!("{id} is the branch {branch}, which this container may not move").into())
 }
 
 #[cfg(test)]
@@ -295,7 +314,13 @@ mod tests {
     async fn ask(confirm: &Confirm, ids: &[&str]) -> Result<(), String> {
         let node_ids = ids.iter().map(|id| (*id).to_owned()).collect();
         let request = ConfirmRequest { address: ADDRESS.to_vec(), node_ids };
-        let answer = GitHub::confirm(confirm, Request::new(request)).await.unwrap().into_inner();
+        let answer = match GitHub::confirm(confirm, Request::new(request)).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::Unavailable);
+                return Err(format!("unavailable: {}", status.message()));
+            }
+        };
         assert_eq!(answer.confirmed, answer.reason.is_empty());
         if answer.confirmed { Ok(()) } else { Err(answer.reason) }
     }
@@ -372,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_confirms_nothing_and_says_to_try_again() {
+    async fn a_failure_fails_the_call_and_says_to_try_again() {
         for (status, body) in [
             (502, "{}"),
             (200, "{}"),
@@ -384,7 +409,7 @@ mod tests {
             let rig = Rig::start(move |_, _| (status, body.to_owned())).await;
             let confirm = service(&rig).await;
             let reason = ask(&confirm, &["PR_1"]).await.unwrap_err();
-            assert!(reason.ends_with("try again"), "{body}: {reason}");
+            assert!(reason.starts_with("unavailable: ") && reason.ends_with("try again"), "{body}: {reason}");
         }
     }
 
