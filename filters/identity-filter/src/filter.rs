@@ -6,7 +6,7 @@
 //!
 //! No borrow of shared state is held across a hostcall.
 
-use crate::limits::{Kind, Limits};
+use crate::limits::{Kind, Limits, RATE};
 use crate::link::Link;
 use crate::live::Live;
 use crate::memory::{Answer, Asked, Memory, Unusable, Who, address_bytes};
@@ -310,7 +310,7 @@ impl Stream {
     }
 
     fn enter(&self, source: IpAddr, kind: Kind) -> Result<(), Denial> {
-        self.shared.limits.borrow_mut().enter(source, kind)?;
+        self.shared.limits.borrow_mut().enter(source, kind, self.shared.uptime.get())?;
         self.counted.set(Some((source, kind)));
         Ok(())
     }
@@ -490,9 +490,10 @@ impl Shared {
 
     /// Refuses the request `id`: now, or when its body has come.
     fn refuse(&self, id: u32, refused: Refused) {
-        let Refused { facts, progress, .. } = &refused;
+        let Refused { facts, denial, progress, .. } = &refused;
         let endless = facts.upgrade || facts.method == b"CONNECT";
-        if !progress.ended.get() && !endless {
+        let late = denial.rule == RATE;
+        if (!progress.ended.get() && !endless) || late {
             progress.phase.set(Phase::Dropping);
             // Beyond the limit the answer does not wait.
             if self.bodies.borrow_mut().await_body(id, refused.clone()) {

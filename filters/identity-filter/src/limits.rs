@@ -11,6 +11,11 @@ use std::time::Duration;
 
 /// Tunnels that an address has open.
 pub const MAX_TUNNELS: u32 = 256;
+/// Tunnels that an address may open in a second, once it has opened [`MAX_TUNNELS`] at once. A handshake costs more than
+/// anything else that a sandbox can have done without being known.
+pub const TUNNELS_PER_SECOND: u32 = 32;
+/// The rule of one more. It is answered late (`refused::RATE_PAUSE`), so that who asks again and again has to wait.
+pub const RATE: &str = "limit.rate";
 /// Requests of an address that are under way, held or refused ones included.
 pub const MAX_STREAMS: u32 = 256;
 /// Tunnels in an hour to hosts that the policy does not name: a leaf may have to be issued for each, only to refuse
@@ -50,6 +55,10 @@ struct Usage {
     tunnels: u32,
     streams: u32,
     strange: u32,
+    /// Tunnels that were opened and not made good again by time.
+    opened: u32,
+    /// The second of the uptime at which that was so.
+    second: u64,
     /// The uptime at which `strange` starts anew.
     until: Duration,
 }
@@ -62,22 +71,40 @@ impl Usage {
         }
     }
 
+    /// Whether one more tunnel may be opened at `uptime`, which then is counted.
+    fn may_open(&mut self, uptime: Duration) -> bool {
+        let passed = uptime.as_secs().saturating_sub(self.second);
+        let good = u32::try_from(passed).unwrap_or(u32::MAX).saturating_mul(TUNNELS_PER_SECOND);
+        self.opened = self.opened.saturating_sub(good);
+        self.second = uptime.as_secs();
+        let may = self.opened < MAX_TUNNELS;
+        self.opened = self.opened.saturating_add(u32::from(may));
+        may
+    }
+
     fn idle(&self) -> bool {
         self.tunnels == 0 && self.streams == 0
     }
 }
 
 impl Limits {
-    /// One more of `kind` at `source`. When it is granted, [`Limits::leave`] has to follow.
+    /// One more of `kind` at `source`, at `uptime`. When it is granted, [`Limits::leave`] has to follow.
     ///
     /// # Errors
-    /// The refusal, 429: `source` has as many as it may have.
-    pub fn enter(&mut self, source: IpAddr, kind: Kind) -> Result<(), Denial> {
-        let count = self.by_source.entry(source).or_default().count(kind);
+    /// The refusal, 429: `source` has as many as it may have, or opens tunnels too fast.
+    pub fn enter(&mut self, source: IpAddr, kind: Kind, uptime: Duration) -> Result<(), Denial> {
+        let usage = self.by_source.entry(source).or_default();
         let (limit, rule, what) = kind.limit();
-        if *count >= limit {
+        if *usage.count(kind) >= limit {
             return Err(too_many(rule, format!("your address has {limit} {what}, which is the limit")));
         }
+        if kind == Kind::Tunnel && !usage.may_open(uptime) {
+            let reason = format!(
+                "your address opens more than {TUNNELS_PER_SECOND} connections in a second, after the first {MAX_TUNNELS}"
+            );
+            return Err(too_many(RATE, reason));
+        }
+        let count = usage.count(kind);
         *count = count.saturating_add(1);
         Ok(())
     }
@@ -87,7 +114,7 @@ impl Limits {
         if let Some(usage) = self.by_source.get_mut(&source) {
             let count = usage.count(kind);
             *count = count.saturating_sub(1);
-            if usage.idle() && usage.strange == 0 {
+            if usage.idle() && usage.strange == 0 && usage.opened == 0 {
                 self.by_source.remove(&source);
             }
         }
@@ -127,6 +154,8 @@ pub fn too_many(rule: &'static str, reason: String) -> Denial {
 mod tests {
     use super::*;
 
+    const LATE: Duration = Duration::from_secs(100);
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
@@ -137,14 +166,37 @@ mod tests {
             let mut limits = Limits::default();
             let (limit, rule, _) = kind.limit();
             for _ in 0..limit {
-                limits.enter(ip("10.0.0.1"), kind).unwrap();
+                limits.enter(ip("10.0.0.1"), kind, LATE).unwrap();
             }
-            let denial = limits.enter(ip("10.0.0.1"), kind).unwrap_err();
+            let denial = limits.enter(ip("10.0.0.1"), kind, LATE).unwrap_err();
             assert_eq!((denial.status, denial.rule), (429, rule));
-            limits.enter(ip("10.0.0.2"), kind).unwrap();
+            limits.enter(ip("10.0.0.2"), kind, LATE).unwrap();
             limits.leave(ip("10.0.0.1"), kind);
-            limits.enter(ip("10.0.0.1"), kind).unwrap();
+            let later = LATE + Duration::from_secs(1);
+            limits.enter(ip("10.0.0.1"), kind, later).unwrap();
         }
+    }
+
+    #[test]
+    fn tunnels_that_come_and_go_are_limited_by_the_second_after_the_first() {
+        let mut limits = Limits::default();
+        let mut opens = |second| {
+            let at = Duration::from_secs(second);
+            let opened = (0..1_000).take_while(|_| {
+                let granted = limits.enter(ip("10.0.0.1"), Kind::Tunnel, at);
+                if let Err(denial) = &granted {
+                    assert_eq!((denial.status, denial.rule), (429, RATE));
+                    return false;
+                }
+                limits.leave(ip("10.0.0.1"), Kind::Tunnel);
+                true
+            });
+            u32::try_from(opened.count()).unwrap()
+        };
+        assert_eq!(opens(5), MAX_TUNNELS);
+        assert_eq!(opens(5), 0);
+        assert_eq!(opens(6), TUNNELS_PER_SECOND);
+        assert_eq!(opens(1_000), MAX_TUNNELS);
     }
 
     #[test]
@@ -166,7 +218,7 @@ mod tests {
             limits.strange_host(IpAddr::from(n.to_be_bytes()), Duration::ZERO).unwrap();
         }
         assert!(limits.by_source.len() <= MAX_IDLE);
-        limits.enter(ip("10.0.0.1"), Kind::Stream).unwrap();
+        limits.enter(ip("10.0.0.1"), Kind::Stream, LATE).unwrap();
         limits.leave(ip("10.0.0.1"), Kind::Stream);
         assert!(!limits.by_source.contains_key(&ip("10.0.0.1")));
     }

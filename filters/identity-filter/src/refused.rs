@@ -3,6 +3,7 @@
 //! An answer in the middle of an upload reaches few clients: over HTTP/2 the reset that follows it wins (curl prints
 //! "curl: (92)" and not the refusal). So the answer comes at the body's end, or when the body has paused or gone on too long.
 
+use crate::limits::RATE;
 use crate::request::Facts;
 use crate::waiting::Progress;
 use policy::Denial;
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub const MAX_BODY: usize = 1 << 30;
 /// How long a refused body may make a pause before the answer is given all the same.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
+/// How long somebody waits for the answer who opens tunnels too fast.
+pub const RATE_PAUSE: Duration = Duration::from_secs(1);
 /// How many refused bodies a worker reads at a time; beyond it the answer is given at once.
 const MAX_REFUSED: usize = 1024;
 
@@ -36,7 +39,8 @@ impl Refused {
     /// A request that is refused at `uptime`.
     pub fn new(facts: &Facts, denial: &Denial, progress: &Rc<Progress>, uptime: Duration) -> Self {
         let (facts, denial, progress) = (facts.clone(), denial.clone(), progress.clone());
-        Self { facts, denial, progress, left: MAX_BODY, until: uptime.saturating_add(MAX_TIME) }
+        let pause = if denial.rule == RATE { RATE_PAUSE } else { MAX_TIME };
+        Self { facts, denial, progress, left: MAX_BODY, until: uptime.saturating_add(pause) }
     }
 }
 
