@@ -243,13 +243,11 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
     if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         return Err(invalid(field, format!("{address} means another machine on every link; register another address")));
     }
-    if address.is_loopback() {
-        if !allow_loopback {
-            return Err(invalid(
-                field,
-                "every process of a machine has its loopback addresses; register the container's own",
-            ));
-        }
+    if address.is_loopback() && !allow_loopback {
+        return Err(invalid(
+            field,
+            "every process of a machine has its loopback addresses; register the container's own",
+        ));
     }
     Ok(address)
 }
