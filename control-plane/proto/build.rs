@@ -1,7 +1,7 @@
 //! Generates the messages (and with `server` the tonic service) from the .proto files, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 2] = ["github.proto", "registry.proto"];
+    const FILES: [&str; 3] = ["github.proto", "push.proto", "registry.proto"];
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -18,6 +18,12 @@ pub mod github {
     include!(concat!(env!("OUT_DIR"), "/sallyport.github.v1.rs"));
 }
 
+/// The messages of `sallyport.push.v1`, between the push filter and the control plane.
+#[expect(missing_docs, reason = "generated; documented in push.proto")]
+pub mod push {
+    include!(concat!(env!("OUT_DIR"), "/sallyport.push.v1.rs"));
+}
+
 /// The bytes by which the messages name `address`: 4 or 16, in network order.
 pub fn address_bytes(address: IpAddr) -> Vec<u8> {
     match address {
