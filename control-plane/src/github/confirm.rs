@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use policy::github::MAX_ASK;
 use policy::{Container, Policy, branch_of};
 use registry_proto::address_of;
 use registry_proto::github::git_hub_server::{GitHub, GitHubServer};
@@ -19,8 +20,6 @@ use tonic::{Request, Response, Status};
 use super::client::Client;
 use crate::containers::registry::Registry;
 
-/// Nodes in one call: what GitHub's `nodes` takes.
-const MAX_NODES: usize = 100;
 /// The longest id. A ref's holds its name, which has 255 bytes at the most.
 const MAX_ID: usize = 512;
 /// Confirmed nodes that are remembered, in two halves: what the older one has that is not asked for again is dropped
@@ -115,8 +114,8 @@ impl Confirm {
     /// Why not.
     async fn confirm(&self, address: IpAddr, ids: &[String]) -> Result<(), Unconfirmed> {
         let (policy, container) = (self.registry.policy(), self.container(address)?);
-        if ids.is_empty() || ids.len() > MAX_NODES || ids.iter().any(|id| id.len() > MAX_ID) {
-            return Err(format!("a request may name 1 to {MAX_NODES} nodes").into());
+        if ids.is_empty() || ids.len() > MAX_ASK || ids.iter().any(|id| id.len() > MAX_ID) {
+            return Err(format!("a request may name 1 to {MAX_ASK} nodes").into());
         }
         let open = self.open(&policy, &container, ids);
         if open.is_empty() {
@@ -348,8 +347,8 @@ mod tests {
             }
         }
         assert!(ask(&confirm, &[]).await.is_err());
-        assert!(ask(&confirm, &["PR_1"; MAX_NODES]).await.is_ok());
-        assert!(ask(&confirm, &["PR_1"; MAX_NODES + 1]).await.is_err());
+        assert!(ask(&confirm, &["PR_1"; MAX_ASK]).await.is_ok());
+        assert!(ask(&confirm, &["PR_1"; MAX_ASK + 1]).await.is_err());
         assert!(ask(&confirm, &[&"R".repeat(MAX_ID + 1)]).await.is_err());
     }
 

@@ -82,6 +82,10 @@ impl Refused {
 /// How much of a body is read: GitHub's own limit for a body is higher, but no call of an agent's comes near this.
 pub const MAX_BODY: usize = 1 << 20;
 
+/// The most node ids of one request that are confirmed with GitHub ([`Allowed::ask`]): what its `nodes` takes in one
+/// call.
+pub const MAX_ASK: usize = 100;
+
 /// A request, as far as its headers say.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {

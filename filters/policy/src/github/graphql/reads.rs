@@ -2,7 +2,7 @@
 //! included.
 
 use super::super::node_id::{Home, NodeId};
-use super::super::{Class, Operation, Refused, Scope, search};
+use super::super::{Class, MAX_ASK, Operation, Refused, Scope, search};
 use super::document::{Condition, Document, Field, MAX_DEPTH, Selection};
 use super::malformed;
 use super::schema::Type;
@@ -16,7 +16,7 @@ const MAX_VISITED: usize = 5_000;
 const MAX_NESTED: usize = 2 * MAX_DEPTH;
 /// The most fields at the root: each may be a write.
 const MAX_ROOTS: usize = 256;
-/// The most ids.
+/// The most ids, those included that are not confirmed with GitHub; [`MAX_ASK`] is for those that are.
 const MAX_IDS: usize = 500;
 
 /// What follows the selections of a document.
@@ -261,10 +261,7 @@ impl<'a> Reader<'a> {
                 let id = self.decode(operation, text)?;
                 match id.home {
                     Home::Repo(repo, _) => self.scope.repo_by_id(operation, repo).map(|_| ()),
-                    Home::Unsaid => {
-                        self.confirm(text);
-                        Ok(())
-                    }
+                    Home::Unsaid => self.confirm(text),
                     Home::Nobody => {
                         let reason = format!("{text} is of no repository");
                         Err(Refused::of(operation, "github.node-id", reason))
@@ -288,10 +285,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Leaves it to GitHub in which repository `id` lies.
-    pub fn confirm(&mut self, id: &str) {
-        if !self.ask.iter().any(|other| other == id) {
-            self.ask.push(id.to_owned());
+    pub fn confirm(&mut self, id: &str) -> Result<(), Refused> {
+        if self.ask.iter().any(|other| other == id) {
+            return Ok(());
         }
+        if self.ask.len() >= MAX_ASK {
+            return Err(malformed(format!("the document names more than {MAX_ASK} nodes to be confirmed with GitHub")));
+        }
+        self.ask.push(id.to_owned());
+        Ok(())
     }
 }
 

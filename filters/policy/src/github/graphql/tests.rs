@@ -3,6 +3,7 @@
 use super::*;
 use crate::Container;
 use crate::github::{Exception, Rules};
+use base64::Engine;
 use document::Value;
 use proptest::prelude::*;
 
@@ -656,6 +657,17 @@ fn limits_are_where_they_are_said_to_be() {
     let ids = |n: usize| format!("{{nodes(ids:[{}]){{id}}}}", format!("\"{PR}\" ").repeat(n));
     assert_eq!(bot(&ids(500), "{}"), "allow");
     assert_eq!(bot(&ids(501), "{}"), "github.graphql");
+    // Each label is one that GitHub has to confirm, as the issue is.
+    let label = |n: u8| {
+        let array = [&[0x93, 0, 0xce], &23_096_959_u32.to_be_bytes()[..], &[0xce, 0, 1, 0, n]].concat();
+        format!("\"LA_{}\"", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(array))
+    };
+    let labels = |n: u8| {
+        let ids: Vec<_> = (0..n).map(label).collect();
+        write("addLabelsToLabelable", &format!("{{labelableId:\"{ISSUE}\" labelIds:[{}]}}", ids.join(" ")))
+    };
+    assert_eq!(bot(&labels(99), "{}"), "ask");
+    assert_eq!(bot(&labels(100), "{}"), "github.graphql");
 }
 
 /// Not a bound but a look: run with `cargo test --release -- --ignored --nocapture`.

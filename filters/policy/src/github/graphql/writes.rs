@@ -130,15 +130,9 @@ impl Writer<'_, '_> {
                     }
                 }
                 // A repository's id is its number, and nothing that could lie elsewhere.
-                if id.kind != "Repository" {
-                    self.reader.confirm(text);
-                }
-                Ok(())
+                if id.kind == "Repository" { Ok(()) } else { self.reader.confirm(text) }
             }
-            Home::Unsaid => {
-                self.reader.confirm(text);
-                Ok(())
-            }
+            Home::Unsaid => self.reader.confirm(text),
         }
     }
 
