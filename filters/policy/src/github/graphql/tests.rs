@@ -670,22 +670,6 @@ fn limits_are_where_they_are_said_to_be() {
     assert_eq!(bot(&labels(100), "{}"), "github.graphql");
 }
 
-/// Not a bound but a look: run with `cargo test --release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn a_document_of_gh_takes_little_time() {
-    let (container, rules) = (container("bot"), Rules::default());
-    for (command, query, variables, _) in gh_documents() {
-        let text = whole(&query, &variables).to_bytes();
-        let start = std::time::Instant::now();
-        for _ in 0..1_000 {
-            let body = Json::parse(&text).unwrap();
-            let _ = std::hint::black_box(judge(&body, &Scope { container: &container, rules: &rules }));
-        }
-        println!("{:>5} bytes {:>7.1} µs {command}", query.len(), start.elapsed().as_secs_f64() * 1e3);
-    }
-}
-
 fn name() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["a", "on2", "query", "fragment", "viewer", "type", "_x", "nullable"])
 }
