@@ -1,0 +1,142 @@
+//! What git's server says before a push (`info/refs?service=git-receive-pack`), as the gateway hands it on: with
+//! `no-thin`, so that every delta in the pack has its base there, and without `push-cert`, which the gateway refuses.
+
+use crate::pktline::{self, Pkt};
+
+/// The longest first pkt with a ref that is waited for, with what comes before it.
+pub const MAX: usize = 128 << 10;
+
+/// The server's answer is no advertisement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server's answer is no list of refs")]
+pub struct Malformed;
+
+/// Changes the capabilities as the answer streams: they stand behind the first ref.
+#[derive(Debug, Default)]
+pub struct Rewriter {
+    /// What has come and is not handed on yet; `None` once the capabilities have passed.
+    pending: Option<Vec<u8>>,
+    done: bool,
+}
+
+impl Rewriter {
+    /// Takes the next bytes and returns those to hand on.
+    ///
+    /// # Errors
+    /// [`Malformed`]; nothing that was taken is to be handed on.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<Vec<u8>, Malformed> {
+        if self.done {
+            return Ok(chunk.to_vec());
+        }
+        let pending = self.pending.get_or_insert_default();
+        pending.extend_from_slice(chunk);
+        let Some((start, end)) = capabilities(pending)? else {
+            return if pending.len() > MAX { Err(Malformed) } else { Ok(Vec::new()) };
+        };
+        let pending = self.pending.take().unwrap_or_default();
+        self.done = true;
+        let mut out = pending.get(..start).unwrap_or_default().to_vec();
+        let line = pending.get(start.saturating_add(4)..end).unwrap_or_default();
+        pktline::write(&mut out, &changed(line)?);
+        out.extend_from_slice(pending.get(end..).unwrap_or_default());
+        Ok(out)
+    }
+
+    /// Whether the answer may end here.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it has no capabilities.
+    pub fn finish(&self) -> Result<(), Malformed> {
+        if self.done { Ok(()) } else { Err(Malformed) }
+    }
+}
+
+/// Where the pkt with the capabilities begins and ends; `None` when more has to come.
+fn capabilities(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
+    let mut at = 0_usize;
+    loop {
+        let Some((pkt, length)) = pktline::first(bytes.get(at..).unwrap_or_default()).map_err(|_| Malformed)? else {
+            return Ok(None);
+        };
+        let end = at.saturating_add(length);
+        match pkt {
+            Pkt::Flush => {}
+            // `version 1` comes before the first ref, when the client has asked for it.
+            Pkt::Line(line) if line.starts_with(b"# service=") || line.starts_with(b"version ") => {}
+            Pkt::Line(line) if line.contains(&0) => return Ok(Some((at, end))),
+            Pkt::Line(_) => return Err(Malformed),
+        }
+        at = end;
+    }
+}
+
+fn changed(line: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let nul = line.iter().position(|byte| *byte == 0).ok_or(Malformed)?;
+    let (name, rest) = line.split_at(nul);
+    let newline = rest.ends_with(b"\n");
+    let rest = rest.get(1..).unwrap_or_default();
+    let kept = rest.strip_suffix(b"\n").unwrap_or(rest).split(|byte| *byte == b' ').filter(|capability| {
+        !capability.is_empty() && !capability.starts_with(b"push-cert") && *capability != b"no-thin"
+    });
+    let mut out = [name, b"\0"].concat();
+    for capability in kept.chain([&b"no-thin"[..]]) {
+        out.push(b' ');
+        out.extend_from_slice(capability);
+    }
+    if newline {
+        out.push(b'\n');
+    }
+    if out.len().saturating_add(4) > pktline::MAX { Err(Malformed) } else { Ok(out) }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn advertisement(lines: &[&str], refs: &[&str]) -> Vec<u8> {
+        let mut out = Vec::new();
+        pktline::write(&mut out, b"# service=git-receive-pack\n");
+        out.extend_from_slice(b"0000");
+        lines.iter().chain(refs).for_each(|line| pktline::write(&mut out, line.as_bytes()));
+        out.extend_from_slice(b"0000");
+        out
+    }
+
+    fn rewritten(body: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for size in [1, 5, body.len()] {
+            let mut rewriter = Rewriter::default();
+            let out: Vec<_> = body.chunks(size).flat_map(|chunk| rewriter.feed(chunk).unwrap()).collect();
+            rewriter.finish().unwrap();
+            all.push(out);
+        }
+        assert!(all.iter().all(|out| *out == all[0]));
+        all.remove(0)
+    }
+
+    #[test]
+    fn two_capabilities_are_changed_and_the_rest_stays() {
+        let oid = "a".repeat(40);
+        let first = format!("{oid} refs/heads/main\0report-status delete-refs push-cert=170-x ofs-delta agent=a\n");
+        let wanted = format!("{oid} refs/heads/main\0 report-status delete-refs ofs-delta agent=a no-thin\n");
+        let other = format!("{oid} refs/heads/x\n");
+        for version in [&[][..], &["version 1\n"]] {
+            let got = rewritten(&advertisement(&[version, &[&first]].concat(), &[&other]));
+            let want = advertisement(&[version, &[&wanted]].concat(), &[&other]);
+            assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&want));
+        }
+    }
+
+    #[test]
+    fn what_is_no_advertisement_is_not_handed_on() {
+        let bad: [&[u8]; 4] = [b"<html>", b"0008abcd", b"001e# service=git-receive-pack\n0008abcd", &[b'0'; MAX + 1]];
+        for body in bad {
+            let mut rewriter = Rewriter::default();
+            assert_eq!(rewriter.feed(body), Err(Malformed), "{:?}", body.get(..8));
+        }
+        let mut rewriter = Rewriter::default();
+        assert_eq!(rewriter.feed(b"0000"), Ok(vec![]));
+        assert_eq!(rewriter.finish(), Err(Malformed));
+    }
+}

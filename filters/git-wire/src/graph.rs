@@ -1,0 +1,295 @@
+//! The commits of a pack, their parents, and what is found to descend from what.
+//!
+//! An object's name is the hash of its content and holds its parents' names, so what is found here is true whatever
+//! else the pack holds and whatever the server has.
+
+use crate::Oid;
+use std::collections::HashMap;
+
+/// The most commits that are kept of one push.
+pub const MAX_COMMITS: usize = 50_000;
+/// The most parents of all of them together.
+pub const MAX_PARENTS: usize = 200_000;
+
+/// Why a commit is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// git's server refuses it as well.
+    #[error("the push has a commit that git cannot read")]
+    Malformed,
+    /// There are too many.
+    #[error("the push has more than {limit} {what}; push in smaller steps")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// The most that is kept.
+        limit: usize,
+    },
+}
+
+/// The parents that a commit's text names, as git reads them: a `tree` line, then `parent` lines until another comes
+/// (git's commit.c, `parse_commit_buffer`).
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn parents(text: &[u8]) -> Result<Vec<Oid>, Error> {
+    let (_tree, mut rest) = named(text, b"tree ").ok_or(Error::Malformed)?;
+    let mut parents = Vec::new();
+    while rest.starts_with(b"parent ") {
+        let (parent, after) = named(rest, b"parent ").ok_or(Error::Malformed)?;
+        parents.push(parent);
+        rest = after;
+    }
+    Ok(parents)
+}
+
+/// The object that a line with this keyword names, and what follows the line.
+fn named<'a>(text: &'a [u8], keyword: &[u8]) -> Option<(Oid, &'a [u8])> {
+    let (hex, rest) = text.strip_prefix(keyword)?.split_at_checked(40)?;
+    Some((Oid::from_any_hex(hex)?, rest.strip_prefix(b"\n")?))
+}
+
+/// One commit of the pack, or a parent that was named.
+type Node = u32;
+
+/// What was found of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Descent {
+    /// It descends.
+    Proved,
+    /// The commits beyond which the pack does not say more. Of none: it does not descend.
+    Open(Vec<Oid>),
+}
+
+/// The commits so far, and the questions that are asked of them.
+#[derive(Debug, Default)]
+pub struct Graph {
+    nodes: HashMap<Oid, Node>,
+    /// For each node where its parents lie in `edges`; `None` for one whose text has not come.
+    known: Vec<Option<std::ops::Range<usize>>>,
+    edges: Vec<Node>,
+    commits: usize,
+    questions: Vec<Question>,
+}
+
+/// Whether `tip` has `ancestor` among its ancestors, or is it.
+#[derive(Debug)]
+struct Question {
+    ancestor: Node,
+    proved: bool,
+    /// Of each node, whether `tip` has it among its ancestors, or is it.
+    reached: Vec<bool>,
+}
+
+impl Graph {
+    /// Asks whether `tip` has `ancestor` among its ancestors, or is it. Returns the question's number.
+    pub fn ask(&mut self, ancestor: Oid, tip: Oid) -> usize {
+        let (ancestor, tip) = (self.node(ancestor), self.node(tip));
+        let mut question = Question { ancestor, proved: false, reached: Vec::new() };
+        question.walk(tip, &self.known, &self.edges);
+        self.questions.push(question);
+        self.questions.len().saturating_sub(1)
+    }
+
+    /// Adds a commit. One that is there already is left as it is: its name says that it is the same.
+    ///
+    /// # Errors
+    /// A limit.
+    pub fn add(&mut self, commit: Oid, parents: &[Oid]) -> Result<(), Error> {
+        let node = self.node(commit);
+        let at = index(node);
+        if self.known.get(at).is_some_and(Option::is_some) {
+            return Ok(());
+        }
+        self.commits = self.commits.saturating_add(1);
+        if self.commits > MAX_COMMITS {
+            return Err(Error::Limit { what: "commits", limit: MAX_COMMITS });
+        }
+        let start = self.edges.len();
+        if start.saturating_add(parents.len()) > MAX_PARENTS {
+            return Err(Error::Limit { what: "parents of commits", limit: MAX_PARENTS });
+        }
+        for parent in parents {
+            let parent = self.node(*parent);
+            self.edges.push(parent);
+        }
+        if let Some(known) = self.known.get_mut(at) {
+            *known = Some(start..self.edges.len());
+        }
+        for question in self.questions.iter_mut().filter(|question| question.has(node)) {
+            question.expand(node, &self.known, &self.edges);
+        }
+        Ok(())
+    }
+
+    /// How many commits there are.
+    pub fn commits(&self) -> usize {
+        self.commits
+    }
+
+    /// Whether the answer to every question is yes.
+    pub fn all_proved(&self) -> bool {
+        self.questions.iter().all(|question| question.proved)
+    }
+
+    /// What is found of a question; while commits still come, more may be found of it later. `None` where there is no
+    /// question of that number.
+    pub fn descent(&self, question: usize) -> Option<Descent> {
+        let question = self.questions.get(question)?;
+        if question.proved {
+            return Some(Descent::Proved);
+        }
+        let open = self.nodes.iter().filter(|(_, node)| {
+            question.has(**node) && self.known.get(index(**node)).is_none_or(Option::is_none)
+        });
+        let mut open: Vec<_> = open.map(|(oid, _)| *oid).collect();
+        open.sort_unstable();
+        Some(Descent::Open(open))
+    }
+
+    /// About how many bytes it holds.
+    pub fn memory(&self) -> usize {
+        // A name, a node and the map's own, then where its parents lie.
+        let nodes = self.known.len().saturating_mul(80);
+        let questions = self.questions.iter().map(|question| question.reached.len()).fold(0, usize::saturating_add);
+        nodes.saturating_add(self.edges.len().saturating_mul(4)).saturating_add(questions)
+    }
+
+    fn node(&mut self, oid: Oid) -> Node {
+        let next = Node::try_from(self.known.len()).unwrap_or(Node::MAX);
+        let node = *self.nodes.entry(oid).or_insert(next);
+        if node == next {
+            self.known.push(None);
+        }
+        node
+    }
+}
+
+fn index(node: Node) -> usize {
+    usize::try_from(node).unwrap_or(usize::MAX)
+}
+
+impl Question {
+    fn has(&self, node: Node) -> bool {
+        self.reached.get(index(node)).is_some_and(|reached| *reached)
+    }
+
+    /// Notes that `node` is reached, with all that is known to lie behind it.
+    fn walk(&mut self, node: Node, known: &[Option<std::ops::Range<usize>>], edges: &[Node]) {
+        if self.mark(node, known.len()) {
+            self.expand(node, known, edges);
+        }
+    }
+
+    /// True for one that was not reached before.
+    fn mark(&mut self, node: Node, nodes: usize) -> bool {
+        if self.reached.len() < nodes {
+            self.reached.resize(nodes, false);
+        }
+        self.proved |= node == self.ancestor;
+        let fresh = !self.has(node);
+        if let Some(reached) = self.reached.get_mut(index(node)) {
+            *reached = true;
+        }
+        fresh
+    }
+
+    fn expand(&mut self, node: Node, known: &[Option<std::ops::Range<usize>>], edges: &[Node]) {
+        let mut todo = vec![node];
+        while let Some(node) = todo.pop() {
+            let Some(Some(parents)) = known.get(index(node)) else { continue };
+            for parent in edges.get(parents.clone()).unwrap_or_default() {
+                if self.mark(*parent, known.len()) {
+                    todo.push(*parent);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn oid(n: u32) -> Oid {
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        Oid::from(bytes)
+    }
+
+    #[test]
+    fn a_descent_is_found_in_whatever_order_the_commits_come() {
+        // 5 - 4 - 2 - 1, and 4 - 3 - 1; 1's parent 9 is not in the pack.
+        let commits: [(u32, &[u32]); 5] = [(5, &[4]), (4, &[2, 3]), (2, &[1]), (3, &[1]), (1, &[9])];
+        for turn in 0..5 {
+            for before in [true, false] {
+                let mut graph = Graph::default();
+                let pairs = [(1, 5), (9, 5), (2, 3), (5, 4), (7, 7), (9, 8)];
+                if before {
+                    pairs.iter().for_each(|(old, new)| _ = graph.ask(oid(*old), oid(*new)));
+                }
+                for step in 0..5 {
+                    let (commit, parents) = commits[(step * 2 + turn) % 5];
+                    graph.add(oid(commit), &parents.iter().map(|n| oid(*n)).collect::<Vec<_>>()).unwrap();
+                }
+                if !before {
+                    pairs.iter().for_each(|(old, new)| _ = graph.ask(oid(*old), oid(*new)));
+                }
+                let found: Vec<_> = (0..6).map(|question| graph.descent(question).unwrap()).collect();
+                let open = |n| Descent::Open(vec![oid(n)]);
+                assert_eq!(found, [Descent::Proved, Descent::Proved, open(9), open(9), Descent::Proved, open(8)]);
+                assert!(!graph.all_proved());
+                assert_eq!(graph.commits(), 5);
+            }
+        }
+    }
+
+    #[test]
+    fn roots_leave_nothing_open() {
+        let mut graph = Graph::default();
+        let question = graph.ask(oid(7), oid(2));
+        graph.add(oid(2), &[oid(1)]).unwrap();
+        graph.add(oid(1), &[]).unwrap();
+        assert_eq!(graph.descent(question), Some(Descent::Open(vec![])));
+    }
+
+    #[test]
+    fn a_commit_s_parents_are_those_that_git_sees() {
+        let (a, b) = ("a".repeat(40), "B".repeat(40));
+        let read = |text: String| parents(text.as_bytes());
+        let oids = |hex: &[&str]| Ok(hex.iter().map(|hex| Oid::from_any_hex(hex.as_bytes()).unwrap()).collect());
+        assert_eq!(read(format!("tree {a}\nparent {a}\nparent {b}\nauthor x\n\nparent {a}\n")), oids(&[&a, &b]));
+        assert_eq!(read(format!("tree {a}\nauthor x\nparent {a}\n\n")), oids(&[]));
+        for odd in [
+            format!("parent {a}\ntree {a}\n"),
+            format!("tree {a}\r\nparent {a}\n"),
+            format!("tree {a}\nparent {a} \n"),
+            format!("tree {a}\nparent {a}\r\n"),
+            format!("tree {a}\nparent {}\n", &a[1..]),
+            format!("tree {a}\nparent  {a}\n"),
+            format!("tree {a}"),
+            String::new(),
+        ] {
+            assert_eq!(read(odd.clone()), Err(Error::Malformed), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn each_limit_holds_at_its_number() {
+        let mut graph = Graph::default();
+        let number = |n: usize| oid(u32::try_from(n).unwrap());
+        for n in 1..=MAX_COMMITS {
+            graph.add(number(n), &[]).unwrap();
+        }
+        graph.add(number(1), &[]).unwrap();
+        assert!(matches!(graph.add(number(MAX_COMMITS + 1), &[]), Err(Error::Limit { what: "commits", .. })));
+
+        let mut graph = Graph::default();
+        let many: Vec<_> = (0..MAX_PARENTS).map(|n| number(n + 10)).collect();
+        graph.add(number(1), &many[1..]).unwrap();
+        graph.add(number(2), &many[..1]).unwrap();
+        assert!(matches!(graph.add(number(3), &many[..1]), Err(Error::Limit { .. })));
+        assert!(graph.memory() < 20 << 20, "{}", graph.memory());
+    }
+}

@@ -1,0 +1,400 @@
+//! A pack, read as it streams (gitformat-pack(5)): where its objects end, and its commits.
+//!
+//! Commits are kept; of trees, blobs and tags nothing is, nor of deltas against anything but a commit of this pack. A
+//! commit that is a delta of one that is not kept stays unknown, and so nothing is proved by it.
+//!
+//! **Invariant:** the server cannot take a pack without its trailer, and [`Scanner::feed`] says where that begins
+//! before it ends, whatever the chunks are.
+
+mod delta;
+
+use crate::graph::{self, Graph};
+use crate::Oid;
+use flate2::{Decompress, FlushDecompress, Status};
+use sha1_checked::Sha1;
+use std::collections::{HashMap, VecDeque};
+
+/// The pack's own hash, at its end.
+pub const TRAILER: usize = 20;
+/// The most objects. A push of the whole Linux kernel has ten million, and is not made by an agent.
+pub const MAX_OBJECTS: u32 = 5_000_000;
+/// The longest text of one commit.
+pub const MAX_COMMIT: usize = 1 << 20;
+/// The most text of commits that is read in all: reading it is what costs time.
+pub const MAX_TEXT: usize = 64 << 20;
+/// The most text of commits that is kept to resolve deltas; beyond it the oldest is forgotten.
+pub const MAX_KEPT: usize = 8 << 20;
+/// The most that may come out of the pack's compressed data while less than a hundredth of it has come in.
+pub const MAX_INFLATED: u64 = 1 << 30;
+/// How much more may come out than has come in, past [`MAX_INFLATED`].
+const RATIO: u64 = 100;
+/// Bytes of an object's header or of a delta's offset. Seven bits each, four in a header's first.
+const MAX_VARINT: usize = 7;
+
+/// Why a pack is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// git's server refuses it as well, or reads it otherwise.
+    #[error("the pack is broken: {0}")]
+    Malformed(&'static str),
+    /// See [`graph::Error`].
+    #[error(transparent)]
+    Commits(#[from] graph::Error),
+    /// Too much of something.
+    #[error("the pack has more than {limit} {what}; push in smaller steps")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// The most that is read.
+        limit: u64,
+    },
+}
+
+/// Reads one pack.
+#[derive(Debug)]
+pub struct Scanner {
+    state: State,
+    /// Bytes of the pack that are read.
+    offset: u64,
+    objects_left: u32,
+    inflated: u64,
+    text: usize,
+    inflate: Decompress,
+    scratch: Box<[u8]>,
+    kept: Kept,
+    graph: Graph,
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum State {
+    /// The signature, the version and the count.
+    Head(Field),
+    /// An object's kind and size.
+    Object { at: u64, varint: Field },
+    /// How far before the object its base begins.
+    Offset { at: u64, size: u64, varint: Field },
+    /// Its base's name.
+    Base { size: u64, at: u64, oid: Field },
+    /// Its content.
+    Content(Content),
+    /// The trailer, of which so much has come.
+    Trailer(usize),
+}
+
+/// Bytes that are collected until there are enough.
+#[derive(Debug, Default)]
+struct Field(Vec<u8>);
+
+/// The content of an object that is being read.
+#[derive(Debug)]
+struct Content {
+    at: u64,
+    size: u64,
+    out: u64,
+    keep: Keep,
+}
+
+/// What is done with an object's content.
+#[derive(Debug)]
+enum Keep {
+    Nothing,
+    Commit(Vec<u8>),
+    /// A delta, and where the commit that it is of begins.
+    Delta(Vec<u8>, u64),
+}
+
+/// Commits' texts, for deltas of them.
+#[derive(Debug, Default)]
+struct Kept {
+    by_offset: HashMap<u64, (Oid, Vec<u8>)>,
+    by_name: HashMap<Oid, u64>,
+    order: VecDeque<u64>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn insert(&mut self, at: u64, oid: Oid, text: Vec<u8>) {
+        // Each has its own place in the maps beside its text.
+        let cost = |text: &Vec<u8>| text.len().saturating_add(128);
+        self.bytes = self.bytes.saturating_add(cost(&text));
+        self.by_name.insert(oid, at);
+        self.by_offset.insert(at, (oid, text));
+        self.order.push_back(at);
+        while self.bytes > MAX_KEPT {
+            let Some((oid, text)) = self.order.pop_front().and_then(|oldest| self.by_offset.remove(&oldest)) else {
+                break;
+            };
+            self.bytes = self.bytes.saturating_sub(cost(&text));
+            // A commit that came twice may be there under its later offset.
+            if self.by_name.get(&oid).is_some_and(|at| !self.by_offset.contains_key(at)) {
+                self.by_name.remove(&oid);
+            }
+        }
+    }
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Self {
+            state: State::Head(Field::default()),
+            offset: 0,
+            objects_left: 0,
+            inflated: 0,
+            text: 0,
+            inflate: Decompress::new(true),
+            scratch: vec![0; 32 << 10].into_boxed_slice(),
+            kept: Kept::default(),
+            graph: Graph::default(),
+        }
+    }
+}
+
+impl Scanner {
+    /// Takes the next bytes and returns how many of them come before the trailer.
+    ///
+    /// # Errors
+    /// See [`Error`]. There is no going on after one.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<usize, Error> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if let State::Trailer(have) = &mut self.state {
+                *have = have.saturating_add(rest.len());
+                return match *have > TRAILER {
+                    true => Err(Error::Malformed("there are bytes after its end")),
+                    false => Ok(chunk.len().saturating_sub(rest.len())),
+                };
+            }
+            let used = self.step(rest)?;
+            self.offset = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
+            rest = rest.get(used..).unwrap_or_default();
+        }
+        Ok(chunk.len())
+    }
+
+    /// Whether the whole pack has come, its trailer included.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state, State::Trailer(TRAILER))
+    }
+
+    /// The commits so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The commits so far, to ask more of them.
+    pub fn graph_mut(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+
+    /// Bytes of the pack that are read, without its trailer.
+    pub fn bytes(&self) -> u64 {
+        self.offset
+    }
+
+    /// About how many bytes it holds.
+    pub fn memory(&self) -> usize {
+        let content = match &self.state {
+            State::Content(Content { keep: Keep::Commit(text) | Keep::Delta(text, _), .. }) => text.capacity(),
+            _ => 0,
+        };
+        // What inflates has its window and tables beside the scratch.
+        let fixed = self.scratch.len().saturating_add(64 << 10);
+        fixed.saturating_add(content).saturating_add(self.kept.bytes).saturating_add(self.graph.memory())
+    }
+
+    /// Takes some of `rest`, which is not empty.
+    fn step(&mut self, rest: &[u8]) -> Result<usize, Error> {
+        match &mut self.state {
+            State::Head(field) => {
+                let used = field.fill(rest, 12);
+                if let &[b'P', b'A', b'C', b'K', v0, v1, v2, v3, c0, c1, c2, c3] = field.0.as_slice() {
+                    if u32::from_be_bytes([v0, v1, v2, v3]) != 2 {
+                        return Err(Error::Malformed("its version is not 2"));
+                    }
+                    self.objects_left = u32::from_be_bytes([c0, c1, c2, c3]);
+                    if self.objects_left > MAX_OBJECTS {
+                        return Err(Error::Limit { what: "objects", limit: MAX_OBJECTS.into() });
+                    }
+                    let at = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
+                    self.next_object(at);
+                } else if !b"PACK".starts_with(field.0.get(..4).unwrap_or(&field.0)) {
+                    return Err(Error::Malformed("it does not begin as one"));
+                }
+                Ok(used)
+            }
+            State::Object { at, varint } => {
+                let at = *at;
+                let Some(used) = varint.varint(rest)? else { return Ok(rest.len()) };
+                let (kind, size) = kind_and_size(&varint.0);
+                self.state = match kind {
+                    1 => self.content(at, size, Keep::Commit(Vec::new()))?,
+                    2..=4 => self.content(at, size, Keep::Nothing)?,
+                    6 => State::Offset { at, size, varint: Field::default() },
+                    7 => State::Base { size, at, oid: Field::default() },
+                    _ => return Err(Error::Malformed("an object is of no known kind")),
+                };
+                Ok(used)
+            }
+            State::Offset { at, size, varint } => {
+                let (at, size) = (*at, *size);
+                let Some(used) = varint.varint(rest)? else { return Ok(rest.len()) };
+                let base = at.checked_sub(distance(&varint.0)).filter(|base| *base != at);
+                let base = base.ok_or(Error::Malformed("a delta's base begins before the pack, or is the delta"))?;
+                self.state = self.delta(at, size, Some(base))?;
+                Ok(used)
+            }
+            State::Base { size, at, oid } => {
+                let (at, size) = (*at, *size);
+                let used = oid.fill(rest, 20);
+                if let Ok(name) = <[u8; 20]>::try_from(oid.0.as_slice()) {
+                    let base = self.kept.by_name.get(&Oid::from(name)).copied();
+                    self.state = self.delta(at, size, base)?;
+                }
+                Ok(used)
+            }
+            State::Content(_) => self.inflate(rest),
+            State::Trailer(_) => Err(Error::Malformed("BUG: its trailer is read as an object")),
+        }
+    }
+
+    /// The state after an object, of which the next would begin at `at`.
+    fn next_object(&mut self, at: u64) {
+        self.state = match self.objects_left {
+            0 => State::Trailer(0),
+            _ => State::Object { at, varint: Field::default() },
+        };
+    }
+
+    fn delta(&mut self, at: u64, size: u64, base: Option<u64>) -> Result<State, Error> {
+        match base.filter(|base| self.kept.by_offset.contains_key(base)) {
+            Some(base) => self.content(at, size, Keep::Delta(Vec::new(), base)),
+            None => self.content(at, size, Keep::Nothing),
+        }
+    }
+
+    fn content(&mut self, at: u64, size: u64, keep: Keep) -> Result<State, Error> {
+        let longest = u64::try_from(MAX_COMMIT).unwrap_or(u64::MAX);
+        if size > longest && !matches!(keep, Keep::Nothing) {
+            return Err(Error::Limit { what: "bytes in one commit", limit: longest });
+        }
+        self.inflate.reset(true);
+        Ok(State::Content(Content { at, size, out: 0, keep }))
+    }
+
+    fn inflate(&mut self, rest: &[u8]) -> Result<usize, Error> {
+        let State::Content(content) = &mut self.state else { return Ok(0) };
+        let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
+        let status = self
+            .inflate
+            .decompress(rest, &mut self.scratch, FlushDecompress::None)
+            .map_err(|_| Error::Malformed("an object's data cannot be inflated"))?;
+        let used = usize::try_from(self.inflate.total_in().saturating_sub(before_in)).unwrap_or(usize::MAX);
+        let made = self.inflate.total_out().saturating_sub(before_out);
+        content.out = content.out.saturating_add(made);
+        if content.out > content.size {
+            return Err(Error::Malformed("an object is longer than it says"));
+        }
+        let out = self.scratch.get(..usize::try_from(made).unwrap_or(usize::MAX)).unwrap_or_default();
+        if let Keep::Commit(text) | Keep::Delta(text, _) = &mut content.keep {
+            text.extend_from_slice(out);
+        }
+        self.inflated = self.inflated.saturating_add(made);
+        let read = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
+        if self.inflated > MAX_INFLATED && self.inflated > read.saturating_mul(RATIO) {
+            return Err(Error::Limit { what: "bytes when it is inflated", limit: MAX_INFLATED });
+        }
+        match status {
+            Status::StreamEnd if content.out != content.size => {
+                return Err(Error::Malformed("an object is shorter than it says"));
+            }
+            Status::StreamEnd => {
+                let at = content.at;
+                let keep = std::mem::replace(&mut content.keep, Keep::Nothing);
+                self.keep(at, keep)?;
+                self.objects_left = self.objects_left.saturating_sub(1);
+                self.next_object(read);
+            }
+            Status::Ok | Status::BufError if used == 0 && made == 0 => {
+                return Err(Error::Malformed("an object's data cannot be inflated"));
+            }
+            Status::Ok | Status::BufError => {}
+        }
+        Ok(used)
+    }
+
+    fn keep(&mut self, at: u64, keep: Keep) -> Result<(), Error> {
+        let text = match keep {
+            Keep::Nothing => return Ok(()),
+            Keep::Commit(text) => text,
+            Keep::Delta(delta, base) => {
+                // It was there when the delta began, and nothing has been kept since.
+                let base = self.kept.by_offset.get(&base).map(|(_, text)| text.as_slice()).unwrap_or_default();
+                delta::apply(base, &delta).ok_or(Error::Malformed("a delta of a commit cannot be applied"))?
+            }
+        };
+        self.text = self.text.saturating_add(text.len());
+        if self.text > MAX_TEXT {
+            let limit = u64::try_from(MAX_TEXT).unwrap_or(u64::MAX);
+            return Err(Error::Limit { what: "bytes in its commits", limit });
+        }
+        let oid = name(&text).ok_or(Error::Malformed("a commit is made to collide with another"))?;
+        self.graph.add(oid, &graph::parents(&text)?)?;
+        self.kept.insert(at, oid, text);
+        Ok(())
+    }
+}
+
+/// The name of the commit with this text; `None` where its hash was attacked, as git finds as well (sha1dc).
+fn name(text: &[u8]) -> Option<Oid> {
+    let mut hasher = Sha1::new();
+    use sha1_checked::Digest;
+    hasher.update(format!("commit {}\0", text.len()));
+    hasher.update(text);
+    let hash = hasher.try_finalize();
+    (!hash.has_collision()).then(|| Oid::from(<[u8; 20]>::from(*hash.hash())))
+}
+
+impl Field {
+    /// Takes bytes until there are `length`; returns how many it took.
+    fn fill(&mut self, rest: &[u8], length: usize) -> usize {
+        let used = length.saturating_sub(self.0.len()).min(rest.len());
+        self.0.extend_from_slice(rest.get(..used).unwrap_or_default());
+        used
+    }
+
+    /// Takes bytes until one has its highest bit clear, and returns how many it took; `None` when more have to come.
+    fn varint(&mut self, rest: &[u8]) -> Result<Option<usize>, Error> {
+        let end = rest.iter().position(|byte| byte & 0x80 == 0).map(|at| at.saturating_add(1));
+        let used = end.unwrap_or(rest.len());
+        if self.0.len().saturating_add(used) > MAX_VARINT {
+            return Err(Error::Malformed("a number in it does not end"));
+        }
+        self.0.extend_from_slice(rest.get(..used).unwrap_or_default());
+        Ok(end)
+    }
+}
+
+/// An object's kind and its size: three bits of the first byte, and four, then seven of each, the lowest first.
+fn kind_and_size(varint: &[u8]) -> (u8, u64) {
+    let (mut size, mut shift) = (0_u64, 0_u32);
+    for (at, byte) in varint.iter().enumerate() {
+        let bits = if at == 0 { 4 } else { 7 };
+        size |= (u64::from(*byte) & ((1 << bits) - 1)) << shift;
+        shift = shift.saturating_add(bits);
+    }
+    (varint.first().map_or(0, |first| first >> 4 & 7), size)
+}
+
+/// A delta's offset: seven bits each, the highest first, and one is added before each shift (git's
+/// unpack-objects.c, `unpack_delta_entry`).
+fn distance(varint: &[u8]) -> u64 {
+    let mut value = 0_u64;
+    for (at, byte) in varint.iter().enumerate() {
+        if at > 0 {
+            value = value.saturating_add(1) << 7;
+        }
+        value |= u64::from(byte & 0x7f);
+    }
+    value
+}

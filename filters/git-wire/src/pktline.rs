@@ -1,0 +1,82 @@
+//! pkt-lines: four lower-case hex digits for the length, themselves included, then that much (gitprotocol-common(5)).
+//!
+//! Stricter than git's reader: `0001` to `0004`, upper-case digits and what is longer than git's own limit are errors.
+
+/// The longest pkt-line, its length included (git's pkt-line.h, `LARGE_PACKET_MAX`).
+pub const MAX: usize = 65_520;
+
+/// One pkt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pkt<'a> {
+    /// `0000`.
+    Flush,
+    /// What the line holds, of one byte at the least.
+    Line(&'a [u8]),
+}
+
+/// No pkt-line begins so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a pkt-line has a length that no client sends")]
+pub struct InvalidLength;
+
+/// The pkt at the start of `bytes`, and how many bytes it has; `None` when more have to come.
+///
+/// # Errors
+/// The length is none.
+pub fn first(bytes: &[u8]) -> Result<Option<(Pkt<'_>, usize)>, InvalidLength> {
+    let Some((digits, rest)) = bytes.split_at_checked(4) else { return Ok(None) };
+    let length = length(digits).ok_or(InvalidLength)?;
+    if length == 0 {
+        return Ok(Some((Pkt::Flush, 4)));
+    }
+    if !(5..=MAX).contains(&length) {
+        return Err(InvalidLength);
+    }
+    Ok(rest.get(..length.saturating_sub(4)).map(|line| (Pkt::Line(line), length)))
+}
+
+fn length(digits: &[u8]) -> Option<usize> {
+    digits.iter().try_fold(0_usize, |sum, digit| match digit {
+        b'0'..=b'9' | b'a'..=b'f' => Some(sum << 4 | usize::try_from(char::from(*digit).to_digit(16)?).ok()?),
+        _ => None,
+    })
+}
+
+/// Appends `line` as one pkt, or as several where it is longer than one can be.
+pub fn write(out: &mut Vec<u8>, line: &[u8]) {
+    for part in line.chunks(MAX.saturating_sub(4)) {
+        out.extend_from_slice(format!("{:04x}", part.len().saturating_add(4)).as_bytes());
+        out.extend_from_slice(part);
+    }
+}
+
+/// `0000`.
+pub const FLUSH: &[u8] = b"0000";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_when_it_is_whole() {
+        for end in 0..9 {
+            assert_eq!(first(&b"0009hello0000"[..end]), Ok(None), "{end}");
+        }
+        assert_eq!(first(b"0009hello0000"), Ok(Some((Pkt::Line(b"hello"), 9))));
+        assert_eq!(first(b"0000"), Ok(Some((Pkt::Flush, 4))));
+        let mut longest = Vec::new();
+        write(&mut longest, &vec![b'x'; MAX - 4]);
+        assert_eq!(&longest[..4], b"fff0");
+        assert!(matches!(first(&longest), Ok(Some((Pkt::Line(_), MAX)))));
+        write(&mut longest, &vec![b'x'; MAX - 3]);
+        assert_eq!(&longest[MAX..MAX + 4], b"fff0");
+        assert_eq!(&longest[2 * MAX..], b"0005x");
+    }
+
+    #[test]
+    fn lengths_that_mean_something_else_to_git_are_errors() {
+        for odd in ["0001", "0002", "0003", "0004", "fff1", "ffff", "00FF", "+0a0", " 009", "0x09", "000g"] {
+            assert_eq!(first(odd.as_bytes()), Err(InvalidLength), "{odd}");
+        }
+    }
+}

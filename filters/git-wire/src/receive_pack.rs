@@ -1,0 +1,403 @@
+//! The head of a push's body: everything before the pack (gitprotocol-pack(5), "Reference Update Request").
+
+use crate::Oid;
+use crate::pktline::{self, InvalidLength, Pkt};
+
+/// The longest head. A thousand of the longest lines have 350 KB.
+pub const MAX_HEAD: usize = 512 << 10;
+/// The most ref updates.
+pub const MAX_UPDATES: usize = 1_000;
+/// The most `shallow` lines: one for each commit at which a shallow clone ends.
+pub const MAX_SHALLOW: usize = 5_000;
+/// The most push options.
+pub const MAX_OPTIONS: usize = 100;
+
+/// What a push asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The updates in their order. None is a client's way to ask for authentication before it sends much.
+    pub updates: Vec<RefUpdate>,
+    /// What the client can do.
+    pub capabilities: Capabilities,
+    /// `-o` of git push.
+    pub options: Vec<String>,
+}
+
+impl Request {
+    /// Whether a pack follows: unless refs are only deleted (git's send-pack.c).
+    pub fn has_pack(&self) -> bool {
+        self.updates.iter().any(|update| update.new.is_some())
+    }
+}
+
+/// One line of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefUpdate {
+    /// Where the client says the ref is; `None` for a ref that does not exist.
+    pub old: Option<Oid>,
+    /// Where it shall be; `None` to delete it, whatever `old` says.
+    pub new: Option<Oid>,
+    /// The ref's name, without control bytes, and otherwise as it came.
+    pub name: String,
+}
+
+/// What the client says that it can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities(Vec<String>);
+
+impl Capabilities {
+    /// Whether it said `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|have| have == name)
+    }
+
+    /// Whether it reads a report of what became of each ref.
+    pub fn report_status(&self) -> bool {
+        self.has("report-status") || self.has("report-status-v2")
+    }
+
+    /// Whether it reads texts beside the report.
+    pub fn side_band(&self) -> bool {
+        self.has("side-band-64k")
+    }
+}
+
+/// Why a head is not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// See [`InvalidLength`].
+    #[error(transparent)]
+    Length(#[from] InvalidLength),
+    /// A line that is none of those that clients send.
+    #[error("the list of ref updates has a line that no client sends: {0}")]
+    Line(&'static str),
+    /// `git push --signed`.
+    #[error("signed pushes are not read by the gateway; push without --signed")]
+    Signed,
+    /// Objects that have other names than SHA-1's.
+    #[error("the repository's object format is {0}; only sha1 can be pushed through the gateway")]
+    ObjectFormat(String),
+    /// Too much of something.
+    #[error("the push has more than {limit} {what}; push less at a time")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// The body ends before the head does.
+    #[error("the push ends within its list of ref updates")]
+    Truncated,
+}
+
+/// Reads a head from bytes as they come.
+#[derive(Debug, Default)]
+pub struct Parser {
+    pending: Vec<u8>,
+    seen: usize,
+    section: Section,
+    request: Request,
+    shallow: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Section {
+    #[default]
+    Commands,
+    Options,
+    Done,
+}
+
+impl Parser {
+    /// Takes the next bytes. When the head is complete: the request, and how many of `chunk`'s bytes belong to it.
+    ///
+    /// # Errors
+    /// See [`Error`]. There is no going on after one.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<(Request, usize)>, Error> {
+        let before = self.pending.len();
+        // Of a long chunk only what can belong to the head is looked at.
+        let taken = chunk.get(..MAX_HEAD.saturating_add(1)).unwrap_or(chunk);
+        self.pending.extend_from_slice(taken);
+        let mut at = 0_usize;
+        while let Some((pkt, length)) = pktline::first(self.pending.get(at..).unwrap_or_default())? {
+            self.section = section(self.section, pkt, &mut self.request, &mut self.shallow)?;
+            at = at.saturating_add(length);
+            if self.section == Section::Done {
+                self.within(at)?;
+                return Ok(Some((std::mem::take(&mut self.request), at.saturating_sub(before))));
+            }
+        }
+        self.within(self.pending.len())?;
+        self.pending.drain(..at);
+        self.seen = self.seen.saturating_add(at);
+        Ok(None)
+    }
+
+    fn within(&self, pending: usize) -> Result<(), Error> {
+        match self.seen.saturating_add(pending) > MAX_HEAD {
+            true => Err(Error::Limit { what: "bytes in its list of ref updates", limit: MAX_HEAD }),
+            false => Ok(()),
+        }
+    }
+}
+
+fn section(section: Section, pkt: Pkt<'_>, request: &mut Request, shallow: &mut usize) -> Result<Section, Error> {
+    match (section, pkt) {
+        (Section::Commands, Pkt::Flush) => {
+            if request.updates.is_empty() && *shallow > 0 {
+                return Err(Error::Line("shallow without an update"));
+            }
+            Ok(if request.capabilities.has("push-options") { Section::Options } else { Section::Done })
+        }
+        (Section::Options | Section::Done, Pkt::Flush) => Ok(Section::Done),
+        (Section::Commands, Pkt::Line(line)) => {
+            command(line, request, shallow)?;
+            Ok(Section::Commands)
+        }
+        (Section::Options | Section::Done, Pkt::Line(line)) => {
+            limit(request.options.len(), "push options", MAX_OPTIONS)?;
+            request.options.push(text(chomp(line), "a push option")?.to_owned());
+            Ok(Section::Options)
+        }
+    }
+}
+
+fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<(), Error> {
+    if line.starts_with(b"push-cert") {
+        return Err(Error::Signed);
+    }
+    if let Some(hex) = line.strip_prefix(b"shallow ") {
+        limit(*shallow, "shallow lines", MAX_SHALLOW)?;
+        *shallow = shallow.saturating_add(1);
+        let known = Oid::from_hex(chomp(hex)).and_then(Oid::or_none);
+        return match known.is_some() && request.updates.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Line("shallow, otherwise than before the updates and with an object's name")),
+        };
+    }
+    // Capabilities stand on the first line only. git reads them from any, and others take what follows for the name.
+    let line = match line.iter().position(|byte| *byte == 0) {
+        None => line,
+        Some(_) if !request.updates.is_empty() => return Err(Error::Line("a NUL after the first update")),
+        Some(nul) => {
+            let (line, capabilities) = line.split_at(nul);
+            let capabilities = text(chomp(capabilities.get(1..).unwrap_or_default()), "a capability")?;
+            request.capabilities = Capabilities(capabilities.split(' ').map(str::to_owned).collect());
+            line
+        }
+    };
+    let formats = request.capabilities.0.iter().filter_map(|capability| capability.strip_prefix("object-format="));
+    if let Some(other) = formats.clone().find(|format| *format != "sha1") {
+        return Err(Error::ObjectFormat(other.to_owned()));
+    }
+    limit(request.updates.len(), "ref updates", MAX_UPDATES)?;
+    request.updates.push(update(chomp(line))?);
+    Ok(())
+}
+
+fn update(line: &[u8]) -> Result<RefUpdate, Error> {
+    let mut parts = line.splitn(3, |byte| *byte == b' ');
+    let (old, new, name) = (parts.next(), parts.next(), parts.next());
+    let oid = |hex: Option<&[u8]>| match hex {
+        Some(hex) if hex.len() == 64 => Err(Error::ObjectFormat("sha256".into())),
+        hex => hex.and_then(Oid::from_hex).ok_or(Error::Line("an update without two objects' names")),
+    };
+    let (old, new) = (oid(old)?.or_none(), oid(new)?.or_none());
+    let name = text(name.unwrap_or_default(), "a ref's name")?;
+    match name.is_empty() || name.contains(' ') {
+        true => Err(Error::Line("an update without a ref's name")),
+        false => Ok(RefUpdate { old, new, name: name.to_owned() }),
+    }
+}
+
+/// Without the one newline that a line may end with.
+fn chomp(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
+}
+
+/// UTF-8 without control characters: what a reader could end at.
+fn text<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a str, Error> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Error::Line(what))?;
+    if text.chars().any(char::is_control) { Err(Error::Line(what)) } else { Ok(text) }
+}
+
+fn limit(have: usize, what: &'static str, limit: usize) -> Result<(), Error> {
+    if have >= limit { Err(Error::Limit { what, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+    const ZERO: &str = "0000000000000000000000000000000000000000";
+
+    fn pkts(lines: &[&str]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for line in lines {
+            match *line {
+                "0000" => out.extend_from_slice(b"0000"),
+                line => pktline::write(&mut out, line.as_bytes()),
+            }
+        }
+        out
+    }
+
+    fn read(body: &[u8]) -> Result<Option<(Request, usize)>, Error> {
+        let whole = Parser::default().feed(body);
+        for size in [1, 3, 7] {
+            let mut parser = Parser::default();
+            let mut at = 0;
+            let mut answer = Ok(None);
+            for chunk in body.chunks(size) {
+                answer = parser.feed(chunk).map(|done| done.map(|(request, used)| (request, used + at)));
+                if !matches!(answer, Ok(None)) {
+                    break;
+                }
+                at += chunk.len();
+            }
+            // A chunk may end before the byte that a whole body is refused for.
+            assert_eq!(answer.is_ok(), whole.is_ok(), "chunks of {size}");
+            if let (Ok(answer), Ok(whole)) = (&answer, &whole) {
+                assert_eq!(answer, whole, "chunks of {size}");
+            }
+        }
+        whole
+    }
+
+    fn good(body: &[u8]) -> Request {
+        match read(body) {
+            Ok(Some((request, used))) => {
+                assert_eq!(used, body.len());
+                request
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_git_sends_is_read() {
+        let caps = " report-status-v2 side-band-64k quiet object-format=sha1 agent=git/2.47.3";
+        let request = good(&pkts(&[
+            &format!("shallow {A}\n"),
+            &format!("{A} {B} refs/heads/x\0{caps}"),
+            &format!("{ZERO} {B} refs/tags/v1"),
+            &format!("{B} {ZERO} refs/heads/é\n"),
+            "0000",
+        ]));
+        let oid = |hex: &str| Oid::from_hex(hex.as_bytes());
+        let update = |old: &str, new: &str, name: &str| RefUpdate {
+            old: oid(old).and_then(Oid::or_none),
+            new: oid(new).and_then(Oid::or_none),
+            name: name.into(),
+        };
+        assert_eq!(
+            request.updates,
+            [update(A, B, "refs/heads/x"), update(ZERO, B, "refs/tags/v1"), update(B, ZERO, "refs/heads/é")]
+        );
+        assert!(request.capabilities.report_status() && request.capabilities.side_band() && request.has_pack());
+        let request = good(&pkts(&[&format!("{A} {ZERO} refs/heads/x\0push-options"), "0000", "ci.skip", "a=b\n", "0000"]));
+        assert_eq!((request.options, request.updates.len()), (vec!["ci.skip".to_owned(), "a=b".to_owned()], 1));
+        assert!(good(b"0000").updates.is_empty());
+        // What follows is not the head's.
+        let mut body = pkts(&[&format!("{A} {B} refs/heads/x\0a"), "0000"]);
+        let head = body.len();
+        body.extend_from_slice(b"PACK");
+        assert_eq!(read(&body).unwrap().unwrap().1, head);
+    }
+
+    #[test]
+    fn what_git_and_another_reader_could_take_differently_is_an_error() {
+        let command = format!("{A} {B} refs/heads/x");
+        let first = format!("{command}\0report-status");
+        let cases: &[(&str, Vec<u8>)] = &[
+            ("delim ends", [pkts(&[&first]), b"0001".to_vec()].concat()),
+            ("upper-case length", [b"00".to_vec(), format!("6A{first}").into_bytes()].concat()),
+            ("NUL on the second line", pkts(&[&first, &format!("{A} {B} refs/heads/y\0x"), "0000"])),
+            ("NUL on the second line only", pkts(&[&command, &format!("{A} {B} refs/heads/y\0x"), "0000"])),
+            ("two NULs", pkts(&[&format!("{first}\0atomic"), "0000"])),
+            ("capabilities on shallow", pkts(&[&format!("shallow {A}\0report-status"), &command, "0000"])),
+            ("shallow after an update", pkts(&[&first, &format!("shallow {A}"), "0000"])),
+            ("shallow of zeros", pkts(&[&format!("shallow {ZERO}"), &first, "0000"])),
+            ("shallow alone", pkts(&[&format!("shallow {A}"), "0000"])),
+            ("upper-case name", pkts(&[&format!("{} {B} refs/heads/x", A.to_uppercase()), "0000"])),
+            ("39 digits", pkts(&[&format!("{} {B} refs/heads/x", &A[1..]), "0000"])),
+            ("41 zeros", pkts(&[&format!("{ZERO}0 {B} refs/heads/x"), "0000"])),
+            ("two spaces", pkts(&[&format!("{A}  {B} refs/heads/x"), "0000"])),
+            ("space in the name", pkts(&[&format!("{A} {B} refs/heads/x y"), "0000"])),
+            ("tab", pkts(&[&format!("{A}\t{B} refs/heads/x"), "0000"])),
+            ("no name", pkts(&[&format!("{A} {B}"), "0000"])),
+            ("empty name", pkts(&[&format!("{A} {B} "), "0000"])),
+            ("newline in the name", pkts(&[&format!("{A} {B} refs/heads/x\ny"), "0000"])),
+            ("two newlines", pkts(&[&format!("{A} {B} refs/heads/x\n\n"), "0000"])),
+            ("DEL in the name", pkts(&[&format!("{A} {B} refs/heads/x\x7f"), "0000"])),
+            ("ERR", pkts(&["ERR no", "0000"])),
+            ("version", pkts(&["version 1", &first, "0000"])),
+            ("control byte in an option", pkts(&[&format!("{command}\0push-options"), "0000", "a\x01b", "0000"])),
+        ];
+        for (what, body) in cases {
+            assert!(matches!(read(body), Err(Error::Line(_) | Error::Length(_))), "{what}: {:?}", read(body));
+        }
+        assert_eq!(read(&pkts(&[&first, "push-cert\0x", "0000"])), Err(Error::Signed));
+        let format = |name: &str| Err(Error::ObjectFormat(name.into()));
+        assert_eq!(read(&pkts(&[&format!("{command}\0object-format=sha256"), "0000"])), format("sha256"));
+        assert_eq!(read(&pkts(&[&format!("{A}{} {B} x", &A[..24]), "0000"])), format("sha256"));
+        assert!(matches!(read(&[0xff, 0xfe, 0xfd, 0xfc]), Err(Error::Length(_))));
+        let mut raw = format!("003f{A} {B} refs/heads/").into_bytes();
+        raw.splice(..4, b"0067".iter().copied());
+        raw.resize(0x67, 0xff);
+        assert_eq!(read(&raw), Err(Error::Line("a ref's name")));
+    }
+
+    #[test]
+    fn each_limit_holds_at_its_number() {
+        let updates = |count: usize| {
+            let mut lines: Vec<_> = (0..count).map(|n| format!("{A} {B} refs/heads/{n}")).collect();
+            lines.push("0000".into());
+            pkts(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        assert_eq!(Parser::default().feed(&updates(MAX_UPDATES)).unwrap().unwrap().0.updates.len(), MAX_UPDATES);
+        let over = Parser::default().feed(&updates(MAX_UPDATES + 1));
+        assert_eq!(over, Err(Error::Limit { what: "ref updates", limit: MAX_UPDATES }));
+
+        let shallow = |count: usize| {
+            let line = format!("shallow {A}");
+            let command = format!("{A} {B} refs/heads/x");
+            pkts(&[vec![line.as_str(); count], vec![&command, "0000"]].concat())
+        };
+        assert!(Parser::default().feed(&shallow(MAX_SHALLOW)).is_ok());
+        let over = Parser::default().feed(&shallow(MAX_SHALLOW + 1));
+        assert_eq!(over, Err(Error::Limit { what: "shallow lines", limit: MAX_SHALLOW }));
+
+        let options = |count: usize| {
+            let command = format!("{A} {B} refs/heads/x\0push-options");
+            pkts(&[vec![command.as_str(), "0000"], vec!["o"; count], vec!["0000"]].concat())
+        };
+        assert!(Parser::default().feed(&options(MAX_OPTIONS)).is_ok());
+        let over = Parser::default().feed(&options(MAX_OPTIONS + 1));
+        assert_eq!(over, Err(Error::Limit { what: "push options", limit: MAX_OPTIONS }));
+
+        // The head's length: options fill it up to the byte.
+        let head = |length: usize| {
+            let mut body = pkts(&[&format!("{A} {B} refs/heads/x\0push-options"), "0000"]);
+            while body.len() + 4 < length {
+                let left = length - 4 - body.len();
+                let part = if left <= pktline::MAX { left } else { (pktline::MAX).min(left - 5) };
+                pktline::write(&mut body, &vec![b'o'; part - 4]);
+            }
+            body.extend_from_slice(b"0000");
+            assert_eq!(body.len(), length);
+            body
+        };
+        for chunk in [1 << 20, 4096] {
+            let feed = |body: Vec<u8>| {
+                let mut parser = Parser::default();
+                body.chunks(chunk).map(|chunk| parser.feed(chunk)).find(|step| !matches!(step, Ok(None))).unwrap()
+            };
+            assert!(feed(head(MAX_HEAD)).is_ok());
+            assert!(matches!(feed(head(MAX_HEAD + 1)), Err(Error::Limit { .. })), "{chunk}");
+        }
+    }
+}
