@@ -8,7 +8,7 @@ use std::path::Path;
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::{Access, BranchGlob, Egress, HostName, HostPattern, Policy};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Error, parse, presets};
 use crate::credentials::Credentials;
@@ -31,10 +31,59 @@ struct Raw {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawRules {
-    blocked_api_patterns: BTreeMap<String, Vec<String>>,
+    blocked_api_patterns: BTreeMap<Method, Expressions>,
     protected_branches: Option<Vec<BranchGlob>>,
     allow_force_push: Option<bool>,
     allow_branch_deletion: Option<bool>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct Method(String);
+
+impl TryFrom<String> for Method {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match METHODS.contains(&name.as_str()) {
+            true => Ok(Self(name)),
+            false => Err(format!("{name:?} is no method; expected some of {}", METHODS.join(", "))),
+        }
+    }
+}
+
+/// The expressions of one method, which are compiled together.
+#[derive(Debug)]
+struct Expressions(Vec<String>);
+
+impl<'de> Deserialize<'de> for Expressions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ExpressionsVisitor)
+    }
+}
+
+struct ExpressionsVisitor;
+
+impl<'de> Visitor<'de> for ExpressionsVisitor {
+    type Value = Expressions;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence of regular expressions on the path")
+    }
+
+    /// Here rather than afterwards, so that an error has the place of the list and the name of its method.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Expressions, A::Error> {
+        let mut expressions = Vec::new();
+        while let Some(expression) = list.next_element::<String>()? {
+            expressions.push(expression);
+        }
+        match Patterns::compile(&BTreeMap::from([(String::new(), expressions.clone())])) {
+            Ok(_) => Ok(Expressions(expressions)),
+            Err(error) => {
+                Err(de::Error::custom(format!("{}; expected regular expressions on the path", error.problem)))
+            }
+        }
+    }
 }
 
 /// What may be done on GitHub, in words of its own. What is absent is as it is without the block.
@@ -253,12 +302,8 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
         default_entries(configured)
     });
     let value = |key: String, problem| Error::Value { path: file.display().to_string(), key, problem };
-    let github = rules(raw.policy.unwrap_or_default())
-        .map_err(|(key, problem)| value(format!("policy.{key}"), problem))
-        .and_then(|rules| {
-            let more = further(rules, raw.github.unwrap_or_default());
-            more.map_err(|(key, problem)| value(format!("github.{key}"), problem))
-        })?;
+    let github = further(rules(raw.policy.unwrap_or_default()), raw.github.unwrap_or_default())
+        .map_err(|(key, problem)| value(format!("github.{key}"), problem))?;
     let mut egress = Egress::default();
     for (index, entry) in entries.into_iter().enumerate() {
         for host in entry.hosts {
@@ -278,23 +323,16 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
     })
 }
 
-/// The rules for GitHub, or the key that is wrong and why. The branches' rules are kept for the stage that reads
-/// pushes; whatever moves a branch by the API is judged by them already.
-fn rules(raw: RawRules) -> Result<Rules, (String, String)> {
+/// The rules for GitHub. The branches' rules are kept for the stage that reads pushes; whatever moves a branch by the
+/// API is judged by them already.
+fn rules(raw: RawRules) -> Rules {
     let mut rules = Rules::default();
-    if let Some(method) = raw.blocked_api_patterns.keys().find(|method| !METHODS.contains(&method.as_str())) {
-        let key = format!("blocked_api_patterns.{method}");
-        return Err((key, format!("this is no method; expected some of {}", METHODS.join(", "))));
-    }
-    Patterns::compile(&raw.blocked_api_patterns).map_err(|error| {
-        let key = format!("blocked_api_patterns.{}", error.method);
-        (key, format!("{}; expected regular expressions on the path", error.problem))
-    })?;
-    rules.blocked_api_patterns = raw.blocked_api_patterns;
+    rules.blocked_api_patterns =
+        raw.blocked_api_patterns.into_iter().map(|(method, expressions)| (method.0, expressions.0)).collect();
     rules.branches.protected = raw.protected_branches.unwrap_or(rules.branches.protected);
     rules.branches.allow_force_push = raw.allow_force_push.unwrap_or(rules.branches.allow_force_push);
     rules.branches.allow_deletion = raw.allow_branch_deletion.unwrap_or(rules.branches.allow_deletion);
-    Ok(rules)
+    rules
 }
 
 /// `rules` with what `github:` says, or the key that is wrong and why.
@@ -404,10 +442,15 @@ mod tests {
             ("policy: {protected_branches: main}", "policy.yaml:1:30: policy.protected_branches: "),
             ("policy: {protected_branches: ['a..b']}", "no pattern for branches"),
             (
-                "policy: {blocked_api_patterns: {put: []}}",
-                "policy.yaml: policy.blocked_api_patterns.put: this is no method",
+                "policy:\n  blocked_api_patterns:\n    GET: []\n    put: []\n",
+                "policy.yaml:3:5: policy.blocked_api_patterns: \"put\" is no method",
             ),
-            ("policy: {blocked_api_patterns: {GET: ['(']}}", "policy.yaml: policy.blocked_api_patterns.GET: "),
+            (
+                "policy:\n  blocked_api_patterns:\n    GET: ['/', '(']\n",
+                "policy.yaml:3:10: policy.blocked_api_patterns.GET: regex parse error",
+            ),
+            ("policy: {blocked_api_patterns: {GET: ['(']}}", "expected regular expressions on the path"),
+            ("policy: {blocked_api_patterns: {GET: ['(?:[a-z]{1000}){1000}']}}", "size limit"),
             ("policy: {blocked_api_patterns: {GET: '/'}}", "a sequence"),
             ("policy: {blocked_api_patterns: {TRACE: ['/']}}", "no method"),
         ] {
