@@ -187,6 +187,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_beyond_64_bits_is_the_nearest_one() {
+        let value = Json::parse(b"-118446744073709551616").unwrap();
+        assert_eq!(value.to_bytes(), b"-1.1844674407370955e+20");
+        assert_eq!(Json::parse(&value.to_bytes()).unwrap(), value);
+    }
+
+    #[test]
     fn what_two_readers_could_take_differently_is_refused() {
         for text in [
             &b"\xef\xbb\xbf{}"[..],
