@@ -3,12 +3,14 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build up docker docker-test test test-full bench clean program filters filters-panic envoy fmt clippy unit e2e
+.PHONY: help build up docker docker-test test test-full bench fuzz clean program filters filters-panic envoy fmt clippy unit e2e fuzz-smoke
 
 # `make up UP_ARGS='--config my.yaml'`
 UP_ARGS ?=
 # What goes behind each `cargo test`; `make test-full` adds the ignored tests.
 TEST_ARGS ?=
+# For how long `make fuzz` and `make test-full` run each fuzz target.
+FUZZ_SECONDS ?= 60
 # In CI the committed Cargo.lock is what is built, or the build fails.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
@@ -27,13 +29,16 @@ docker-test: build envoy ## Start docker-compose.yml with what was built, and lo
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/docker/smoke.sh
 
 test: ## Format, lint, unit and end-to-end tests with the release build and real Envoy
-	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e
+	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz-smoke e2e
 
 test-full: ## The same, and the long ones
-	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit e2e docker-test TEST_ARGS='-- --include-ignored'
+	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz e2e docker-test TEST_ARGS='-- --include-ignored'
 
 bench: build envoy ## The benchmark table, also as target/bench/results.json
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/bench/run.sh
+
+fuzz: ## Each fuzz target for FUZZ_SECONDS=60; finds are kept in target/fuzz
+	@tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 clean: ## Remove what was built and downloaded
 	cargo clean
@@ -53,12 +58,17 @@ envoy:
 
 fmt:
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 
 clippy:
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 
 unit:
 	cargo test $(LOCKED) --workspace --exclude e2e --no-fail-fast $(TEST_ARGS)
+
+# Two seconds each find little that is new: it's for the seeds, and for targets that no longer build.
+fuzz-smoke:
+	@tests/fuzz/run.sh 2
 
 e2e: build filters-panic envoy
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/run-e2e.sh $(TEST_ARGS)
