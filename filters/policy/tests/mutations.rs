@@ -15,7 +15,7 @@ use support::{Case, World, corpus, lenient};
 type Mutation = (&'static str, fn(&Case) -> Vec<Case>);
 
 /// These mean the same.
-const SAME: [Mutation; 24] = [
+const SAME: [Mutation; 25] = [
     ("owner and repository in other letter case", letter_case),
     ("harmless headers around, in reverse order", headers_reversed),
     ("harmless headers around", headers_around),
@@ -31,6 +31,7 @@ const SAME: [Mutation; 24] = [
     ("GraphQL with line ends between all words", |case| graphql_spaced(case, "\r\n")),
     ("root fields with the alias of a merge", |case| graphql(case, |request| request.aliased("mergePullRequest"))),
     ("root fields with a harmless alias", |case| graphql(case, |request| request.aliased("addComment"))),
+    ("root fields under conditions", |case| graphql(case, Request::under_conditions)),
     ("selections in a named fragment", |case| graphql(case, Request::in_named_fragment)),
     ("selections in two named fragments", |case| graphql(case, Request::in_two_fragments)),
     ("selections in an inline fragment", |case| graphql(case, |request| request.in_inline_fragment("...on ROOT{"))),

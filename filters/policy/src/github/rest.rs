@@ -192,10 +192,23 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
             best = Some((fit, (row, parameters)));
         }
     }
-    best.map(|(_, found)| found).ok_or_else(|| {
+    let Some((_, found)) = best else {
         let path: String = segments.iter().flat_map(|segment| ["/", *segment]).collect();
-        Refused::unknown("github.unknown-operation", format!("{method} {path} is no operation that the gateway knows"))
-    })
+        let reason = format!("{method} {path} is no operation that the gateway knows");
+        return Err(Refused::unknown("github.unknown-operation", reason));
+    };
+    // An encoded slash of a parameter is sent as a slash, and may not make another operation of the path.
+    if segments.iter().any(|segment| segment.contains('%')) {
+        let sent = write_segments(found.0, &found.1, segments).join("/");
+        let sent: Vec<&str> = sent.split('/').collect();
+        if sent.len() != segments.len() && !std::ptr::eq(find(method, &sent, uploads)?.0, found.0) {
+            return Err(Refused::unknown(
+                "github.target",
+                "with its encoded slashes read, the path is another operation",
+            ));
+        }
+    }
+    Ok(found)
 }
 
 /// As `build.rs`.
@@ -265,7 +278,8 @@ fn one(name: &str, raw: &str) -> Option<String> {
 /// The value of a parameter that may be several segments.
 fn several(raw: &str) -> Option<String> {
     let value = encoded(raw, "/")?;
-    let good = |part: &str| !part.is_empty() && part != "." && part != "..";
+    // White space at an end is nothing to some readers.
+    let good = |part: &str| !part.is_empty() && part != "." && part != ".." && part.trim() == part;
     let odd = value.contains(['%', '\\', ';']) || value.chars().any(char::is_control);
     (!odd && value.split('/').all(good)).then_some(value)
 }
@@ -337,6 +351,11 @@ mod tests {
             ("put", "/repos/o/r/pulls/7/merge", "-"),
             ("GET", "/repos/o/r/branches/a%2562", "-"),
             ("GET", "/repos/o/r/branches/%61", "-"),
+            ("GET", "/repos/o/r/branches/main%2Fprotection", "-"),
+            ("GET", "/repos/o/r/branches/main/protection%2Frestrictions", "-"),
+            ("GET", "/repos/o/r/commits/main%2Fstatus", "-"),
+            ("GET", "/repos/o/r/branches/main/protection%20", "-"),
+            ("GET", "/repos/o/r/contents/a%20b", "repos/get-content"),
             ("GET", "/nowhere", "-"),
         ] {
             assert_eq!(found(method, path), name, "{method} {path}");

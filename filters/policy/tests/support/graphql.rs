@@ -145,6 +145,19 @@ impl Request {
         Some(to)
     }
 
+    /// Puts each field at the root under a condition that holds.
+    pub fn under_conditions(&self) -> Option<Self> {
+        let mut to = self.clone();
+        for (_, name) in self.roots().into_iter().rev() {
+            let has_arguments = self.words.get(name + 1).is_some_and(|word| word == "(");
+            let end = if has_arguments { self.closing(name + 1)? } else { name } + 1;
+            if self.words.get(end).is_none_or(|word| word != "@") {
+                to.words.splice(end..end, split("@include(if:true)@skip(if:false)"));
+            }
+        }
+        Some(to)
+    }
+
     /// Moves the operation's selections into a fragment that has a name.
     pub fn in_named_fragment(&self) -> Option<Self> {
         let (start, end) = self.selections()?;

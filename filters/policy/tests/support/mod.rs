@@ -205,14 +205,12 @@ fn fill(template: &str) -> String {
     path
 }
 
-/// The path of a target as the most lenient of servers reads it: decoded until nothing is left to decode, without
-/// parameters, without empty segments and dots, without a slash at the end, with the owner and the name of a repository
-/// in lower case.
+/// The path of a target as a lenient server reads it: decoded until nothing is left to decode, without parameters,
+/// without empty segments and dots, without white space and slashes at the ends, with the owner and the name of a
+/// repository in lower case. The query is cut off before, as by every server.
 pub fn lenient(target: &str) -> String {
-    let mut path = target.to_owned();
+    let mut path = target.split(['?', '#']).next().unwrap().to_owned();
     loop {
-        let end = path.find(['?', '#']).unwrap_or(path.len());
-        path.truncate(end);
         let decoded = decoded(&path);
         if decoded == path {
             break;
