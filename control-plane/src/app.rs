@@ -32,6 +32,7 @@ use crate::envoy::Envoy;
 use crate::github;
 use crate::github::confirm::Confirm;
 use crate::github::ids::Ids;
+use crate::github::push::Push;
 use crate::live::{Filters, Live, Problems};
 use crate::state::StateDir;
 use crate::telemetry;
@@ -113,7 +114,8 @@ impl App {
                 Discovery::new(snapshots, Arc::clone(&issuer), Arc::clone(&registry), fleet.clone()).into_service(),
             )
             .add_service(Feed::service(Arc::clone(&registry)))
-            .add_service(Confirm::service(Arc::clone(&registry), github))
+            .add_service(Confirm::service(Arc::clone(&registry), Arc::clone(&github)))
+            .add_service(Push::service(Arc::clone(&registry), github))
             .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
             .add_service(Arc::clone(&audit).service())
             .serve_with_incoming(UnixListenerStream::new(socket));

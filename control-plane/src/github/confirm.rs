@@ -3,11 +3,9 @@
 //! The github filter asks it for what its own rules have let pass. What is not confirmed is refused, whatever the
 //! reason; only what was confirmed is remembered, for one record under one policy.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::Timestamp;
 use policy::github::MAX_ASK;
 use policy::{Container, Policy, branch_of};
 use registry_proto::address_of;
@@ -18,13 +16,11 @@ use serde_json::json;
 use tonic::{Request, Response, Status};
 
 use super::client::Client;
+use super::recent::Recent;
 use crate::containers::registry::Registry;
 
 /// The longest id. A ref's holds its name, which has 255 bytes at the most.
 const MAX_ID: usize = 512;
-/// Confirmed nodes that are remembered, in two halves: what the older one has that is not asked for again is dropped
-/// when the younger one is full.
-const HALF: usize = 5_000;
 
 /// Every kind of node that has a repository, by the way it has it: `repository` is never null in any of them, so the
 /// fields can be merged (GraphQL section 5.3.2).
@@ -54,8 +50,7 @@ type Key = (IpAddr, u64, String);
 #[derive(Debug, Default)]
 struct Remembered {
     policy: String,
-    young: HashSet<Key>,
-    old: HashSet<Key>,
+    nodes: Recent<Key>,
 }
 
 impl Remembered {
@@ -64,26 +59,6 @@ impl Remembered {
         if self.policy != policy.version {
             *self = Self { policy: policy.version.clone(), ..Self::default() };
         }
-    }
-
-    fn holds(&mut self, key: &Key) -> bool {
-        if self.young.contains(key) {
-            return true;
-        }
-        match self.old.take(key) {
-            Some(key) => {
-                self.insert(key);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn insert(&mut self, key: Key) {
-        if self.young.len() >= HALF {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key);
     }
 }
 
@@ -113,7 +88,7 @@ impl Confirm {
     /// # Errors
     /// Why not.
     async fn confirm(&self, address: IpAddr, ids: &[String]) -> Result<(), Unconfirmed> {
-        let (policy, container) = (self.registry.policy(), self.container(address)?);
+        let (policy, container) = (self.registry.policy(), super::container(&self.registry, address)?);
         if ids.is_empty() || ids.len() > MAX_ASK || ids.iter().any(|id| id.len() > MAX_ID) {
             return Err(format!("a request may name 1 to {MAX_ASK} nodes").into());
         }
@@ -126,21 +101,13 @@ impl Confirm {
             belongs(id, node.as_ref(), &container, &policy)?;
         }
         // GitHub has taken its time: the record may have become another meanwhile.
-        if self.container(address)?.generation != container.generation {
+        if super::container(&self.registry, address)?.generation != container.generation {
             return Err(Unconfirmed::NotNow("the container's registration has just changed; try again"));
         }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(&policy);
-        open.into_iter().for_each(|id| remembered.insert((container.container_ip, container.generation, id)));
+        open.into_iter().for_each(|id| remembered.nodes.insert((container.container_ip, container.generation, id)));
         Ok(())
-    }
-
-    fn container(&self, address: IpAddr) -> Result<Arc<Container>, String> {
-        let container = self.registry.lookup(address).1.ok_or("no container is registered at your address")?;
-        match container.expired(Timestamp::now()) || container.blocked.is_some() {
-            true => Err("the container's registration has expired, or is blocked".into()),
-            false => Ok(container),
-        }
     }
 
     /// Those of `ids` that are not confirmed yet, each once.
@@ -149,7 +116,7 @@ impl Confirm {
         remembered.under(policy);
         let mut open: Vec<String> = Vec::new();
         for id in ids {
-            let known = remembered.holds(&(container.container_ip, container.generation, id.clone()));
+            let known = remembered.nodes.holds(&(container.container_ip, container.generation, id.clone()));
             if !known && !open.contains(id) {
                 open.push(id.clone());
             }
@@ -410,17 +377,5 @@ mod tests {
             let reason = ask(&confirm, &["PR_1"]).await.unwrap_err();
             assert!(reason.starts_with("unavailable: ") && reason.ends_with("try again"), "{body}: {reason}");
         }
-    }
-
-    #[test]
-    fn what_is_remembered_has_a_limit_and_what_is_used_stays() {
-        let mut remembered = Remembered::default();
-        let key = |number: usize| (IpAddr::from(ADDRESS), 1, number.to_string());
-        for number in 0..HALF * 4 {
-            remembered.insert(key(number));
-            assert!(remembered.holds(&key(0)), "{number}");
-            assert!(remembered.young.len() + remembered.old.len() <= 2 * HALF);
-        }
-        assert!(!remembered.holds(&key(1)));
     }
 }

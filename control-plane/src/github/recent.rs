@@ -1,0 +1,60 @@
+//! A set that forgets: what GitHub has said, for those who need not ask again (`confirm`, `push`).
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+/// What is remembered, in two halves: what the older one has that is not asked for again is dropped when the younger
+/// one is full.
+const HALF: usize = 5_000;
+
+/// The set. It has no more than twice [`HALF`].
+#[derive(Debug)]
+pub(super) struct Recent<K> {
+    young: HashSet<K>,
+    old: HashSet<K>,
+}
+
+impl<K> Default for Recent<K> {
+    fn default() -> Self {
+        Self { young: HashSet::new(), old: HashSet::new() }
+    }
+}
+
+impl<K: Eq + Hash> Recent<K> {
+    /// Whether `key` is in it still. It stays for longer then.
+    pub(super) fn holds(&mut self, key: &K) -> bool {
+        if self.young.contains(key) {
+            return true;
+        }
+        match self.old.take(key) {
+            Some(key) => {
+                self.insert(key);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: K) {
+        if self.young.len() >= HALF {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_has_a_limit_and_what_is_used_stays() {
+        let mut recent = Recent::default();
+        for number in 0..HALF * 4 {
+            recent.insert(number);
+            assert!(recent.holds(&0), "{number}");
+            assert!(recent.young.len() + recent.old.len() <= 2 * HALF);
+        }
+        assert!(!recent.holds(&1));
+    }
+}
