@@ -127,6 +127,17 @@ impl Graph {
         self.commits
     }
 
+    /// Every commit with its parents, in the order in which their names were first seen.
+    pub fn iter(&self) -> impl Iterator<Item = (Oid, Vec<Oid>)> {
+        let mut names: Vec<_> = self.nodes.iter().map(|(oid, node)| (*node, *oid)).collect();
+        names.sort_unstable();
+        let name = move |node: Node| names.get(index(node)).map(|(_, oid)| *oid);
+        (0..).zip(&self.known).filter_map(move |(node, parents)| {
+            let parents = self.edges.get(parents.clone()?)?;
+            Some((name(node)?, parents.iter().filter_map(|parent| name(*parent)).collect()))
+        })
+    }
+
     /// Whether the answer to every question is yes.
     pub fn all_proved(&self) -> bool {
         self.questions.iter().all(|question| question.proved)
@@ -139,9 +150,10 @@ impl Graph {
         if question.proved {
             return Some(Descent::Proved);
         }
-        let open = self.nodes.iter().filter(|(_, node)| {
-            question.has(**node) && self.known.get(index(**node)).is_none_or(Option::is_none)
-        });
+        let open = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| question.has(**node) && self.known.get(index(**node)).is_none_or(Option::is_none));
         let mut open: Vec<_> = open.map(|(oid, _)| *oid).collect();
         open.sort_unstable();
         Some(Descent::Open(open))

@@ -1,0 +1,246 @@
+//! Packs that git makes, of histories of every shape: the commits that are read of one are those that git lists, with
+//! their parents, whatever the chunks; and of its bytes all pass but the trailer.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use git_wire::Oid;
+use git_wire::pack::{Scanner, TRAILER};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// Commits and their parents.
+type Commits = BTreeMap<Oid, Vec<Oid>>;
+
+struct Repo(TempDir);
+
+impl Repo {
+    fn new() -> Self {
+        let repo = Self(tempfile::tempdir().unwrap());
+        repo.git(&["init", "-q", "-b", "main"]);
+        repo
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        String::from_utf8(self.fed(args, b"")).unwrap().trim_end().to_owned()
+    }
+
+    /// What git says, given `input`.
+    fn fed(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut child = Command::new("git")
+            .current_dir(self.0.path())
+            .args(args)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("HOME", "/nonexistent")])
+            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "A U Thor")))
+            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "author@example.com")))
+            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_DATE"), "1700000000 +0000")))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A git that reads nothing has gone before it could.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "git {args:?}");
+        output.stdout
+    }
+
+    /// A commit of a tree of its own, with a text that is much like that of the others, so that git makes a delta of
+    /// it; and a tag, so that it's kept.
+    fn commit(&self, name: &str, parents: &[&str]) -> String {
+        let blob = self.fed(&["hash-object", "-w", "--stdin"], name.as_bytes());
+        let entry = format!("100644 blob {}\tfile\n", String::from_utf8(blob).unwrap().trim_end());
+        let tree = String::from_utf8(self.fed(&["mktree"], entry.as_bytes())).unwrap();
+        let mut args = vec!["commit-tree", tree.trim_end()];
+        parents.iter().for_each(|parent| args.extend(["-p", parent]));
+        let commit = self.fed(&args, message(name).as_bytes());
+        let commit = String::from_utf8(commit).unwrap().trim_end().to_owned();
+        self.git(&["update-ref", &format!("refs/tags/{name}"), &commit]);
+        commit
+    }
+
+    /// A linear history of so many commits, from the same parent.
+    fn line(&self, name: &str, count: usize, from: &[&str]) -> String {
+        let first = self.commit(&format!("{name}-0"), from);
+        (1..count).fold(first, |tip, n| self.commit(&format!("{name}-{n}"), &[&tip]))
+    }
+
+    fn repack(&self) {
+        self.git(&["-c", "gc.auto=0", "repack", "-adfq", "--depth=50", "--window=250"]);
+    }
+
+    /// How many commits are deltas of others.
+    fn deltas(&self) -> usize {
+        let all = ["cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(deltabase)"];
+        let deltas = self.git(&all);
+        deltas.lines().filter(|line| line.starts_with("commit ") && !line.ends_with(&"0".repeat(40))).count()
+    }
+
+    /// The commits of a range, as git lists them.
+    fn listed(&self, range: &[&str]) -> Commits {
+        let listed = self.git(&[&["rev-list", "--parents"], range].concat());
+        let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).unwrap();
+        let commits = listed.lines().map(|line| {
+            let mut names = line.split(' ').map(oid);
+            (names.next().unwrap(), names.collect())
+        });
+        commits.collect()
+    }
+
+    /// Every kind of pack of a range is read as git lists it.
+    fn is_read(&self, range: &[&str]) {
+        let listed = self.listed(range);
+        assert!(!listed.is_empty(), "{range:?}");
+        for thin in [&[][..], &["--thin"]] {
+            for offsets in [&[][..], &["--delta-base-offset"]] {
+                let args = [&["pack-objects", "-q", "--revs", "--stdout"], thin, offsets].concat();
+                let pack = self.fed(&args, format!("{}\n", range.join("\n")).as_bytes());
+                for size in [1, 7, 4096, pack.len()] {
+                    let what = format!("{range:?} {args:?} {size}");
+                    assert!(read(&pack, size, &what) == listed, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// The commits of a pack that comes in chunks of this size.
+fn read(pack: &[u8], size: usize, what: &str) -> Commits {
+    let mut scanner = Scanner::default();
+    let (mut fed, mut passed) = (0, 0);
+    for chunk in pack.chunks(size) {
+        assert!(!scanner.is_complete(), "{what}");
+        passed += scanner.feed(chunk).unwrap_or_else(|error| panic!("{what}: {error}"));
+        fed += chunk.len();
+        // No byte waits that is not the trailer's, and none of the trailer's passes.
+        assert_eq!(passed, fed.min(pack.len() - TRAILER), "{what}");
+    }
+    assert!(scanner.is_complete(), "{what}");
+    assert!(scanner.feed(b"x").is_err(), "{what}");
+    let commits: Vec<_> = scanner.graph().iter().collect();
+    assert_eq!(commits.len(), scanner.graph().commits(), "{what}");
+    commits.into_iter().collect()
+}
+
+fn message(name: &str) -> String {
+    let mut text = format!("{name}\n\n");
+    for n in 0..20 {
+        writeln!(text, "Line {n} of what is said in each of them, so that one is a delta of another.").unwrap();
+    }
+    text
+}
+
+#[test]
+fn a_linear_history() {
+    let repo = Repo::new();
+    let tip = repo.line("line", 60, &[]);
+    repo.is_read(&[&tip]);
+    repo.repack();
+    assert!(repo.deltas() > 10, "{}", repo.deltas());
+    repo.is_read(&[&tip]);
+    repo.is_read(&[&tip, "^line-30"]);
+    repo.is_read(&[&tip, "^line-58"]);
+}
+
+#[test]
+fn merges_of_two_and_of_many() {
+    let repo = Repo::new();
+    let root = repo.commit("root", &[]);
+    let arms: Vec<_> = (0..12).map(|n| repo.line(&format!("arm{n}"), 3, &[&root])).collect();
+    let arms: Vec<_> = arms.iter().map(String::as_str).collect();
+    let octopus = repo.commit("octopus", &arms);
+    let other = repo.line("unrelated", 3, &[]);
+    let unrelated = repo.commit("merge-of-unrelated", &[&octopus, &other]);
+    let tip = repo.commit("merge-with-an-ancestor", &[&unrelated, &root]);
+    repo.repack();
+    assert!(repo.deltas() > 5, "{}", repo.deltas());
+    repo.is_read(&[&tip]);
+    repo.is_read(&[&tip, "^arm3-1", "^arm4-2"]);
+    repo.is_read(&[&tip, &format!("^{octopus}")]);
+}
+
+#[test]
+fn many_branches() {
+    let repo = Repo::new();
+    let trunk = repo.line("trunk", 20, &[]);
+    let tips: Vec<_> = (0..20)
+        .map(|n| repo.line(&format!("branch{n}"), 1 + n % 4, &[&format!("trunk-{n}")]))
+        .chain([trunk.clone()])
+        .collect();
+    let tips: Vec<_> = tips.iter().map(String::as_str).collect();
+    repo.repack();
+    assert!(repo.deltas() > 5, "{}", repo.deltas());
+    repo.is_read(&tips);
+    repo.is_read(&[&tips[..], &["^trunk-10"]].concat());
+    repo.is_read(&["branch3-3", "branch7-3", &format!("^{trunk}")]);
+}
+
+#[test]
+fn commits_that_were_amended_and_rebased() {
+    let repo = Repo::new();
+    for n in 0..4 {
+        repo.git(&["commit", "-q", "--allow-empty", "-m", &message(&format!("main {n}"))]);
+    }
+    repo.git(&["checkout", "-q", "-b", "topic", "main~2"]);
+    for n in 0..4 {
+        std::fs::write(repo.0.path().join(format!("file{n}")), "text\n").unwrap();
+        repo.git(&["add", "."]);
+        repo.git(&["commit", "-q", "-m", &message(&format!("topic {n}"))]);
+    }
+    repo.git(&["tag", "before"]);
+    repo.git(&["commit", "-q", "--amend", "-m", &message("topic 3, amended")]);
+    repo.git(&["tag", "amended"]);
+    repo.git(&["rebase", "-q", "main"]);
+    repo.repack();
+    repo.is_read(&["topic", "before", "amended"]);
+    repo.is_read(&["topic", "^before"]);
+    repo.is_read(&["amended", "^before"]);
+    repo.is_read(&["topic", "^main"]);
+}
+
+#[test]
+fn criss_cross_merges() {
+    let repo = Repo::new();
+    let root = repo.commit("root", &[]);
+    let (mut left, mut right) = (repo.commit("left", &[&root]), repo.commit("right", &[&root]));
+    for n in 0..15 {
+        let crossed = repo.commit(&format!("left{n}"), &[&left, &right]);
+        right = repo.commit(&format!("right{n}"), &[&right, &left]);
+        left = crossed;
+    }
+    repo.repack();
+    assert!(repo.deltas() > 5, "{}", repo.deltas());
+    repo.is_read(&[&left, &right]);
+    repo.is_read(&[&left, "^right12"]);
+    repo.is_read(&[&left, &right, "^left5", "^right6"]);
+}
+
+#[test]
+fn thousands_of_commits() {
+    const COUNT: usize = 3_000;
+    let repo = Repo::new();
+    let mut stream = String::new();
+    for n in 1..=COUNT {
+        let text = if n % 7 == 0 { message(&format!("commit {n}")) } else { format!("commit {n}\n") };
+        writeln!(stream, "commit refs/heads/main\nmark :{n}\ncommitter C O Mitter <c@example.com> {n} +0000").unwrap();
+        write!(stream, "data {}\n{text}", text.len()).unwrap();
+        if n > 1 {
+            writeln!(stream, "from :{}", n - 1).unwrap();
+        }
+        // Each fifth merges one that lies some way behind.
+        if n % 5 == 0 && n > 40 {
+            writeln!(stream, "merge :{}", n - 3 - n % 37).unwrap();
+        }
+        writeln!(stream, "M 100644 inline file{}\ndata {}\n{n}", n % 10, n.to_string().len()).unwrap();
+    }
+    repo.fed(&["fast-import", "--quiet"], stream.as_bytes());
+    repo.repack();
+    assert!(repo.deltas() > 100, "{}", repo.deltas());
+    assert_eq!(repo.listed(&["main"]).len(), COUNT);
+    repo.is_read(&["main"]);
+    repo.is_read(&["main", "^main~900"]);
+}
