@@ -95,6 +95,16 @@ struct Line {
     operation: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<String>,
+    /// The repository of a push, what it would do to which refs, the commits that were read of it, and how many bytes
+    /// of its pack came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repo: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    updates: Vec<Update>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commits: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pack_bytes: Option<u64>,
     policy_version: Option<String>,
     /// Whether a filter has panicked over it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -102,6 +112,16 @@ struct Line {
     /// Which stream of which Envoy brought it, and its number there; gaps are lines that were lost after they came.
     envoy: String,
     seq: u64,
+}
+
+/// What a push would do to a ref.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Update {
+    #[serde(rename = "ref")]
+    name: String,
+    old: Option<String>,
+    new: Option<String>,
+    kind: policy::push::Change,
 }
 
 /// By what lines are chosen.

@@ -9,6 +9,7 @@ mod doctor;
 mod env;
 mod explain;
 mod policy;
+mod push;
 mod serve;
 
 use std::path::PathBuf;
@@ -60,6 +61,9 @@ enum Command {
     /// What sandboxes may do
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// What pushes do
+    #[command(subcommand)]
+    Push(push::Push),
     /// What was decided
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -107,6 +111,7 @@ impl Cli {
             Command::Env(env) => env.run(&self.common),
             Command::Ca(ca) => ca.run(&self.common),
             Command::Policy(policy) => policy.run(&self.common),
+            Command::Push(push) => push.run(&self.common),
             Command::Audit(audit) => audit.run(&self.common),
             Command::Doctor(doctor) => doctor.run(&self.common),
             Command::Completions { shell } => {

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use prost::Message;
 use serde::Deserialize;
 
-use super::{AUDIT_STATE, Event, HANDSHAKE_TAG, LONG, Line, PANIC_STATE, RULE_HEADER};
+use super::{AUDIT_STATE, Event, HANDSHAKE_TAG, LONG, Line, PANIC_STATE, RULE_HEADER, Update};
 use crate::xds::resources::local_reply;
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
@@ -38,6 +38,10 @@ struct Decision {
     reason: String,
     operation: Option<String>,
     class: Option<String>,
+    repo: Option<String>,
+    updates: Vec<Update>,
+    commits: Option<u64>,
+    pack_bytes: Option<u64>,
     policy_version: Option<String>,
 }
 
@@ -123,6 +127,10 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         bytes_down: response.response_body_bytes,
         operation: decision.operation.as_deref().map(clean),
         class: decision.class,
+        repo: decision.repo,
+        updates: decision.updates,
+        commits: decision.commits,
+        pack_bytes: decision.pack_bytes,
         policy_version: decision.policy_version,
         panicked: common.filter_state_objects.contains_key(PANIC_STATE),
         ..base(&common, event)
@@ -190,6 +198,10 @@ fn base(common: &AccessLogCommon, event: Event) -> Line {
         duration_ms: milliseconds.try_into().unwrap_or_default(),
         operation: None,
         class: None,
+        repo: None,
+        updates: Vec::new(),
+        commits: None,
+        pack_bytes: None,
         policy_version: None,
         panicked: false,
         envoy: String::new(),

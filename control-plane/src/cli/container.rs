@@ -51,6 +51,9 @@ pub struct Add {
     /// A branch it may push to, as a glob; may be given more than once [default for bot: sandbox/* and bot/*]
     #[arg(long = "branch", value_name = "GLOB")]
     branches: Vec<String>,
+    /// Lets it move those branches to what is no descendant of where they were
+    #[arg(long)]
+    force_own_branches: bool,
     /// Your name for it; stands in the audit [default: its address]
     #[arg(long)]
     id: Option<String>,
@@ -100,6 +103,9 @@ impl Add {
         if !self.branches.is_empty() {
             body.insert("allowed_branches".into(), json!(self.branches));
         }
+        if self.force_own_branches {
+            body.insert("force_own_branches".into(), json!(true));
+        }
         if let Some(id) = self.id {
             body.insert("container_id".into(), json!(id));
         }
@@ -138,8 +144,9 @@ fn row(record: &Value, now: Timestamp) -> String {
     let id = text("container_id");
     let expires_at = text("expires_at");
     let expired = expires_at.parse::<Timestamp>().is_ok_and(|at| at <= now);
+    let force = if record["force_own_branches"] == true { " by force" } else { "" };
     format!(
-        "{:<15} {id:<15} {:<4} {} {expires_at}  {}  [{}]",
+        "{:<15} {id:<15} {:<4} {} {expires_at}  {}  [{}]{force}",
         text("container_ip"),
         text("auth_mode"),
         if expired { "expired" } else { "until" },
@@ -164,5 +171,12 @@ mod tests {
         assert!(before.contains("bot  until 2027-01-15T00:00:00Z  o/r,o/s  [bot/*]"), "{before}");
         let after = row("2027-01-15T00:00:00Z");
         assert!(after.contains("bot  expired 2027-01-15T00:00:00Z  o/r,o/s  [bot/*]"), "{after}");
+        assert!(after.ends_with("[bot/*]"), "{after}");
+    }
+
+    #[test]
+    fn a_row_says_where_a_container_may_use_force() {
+        let record = json!({"allowed_branches": ["bot/*"], "force_own_branches": true});
+        assert!(row(&record, Timestamp::UNIX_EPOCH).ends_with("[bot/*] by force"));
     }
 }

@@ -93,20 +93,8 @@ impl Explain {
         if let Some(file) = &self.batch {
             return batch(file, &policy, &judge);
         }
-        let container = self.container.unwrap_or_default();
-        let container = match container.trim_start().starts_with('{') {
-            true => container,
-            false => read(Path::new(&container)).map(|text| String::from_utf8_lossy(&text).into_owned())?,
-        };
-        let container = serde_json::from_str(&container)
-            .map_err(|error| Error::Usage(format!("--container is neither a file nor JSON: {error}")))?;
-        let headers = self.headers.iter().map(|header| {
-            let (name, value) = header
-                .split_once(':')
-                .ok_or_else(|| Error::Usage(format!("--header {header:?}: expected 'Name: value'")))?;
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        });
-        let headers = Headers::Pairs(headers.collect::<Result<_, Error>>()?);
+        let container = registration(&self.container.unwrap_or_default())?;
+        let headers = Headers::Pairs(self.headers.iter().map(|text| header(text)).collect::<Result<_, Error>>()?);
         let body = self.body.as_deref().map(read).transpose()?;
         let line = Line {
             id: Value::Null,
@@ -180,8 +168,25 @@ fn explain(line: &Line, policy: &Policy, judge: &Judge) -> Explained {
     policy::explain(whole, &container, policy, judge, now)
 }
 
+/// What `--container` says: JSON, or a file with it.
+pub(super) fn registration(given: &str) -> Result<Value, Error> {
+    let text = match given.trim_start().starts_with('{') {
+        true => given.to_owned(),
+        false => read(Path::new(given)).map(|text| String::from_utf8_lossy(&text).into_owned())?,
+    };
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Usage(format!("--container is neither a file nor JSON: {error}")))
+}
+
+/// What one `--header` says.
+pub(super) fn header(text: &str) -> Result<(String, String), Error> {
+    let (name, value) =
+        text.split_once(':').ok_or_else(|| Error::Usage(format!("--header {text:?}: expected 'Name: value'")))?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
 /// The record that a registration makes, expired ones included.
-fn container(mut json: Value, now: Timestamp) -> Result<Container, String> {
+pub(super) fn container(mut json: Value, now: Timestamp) -> Result<Container, String> {
     let expires_at = json.as_object_mut().and_then(|object| object.remove("expires_at"));
     let mut record = api::record(&json, now)?;
     if let Some(at) = expires_at {
@@ -196,7 +201,7 @@ fn unreadable(reason: String) -> Explained {
 }
 
 /// The policy in a file; without one that of this directory, or the built-in one.
-fn policy(common: &Common, file: Option<&Path>) -> Result<Policy, Error> {
+pub(super) fn policy(common: &Common, file: Option<&Path>) -> Result<Policy, Error> {
     let config = common.config()?;
     let here = Path::new("config/policy.yaml");
     match file {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::Path;
 
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
+use policy::push::PushRefusal;
 use policy::{Access, BranchGlob, Egress, HostName, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -97,6 +98,7 @@ struct RawGitHub {
     commands: Option<Vec<Word>>,
     denied_labels: Option<Vec<Word>>,
     agents: Option<Vec<Word>>,
+    push_refusal: Option<PushRefusal>,
 }
 
 /// Classes beside the default's.
@@ -326,9 +328,8 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
 /// The rules for GitHub. The branches' rules are kept for the stage that reads pushes; whatever moves a branch by the
 /// API is judged by them already.
 fn rules(raw: RawRules) -> Rules {
-    let mut rules = Rules::default();
-    rules.blocked_api_patterns =
-        raw.blocked_api_patterns.into_iter().map(|(method, expressions)| (method.0, expressions.0)).collect();
+    let patterns = raw.blocked_api_patterns.into_iter().map(|(method, expressions)| (method.0, expressions.0));
+    let mut rules = Rules { blocked_api_patterns: patterns.collect(), ..Rules::default() };
     rules.branches.protected = raw.protected_branches.unwrap_or(rules.branches.protected);
     rules.branches.allow_force_push = raw.allow_force_push.unwrap_or(rules.branches.allow_force_push);
     rules.branches.allow_deletion = raw.allow_branch_deletion.unwrap_or(rules.branches.allow_deletion);
@@ -361,6 +362,7 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
     rules.commands = raw.commands.map_or(rules.commands, words);
     rules.labels = raw.denied_labels.map_or(rules.labels, words);
     rules.agents = raw.agents.map_or(rules.agents, words);
+    rules.push_refusal = raw.push_refusal.unwrap_or(rules.push_refusal);
     Ok(rules)
 }
 

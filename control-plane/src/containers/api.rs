@@ -111,6 +111,7 @@ struct Raw {
     repos: Option<Vec<Repo>>,
     auth_mode: Option<AuthMode>,
     allowed_branches: Option<Vec<String>>,
+    force_own_branches: Option<bool>,
     expires_at: Option<String>,
     ttl: Option<String>,
     labels: Option<BTreeMap<String, String>>,
@@ -164,6 +165,7 @@ impl Raw {
             repos: Vec::new(),
             auth_mode: AuthMode::default(),
             allowed_branches: Vec::new(),
+            force_own_branches: false,
             expires_at: now.saturating_add(DEFAULT_TTL).unwrap_or(now),
             labels: BTreeMap::new(),
             egress_allow: Vec::new(),
@@ -189,6 +191,7 @@ impl Raw {
         if let Some(branches) = self.allowed_branches {
             record.allowed_branches = branches.iter().map(|glob| branch_glob(glob)).collect::<Result<_, _>>()?;
         }
+        record.force_own_branches = self.force_own_branches.unwrap_or(record.force_own_branches);
         if let Some(labels) = self.labels {
             record.labels = labels
                 .into_iter()
@@ -430,6 +433,7 @@ mod tests {
             (r#"{"container_ip":"172.18.0.5","repos":[],"auth_mode":"root"}"#, "auth_mode"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"expires_at":"2026-11-30T00:00:00Z"}"#, "expires_at"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"expires_at":"soon"}"#, "expires_at"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"force_own_branches":"yes"}"#, "force_own_branches"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"-1h"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"1h","expires_at":"2027-01-15T00:00:00Z"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"repo":["o/r"]}"#, "repo"),
@@ -521,6 +525,30 @@ mod tests {
         }
         assert_eq!(testing::call(address, &format!("PATCH {ONE}"), "{}").await.0, 404);
         assert_eq!(testing::call(address, &format!("DELETE {ONE}"), "").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn force_on_own_branches_is_given_and_taken_and_stays_where_it_is_not_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, registry, _server) = serve(Store::open(&directory.path().join("registry.redb")).unwrap()).await;
+        let forces = || registry.list()[0].force_own_branches;
+        for (body, force) in [
+            (r#"{"container_ip":"10.222.0.1","repos":[]}"#, false),
+            (r#"{"container_ip":"10.222.0.1","repos":[],"force_own_branches":true}"#, true),
+        ] {
+            registry.put(register(body).unwrap()).await.unwrap();
+            assert_eq!(forces(), force, "{body}");
+        }
+        let told = r#""force_own_branches":true"#;
+        for (body, force) in [
+            (r#"{"repos":["o/r"]}"#, true),
+            (r#"{"force_own_branches":false}"#, false),
+            (r#"{"labels":{}}"#, false),
+            (r#"{"force_own_branches":true}"#, true),
+        ] {
+            let (status, answer) = testing::call(address, &format!("PATCH {ONE}"), body).await;
+            assert_eq!((status, answer.contains(told), forces()), (200, force, force), "{body}");
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use policy::{Access, HostName, HostPattern, Policy};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
-use super::resources::{self, GITHUB, IDENTITY, cluster, extension, listener, route};
+use super::resources::{self, GITHUB, IDENTITY, PUSH, cluster, extension, listener, route};
 use crate::config::Config;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
@@ -142,8 +142,9 @@ impl Snapshot {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
         for (name, code) in filters {
-            // The rules reach the other filters over the registry's stream; this one has no stream of its own.
-            let rules = (name == GITHUB).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
+            // The identity filter has a stream on which its rules reach it; these have none.
+            let rules =
+                [GITHUB, PUSH].contains(&name.as_str()).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
             snapshot.add(Kind::Extension, name, extension::filter(name, code.clone(), rules));
         }
         snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy, config.resolver));
@@ -156,7 +157,7 @@ impl Snapshot {
     }
 
     /// The filters that the listeners wait for.
-    pub const FILTERS: [&'static str; 2] = [IDENTITY, GITHUB];
+    pub const FILTERS: [&'static str; 3] = [IDENTITY, GITHUB, PUSH];
 
     fn add<T: Message + Name>(&mut self, kind: Kind, name: &str, message: T) {
         self.insert(kind, name, Resource::of(message));

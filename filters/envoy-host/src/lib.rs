@@ -127,12 +127,33 @@ pub fn set_request_header(name: &str, value: &[u8]) -> Result<(), Error> {
 /// # Errors
 /// When there are other than `size` bytes.
 pub fn request_body(size: usize) -> Result<Vec<u8>, Error> {
+    request_body_part(0, size)
+}
+
+/// `size` bytes of the request's body from `start` on, of those that the callback at hand was given and those that wait
+/// before them.
+///
+/// # Errors
+/// When there are fewer.
+pub fn request_body_part(start: usize, size: usize) -> Result<Vec<u8>, Error> {
+    part(BufferType::HttpRequestBody, start, size)
+}
+
+/// The same of the answer's.
+///
+/// # Errors
+/// When there are fewer.
+pub fn response_body_part(start: usize, size: usize) -> Result<Vec<u8>, Error> {
+    part(BufferType::HttpResponseBody, start, size)
+}
+
+fn part(buffer: BufferType, start: usize, size: usize) -> Result<Vec<u8>, Error> {
     let call = "get_buffer_bytes";
     if size == 0 {
         return Ok(Vec::new());
     }
-    let body = hostcalls::get_buffer(BufferType::HttpRequestBody, 0, size).map_err(refused(call))?.unwrap_or_default();
-    if body.len() == size { Ok(body) } else { Err(Error::Unreadable { call }) }
+    let bytes = hostcalls::get_buffer(buffer, start, size).map_err(refused(call))?.unwrap_or_default();
+    if bytes.len() == size { Ok(bytes) } else { Err(Error::Unreadable { call }) }
 }
 
 /// Puts `body` in place of the `size` bytes of the request's body that have come.
@@ -165,6 +186,50 @@ pub fn resume_request() -> Result<(), Error> {
 /// As Envoy answers.
 pub fn reset_request() -> Result<(), Error> {
     hostcalls::reset_http_request().map_err(refused("close_stream"))
+}
+
+// The upstream's answer.
+
+/// Its status.
+///
+/// # Errors
+/// When it can't be read.
+pub fn response_status() -> Result<u16, Error> {
+    let status = response_header(":status")?.unwrap_or_default();
+    let status = std::str::from_utf8(&status).ok().and_then(|status| status.parse().ok());
+    status.ok_or(Error::Unreadable { call: "get_header_map_value" })
+}
+
+/// The value of its header `name`.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn response_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
+    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).map_err(refused("get_header_map_value"))
+}
+
+/// Removes every header of it called `name`.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn remove_response_header(name: &str) -> Result<(), Error> {
+    hostcalls::remove_map_value(MapType::HttpResponseHeaders, name).map_err(refused("remove_header_map_value"))
+}
+
+/// Puts `body` in place of the `size` bytes of it that have come.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn set_response_body(size: usize, body: &[u8]) -> Result<(), Error> {
+    hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, body).map_err(refused("set_buffer_bytes"))
+}
+
+/// Lets a paused answer go on, once the callback has returned.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn resume_response() -> Result<(), Error> {
+    hostcalls::resume_http_response().map_err(refused("continue_stream"))
 }
 
 /// An answer that the gateway gives itself.

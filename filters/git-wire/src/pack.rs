@@ -8,8 +8,8 @@
 
 mod delta;
 
-use crate::graph::{self, Graph};
 use crate::Oid;
+use crate::graph::{self, Graph};
 use flate2::{Decompress, FlushDecompress, Status};
 use sha1_checked::Sha1;
 use std::collections::{HashMap, VecDeque};

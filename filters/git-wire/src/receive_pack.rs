@@ -298,7 +298,8 @@ mod tests {
             [update(A, B, "refs/heads/x"), update(ZERO, B, "refs/tags/v1"), update(B, ZERO, "refs/heads/é")]
         );
         assert!(request.capabilities.report_status() && request.capabilities.side_band() && request.has_pack());
-        let request = good(&pkts(&[&format!("{A} {ZERO} refs/heads/x\0push-options"), "0000", "ci.skip", "a=b\n", "0000"]));
+        let request =
+            good(&pkts(&[&format!("{A} {ZERO} refs/heads/x\0push-options"), "0000", "ci.skip", "a=b\n", "0000"]));
         assert_eq!((request.options, request.updates.len()), (vec!["ci.skip".to_owned(), "a=b".to_owned()], 1));
         assert!(good(b"0000").updates.is_empty());
         // What follows is not the head's.

@@ -4,10 +4,9 @@
 //! **Invariant:** a request leaves this filter only through [`Stream::pass`], with what was understood of it; every
 //! error on the way there becomes a refusal.
 
-use crate::audit::Note;
 use envoy_host::{self as host, Level, Method, Response};
-use policy::github::{Allowed, Call, Head, Json, Judge, MAX_BODY, Pending, Refused, Rules};
-use policy::{Container, Denial, Form, HostName, Stage};
+use policy::github::{Allowed, Call, Head, Json, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
+use policy::{Container, Denial, Form, HostName, Note, Stage};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
@@ -259,7 +258,8 @@ impl Stream {
     }
 
     fn rewrite(&self, allowed: &Allowed, size: usize) -> Result<(), host::Error> {
-        host::set_property(&AUDIT, &self.note.allowed(allowed.rule, &allowed.operation))?;
+        let note = about(self.note.allowed(Stage::Github.name(), allowed.rule), Some(&allowed.operation));
+        host::set_property(&AUDIT, &note.to_bytes())?;
         if allowed.target != self.path {
             host::set_request_header(":path", &allowed.target)?;
         }
@@ -289,8 +289,8 @@ impl Stream {
 
     /// Refuses the request: now if all of it has come, otherwise when the rest has.
     fn refuse(&mut self, refused: Refused, end: bool) -> Action {
-        let note = self.note.refused(&refused.denial, refused.operation.as_ref());
-        if let Err(error) = host::set_property(&AUDIT, &note) {
+        let note = about(self.note.refused(&refused.denial), refused.operation.as_ref());
+        if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
             host::log(Level::Error, &format!("github: a refusal without its audit: {error}"));
         }
         match end {
@@ -314,5 +314,13 @@ impl Stream {
             // Paused for good otherwise.
             let _ended = host::reset_request();
         }
+    }
+}
+
+/// `note` with what the request would do.
+fn about(note: Note, operation: Option<&Operation>) -> Note {
+    match operation {
+        Some(operation) => note.with("operation", operation.name.as_str()).with("class", operation.class.name()),
+        None => note,
     }
 }

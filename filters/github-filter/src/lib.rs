@@ -1,10 +1,8 @@
 //! Stage 3 of the chain, `github`: what does this request to one of GitHub's hosts do, and may that container do it?
 //!
-//! The answers are [`policy::github::Judge`]'s. This crate brings the facts to it and carries out what it says:
-//! - [`audit`]: what stands in the audit of it. Pure.
-//! - [`filter`]: Envoy's callbacks.
+//! The answers are [`policy::github::Judge`]'s. This crate brings the facts to it and carries out what it says; see
+//! [`filter`].
 
-mod audit;
 mod filter;
 
 /// What Envoy calls first, when it has loaded the filter.

@@ -27,6 +27,9 @@ pub struct Container {
     /// Globs of the branches it may push to; of meaning for [`AuthMode::Bot`].
     #[serde(default)]
     pub allowed_branches: Vec<BranchGlob>,
+    /// It may move its allowed branches to what is no descendant of where they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force_own_branches: bool,
     /// The record is worth nothing from this moment on.
     pub expires_at: Timestamp,
     /// The operator's own labels.

@@ -25,7 +25,7 @@ mod search;
 mod target;
 
 pub use class::Class;
-pub use hosts::{BELOW, Kind, closed, kind};
+pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};
 pub use rules::{Exception, Listed, Rules};

@@ -10,6 +10,8 @@ mod explain;
 pub mod github;
 mod host;
 mod identity;
+mod note;
+pub mod push;
 mod refname;
 mod refusal;
 
@@ -18,6 +20,7 @@ pub use egress::{Access, Egress, HostPattern};
 pub use explain::{Ask, Explained, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
+pub use note::Note;
 pub use refname::{BranchGlob, BranchRules, InvalidGlob, NotYours, branch_of, is_branch, is_refname};
 pub use refusal::{Form, Refusal, render};
 
@@ -63,6 +66,8 @@ pub enum Stage {
     Identity,
     /// What a call of GitHub's API, or a request to another of GitHub's hosts, does.
     Github,
+    /// Which refs a push moves, and how.
+    Push,
     /// Whether a credential may be added.
     Credentials,
 }
@@ -74,6 +79,7 @@ impl Stage {
             Stage::Request => "request",
             Stage::Identity => "identity",
             Stage::Github => "github",
+            Stage::Push => "push",
             Stage::Credentials => "credentials",
         }
     }

@@ -52,8 +52,8 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, RESOLVER, TUNNEL, UPSTREAM, ads, chain_match,
-    cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, TUNNEL, UPSTREAM, ads,
+    chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
 use crate::audit::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER};
 
@@ -183,6 +183,7 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         http_filters: vec![
             discovered(IDENTITY),
             discovered(GITHUB),
+            discovered(PUSH),
             http_filter(CREDENTIALS, credentials()),
             http_filter(UPSTREAM, forward_proxy(resolver)),
             http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),

@@ -20,8 +20,8 @@ use envoy_types::util::pack_any;
 use policy::{HostName, HostPattern};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration, flag,
-    inline,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration,
+    flag, inline,
 };
 use crate::credentials;
 
@@ -93,10 +93,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
                 true => credentials::client::HEADERS.map(str::to_owned).to_vec(),
                 false => Vec::new(),
             },
-            typed_per_filter_config: match host.pattern.may_be_github() {
-                true => HashMap::new(),
-                false => without_github(),
-            },
+            typed_per_filter_config: without_stages_of_others(&host.pattern),
             request_body_buffer_limit: body_buffer(),
             // Not for the refusal below, which names its rule in such a header.
             response_headers_to_remove: NEVER_DOWNSTREAM.map(str::to_owned).to_vec(),
@@ -234,13 +231,29 @@ fn everything() -> RouteMatch {
     RouteMatch { path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())), ..Default::default() }
 }
 
-// Each map has one entry: the order of more differs from one build to the next, and so would the version.
-
 fn without_credentials() -> HashMap<String, Any> {
     let disabled = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
     HashMap::from([(CREDENTIALS.into(), pack_any(disabled))])
 }
 
-fn without_github() -> HashMap<String, Any> {
-    HashMap::from([(GITHUB.into(), pack_any(FilterConfig { disabled: true, ..Default::default() }))])
+/// Turns off the stages that have nothing to say of a host: a call of a filter costs as much as a small request.
+fn without_stages_of_others(pattern: &HostPattern) -> HashMap<String, Any> {
+    let off = |name: &str| (name.to_owned(), pack_any(FilterConfig { disabled: true, ..Default::default() }));
+    let other = |name: &HostName| policy::github::kind(name).is_some_and(|kind| kind != policy::github::Kind::Web);
+    match pattern {
+        pattern if !pattern.may_be_github() => ordered([off(GITHUB), off(PUSH)]),
+        HostPattern::Exact(name) if other(name) => ordered([off(PUSH)]),
+        _ => HashMap::new(),
+    }
+}
+
+/// A map that is written in this order. Each map has an order of its own, and another one would be another version of
+/// the same resource; so there are made some until one has it.
+fn ordered<const N: usize>(entries: [(String, Any); N]) -> HashMap<String, Any> {
+    loop {
+        let map = HashMap::from(entries.clone());
+        if map.keys().eq(entries.iter().map(|(name, _)| name)) {
+            return map;
+        }
+    }
 }

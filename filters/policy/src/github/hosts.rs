@@ -35,28 +35,56 @@ pub fn kind(host: &HostName) -> Option<Kind> {
     }
 }
 
-/// git on github.com: `/{owner}/{repo}[.git]/` and what git asks for, of the container's repositories.
+/// What git asks for, of which repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Git<'a> {
+    /// The repository's owner, as it stands in the path.
+    pub owner: &'a str,
+    /// Its name, without `.git`.
+    pub name: &'a str,
+    /// The request.
+    pub service: Service,
+}
+
+/// The requests that git makes (gitprotocol-http(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Of a fetch: either request.
+    Upload,
+    /// The list of refs before a push.
+    Advertisement,
+    /// The push.
+    Push,
+}
+
+/// Reads a request to github.com, of git's very spellings: `/{owner}/{repo}[.git]/` and what git asks for.
+pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
+    let mut parts = std::str::from_utf8(target).ok()?.strip_prefix('/')?.splitn(3, '/');
+    let (owner, repo, service) = (parts.next()?, parts.next()?, parts.next()?);
+    let service = match (method, service) {
+        ("GET", "info/refs?service=git-upload-pack") | ("POST", "git-upload-pack") => Service::Upload,
+        ("GET", "info/refs?service=git-receive-pack") => Service::Advertisement,
+        ("POST", "git-receive-pack") => Service::Push,
+        _ => return None,
+    };
+    Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
+}
+
+/// git on github.com, of the container's repositories.
 ///
 /// # Errors
 /// The refusal.
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
-    let text = std::str::from_utf8(target).unwrap_or_default();
-    let mut parts = text.splitn(4, '/').skip(1);
-    let (owner, repo, service) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-    let (name, class) = match (method, service) {
-        ("GET", "info/refs?service=git-upload-pack") | ("POST", "git-upload-pack") => {
-            ("git/upload-pack", Class::ReadRepo)
-        }
-        ("GET", "info/refs?service=git-receive-pack") | ("POST", "git-receive-pack") => {
-            ("git/receive-pack", Class::WriteRef)
-        }
-        _ => {
-            let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
-            return Err(Refused::unknown("github.web", reason));
-        }
+    let Some(git) = git(method, target) else {
+        let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
+        return Err(Refused::unknown("github.web", reason));
+    };
+    let (name, class) = match git.service {
+        Service::Upload => ("git/upload-pack", Class::ReadRepo),
+        Service::Advertisement | Service::Push => ("git/receive-pack", Class::WriteRef),
     };
     let operation = Operation { name: name.into(), class };
-    own(scope, &operation, owner, repo.strip_suffix(".git").unwrap_or(repo))?;
+    own(scope, &operation, git.owner, git.name)?;
     scope.operation(&operation)?;
     Ok(passed(operation, target))
 }

@@ -1,6 +1,7 @@
 //! The policy's part about GitHub, as it is checked by the control plane and held by every worker.
 
 use super::Class;
+use crate::push::PushRefusal;
 use crate::refname::BranchRules;
 use crate::{AuthMode, Container};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub struct Rules {
     pub operations: Vec<Exception>,
     /// Which branches may be moved, and how.
     pub branches: BranchRules,
+    /// How a refused push is told.
+    pub push_refusal: PushRefusal,
     /// Globs of paths that a bot may not write to.
     pub restricted_paths: Vec<String>,
     /// What no line of a comment, an issue or a pull request may begin with, without regard to letter case: orders to
@@ -69,6 +72,7 @@ impl Default for Rules {
             user: classes,
             operations: Vec::new(),
             branches: BranchRules::default(),
+            push_refusal: PushRefusal::default(),
             restricted_paths: texts(&[".github/workflows/**", ".github/actions/**"]),
             commands: texts(&[
                 "@copilot",

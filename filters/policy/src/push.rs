@@ -1,0 +1,173 @@
+//! Stage 4: which refs a push may move, by their names. What the names leave open is for git's own bytes to say.
+//!
+//! Branches are judged by the same [`BranchRules`] as in GitHub's API. A tag is judged as a branch of its name would
+//! be, and is never moved or deleted: a tag is what others have built on.
+
+use crate::refname::{self, BranchRules, NotYours};
+use crate::{AuthMode, Container, Denial, Stage};
+use serde::{Deserialize, Serialize};
+
+/// The most refs of one push: each is read at GitHub before the push is let through.
+pub const MAX_REFS: usize = 20;
+
+/// How a refused push is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PushRefusal {
+    /// By git's own report, which names a reason for each ref; with status 403 where the client reads none.
+    #[default]
+    Report,
+    /// With status 403 always.
+    Http,
+}
+
+/// What a push does to a ref.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It does not exist yet.
+    Create,
+    /// It is moved.
+    Update,
+    /// It is deleted.
+    Delete,
+}
+
+/// What else has to be so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// The ref's new commit descends from its old one.
+    FastForward,
+}
+
+/// Whether `container` may do this to the ref called `name`, and what else has to be so.
+///
+/// # Errors
+/// The refusal.
+pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, Denial> {
+    let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Push, rule, reason));
+    let (tag, short) = match (refname::branch_of(name), name.strip_prefix("refs/tags/")) {
+        (Some(branch), _) => (false, branch),
+        (None, Some(tag)) if refname::is_branch(tag) => (true, tag),
+        _ => {
+            return refuse("push.ref", format!("{name:?} is no plain branch or tag; nothing else can be pushed"));
+        }
+    };
+    match rules.may_move(container, short) {
+        Ok(()) => {}
+        Err(NotYours::Malformed) => return refuse("push.ref", format!("{name:?} is no plain branch or tag")),
+        Err(NotYours::Protected) => {
+            return refuse("push.protected", format!("{short} is protected; {}", advice(container)));
+        }
+        Err(NotYours::NotAllowed) => {
+            return refuse(
+                "push.branch",
+                format!("{short} is not one of this container's branches; {}", advice(container)),
+            );
+        }
+    }
+    let own = || container.force_own_branches && container.allowed_branches.iter().any(|glob| glob.covers(short));
+    match change {
+        Change::Create => Ok(Need::Nothing),
+        Change::Update if tag => refuse("push.tag", format!("the tag {short} exists, and a tag is not moved")),
+        Change::Delete if tag => refuse("push.tag", format!("the tag {short} may not be deleted")),
+        Change::Delete if !rules.allow_deletion => refuse("push.delete", format!("{short} may not be deleted")),
+        Change::Update if !rules.allow_force_push && !own() => Ok(Need::FastForward),
+        Change::Update | Change::Delete => Ok(Need::Nothing),
+    }
+}
+
+/// What would work instead.
+fn advice(container: &Container) -> String {
+    let globs: Vec<_> = container.allowed_branches.iter().map(ToString::to_string).collect();
+    match (container.auth_mode, globs.is_empty()) {
+        (AuthMode::User, _) => "push another branch and open a pull request".into(),
+        (AuthMode::Bot, true) => "it has none".into(),
+        (AuthMode::Bot, false) => format!("branches that would work: {}", globs.join(", ")),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn container(mode: &str, force: bool) -> Container {
+        serde_json::from_str(&format!(
+            r#"{{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r"],"auth_mode":"{mode}","force_own_branches":{force},"allowed_branches":["sandbox/*"],"expires_at":"2027-01-15T00:00:00Z"}}"#
+        ))
+        .unwrap()
+    }
+
+    fn rule(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, &'static str> {
+        judge(rules, container, name, change).map_err(|denial| denial.rule)
+    }
+
+    #[test]
+    fn names_and_changes_decide() {
+        use Change::{Create, Delete, Update};
+        let rules = BranchRules::default();
+        let (bot, user) = (container("bot", false), container("user", false));
+        let ff = Ok(Need::FastForward);
+        for (name, change, of_bot, of_user) in [
+            ("refs/heads/sandbox/x", Create, Ok(Need::Nothing), Ok(Need::Nothing)),
+            ("refs/heads/sandbox/x", Update, ff, ff),
+            ("refs/heads/sandbox/x", Delete, Err("push.delete"), Err("push.delete")),
+            ("refs/heads/feature", Create, Err("push.branch"), Ok(Need::Nothing)),
+            ("refs/heads/feature", Update, Err("push.branch"), ff),
+            ("refs/heads/main", Create, Err("push.protected"), Err("push.protected")),
+            ("refs/heads/MAIN", Update, Err("push.protected"), Err("push.protected")),
+            ("refs/heads/main", Delete, Err("push.protected"), Err("push.protected")),
+            ("refs/tags/sandbox/1", Create, Ok(Need::Nothing), Ok(Need::Nothing)),
+            ("refs/tags/v1", Create, Err("push.branch"), Ok(Need::Nothing)),
+            ("refs/tags/main", Create, Err("push.protected"), Err("push.protected")),
+            ("refs/tags/sandbox/1", Update, Err("push.tag"), Err("push.tag")),
+            ("refs/tags/sandbox/1", Delete, Err("push.tag"), Err("push.tag")),
+        ] {
+            assert_eq!(rule(&rules, &bot, name, change), of_bot, "bot {name} {change:?}");
+            assert_eq!(rule(&rules, &user, name, change), of_user, "user {name} {change:?}");
+        }
+        for name in [
+            "HEAD",
+            "main",
+            "heads/main",
+            "refs/heads",
+            "refs/heads/",
+            "refs/notes/x",
+            "refs/pull/1/head",
+            "refs/replace/x",
+            "refs/heads/HEAD",
+            "refs/heads/-x",
+            "refs/heads/refs/heads/x",
+            "refs/heads/sandbox/../main",
+            "refs/heads//x",
+            "refs/heads/x.lock",
+            "refs/heads/é",
+            "Refs/heads/sandbox/x",
+            "refs/remotes/o/x",
+            "refs/tags/-v",
+            "refs/for/main",
+        ] {
+            for change in [Create, Update, Delete] {
+                assert_eq!(rule(&rules, &user, name, change), Err("push.ref"), "{name} {change:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn force_and_deletion_are_the_policy_s_to_allow() {
+        let rules = BranchRules { allow_force_push: true, allow_deletion: true, ..BranchRules::default() };
+        let bot = container("bot", false);
+        assert_eq!(rule(&rules, &bot, "refs/heads/sandbox/x", Change::Update), Ok(Need::Nothing));
+        assert_eq!(rule(&rules, &bot, "refs/heads/sandbox/x", Change::Delete), Ok(Need::Nothing));
+        assert_eq!(rule(&rules, &bot, "refs/heads/main", Change::Update), Err("push.protected"));
+        assert_eq!(rule(&rules, &bot, "refs/tags/sandbox/x", Change::Update), Err("push.tag"));
+        let rules = BranchRules::default();
+        let own = container("user", true);
+        assert_eq!(rule(&rules, &own, "refs/heads/sandbox/x", Change::Update), Ok(Need::Nothing));
+        assert_eq!(rule(&rules, &own, "refs/heads/other", Change::Update), Ok(Need::FastForward));
+        assert_eq!(rule(&rules, &own, "refs/heads/sandbox/x", Change::Delete), Err("push.delete"));
+    }
+}

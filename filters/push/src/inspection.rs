@@ -1,0 +1,459 @@
+//! One push, from its first byte to the verdict.
+
+use crate::refusal::{Refusal, RefusedRef};
+use git_wire::Oid;
+use git_wire::graph;
+use git_wire::pack::Scanner;
+use git_wire::receive_pack::{self, Parser, RefUpdate, Request};
+use policy::push::{Change, MAX_REFS, Need, judge};
+use policy::{BranchRules, Container, Denial, Stage};
+use std::collections::HashSet;
+
+/// The most commits at which the walk may leave the pack for one ref: each may cost a question to GitHub.
+pub const MAX_BOUNDARY: usize = 16;
+
+/// Where a push stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing<'a> {
+    /// Nothing may go upstream yet, its headers included.
+    Unjudged,
+    /// What [`Inspection::feed`] lets pass may go upstream; the rest waits.
+    Pending,
+    /// All of it may go upstream.
+    Allowed,
+    /// None of it may.
+    Refused(&'a Refusal),
+}
+
+/// What only GitHub can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Are these refs there? Answered by [`Inspection::refs_are`].
+    Refs(Vec<RefAt>),
+    /// For each: does one of the commits descend from the ancestor? Answered by [`Inspection::descents_are`].
+    Descents(Vec<Descent>),
+}
+
+/// A ref, and where a push says that it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefAt {
+    /// Its full name.
+    pub name: String,
+    /// `None` where it does not exist.
+    pub object: Option<Oid>,
+}
+
+/// A question about ancestry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descent {
+    /// The ref that it is about.
+    pub name: String,
+    /// Where the ref was.
+    pub ancestor: Oid,
+    /// 1 to [`MAX_BOUNDARY`] commits that the ref's new one descends from.
+    pub commits: Vec<Oid>,
+}
+
+/// One push.
+#[derive(Debug)]
+pub struct Inspection {
+    rules: BranchRules,
+    container: Container,
+    phase: Phase,
+    request: Request,
+    /// The updates that have to be fast-forwards, by their place in the request and in the graph.
+    proofs: Vec<(usize, usize)>,
+    refs: Answer,
+    descents: Answer,
+    question: Option<Question>,
+    /// The pack's trailer, as far as it has come.
+    held: Vec<u8>,
+    commits: usize,
+    pack_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The list of ref updates is read.
+    Head(Parser),
+    /// No pack follows: nothing may.
+    Whole,
+    /// The pack is read.
+    Pack(Box<Scanner>),
+    /// All of it has come; a pack's end is held.
+    Ended,
+    /// The rest is let through unread.
+    Free,
+    Refused(Box<Refusal>),
+}
+
+/// Where a question to GitHub stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    NotAsked,
+    Asked,
+    Good,
+}
+
+impl Inspection {
+    /// Of a push of `container`'s under these rules.
+    pub fn new(rules: BranchRules, container: Container) -> Self {
+        Self {
+            rules,
+            container,
+            phase: Phase::Head(Parser::default()),
+            request: Request::default(),
+            proofs: Vec::new(),
+            refs: Answer::NotAsked,
+            descents: Answer::NotAsked,
+            question: None,
+            held: Vec::new(),
+            commits: 0,
+            pack_bytes: 0,
+        }
+    }
+
+    /// Takes the next bytes of the body and returns how many of them may go on, together with all that came before,
+    /// when [`Self::standing`] says so. What does not go on is kept here, see [`Self::held`].
+    pub fn feed(&mut self, chunk: &[u8]) -> usize {
+        match &mut self.phase {
+            Phase::Head(parser) => match parser.feed(chunk) {
+                Ok(None) => 0,
+                Ok(Some((request, used))) => {
+                    self.head(request);
+                    let rest = chunk.get(used..).unwrap_or_default();
+                    if rest.is_empty() { used } else { used.saturating_add(self.feed(rest)) }
+                }
+                Err(error) => {
+                    self.refuse(of_head(&error));
+                    0
+                }
+            },
+            Phase::Pack(scanner) => {
+                let before = chunk.len();
+                self.pack_bytes = self.pack_bytes.saturating_add(u64::try_from(before).unwrap_or(u64::MAX));
+                match scanner.feed(chunk) {
+                    Ok(pass) => {
+                        self.commits = scanner.graph().commits();
+                        self.held.extend_from_slice(chunk.get(pass..).unwrap_or_default());
+                        self.settle();
+                        pass
+                    }
+                    Err(error) => {
+                        self.refuse(of_pack(&error));
+                        0
+                    }
+                }
+            }
+            Phase::Whole | Phase::Ended if chunk.is_empty() => 0,
+            Phase::Whole | Phase::Ended => {
+                self.refuse(malformed("there are bytes after the end of the push"));
+                0
+            }
+            Phase::Free => {
+                self.pack_bytes = self.pack_bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+                chunk.len()
+            }
+            Phase::Refused(_) => 0,
+        }
+    }
+
+    /// The body is at its end.
+    pub fn finish(&mut self) {
+        match &mut self.phase {
+            Phase::Head(_) => self.refuse(of_head(&receive_pack::Error::Truncated)),
+            Phase::Pack(scanner) if !scanner.is_complete() => {
+                self.refuse(malformed("the push ends within its pack"));
+            }
+            Phase::Pack(_) => self.end_of_pack(),
+            Phase::Whole => self.phase = Phase::Ended,
+            Phase::Ended | Phase::Free | Phase::Refused(_) => {}
+        }
+    }
+
+    /// What is to be asked now, once.
+    pub fn take_question(&mut self) -> Option<Question> {
+        self.question.take()
+    }
+
+    /// The answer to [`Question::Refs`]: those that are elsewhere, and where.
+    pub fn refs_are(&mut self, others: &[RefAt]) {
+        if self.refs != Answer::Asked || matches!(self.phase, Phase::Refused(_)) {
+            return;
+        }
+        if others.is_empty() {
+            self.refs = Answer::Good;
+            self.settle();
+            return;
+        }
+        let reason = |name: &str| {
+            let other = others.iter().find(|other| other.name == name)?;
+            Some(match other.object {
+                Some(object) => format!("it is at {object} now; fetch, and push again"),
+                None => "it does not exist any more; fetch, and push again".into(),
+            })
+        };
+        self.refuse_refs("push.stale", reason);
+    }
+
+    /// The answer to [`Question::Descents`], in its order.
+    pub fn descents_are(&mut self, asked: &[Descent], answers: &[bool]) {
+        if self.descents != Answer::Asked || matches!(self.phase, Phase::Refused(_)) {
+            return;
+        }
+        if asked.len() != answers.len() {
+            self.unanswered();
+            return;
+        }
+        let no: HashSet<&str> =
+            asked.iter().zip(answers).filter(|(_, yes)| !**yes).map(|(descent, _)| descent.name.as_str()).collect();
+        match no.is_empty() {
+            true => {
+                self.descents = Answer::Good;
+                self.settle();
+            }
+            false => self.not_fast_forward(|name| no.contains(name)),
+        }
+    }
+
+    /// A question could not be answered.
+    pub fn unanswered(&mut self) {
+        let reason = "GitHub could not be asked where the branches are now; fetch, and push again";
+        self.refuse(Denial { status: 503, ..Denial::forbidden(Stage::Push, "push.unconfirmed", reason) });
+    }
+
+    /// Ends it for a reason of the caller's.
+    pub fn refuse(&mut self, denial: Denial) {
+        let named =
+            |update: &RefUpdate| RefusedRef { name: update.name.clone(), reason: denial.reason.clone(), guilty: false };
+        let refs = self.request.updates.iter().map(named).collect();
+        self.end(denial, refs);
+    }
+
+    /// Where it stands.
+    pub fn standing(&self) -> Standing<'_> {
+        match &self.phase {
+            Phase::Head(_) | Phase::Whole => Standing::Unjudged,
+            Phase::Pack(_) => Standing::Pending,
+            Phase::Ended => match self.settled() {
+                true => Standing::Allowed,
+                false => Standing::Pending,
+            },
+            Phase::Free => Standing::Allowed,
+            Phase::Refused(refusal) => Standing::Refused(refusal),
+        }
+    }
+
+    /// The bytes that [`Self::feed`] did not let pass: to go on, last, when the push is allowed.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// What the push would do; empty until that is known.
+    pub fn updates(&self) -> &[RefUpdate] {
+        &self.request.updates
+    }
+
+    /// The commits that were read. Fewer than there are where less was enough.
+    pub fn commits(&self) -> usize {
+        self.commits
+    }
+
+    /// Bytes of the pack so far.
+    pub fn pack_bytes(&self) -> u64 {
+        self.pack_bytes
+    }
+
+    /// About how many bytes it holds.
+    pub fn memory(&self) -> usize {
+        match &self.phase {
+            Phase::Pack(scanner) => scanner.memory(),
+            _ => 0,
+        }
+    }
+
+    /// Judges the names of the refs.
+    fn head(&mut self, request: Request) {
+        let has_pack = request.has_pack();
+        self.request = request;
+        self.phase = Phase::Whole;
+        let updates = &self.request.updates;
+        if updates.is_empty() {
+            // A client asks with nothing at all whether it may push.
+            self.refs = Answer::Good;
+            self.descents = Answer::Good;
+            return;
+        }
+        if updates.len() > MAX_REFS {
+            let reason = format!("a push may have {MAX_REFS} refs; push fewer at a time");
+            self.refuse(Denial::forbidden(Stage::Push, "push.limit", reason));
+            return;
+        }
+        let mut names = HashSet::new();
+        if let Some(twice) = updates.iter().find(|update| !names.insert(update.name.as_str())) {
+            let reason = format!("{} is named twice", twice.name);
+            self.refuse(Denial::forbidden(Stage::Push, "push.duplicate", reason));
+            return;
+        }
+        let judged: Vec<_> =
+            updates.iter().map(|update| judge(&self.rules, &self.container, &update.name, change(update))).collect();
+        if let Some(Err(first)) = judged.iter().find(|verdict| verdict.is_err()) {
+            let first = first.clone();
+            let reasons = updates.iter().zip(&judged);
+            let guilty = reasons.map(|(update, verdict)| (update, verdict.as_ref().err().map(|d| d.reason.clone())));
+            let refs = told(guilty);
+            self.end(first, refs);
+            return;
+        }
+        let mut scanner = Scanner::default();
+        for (at, (update, need)) in updates.iter().zip(&judged).enumerate() {
+            if let (Ok(Need::FastForward), Some(old), Some(new)) = (need, update.old, update.new) {
+                self.proofs.push((at, scanner.graph_mut().ask(old, new)));
+            }
+        }
+        let asked: Vec<_> = updates
+            .iter()
+            .filter(|update| update.new.is_some())
+            .map(|update| RefAt { name: update.name.clone(), object: update.old })
+            .collect();
+        match asked.is_empty() {
+            true => self.refs = Answer::Good,
+            false => {
+                self.refs = Answer::Asked;
+                self.question = Some(Question::Refs(asked));
+            }
+        }
+        match has_pack {
+            true => self.phase = Phase::Pack(Box::new(scanner)),
+            false => self.descents = Answer::Good,
+        }
+    }
+
+    /// The pack has come whole: what it leaves open is asked of GitHub.
+    fn end_of_pack(&mut self) {
+        let Phase::Pack(scanner) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+        let mut open = Vec::new();
+        let mut never = HashSet::new();
+        for (at, question) in &self.proofs {
+            let Some(update) = self.request.updates.get(*at) else { continue };
+            let (Some(ancestor), name) = (update.old, update.name.clone()) else { continue };
+            match scanner.graph().descent(*question) {
+                Some(graph::Descent::Proved) => {}
+                Some(graph::Descent::Open(commits)) if (1..=MAX_BOUNDARY).contains(&commits.len()) => {
+                    open.push(Descent { name, ancestor, commits });
+                }
+                Some(graph::Descent::Open(commits)) if commits.len() > MAX_BOUNDARY => {
+                    let reason = format!(
+                        "the new commits of {name} leave from {} others, more than can be looked up; fetch, and push in smaller steps",
+                        commits.len()
+                    );
+                    self.refuse(Denial::forbidden(Stage::Push, "push.limit", reason));
+                    return;
+                }
+                Some(graph::Descent::Open(_)) | None => _ = never.insert(name),
+            }
+        }
+        if !never.is_empty() {
+            self.not_fast_forward(|name| never.contains(name));
+            return;
+        }
+        self.descents = match open.is_empty() {
+            true => Answer::Good,
+            false => {
+                self.question = Some(Question::Descents(open));
+                Answer::Asked
+            }
+        };
+    }
+
+    /// Stops reading where nothing more can come of it.
+    fn settle(&mut self) {
+        if let Phase::Pack(scanner) = &self.phase
+            && self.refs == Answer::Good
+            && scanner.graph().all_proved()
+            && self.held.is_empty()
+        {
+            self.phase = Phase::Free;
+        }
+    }
+
+    fn settled(&self) -> bool {
+        self.refs == Answer::Good && self.descents == Answer::Good
+    }
+
+    fn not_fast_forward(&mut self, is: impl Fn(&str) -> bool) {
+        let moves: Vec<_> = self.request.updates.iter().filter(|update| is(&update.name)).cloned().collect();
+        self.refuse_refs("push.force", |name| {
+            let update = moves.iter().find(|update| update.name == name)?;
+            let short = |oid: Option<Oid>| oid.map(|oid| oid.to_string().chars().take(12).collect::<String>());
+            let (old, new) = (short(update.old)?, short(update.new)?);
+            Some(format!("{old}..{new} is not a fast-forward; fetch and merge, or push to another branch"))
+        });
+    }
+
+    /// Refuses it because of the refs for which there is a reason.
+    fn refuse_refs(&mut self, rule: &'static str, reason: impl Fn(&str) -> Option<String>) {
+        let updates = &self.request.updates;
+        let refs = told(updates.iter().map(|update| (update, reason(&update.name))));
+        let first = refs.iter().find(|refused| refused.guilty);
+        let why = first.map_or_else(String::new, |refused| format!("{}: {}", refused.name, refused.reason));
+        self.end(Denial::forbidden(Stage::Push, rule, why), refs);
+    }
+
+    fn end(&mut self, denial: Denial, refs: Vec<RefusedRef>) {
+        if matches!(self.phase, Phase::Refused(_)) {
+            return;
+        }
+        let capabilities = self.request.capabilities.clone();
+        self.question = None;
+        self.held.clear();
+        self.phase = Phase::Refused(Box::new(Refusal { denial, refs, capabilities }));
+    }
+}
+
+/// What an update does. Deletion is what git's server makes of a new name of zeros, whatever the old one is.
+pub fn change(update: &RefUpdate) -> Change {
+    match (update.old, update.new) {
+        (_, None) => Change::Delete,
+        (None, Some(_)) => Change::Create,
+        (Some(_), Some(_)) => Change::Update,
+    }
+}
+
+/// Every ref with its reason; the innocent ones with that of a guilty one.
+fn told<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<RefusedRef> {
+    let refs: Vec<_> = refs.collect();
+    let because = refs.iter().find(|(_, reason)| reason.is_some()).map(|(update, _)| update.name.clone());
+    let innocent = format!("not pushed, because {} was refused", because.unwrap_or_default());
+    let told = |(update, reason): (&RefUpdate, Option<String>)| RefusedRef {
+        name: update.name.clone(),
+        guilty: reason.is_some(),
+        reason: reason.unwrap_or_else(|| innocent.clone()),
+    };
+    refs.into_iter().map(told).collect()
+}
+
+fn malformed(reason: impl Into<String>) -> Denial {
+    Denial::forbidden(Stage::Push, "push.malformed", reason)
+}
+
+fn of_head(error: &receive_pack::Error) -> Denial {
+    let rule = match error {
+        receive_pack::Error::Signed => "push.signed",
+        receive_pack::Error::ObjectFormat(_) => "push.format",
+        receive_pack::Error::Limit { .. } => "push.limit",
+        receive_pack::Error::Length(_) | receive_pack::Error::Line(_) | receive_pack::Error::Truncated => {
+            "push.malformed"
+        }
+    };
+    Denial::forbidden(Stage::Push, rule, error.to_string())
+}
+
+fn of_pack(error: &git_wire::pack::Error) -> Denial {
+    use git_wire::pack::Error;
+    let rule = match error {
+        Error::Limit { .. } | Error::Commits(graph::Error::Limit { .. }) => "push.limit",
+        Error::Malformed(_) | Error::Commits(graph::Error::Malformed) => "push.malformed",
+    };
+    Denial::forbidden(Stage::Push, rule, error.to_string())
+}

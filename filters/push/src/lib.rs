@@ -1,0 +1,40 @@
+//! Stage 4: may this push pass? git's bytes ([`git_wire`]) and the policy ([`policy`]) brought together.
+//!
+//! The names of the refs are judged before anything goes upstream. Then the pack flows, while two things are found
+//! out: whether GitHub has each ref where the push says it is, and whether each new commit descends from the old one.
+//! The second is mostly seen in the pack itself; where the walk through its commits leaves it, GitHub is asked about
+//! the commits at which it does. The pack's trailer, without which git's server takes nothing, goes last.
+//!
+//! Pure: who calls it ([`Inspection`]) brings the bytes and the answers. That is the push filter, `push explain`, and
+//! the tests.
+
+mod inspection;
+mod refusal;
+
+use policy::{Denial, Stage};
+
+pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
+pub use refusal::{Refusal, RefusedRef};
+
+/// The value of `content-type` with which git sends a push.
+pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";
+
+/// Judges a push by its headers: git's server would inflate what is encoded, and take nothing of another type.
+///
+/// # Errors
+/// The refusal.
+pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
+    let values = |name: &'static str| headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value);
+    if !values("content-type").eq([CONTENT_TYPE]) {
+        let reason = "git sends a push as application/x-git-receive-pack-request";
+        return Err(Denial::forbidden(Stage::Push, "push.content-type", reason));
+    }
+    if values("content-encoding").next().is_some() {
+        let reason = "git sends a push without a content-encoding";
+        return Err(Denial::forbidden(Stage::Push, "push.encoding", reason));
+    }
+    Ok(())
+}
+
+pub use git_wire::Oid;
+pub use git_wire::receive_pack::RefUpdate;
