@@ -4,6 +4,7 @@
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
 mod git;
+mod git_api;
 pub mod graphql;
 pub mod odd;
 mod sites;

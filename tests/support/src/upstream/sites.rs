@@ -1,6 +1,6 @@
 //! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
-use super::{Shared, Visibility, graphql, odd};
+use super::{Shared, Visibility, git_api, graphql, odd};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
@@ -32,7 +32,8 @@ pub fn text(status: u16, body: impl Into<String>) -> Response<Body> {
     Response::builder().status(status).body(body).unwrap()
 }
 
-fn json(status: u16, body: &serde_json::Value) -> Response<Body> {
+/// A short answer in JSON.
+pub fn json(status: u16, body: &serde_json::Value) -> Response<Body> {
     let mut response = text(status, body.to_string());
     response.headers_mut().insert("content-type", "application/json".parse().unwrap());
     response
@@ -73,7 +74,8 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             }
             match path.strip_prefix("/repos/") {
                 Some(name) if name.matches('/').count() == 1 => repository(name, &shared),
-                _ => json(200, &json!({"path": path})),
+                Some(rest) => within_repository(rest, head.uri.query().unwrap_or_default(), &shared).await,
+                None => json(200, &json!({"path": path})),
             }
         }
         "api.anthropic.com" if path == "/v1/stream" => {
@@ -136,6 +138,23 @@ fn repository(name: &str, shared: &Shared) -> Response<Body> {
             "id": number(name), "full_name": name, "default_branch": "main", "private": visibility == Visibility::Private,
         }),
     )
+}
+
+/// Answers a question about what is in a repository: git's answer where that is one of ours and git has one.
+async fn within_repository(rest: &str, query: &str, shared: &Shared) -> Response<Body> {
+    let answered = rest.match_indices('/').nth(1).and_then(|(slash, _)| {
+        let (name, question) = (&rest[..slash], &rest[slash + 1..]);
+        shared.repositories.lock().unwrap().contains_key(name).then(|| {
+            let bare = shared.directory.join(format!("{name}.git"));
+            let (question, query) = (question.to_owned(), query.to_owned());
+            tokio::task::spawn_blocking(move || git_api::answer(&bare, &question, &query))
+        })
+    });
+    let answer = match answered {
+        Some(asked) => asked.await.unwrap(),
+        None => None,
+    };
+    answer.unwrap_or_else(|| json(200, &json!({"path": format!("/repos/{rest}")})))
 }
 
 /// An endless stream of events.

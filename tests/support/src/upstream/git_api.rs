@@ -1,0 +1,89 @@
+//! What GitHub's API says of the repositories that github.com serves here: where a ref is, and how two commits are to
+//! each other. The answers are git's own; their form and statuses are GitHub's.
+
+use super::host_git;
+use super::sites::{Body, json};
+use hyper::Response;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Answers `question`, a path below `/repos/owner/name/`, of the bare repository in `bare`. `None` where it is about
+/// something else.
+pub fn answer(bare: &Path, question: &str, query: &str) -> Option<Response<Body>> {
+    if let Some(name) = question.strip_prefix("git/ref/") {
+        return Some(read_ref(bare, &format!("refs/{}", decoded(name))));
+    }
+    let (base, head) = question.strip_prefix("compare/")?.split_once("...")?;
+    Some(compare(bare, base, head, query))
+}
+
+fn read_ref(bare: &Path, name: &str) -> Response<Body> {
+    if git(bare, &["for-each-ref", "--count=1"]).is_none_or(|refs| refs.is_empty()) {
+        return problem(409, "Git Repository is empty.");
+    }
+    // Not rev-parse, which knows abbreviations and expressions.
+    let Some(sha) = git(bare, &["show-ref", "--verify", "--hash", "--", name]) else {
+        return problem(404, "Not Found");
+    };
+    let kind = git(bare, &["cat-file", "-t", &sha]).unwrap();
+    json(200, &json!({"ref": name, "object": {"type": kind, "sha": sha}}))
+}
+
+fn compare(bare: &Path, base: &str, head: &str, query: &str) -> Response<Body> {
+    let commit = |name: &str| git(bare, &["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]);
+    let (Some(base), Some(head)) = (commit(&decoded(base)), commit(&decoded(head))) else {
+        return problem(404, "Not Found");
+    };
+    let Some(merge_base) = git(bare, &["merge-base", &base, &head]) else {
+        return problem(404, &format!("No common ancestor between {base} and {head}."));
+    };
+    let count = |range: String| git(bare, &["rev-list", "--count", &range]).unwrap().parse::<u64>().unwrap();
+    let (ahead, behind) = (count(format!("{base}..{head}")), count(format!("{head}..{base}")));
+    let status = match (ahead, behind) {
+        (0, 0) => "identical",
+        (_, 0) => "ahead",
+        (0, _) => "behind",
+        _ => "diverged",
+    };
+    let number = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.parse::<usize>().ok());
+    let (page, per_page) = (number("page=").unwrap_or(1), number("per_page=").unwrap_or(250));
+    let listed = git(bare, &["rev-list", "--reverse", &format!("{base}..{head}")]).unwrap();
+    let commits: Vec<Value> =
+        listed.lines().skip((page - 1) * per_page).take(per_page).map(|sha| json!({"sha": sha})).collect();
+    let mut body = json!({
+        "status": status, "ahead_by": ahead, "behind_by": behind, "total_commits": ahead,
+        "base_commit": {"sha": base}, "merge_base_commit": {"sha": merge_base}, "commits": commits,
+    });
+    if page == 1 {
+        let changed = git(bare, &["diff", "--name-only", &merge_base, &head]).unwrap();
+        body["files"] = changed.lines().map(|file| json!({"filename": file})).collect();
+    }
+    json(200, &body)
+}
+
+fn problem(status: u16, message: &str) -> Response<Body> {
+    json(status, &json!({"message": message, "status": status.to_string()}))
+}
+
+/// What git prints; `None` where it fails.
+fn git(bare: &Path, args: &[&str]) -> Option<String> {
+    let output = host_git(bare).args(args).output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
+}
+
+/// A path's `%XX` as the characters that they stand for.
+fn decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match digits {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => bytes.extend(format!("%{part}").bytes()),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
