@@ -7,7 +7,7 @@ use git_wire::pack::Scanner;
 use git_wire::receive_pack::{self, Parser, RefUpdate, Request};
 use policy::push::{Change, MAX_REFS, Need, judge};
 use policy::{BranchRules, Container, Denial, Stage};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 /// The most commits at which the walk may leave the pack for one ref: each may cost a question to GitHub.
 pub const MAX_BOUNDARY: usize = 16;
@@ -65,7 +65,7 @@ pub struct Inspection {
     proofs: Vec<(usize, usize)>,
     refs: Answer,
     descents: Answer,
-    question: Option<Question>,
+    questions: VecDeque<Question>,
     /// The pack's trailer, as far as it has come.
     held: Vec<u8>,
     commits: usize,
@@ -106,7 +106,7 @@ impl Inspection {
             proofs: Vec::new(),
             refs: Answer::NotAsked,
             descents: Answer::NotAsked,
-            question: None,
+            questions: VecDeque::new(),
             held: Vec::new(),
             commits: 0,
             pack_bytes: 0,
@@ -171,9 +171,9 @@ impl Inspection {
         }
     }
 
-    /// What is to be asked now, once.
+    /// What is to be asked now, once. There may be two.
     pub fn take_question(&mut self) -> Option<Question> {
-        self.question.take()
+        self.questions.pop_front()
     }
 
     /// The answer to [`Question::Refs`]: those that are elsewhere, and where.
@@ -320,7 +320,7 @@ impl Inspection {
             true => self.refs = Answer::Good,
             false => {
                 self.refs = Answer::Asked;
-                self.question = Some(Question::Refs(asked));
+                self.questions.push_back(Question::Refs(asked));
             }
         }
         match has_pack {
@@ -360,7 +360,7 @@ impl Inspection {
         self.descents = match open.is_empty() {
             true => Answer::Good,
             false => {
-                self.question = Some(Question::Descents(open));
+                self.questions.push_back(Question::Descents(open));
                 Answer::Asked
             }
         };
@@ -405,7 +405,7 @@ impl Inspection {
             return;
         }
         let capabilities = self.request.capabilities.clone();
-        self.question = None;
+        self.questions.clear();
         self.held.clear();
         self.phase = Phase::Refused(Box::new(Refusal { denial, refs, capabilities }));
     }

@@ -1,0 +1,111 @@
+//! What the tests share.
+
+#![allow(dead_code, reason = "no test needs all of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+pub mod pack;
+
+use push::{Inspection, Question, RefAt, Refusal, Standing};
+
+/// Who answers, in the place of GitHub.
+pub trait Server {
+    /// Where the ref is.
+    fn at(&self, name: &str) -> Option<push::Oid>;
+    /// Whether it has the commit, and that descends from the ancestor.
+    fn descends(&self, commit: &push::Oid, ancestor: &push::Oid) -> bool;
+}
+
+/// How a push comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Bytes in one chunk.
+    pub chunk: usize,
+    /// Chunks after which the server's answer to a question is there; [`AT_THE_END`] where nobody asks before.
+    pub answers_after: usize,
+}
+
+/// See [`Pace::answers_after`].
+pub const AT_THE_END: usize = usize::MAX;
+
+/// What became of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it was refused.
+    pub refusal: Option<Refusal>,
+    /// Bytes that could go upstream before there was a verdict.
+    pub passed: usize,
+    /// Questions that were asked.
+    pub questions: usize,
+    /// The most memory that it said it held.
+    pub memory: usize,
+}
+
+/// Inspects a whole push. Panics when it stays without a verdict, or when what it lets pass is not the body.
+pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Server) -> Outcome {
+    let mut asked: Vec<(usize, Question)> = Vec::new();
+    let (mut passed, mut fed, mut questions, mut memory) = (0, 0, 0, 0);
+    let mut early = 0;
+    let chunks: Vec<&[u8]> = body.chunks(pace.chunk).collect();
+    for (at, chunk) in chunks.iter().enumerate() {
+        let pass = push.feed(chunk);
+        assert!(pass <= chunk.len());
+        // What passes does so together with all that came before.
+        passed = if pass > 0 { fed + pass } else { passed };
+        fed += chunk.len();
+        match push.standing() {
+            // Nothing goes on before the names are judged.
+            Standing::Unjudged | Standing::Refused(_) => {}
+            Standing::Pending => early = passed,
+            Standing::Allowed => assert_eq!(passed + push.held().len(), fed),
+        }
+        if !matches!(push.standing(), Standing::Refused(_)) {
+            assert!(push.held().len() <= git_wire::pack::TRAILER);
+        }
+        memory = memory.max(push.memory());
+        if pace.answers_after != AT_THE_END
+            && let Some(question) = push.take_question()
+        {
+            questions += 1;
+            asked.push((at + pace.answers_after, question));
+        }
+        while let Some((due, question)) = asked.first()
+            && *due <= at
+        {
+            answer(&mut push, question, server);
+            asked.remove(0);
+        }
+    }
+    push.finish();
+    for (_, question) in asked {
+        answer(&mut push, &question, server);
+    }
+    while let Some(question) = push.take_question() {
+        questions += 1;
+        answer(&mut push, &question, server);
+    }
+    let refusal = match push.standing() {
+        Standing::Allowed => {
+            assert_eq!(passed + push.held().len(), body.len(), "all of it goes on");
+            None
+        }
+        Standing::Refused(refusal) => Some(refusal.clone()),
+        other => panic!("no verdict: {other:?}"),
+    };
+    Outcome { refusal, passed: early, questions, memory }
+}
+
+fn answer(push: &mut Inspection, question: &Question, server: &dyn Server) {
+    match question {
+        Question::Refs(refs) => {
+            let others = refs.iter().map(|at| RefAt { name: at.name.clone(), object: server.at(&at.name) });
+            let others: Vec<_> = others.filter(|other| !refs.contains(other)).collect();
+            push.refs_are(&others);
+        }
+        Question::Descents(descents) => {
+            let yes = descents
+                .iter()
+                .map(|asked| asked.commits.iter().any(|commit| server.descends(commit, &asked.ancestor)));
+            push.descents_are(descents, &yes.collect::<Vec<_>>());
+        }
+    }
+}
