@@ -30,9 +30,12 @@ impl Rewriter {
         }
         let pending = self.pending.get_or_insert_default();
         pending.extend_from_slice(chunk);
-        let Some((start, end)) = capabilities(pending)? else {
-            return if pending.len() > MAX { Err(Malformed) } else { Ok(Vec::new()) };
-        };
+        let found = capabilities(pending)?;
+        // Whatever the chunks are: what is waited for ends within the limit.
+        if found.map_or(pending.len(), |(_, end)| end) > MAX {
+            return Err(Malformed);
+        }
+        let Some((start, end)) = found else { return Ok(Vec::new()) };
         let pending = self.pending.take().unwrap_or_default();
         self.done = true;
         let mut out = pending.get(..start).unwrap_or_default().to_vec();
@@ -125,6 +128,30 @@ mod tests {
             let got = rewritten(&advertisement(&[version, &[&first]].concat(), &[&other]));
             let want = advertisement(&[version, &[&wanted]].concat(), &[&other]);
             assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&want));
+        }
+    }
+
+    #[test]
+    fn the_capabilities_are_within_the_limit_whatever_the_chunks_are() {
+        // Lines before them fill it up to the byte.
+        let body = |end: usize| {
+            let first = format!("{} refs/heads/main\0report-status\n", "a".repeat(40));
+            let mut body = Vec::new();
+            while body.len() + first.len() + 4 < end {
+                let left = end - first.len() - 4 - body.len();
+                let part = if left <= pktline::MAX { left } else { pktline::MAX.min(left - 100) };
+                pktline::write(&mut body, format!("{:<1$}", "# service=", part - 4).as_bytes());
+            }
+            pktline::write(&mut body, first.as_bytes());
+            assert_eq!(body.len(), end);
+            [&body[..], b"0000"].concat()
+        };
+        for (end, good) in [(MAX, true), (MAX + 1, false)] {
+            for size in [1000, MAX + 1, MAX * 2] {
+                let mut rewriter = Rewriter::default();
+                let fed = body(end).chunks(size).try_for_each(|chunk| rewriter.feed(chunk).map(|_| ()));
+                assert_eq!(fed.is_ok(), good, "{end} {size}");
+            }
         }
     }
 

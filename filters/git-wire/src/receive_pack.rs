@@ -115,15 +115,16 @@ impl Parser {
     /// See [`Error`]. There is no going on after one.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<(Request, usize)>, Error> {
         let before = self.pending.len();
-        // Of a long chunk only what can belong to the head is looked at.
-        let taken = chunk.get(..MAX_HEAD.saturating_add(1)).unwrap_or(chunk);
+        // Only what can belong to the head is looked at, and one byte more, whatever the chunks are.
+        let left = MAX_HEAD.saturating_add(1).saturating_sub(self.seen).saturating_sub(before);
+        let taken = chunk.get(..left).unwrap_or(chunk);
         self.pending.extend_from_slice(taken);
         let mut at = 0_usize;
         while let Some((pkt, length)) = pktline::first(self.pending.get(at..).unwrap_or_default())? {
-            self.section = section(self.section, pkt, &mut self.request, &mut self.shallow)?;
             at = at.saturating_add(length);
+            self.within(at)?;
+            self.section = section(self.section, pkt, &mut self.request, &mut self.shallow)?;
             if self.section == Section::Done {
-                self.within(at)?;
                 return Ok(Some((std::mem::take(&mut self.request), at.saturating_sub(before))));
             }
         }
@@ -163,13 +164,14 @@ fn section(section: Section, pkt: Pkt<'_>, request: &mut Request, shallow: &mut 
 }
 
 fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<(), Error> {
+    let line = chomp(line);
     if line.starts_with(b"push-cert") {
         return Err(Error::Signed);
     }
     if let Some(hex) = line.strip_prefix(b"shallow ") {
         limit(*shallow, "shallow lines", MAX_SHALLOW)?;
         *shallow = shallow.saturating_add(1);
-        let known = Oid::from_hex(chomp(hex)).and_then(Oid::or_none);
+        let known = Oid::from_hex(hex).and_then(Oid::or_none);
         return match known.is_some() && request.updates.is_empty() {
             true => Ok(()),
             false => Err(Error::Line("shallow, otherwise than before the updates and with an object's name")),
@@ -181,7 +183,7 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
         Some(_) if !request.updates.is_empty() => return Err(Error::Line("a NUL after the first update")),
         Some(nul) => {
             let (line, capabilities) = line.split_at(nul);
-            let capabilities = text(chomp(capabilities.get(1..).unwrap_or_default()), "a capability")?;
+            let capabilities = text(capabilities.get(1..).unwrap_or_default(), "a capability")?;
             request.capabilities = Capabilities(capabilities.split(' ').map(str::to_owned).collect());
             line
         }
@@ -190,8 +192,12 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
     if let Some(other) = formats.clone().find(|format| *format != "sha1") {
         return Err(Error::ObjectFormat(other.to_owned()));
     }
+    if request.capabilities.0.iter().any(|capability| capability.starts_with("push-options=")) {
+        // To git it is as good as without the value (its connect.c, `parse_feature_value`).
+        return Err(Error::Line("a value of push-options"));
+    }
     limit(request.updates.len(), "ref updates", MAX_UPDATES)?;
-    request.updates.push(update(chomp(line))?);
+    request.updates.push(update(line)?);
     Ok(())
 }
 
@@ -316,6 +322,8 @@ mod tests {
         let cases: &[(&str, Vec<u8>)] = &[
             ("delim ends", [pkts(&[&first]), b"0001".to_vec()].concat()),
             ("upper-case length", [b"00".to_vec(), format!("6A{first}").into_bytes()].concat()),
+            ("newline before the NUL", pkts(&[&format!("{command}\n\0report-status"), "0000"])),
+            ("push-options with a value", pkts(&[&format!("{command}\0push-options=1"), "0000", "0000"])),
             ("NUL on the second line", pkts(&[&first, &format!("{A} {B} refs/heads/y\0x"), "0000"])),
             ("NUL on the second line only", pkts(&[&command, &format!("{A} {B} refs/heads/y\0x"), "0000"])),
             ("two NULs", pkts(&[&format!("{first}\0atomic"), "0000"])),
@@ -399,6 +407,9 @@ mod tests {
             };
             assert!(feed(head(MAX_HEAD)).is_ok());
             assert!(matches!(feed(head(MAX_HEAD + 1)), Err(Error::Limit { .. })), "{chunk}");
+            // What stands beyond the limit is not read, and so does not change why it is refused.
+            let long = [&head(MAX_HEAD)[..MAX_HEAD - 4], b"0009odd\x01x", b"zzzz", &[b'x'; 4096]].concat();
+            assert!(matches!(feed(long), Err(Error::Limit { .. })), "{chunk}");
         }
     }
 }
