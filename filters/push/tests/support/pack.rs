@@ -160,3 +160,25 @@ fn length(mut length: usize) -> Vec<u8> {
         }
     }
 }
+
+/// So many zero bytes, deflated: quickly, however many.
+pub fn zeros(count: u64) -> Vec<u8> {
+    use flate2::{Compress, FlushCompress};
+    const BLOCK: usize = 1 << 20;
+    let part = |size: usize| {
+        let mut out = Vec::with_capacity(size / 8 + 64);
+        let content = vec![0; size];
+        let mut compress = Compress::new(Compression::best(), false);
+        compress.compress_vec(&content, &mut out, FlushCompress::Full).expect("to memory");
+        out
+    };
+    let block = u64::try_from(BLOCK).expect("64 bits");
+    let whole = part(BLOCK);
+    let mut out = vec![0x78, 0x01];
+    (0..count / block).for_each(|_| out.extend(&whole));
+    out.extend(part(usize::try_from(count % block).expect("less than a block")));
+    // An empty last block, and the checksum (RFC 1950): one for the sum of the bytes, their count for the sum of sums.
+    out.extend([0x03, 0x00]);
+    out.extend(u32::try_from((count % 65_521) << 16 | 1).expect("32 bits").to_be_bytes());
+    out
+}
