@@ -17,6 +17,8 @@ cd "$root"
 readonly packages=ca-certificates,curl,git
 readonly mirror=http://deb.debian.org/debian
 readonly base_tar=target/docker/base.tar
+# mmdebstrap makes a directory of what does not end so.
+readonly partial_tar=target/docker/base.$$.tar
 # An older base image is made anew.
 readonly max_age_days=30
 readonly token=smoke-fixture-token
@@ -51,19 +53,19 @@ make_base() {
     local log=target/docker/base.log
     if command -v mmdebstrap >/dev/null; then
         mmdebstrap --quiet --variant=minbase --include="$packages" --dpkgopt='path-exclude=/usr/share/doc/*' \
-            --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$base_tar.$$" "$mirror" >"$log" 2>&1 ||
+            --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$partial_tar" "$mirror" >"$log" 2>&1 ||
             die "mmdebstrap failed: $(tail -n 1 "$log")"
     elif command -v debootstrap >/dev/null && [[ $(id -u) == 0 ]]; then
         rm -rf target/docker/base
         debootstrap --variant=minbase --include="$packages" bookworm target/docker/base "$mirror" >"$log" 2>&1 ||
             die "debootstrap failed: $(tail -n 1 "$log")"
         tar -C target/docker/base --numeric-owner --exclude='./dev/*' --exclude='./var/cache/apt/archives/*' \
-            -cf "$base_tar.$$" .
+            -cf "$partial_tar" .
         rm -rf target/docker/base
     else
         skip "no base image: neither mmdebstrap nor (as root) debootstrap is installed"
     fi
-    mv -f "$base_tar.$$" "$base_tar"
+    mv -f "$partial_tar" "$base_tar"
 }
 
 readonly project=sallyport-smoke-$$

@@ -31,6 +31,8 @@ const PRESETS: &[Preset] = &[
             "objects.githubusercontent.com",
             "release-assets.githubusercontent.com",
             "media.githubusercontent.com",
+            "github-cloud.githubusercontent.com",
+            "github-cloud.s3.amazonaws.com",
         ],
         use_as: Use::Api,
     },

@@ -50,7 +50,8 @@ pub fn git(container: &Container, method: &str, path: &[u8]) -> Result<&'static 
         _ => return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into())),
     };
     let asked = matches!((method, service), ("GET", b"info/refs") | ("POST", b"git-upload-pack" | b"git-receive-pack"));
-    if !asked {
+    let lfs = matches!(method, "GET" | "POST") && service.starts_with(b"info/lfs/");
+    if !asked && !lfs {
         return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into()));
     }
     let name = repo.strip_suffix(b".git").unwrap_or(repo);

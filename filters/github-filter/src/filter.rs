@@ -5,7 +5,7 @@
 //! error on the way there becomes a refusal.
 
 use envoy_host::{self as host, Level, Method, Response};
-use policy::github::{Allowed, Call, Head, Json, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
+use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
 use policy::{Container, Denial, Form, HostName, Note, Stage};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -269,8 +269,8 @@ impl Stream {
             host::set_request_body(size, body)?;
             host::set_request_header("content-length", body.len().to_string().as_bytes())?;
             host::remove_request_header("transfer-encoding")?;
-            if Json::parse(body).is_ok() {
-                host::set_request_header("content-type", b"application/json")?;
+            if let Some(content_type) = allowed.content_type() {
+                host::set_request_header("content-type", content_type)?;
             }
         }
         if allowed.operation.class == policy::github::Class::Graphql || self.path == b"/graphql" {

@@ -16,6 +16,7 @@ mod guards;
 mod headers;
 mod hosts;
 mod json;
+mod lfs;
 mod node_id;
 mod patterns;
 mod rest;
@@ -65,6 +66,17 @@ pub struct Refused {
     pub operation: Option<Operation>,
     /// Why not.
     pub denial: Denial,
+}
+
+impl Allowed {
+    /// The value of `content-type` that its body, if it is read, is sent with; `None` for that which came.
+    pub fn content_type(&self) -> Option<&'static [u8]> {
+        let body = self.body.as_ref()?;
+        match lfs::OPERATIONS.contains(&self.operation.name.as_str()) {
+            true => Some(lfs::CONTENT_TYPE),
+            false => Json::parse(body).is_ok().then_some(b"application/json"),
+        }
+    }
 }
 
 impl Refused {
@@ -118,6 +130,7 @@ pub struct Pending(Kinds);
 enum Kinds {
     Rest(rest::Matched),
     Graphql,
+    Lfs(lfs::Ask, Vec<u8>),
 }
 
 /// The rules, with what is made of them once.
@@ -146,7 +159,11 @@ impl Judge {
         let method = std::str::from_utf8(call.method).unwrap_or_default();
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
-            Kind::Web => hosts::web(method, call.target, &scope).map(Head::Allowed),
+            Kind::Web => Ok(match hosts::web(method, call.target, &scope)? {
+                Ok(allowed) => Head::Allowed(allowed),
+                Err(ask) => Head::Body(Pending(Kinds::Lfs(ask, call.target.to_vec()))),
+            }),
+            Kind::LfsStore => lfs::store(method, call.target, &scope).map(Head::Allowed),
             Kind::Codeload => hosts::codeload(method, call.target, &scope).map(Head::Allowed),
             Kind::Api | Kind::Uploads => self.api(call, method, kind == Kind::Uploads, &scope),
         }
@@ -164,6 +181,11 @@ impl Judge {
         match pending.0 {
             Kinds::Rest(matched) => matched.body(body, &scope),
             Kinds::Graphql => graphql(body, &scope),
+            Kinds::Lfs(ask, target) => {
+                let (operation, body) = lfs::body(ask, body, &scope)?;
+                let rule = operation.class.rule();
+                Ok(Allowed { operation, rule, target, body: Some(body), ask: Vec::new() })
+            }
         }
     }
 
@@ -192,7 +214,10 @@ const OTHER_OPERATIONS: [&str; 4] = ["query", "git/upload-pack", "git/receive-pa
 
 /// Whether there is an operation called `name`, so that [`Rules::operations`] can speak of it.
 pub fn is_operation(name: &str) -> bool {
-    rest::is_operation(name) || graphql::is_mutation(name) || OTHER_OPERATIONS.contains(&name)
+    rest::is_operation(name)
+        || graphql::is_mutation(name)
+        || OTHER_OPERATIONS.contains(&name)
+        || lfs::OPERATIONS.contains(&name)
 }
 
 /// Whether this stage makes a refusal of the header `name` of a request to `host`, so that no stage before may remove it

@@ -296,7 +296,7 @@ impl Stream {
         // What is no request of git's has been refused by the stage before.
         let Some(git) = policy::github::git(method, &self.path) else { return Ok(Action::Continue) };
         match git.service {
-            Service::Upload => Ok(Action::Continue),
+            Service::Upload | Service::Lfs(_) => Ok(Action::Continue),
             Service::Advertisement => {
                 // Its answer is read, so it may not be compressed.
                 host::remove_request_header("accept-encoding")?;

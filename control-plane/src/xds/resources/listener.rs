@@ -3,7 +3,7 @@
 //! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
 //! 2. identity: wasm, who is speaking and which host
 //! 3. github: wasm, what a request to one of GitHub's hosts does
-//! 4. push: wasm, not yet there
+//! 4. push: wasm, what a push does. It stands last before the router, see [`http`]
 //! 5. credentials: ext_authz
 //! 6. upstream: dynamic forward proxy and router
 //!
@@ -183,9 +183,11 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         http_filters: vec![
             discovered(IDENTITY),
             discovered(GITHUB),
-            discovered(PUSH),
             http_filter(CREDENTIALS, credentials()),
             http_filter(UPSTREAM, forward_proxy(resolver)),
+            // A stream has one buffer for all of its filters, and whichever goes on sends all that is in it: what this
+            // one keeps back of a body is kept only where no filter behind it ever waits.
+            discovered(PUSH),
             http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),
         ],
         http_protocol_options: Some(Http1ProtocolOptions {

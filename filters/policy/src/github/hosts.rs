@@ -1,5 +1,6 @@
 //! GitHub's hosts, and what may be asked of each beside its API.
 
+use super::lfs::{self, Ask};
 use super::{Allowed, Class, Operation, Refused, Scope};
 use crate::HostName;
 
@@ -14,13 +15,23 @@ pub enum Kind {
     Web,
     /// codeload.github.com
     Codeload,
+    /// Where Git LFS keeps its objects.
+    LfsStore,
     /// What nothing may be asked of: its requests can't be told apart by repository, or act with an account.
     Closed,
 }
 
 /// Below these everything is GitHub's.
-pub const BELOW: [&str; 7] =
-    ["github.com", "githubusercontent.com", "githubcopilot.com", "github.ai", "githubapp.com", "github.dev", "ghcr.io"];
+pub const BELOW: [&str; 8] = [
+    "github.com",
+    "githubusercontent.com",
+    "githubcopilot.com",
+    "github.ai",
+    "githubapp.com",
+    "github.dev",
+    "ghcr.io",
+    "github-cloud.s3.amazonaws.com",
+];
 
 /// What stands behind `host`, if it is one of GitHub's.
 pub fn kind(host: &HostName) -> Option<Kind> {
@@ -31,6 +42,7 @@ pub fn kind(host: &HostName) -> Option<Kind> {
         "uploads.github.com" => Some(Kind::Uploads),
         "github.com" => Some(Kind::Web),
         "codeload.github.com" => Some(Kind::Codeload),
+        "github-cloud.githubusercontent.com" | "github-cloud.s3.amazonaws.com" => Some(Kind::LfsStore),
         _ => BELOW.iter().any(below).then_some(Kind::Closed),
     }
 }
@@ -55,6 +67,8 @@ pub enum Service {
     Advertisement,
     /// The push.
     Push,
+    /// Git LFS.
+    Lfs(Ask),
 }
 
 /// Reads a request to github.com, of git's very spellings: `/{owner}/{repo}[.git]/` and what git asks for.
@@ -65,16 +79,16 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
         ("GET", "info/refs?service=git-upload-pack") | ("POST", "git-upload-pack") => Service::Upload,
         ("GET", "info/refs?service=git-receive-pack") => Service::Advertisement,
         ("POST", "git-receive-pack") => Service::Push,
-        _ => return None,
+        _ => Service::Lfs(lfs::ask(method, service)?),
     };
     Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
 }
 
-/// git on github.com, of the container's repositories.
+/// git on github.com, of the container's repositories; or what is asked of Git LFS, where the body decides.
 ///
 /// # Errors
 /// The refusal.
-pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
+pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Result<Allowed, Ask>, Refused> {
     let Some(git) = git(method, target) else {
         let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
         return Err(Refused::unknown("github.web", reason));
@@ -82,11 +96,16 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Re
     let (name, class) = match git.service {
         Service::Upload => ("git/upload-pack", Class::ReadRepo),
         Service::Advertisement | Service::Push => ("git/receive-pack", Class::WriteRef),
+        Service::Lfs(_) => ("lfs", Class::ReadRepo),
     };
-    let operation = Operation { name: name.into(), class };
+    let mut operation = Operation { name: name.into(), class };
     own(scope, &operation, git.owner, git.name)?;
-    scope.operation(&operation)?;
-    Ok(passed(operation, target))
+    match git.service {
+        Service::Lfs(ask) if method == "GET" => operation = lfs::judge(ask, scope)?,
+        Service::Lfs(ask) => return Ok(Err(ask)),
+        Service::Upload | Service::Advertisement | Service::Push => _ = scope.operation(&operation)?,
+    }
+    Ok(Ok(passed(operation, target)))
 }
 
 /// Archives of the container's repositories, where GitHub's API redirects to.
