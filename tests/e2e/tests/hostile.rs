@@ -761,8 +761,11 @@ async fn the_admin_api_answers_no_sandbox_even_where_loopback_is_routed() {
 
 // The policy file.
 
-/// The longest that a change of the policy may take.
+/// The longest that a change of the policy may take on a machine that has other things to do.
 const RELOAD: Duration = Duration::from_secs(1);
+
+/// What it takes mostly, for all of several open connections.
+const USUAL_RELOAD: Duration = Duration::from_millis(200);
 
 /// Asks on `client` until the status is `status`, at most [`RELOAD`] from now; the connection may not break.
 async fn in_force(client: &mut Client, path: &str, status: u16, since: Instant) -> Answer {
@@ -777,7 +780,7 @@ async fn in_force(client: &mut Client, path: &str, status: u16, since: Instant) 
 }
 
 #[tokio::test]
-async fn a_change_of_the_policy_is_in_force_on_open_connections_within_a_second() {
+async fn a_change_of_the_policy_is_in_force_on_open_connections_at_once() {
     let _alone = ALONE.lock().await;
     let rig = Rig::start();
     let sandbox = rig.registered(&[REPO]);
@@ -793,6 +796,7 @@ async fn a_change_of_the_policy_is_in_force_on_open_connections_within_a_second(
             clients.push(client);
         }
     }
+    let mut took = Vec::new();
     for round in 0..6 {
         // As an editor does it, and as `>` does it.
         let write = |text: &str| {
@@ -810,7 +814,7 @@ async fn a_change_of_the_policy_is_in_force_on_open_connections_within_a_second(
             let answer = in_force(client, "/user", 403, removed).await;
             assert_refused("removed", &answer, 403, "egress.host");
         }
-        println!("round {round}: removed after {:?}", removed.elapsed());
+        took.push(removed.elapsed());
         for client in &mut clients {
             assert_eq!(client.get("/repos/acme/app/commits/removed").await.unwrap().status, 403);
         }
@@ -818,12 +822,15 @@ async fn a_change_of_the_policy_is_in_force_on_open_connections_within_a_second(
         for client in &mut clients {
             in_force(client, "/user", 200, added).await;
         }
-        println!("round {round}: added after {:?}", added.elapsed());
+        took.push(added.elapsed());
         for client in &mut clients {
             assert_eq!(client.get("/user").await.unwrap().status, 200);
         }
         assert_eq!(other.get("/not/concerned").await.unwrap().status, 200);
     }
+    took.sort();
+    println!("in force after {took:?}");
+    assert!(took[took.len() / 2] < USUAL_RELOAD, "{took:?}");
     drain(stream.into_body(), Duration::from_millis(100)).await.expect_err("a stream of another host goes on");
     assert_nothing_arrived(&rig, "/removed");
     assert!(rig.gateway.warnings().is_empty(), "{:?}", rig.gateway.warnings());
