@@ -8,6 +8,7 @@ pub mod client;
 pub mod gateway;
 pub mod internet;
 pub mod process;
+pub mod push;
 pub mod raw;
 pub mod sandbox;
 pub mod secrets;

@@ -124,14 +124,23 @@ pub async fn web_socket(sandbox: &Sandbox, host: &str, path: &str) -> io::Result
 /// # Errors
 /// The connection ended before, or nothing came in time.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<Answer> {
-    let work = async {
+    let sent = async {
         stream.write_all(bytes).await?;
         // TLS may keep back what a full socket would not take.
-        stream.flush().await?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await?);
-        }
+        stream.flush().await
+    };
+    timeout(STEP, sent).await??;
+    // An answer to HEAD has the length of the body that it leaves out.
+    hear(stream, !bytes.starts_with(b"HEAD ")).await
+}
+
+/// Reads one HTTP/1.1 answer, and its body where it has one that is measured or in chunks.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn hear(stream: &mut (impl AsyncRead + Unpin), has_body: bool) -> io::Result<Answer> {
+    let work = async {
+        let head = read_until(stream, b"\r\n\r\n").await?;
         let head = String::from_utf8_lossy(&head);
         let header = |name: &str| {
             let lines = head.lines().filter_map(|line| line.split_once(": "));
@@ -139,13 +148,39 @@ pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8
         };
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status: {head}")))?;
-        // An answer to HEAD has the length of the body that it leaves out.
-        let length = header("content-length").filter(|_| !bytes.starts_with(b"HEAD "));
-        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await?;
+        let mut body = Vec::new();
+        if has_body && header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            while let length @ 1.. = chunk(stream).await? {
+                let start = body.len();
+                body.resize(start + length, 0);
+                stream.read_exact(&mut body[start..]).await?;
+                read_until(stream, b"\r\n").await?;
+            }
+            // Trailers, and the line that ends them.
+            while read_until(stream, b"\r\n").await? != b"\r\n" {}
+        } else {
+            let length = header("content-length").filter(|_| has_body);
+            body.resize(length.and_then(|length| length.parse().ok()).unwrap_or(0), 0);
+            stream.read_exact(&mut body).await?;
+        }
         let body = String::from_utf8_lossy(&body).into_owned();
         Ok(Answer { status, rule: header("x-sallyport-rule"), body })
     };
     timeout(STEP, work).await?
+}
+
+/// The length of the chunk that begins here (RFC 9112 section 7.1).
+async fn chunk(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    let line = read_until(stream, b"\r\n").await?;
+    let size = String::from_utf8_lossy(&line);
+    let size = size.trim().split(';').next().unwrap_or_default();
+    usize::from_str_radix(size, 16).map_err(|_| io::Error::other(format!("no chunk: {size}")))
+}
+
+async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &[u8]) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        read.push(stream.read_u8().await?);
+    }
+    Ok(read)
 }

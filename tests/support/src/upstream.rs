@@ -7,6 +7,7 @@ mod git;
 mod git_api;
 pub mod graphql;
 pub mod odd;
+pub mod pranks;
 mod sites;
 mod tls;
 
@@ -103,6 +104,7 @@ struct Shared {
     repositories: Mutex<HashMap<String, Visibility>>,
     requests: Mutex<Vec<Recorded>>,
     connections: AtomicU64,
+    pranks: pranks::Pranks,
 }
 
 impl Shared {
@@ -136,6 +138,7 @@ impl Upstream {
             repositories: Mutex::default(),
             requests: Mutex::default(),
             connections: AtomicU64::new(0),
+            pranks: pranks::Pranks::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
@@ -194,7 +197,7 @@ pub fn git(directory: &Path, args: &[&str]) -> String {
 }
 
 /// git with no configuration of this machine or its user.
-fn host_git(directory: &Path) -> Command {
+pub(crate) fn host_git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir(directory);
     command.env("HOME", "/nonexistent").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C");
@@ -223,7 +226,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     let h2 = alpn == "h2";
     let service = hyper::service::service_fn(move |request| {
         let (shared, sni, alpn) = (Arc::clone(&shared), sni.clone(), alpn.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(request, shared, sni, alpn).await) }
+        async move { answer(request, shared, sni, alpn).await }
     });
     let io = TokioIo::new(stream);
     // An error here is the peer's way of leaving.
@@ -236,7 +239,12 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>, sni: String, alpn: String) -> Response<Body> {
+async fn answer(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    sni: String,
+    alpn: String,
+) -> std::io::Result<Response<Body>> {
     let authority = match request.uri().authority() {
         Some(authority) => authority.as_str().to_owned(),
         None => header(&request, "host"),
@@ -253,11 +261,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>, sni: String, al
         requests.len() - 1
     };
     if host != sni {
-        return sites::text(421, "the name in the handshake is not the host");
+        return Ok(sites::text(421, "the name in the handshake is not the host"));
     }
     match host.as_str() {
         "github.com" => git::serve(request, shared, index).await,
-        _ => sites::serve(&host, request, shared, index).await,
+        _ => Ok(sites::serve(&host, request, shared, index).await),
     }
 }
 

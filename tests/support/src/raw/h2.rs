@@ -86,45 +86,114 @@ impl Heard {
 /// # Errors
 /// Nothing came in time, or what came is not HTTP/2.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Request<'_>) -> io::Result<Heard> {
-    timeout(STEP, converse(stream, request)).await?
+    let work = async {
+        // Who refuses may close before all is sent; what it said first is still there to be read.
+        let _ = stream.write_all(&bytes(request)).await;
+        let _ = stream.flush().await;
+        let connect = request.fields.iter().any(|(name, value)| (*name, *value) == (&b":method"[..], &b"CONNECT"[..]));
+        let mut hearing = Hearing::new(connect);
+        while hearing.next(stream).await?.is_none() {}
+        Ok(hearing.heard)
+    };
+    timeout(STEP, work).await?
 }
 
-async fn converse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Request<'_>) -> io::Result<Heard> {
-    // Who refuses may close before all is sent; what it said first is still there to be read.
-    let _ = stream.write_all(&bytes(request)).await;
-    let _ = stream.flush().await;
-    let connect = request.fields.iter().any(|(name, value)| (*name, *value) == (&b":method"[..], &b"CONNECT"[..]));
-    let mut heard = Heard { status: 0, headers: vec![], body: vec![], trailers: vec![], end: End::Closed(None) };
-    let (mut block, mut ends) = (Vec::new(), false);
-    loop {
-        let Ok((kind, flags, on, payload)) = read_frame(stream).await else { return Ok(heard) };
+/// The same, with its body in `pieces`: each is sent when the peer has read the one before, which it says by answering
+/// a PING. As long as it must, they are shorter than a frame and together than a window.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_in_pieces(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    fields: &[Field<'_>],
+    pieces: &[&[u8]],
+) -> io::Result<Heard> {
+    let work = async {
+        let head = bytes(Request { fields, body: b"-", trailers: &[] });
+        // Without the body, which said that there will be one.
+        let _ = stream.write_all(&head[..head.len() - 10]).await;
+        let mut hearing = Hearing::new(false);
+        for (number, piece) in pieces.iter().enumerate() {
+            let flags = if number + 1 == pieces.len() { END_STREAM } else { 0 };
+            let _ = stream.write_all(&frame(DATA, flags, 1, piece)).await;
+            let _ = stream.write_all(&frame(PING, 0, 0, &[7; 8])).await;
+            let _ = stream.flush().await;
+            loop {
+                match hearing.next(stream).await? {
+                    None => {}
+                    Some(Event::Pong) => break,
+                    Some(Event::Over) => return Ok(hearing.heard),
+                }
+            }
+        }
+        loop {
+            if let Some(Event::Over) = hearing.next(stream).await? {
+                return Ok(hearing.heard);
+            }
+        }
+    };
+    timeout(STEP, work).await?
+}
+
+/// What is heard, as far as it has come.
+struct Hearing {
+    heard: Heard,
+    connect: bool,
+    block: Vec<u8>,
+    ends: bool,
+}
+
+/// What a frame may come to.
+enum Event {
+    /// The answer to a PING.
+    Pong,
+    /// Nothing more will come.
+    Over,
+}
+
+impl Hearing {
+    fn new(connect: bool) -> Self {
+        let heard = Heard { status: 0, headers: vec![], body: vec![], trailers: vec![], end: End::Closed(None) };
+        Self { heard, connect, block: vec![], ends: false }
+    }
+
+    /// Reads one frame.
+    async fn next(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<Option<Event>> {
+        let Ok((kind, flags, on, payload)) = read_frame(stream).await else { return Ok(Some(Event::Over)) };
         match kind {
             SETTINGS if flags & ACK == 0 => drop(stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await),
             PING if flags & ACK == 0 => drop(stream.write_all(&frame(PING, ACK, 0, &payload)).await),
-            GOAWAY => heard.end = End::Closed(Some(word(&payload[4..]))),
-            RST_STREAM if on == 1 => return Ok(Heard { end: End::Reset(word(&payload)), ..heard }),
+            PING => return Ok(Some(Event::Pong)),
+            GOAWAY => self.heard.end = End::Closed(Some(word(&payload[4..]))),
+            RST_STREAM if on == 1 => {
+                self.heard.end = End::Reset(word(&payload));
+                return Ok(Some(Event::Over));
+            }
             DATA => {
-                heard.body.extend(unpadded(flags, &payload));
-                ends |= flags & END_STREAM != 0;
+                self.heard.body.extend(unpadded(flags, &payload));
+                self.ends |= flags & END_STREAM != 0;
             }
             HEADERS => {
-                ends |= flags & END_STREAM != 0;
+                self.ends |= flags & END_STREAM != 0;
                 let start = if flags & PRIORITY == 0 { 0 } else { 5 };
-                block.extend(&unpadded(flags, &payload)[start..]);
+                self.block.extend(&unpadded(flags, &payload)[start..]);
             }
-            CONTINUATION => block.extend(payload),
+            CONTINUATION => self.block.extend(payload),
             _ => {}
         }
         if matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 {
-            heard.take(decode(&std::mem::take(&mut block))?)?;
+            self.heard.take(decode(&std::mem::take(&mut self.block))?)?;
         }
         let _ = stream.flush().await;
-        if ends && block.is_empty() {
-            return Ok(Heard { end: End::Whole, ..heard });
+        if self.ends && self.block.is_empty() {
+            self.heard.end = End::Whole;
+            return Ok(Some(Event::Over));
         }
-        if connect && heard.status == 200 {
-            return Ok(Heard { end: End::Open, ..heard });
+        if self.connect && self.heard.status == 200 {
+            self.heard.end = End::Open;
+            return Ok(Some(Event::Over));
         }
+        Ok(None)
     }
 }
 

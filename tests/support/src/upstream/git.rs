@@ -1,7 +1,7 @@
 //! github.com: real `git http-backend` over bare repositories, streamed both ways with bounded memory.
 
 use super::sites::{Body, text};
-use super::{Shared, Visibility};
+use super::{Shared, Visibility, pranks};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
@@ -20,10 +20,13 @@ const CHUNK: usize = 64 * 1024;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Answers as github.com does: 401 where a credential is needed, then whatever git says.
-pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
+///
+/// # Errors
+/// A prank that is set breaks the stream.
+pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> io::Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let Some((name, service)) = split(&path) else { return text(404, "not found") };
+    let Some((name, service)) = split(&path) else { return Ok(text(404, "not found")) };
     let push = service == "/git-receive-pack" || query.contains("service=git-receive-pack");
     let visibility = shared.repositories.lock().unwrap().get(name).copied();
     let authorized = request.headers().get("authorization").is_some_and(|v| v.as_bytes() == shared.basic.as_bytes());
@@ -31,10 +34,14 @@ pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize
     if !authorized && (push || visibility != Some(Visibility::Public)) {
         let mut response = text(401, "who are you?");
         response.headers_mut().insert("www-authenticate", "Basic realm=\"GitHub\"".parse().unwrap());
-        return response;
+        return Ok(response);
     }
     if visibility.is_none() {
-        return text(404, "Repository not found.");
+        return Ok(text(404, "Repository not found."));
+    }
+    let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    if let Some(prank) = pranks::git(&shared, &target) {
+        return pranks::play(prank, request, shared, index).await;
     }
 
     let (head, body) = request.into_parts();
@@ -65,12 +72,12 @@ pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize
     let mut child = command.spawn().unwrap();
     tokio::spawn(feed(body, child.stdin.take().unwrap(), shared, index));
     let mut stdout = child.stdout.take().unwrap();
-    match read_head(&mut stdout).await {
+    Ok(match read_head(&mut stdout).await {
         Ok((builder, first)) => {
             builder.body(Output { first: Some(first), stdout, _child: child }.boxed_unsync()).unwrap()
         }
         Err(error) => text(500, format!("git http-backend: {error}")),
-    }
+    })
 }
 
 /// `/owner/name[.git]/service` as `owner/name` and `/service`.

@@ -82,7 +82,7 @@ fn with_trailers(came: HeaderMap) -> Response<Body> {
 }
 
 /// A body whose frames come as they are made; whoever reads it may leave.
-fn produced<F>(make: impl FnOnce(mpsc::Sender<io::Result<Frame<Bytes>>>) -> F) -> Body
+pub(super) fn produced<F>(make: impl FnOnce(mpsc::Sender<io::Result<Frame<Bytes>>>) -> F) -> Body
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -1,6 +1,6 @@
 //! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
-use super::{Shared, Visibility, git_api, graphql, odd};
+use super::{Shared, Visibility, git_api, graphql, odd, pranks};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
@@ -142,6 +142,9 @@ fn repository(name: &str, shared: &Shared) -> Response<Body> {
 
 /// Answers a question about what is in a repository: git's answer where that is one of ours and git has one.
 async fn within_repository(rest: &str, query: &str, shared: &Shared) -> Response<Body> {
+    if let Some(answer) = pranks::api(shared, rest).await {
+        return answer;
+    }
     let answered = rest.match_indices('/').nth(1).and_then(|(slash, _)| {
         let (name, question) = (&rest[..slash], &rest[slash + 1..]);
         shared.repositories.lock().unwrap().contains_key(name).then(|| {

@@ -1,0 +1,147 @@
+//! Answers that no server of GitHub's should give, set by a test for paths of its own: slow and wrong ones of the API,
+//! and of git over HTTP what only a server would send that is nobody's friend.
+
+use super::sites::{Body, text};
+use super::{Shared, Upstream, odd};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use hyper::header::HeaderMap;
+use hyper::{Request, Response};
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How often a question that is held is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// An answer of the API's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// An error of this status, in its usual form.
+    Status(u16),
+    /// Status 200, and a web page.
+    Garbage,
+    /// None, until something else is set.
+    Held,
+}
+
+/// An answer of github.com's.
+#[derive(Clone, Debug)]
+pub struct Prank {
+    /// How many bytes of the request's body come first. The rest is read, too.
+    pub after: u64,
+    /// Its status; 0 breaks the stream without an answer.
+    pub status: u16,
+    /// Its headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Its end.
+    pub end: End,
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it should.
+    Whole,
+    /// With trailers.
+    Trailers,
+    /// The stream breaks.
+    Broken,
+}
+
+/// All that are set.
+#[derive(Default)]
+pub(super) struct Pranks {
+    api: Mutex<HashMap<String, Api>>,
+    git: Mutex<HashMap<String, Prank>>,
+}
+
+impl Upstream {
+    /// From now on this answers what is asked of the API below `/repos/` in paths that begin with `below`; `None`: what
+    /// is true does.
+    pub fn set_api(&self, below: &str, answer: Option<Api>) {
+        let mut api = self.shared.pranks.api.lock().unwrap();
+        match answer {
+            Some(answer) => api.insert(below.to_owned(), answer),
+            None => api.remove(below),
+        };
+    }
+
+    /// From now on this answers requests to github.com whose path and query are `target`; `None`: git does.
+    pub fn set_git(&self, target: &str, prank: Option<Prank>) {
+        let mut git = self.shared.pranks.git.lock().unwrap();
+        match prank {
+            Some(prank) => git.insert(target.to_owned(), prank),
+            None => git.remove(target),
+        };
+    }
+}
+
+/// The answer that is set for a question about `below`.
+pub(super) async fn api(shared: &Shared, below: &str) -> Option<Response<Body>> {
+    loop {
+        let set = {
+            let api = shared.pranks.api.lock().unwrap();
+            api.iter().find(|(path, _)| below.starts_with(path.as_str())).map(|(_, answer)| *answer)
+        };
+        match set? {
+            Api::Status(status) => return Some(text(status, "{\"message\": \"not now\"}")),
+            Api::Garbage => return Some(text(200, "<html>not what was asked for</html>")),
+            Api::Held => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// The answer that is set for a request to github.com for `target`.
+pub(super) fn git(shared: &Shared, target: &str) -> Option<Prank> {
+    shared.pranks.git.lock().unwrap().get(target).cloned()
+}
+
+/// Answers `request` as `prank` says.
+pub(super) async fn play(
+    prank: Prank,
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    index: usize,
+) -> io::Result<Response<Body>> {
+    let mut body = request.into_body();
+    let mut came = 0;
+    while came < prank.after {
+        let Some(Ok(frame)) = body.frame().await else { break };
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        shared.count_body(index, length);
+        came += length as u64;
+    }
+    tokio::spawn(async move {
+        while let Some(Ok(frame)) = body.frame().await {
+            shared.count_body(index, frame.data_ref().map_or(0, Bytes::len));
+        }
+    });
+    if prank.status == 0 {
+        return Err(io::Error::other("a prank"));
+    }
+    let mut response = Response::builder().status(prank.status);
+    for (name, value) in &prank.headers {
+        response = response.header(*name, value);
+    }
+    let body = odd::produced(move |frames| async move {
+        if !prank.body.is_empty() {
+            let _ = frames.send(Ok(Frame::data(Bytes::from(prank.body)))).await;
+        }
+        let last = match prank.end {
+            End::Whole => return,
+            End::Trailers => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x-end", "of-a-prank".parse().unwrap());
+                Ok(Frame::trailers(trailers))
+            }
+            End::Broken => Err(io::Error::other("a prank")),
+        };
+        let _ = frames.send(last).await;
+    });
+    Ok(response.body(body).unwrap())
+}
