@@ -157,6 +157,10 @@ impl Judge {
         let Some(kind) = kind(call.host) else { return Ok(Head::Elsewhere) };
         let scope = Scope { container, rules: &self.rules };
         let method = std::str::from_utf8(call.method).unwrap_or_default();
+        if call.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")) {
+            let reason = "nothing that GitHub is asked is another protocol than HTTP";
+            return Err(Refused::unknown("github.header", reason));
+        }
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
             Kind::Web => Ok(match hosts::web(method, call.target, &scope)? {

@@ -152,3 +152,34 @@ fn passed(operation: Operation, target: &[u8]) -> Allowed {
     let rule = operation.class.rule();
     Allowed { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use crate::HostName;
+    use crate::github::{Call, Judge, Rules};
+
+    #[test]
+    fn no_host_of_github_s_is_asked_for_another_protocol() {
+        let container = serde_json::from_str(
+            r#"{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r"],"expires_at":"2027-01-15T00:00:00Z"}"#,
+        )
+        .unwrap();
+        let judge = Judge::new(&Rules::default()).unwrap();
+        for (host, target) in [
+            ("github.com", "/o/r/info/refs?service=git-upload-pack"),
+            ("api.github.com", "/repos/o/r"),
+            ("codeload.github.com", "/o/r/zip/main"),
+            ("github-cloud.githubusercontent.com", "/x"),
+        ] {
+            let name = HostName::parse(host.as_bytes()).unwrap();
+            let judged = |headers: &[(String, Vec<u8>)]| {
+                let call = Call { method: b"GET", host: &name, target: target.as_bytes(), headers };
+                judge.head(call, &container).map_err(|refused| refused.denial.rule)
+            };
+            assert!(judged(&[]).is_ok(), "{host}");
+            let upgrade = [("Upgrade".to_owned(), b"websocket".to_vec())];
+            assert_eq!(judged(&upgrade).err(), Some("github.header"), "{host}");
+        }
+    }
+}
