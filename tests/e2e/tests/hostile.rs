@@ -316,6 +316,29 @@ async fn a_web_socket_is_carried_to_an_upstream_that_prefers_http2_and_ends_with
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
 
+/// As raw bytes behind a request that its upstream takes for a plain one, they would be a request of their own, judged
+/// by nobody.
+#[tokio::test]
+async fn nothing_is_sent_behind_an_upgrade_before_the_upstream_agrees() {
+    let rig = rig();
+    let sandbox = rig.registered(&[REPO]);
+    for host in [PLAIN, "api.anthropic.com"] {
+        let mut stream = tls(&sandbox, sandbox.address, host, Http::One).await.unwrap();
+        let request = format!(
+            "GET /v1/models/upgraded HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n\
+             GET /behind-an-upgrade HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer own\r\n\r\n",
+            upstream::WEB_SOCKET_KEY
+        );
+        let answer = ask(&mut stream, request.as_bytes()).await.unwrap();
+        assert_ne!(answer.status, 101, "{answer:?}");
+        assert_eq!(rig.upstream.requests_with(&format!("{host}/v1/models/upgraded")).len(), 1);
+        // What comes still comes before the end, or before this.
+        let _end = timeout(Duration::from_secs(1), stream.read(&mut [0; 1])).await;
+    }
+    assert_nothing_arrived(rig, "/behind-an-upgrade");
+}
+
 #[test]
 fn headers_that_cgi_reads_as_others_never_arrive() {
     let rig = rig();
