@@ -1,6 +1,12 @@
 //! What the targets share: a container, and rules to judge it by. Each target is a file in `src/bin`, with seeds in
 //! `tests/corpus/fuzz/` under the same name, and a panic is a finding.
 
+/// What the tests of pushes have: packs made by hand, and a push from its first byte to the verdict.
+#[path = "../../../filters/push/tests/support/mod.rs"]
+pub mod support;
+
+pub mod packs;
+
 use policy::Container;
 use policy::github::{Class, Judge, Rules};
 
@@ -23,4 +29,35 @@ fn world(rules: &Rules, mode: &str) -> (Judge, Container) {
         "expires_at": "2027-01-15T00:00:00Z",
     });
     (Judge::new(rules).expect("no patterns"), serde_json::from_value(container).expect("a container"))
+}
+
+/// Numbers of the fuzzer's choice; zeros once they are used up.
+pub struct Choices<'a>(pub &'a [u8]);
+
+impl Choices<'_> {
+    /// The next byte.
+    pub fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    /// A number below the limit, which is at most 256.
+    pub fn below(&mut self, limit: usize) -> usize {
+        usize::from(self.byte()) % limit.max(1)
+    }
+}
+
+/// The body in chunks, whose sizes come in turn.
+pub fn chunks<'a>(body: &'a [u8], sizes: &[u8]) -> Vec<&'a [u8]> {
+    let (mut rest, mut chunks) = (body, Vec::new());
+    for size in sizes.iter().cycle() {
+        let (chunk, after) = rest.split_at(rest.len().min(1 + usize::from(*size)));
+        chunks.push(chunk);
+        rest = after;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    chunks
 }

@@ -1,0 +1,39 @@
+//! The head of a push: the same request, or the same error, in any chunks; and no ref's name that two could read
+//! differently. The first bytes are the chunks' sizes.
+
+#![no_main]
+
+use git_wire::receive_pack::{Error, Parser, Request};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((sizes, body)) = input.split_at_checked(4) else { return };
+    let whole = read(&[body]);
+    assert_eq!(read(&fuzz::chunks(body, sizes)), whole);
+    assert_eq!(read(&fuzz::chunks(body, &[0])), whole);
+    let Ok(Some((request, used))) = whole else { return };
+    assert!(body[..used].ends_with(b"0000"));
+    // What follows is not looked at, and the same head is the same request.
+    assert_eq!(read(&[&body[..used], b"PACK"]), Ok(Some((request.clone(), used))));
+    for update in &request.updates {
+        let odd = |c: char| c.is_control() || c == ' ';
+        assert!(!update.name.is_empty() && !update.name.contains(odd), "{update:?}");
+        assert_ne!((update.old, update.new).0.map(|oid| *oid.as_bytes()), Some([0; 20]));
+        // Each line is there as git writes it.
+        let hex = |oid: Option<git_wire::Oid>| oid.map_or("0".repeat(40), |oid| oid.to_string());
+        let line = format!("{} {} {}", hex(update.old), hex(update.new), update.name);
+        assert!(body[..used].windows(line.len()).any(|part| part == line.as_bytes()), "{line}");
+    }
+    assert!(!request.capabilities.has("object-format=sha256"));
+});
+
+fn read(chunks: &[&[u8]]) -> Result<Option<(Request, usize)>, Error> {
+    let (mut parser, mut before) = (Parser::default(), 0);
+    for chunk in chunks {
+        if let Some((request, used)) = parser.feed(chunk)? {
+            return Ok(Some((request, before + used)));
+        }
+        before += chunk.len();
+    }
+    Ok(None)
+}
