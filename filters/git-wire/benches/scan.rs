@@ -1,0 +1,83 @@
+//! What reading a push costs: `cargo bench -p git-wire --bench scan [-- REPOSITORY]`, by default this one's.
+//!
+//! For packs of the newest commits, some and all: the speed of the scanner, what it holds, and after how much of the
+//! pack it's proved that the push is a fast-forward.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
+
+use git_wire::Oid;
+use git_wire::pack::Scanner;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// As much as comes to the filter at once.
+const CHUNK: usize = 16 << 10;
+/// For so long each pack is read over and over.
+const AT_LEAST: Duration = Duration::from_secs(2);
+
+fn main() {
+    let repository = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_else(|| ".".into());
+    let git = |args: &[&str], input: &str| git(Path::new(&repository), args, input);
+    let all = git(&["rev-list", "--first-parent", "HEAD"], "");
+    let all: Vec<&str> = std::str::from_utf8(&all).unwrap().lines().collect();
+    println!("{:>8} {:>9} {:>8} {:>9} {:>8} {:>15}", "commits", "pack", "MB/s", "memory", "reads", "proved after");
+    for behind in [10, 100, 1_000, 5_000, usize::MAX] {
+        let (Some(tip), old) = (all.first(), all.get(behind)) else { continue };
+        if old.is_none() && behind != usize::MAX {
+            continue;
+        }
+        let range = old.map_or(format!("{tip}\n"), |old| format!("{tip}\n^{old}\n"));
+        let pack = git(&["pack-objects", "-q", "--revs", "--stdout", "--thin", "--delta-base-offset"], &range);
+        report(&pack, tip, old.or(all.last()).copied().unwrap());
+    }
+}
+
+fn report(pack: &[u8], tip: &str, old: &str) {
+    let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).unwrap();
+    let (start, mut reads, mut scanner) = (Instant::now(), 0_u32, Scanner::default());
+    while reads == 0 || start.elapsed() < AT_LEAST {
+        scanner = Scanner::default();
+        for chunk in pack.chunks(CHUNK) {
+            if let Err(error) = scanner.feed(chunk) {
+                println!("{:>17} {error}", megabytes(pack.len()));
+                return;
+            }
+        }
+        reads += 1;
+    }
+    let speed = f64::from(reads) * bytes(pack.len()) / start.elapsed().as_secs_f64() / 1e6;
+    let (commits, memory) = (scanner.graph().commits(), scanner.memory());
+    let mut scanner = Scanner::default();
+    scanner.graph_mut().ask(oid(old), oid(tip));
+    for chunk in pack.chunks(CHUNK) {
+        scanner.feed(chunk).unwrap();
+        if scanner.graph().all_proved() {
+            break;
+        }
+    }
+    let share = match scanner.graph().all_proved() {
+        true => format!("{:.1} %", 100.0 * bytes(usize::try_from(scanner.bytes()).unwrap()) / bytes(pack.len())),
+        false => "never".into(),
+    };
+    println!("{commits:>8} {:>9} {speed:>8.1} {:>9} {reads:>8} {share:>15}", megabytes(pack.len()), megabytes(memory),);
+}
+
+fn bytes(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
+}
+
+fn megabytes(count: usize) -> String {
+    format!("{:.2} MB", bytes(count) / 1e6)
+}
+
+fn git(repository: &Path, args: &[&str], input: &str) -> Vec<u8> {
+    let mut git = Command::new("git");
+    git.args(["-c", "safe.directory=*", "-C"]).arg(repository).args(args);
+    let mut child = git.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "git {args:?}");
+    output.stdout
+}
