@@ -226,7 +226,11 @@ impl HttpContext for Stream {
                 // What is no success is no acceptance, and the client may know. Envoy's own answer when the upstream is
                 // lost comes this way as well, and nothing of the request's body after it.
                 self.answered = host::response_status().is_ok_and(|status| (200..300).contains(&status));
-                if self.answered { Action::Pause } else { Action::Continue }
+                match (self.answered, end) {
+                    (true, true) => self.answered_all(),
+                    (true, false) => Action::Pause,
+                    (false, _) => Action::Continue,
+                }
             }
             Request::Advertisement(_) => {
                 let outcome = self.advertisement(end);
@@ -238,12 +242,21 @@ impl HttpContext for Stream {
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         match &mut self.kind {
             // To go on here would let its headers go on as well.
+            _ if self.answered && end => self.answered_all(),
             _ if self.answered => Action::Pause,
             Request::Advertisement(_) => {
                 let outcome = self.advertised(size, end);
                 self.done(outcome, true)
             }
             Request::Push(_) | Request::Dropping { .. } | Request::Other | Request::Refused => Action::Continue,
+        }
+    }
+
+    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+        match &self.kind {
+            _ if self.answered => self.answered_all(),
+            Request::Advertisement(Advertisement { waiting: Some(_), .. }) => self.done(Err(odd_advertisement()), true),
+            _ => Action::Continue,
         }
     }
 }
@@ -436,6 +449,21 @@ impl Stream {
         host::set_response_body(size, &out)?;
         advertisement.waiting = None;
         Ok(Action::Continue)
+    }
+
+    /// The server has said all, and that waits. Envoy takes no more of a request that is answered, so what has not come
+    /// by now does not come any more: neither the end of a push, nor that of one that is refused.
+    fn answered_all(&mut self) -> Action {
+        match &self.kind {
+            Request::Push(push) if !push.ended => {
+                let reason = "GitHub has answered before it had the whole push; try again";
+                let denial = Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.unfinished", reason) };
+                let _paused = self.done(Err(denial.into()), true);
+            }
+            Request::Dropping { .. } => self.answer(),
+            _ => {}
+        }
+        Action::Pause
     }
 
     /// Carries out what a callback has come to; `end`: nothing more comes of the request.

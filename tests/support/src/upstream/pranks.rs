@@ -45,8 +45,10 @@ pub struct Prank {
 /// How an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As it should.
+    /// At once.
     Whole,
+    /// When the whole request has come.
+    Late,
     /// With trailers.
     Trailers,
     /// The stream breaks.
@@ -116,10 +118,12 @@ pub(super) async fn play(
         shared.count_body(index, length);
         came += length as u64;
     }
+    let (came, all) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
         while let Some(Ok(frame)) = body.frame().await {
             shared.count_body(index, frame.data_ref().map_or(0, Bytes::len));
         }
+        drop(came);
     });
     if prank.status == 0 {
         return Err(io::Error::other("a prank"));
@@ -134,6 +138,10 @@ pub(super) async fn play(
         }
         let last = match prank.end {
             End::Whole => return,
+            End::Late => {
+                let _ = all.await;
+                return;
+            }
             End::Trailers => {
                 let mut trailers = HeaderMap::new();
                 trailers.insert("x-end", "of-a-prank".parse().unwrap());
