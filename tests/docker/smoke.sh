@@ -191,7 +191,7 @@ connects() { in_ "$1" timeout 3 bash -c "</dev/tcp/$2/$3"; }
 resolves() { in_ "$1" timeout 10 getent hosts "$2"; }
 address_on() { inspect "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$(id_of "$1")"; }
 get() { in_ "$1" curl -sS --max-time 20 -i -H 'authorization: Bearer held-by-the-gateway' "$2"; }
-arrived() { docker logs "$(id_of stand-in)" 2>&1 | grep -F "arrived: GET /repos/acme/app/$1"; }
+arrived() { docker logs "$(id_of stand-in)" 2>&1 | grep -F "arrived: GET /repos/acme/app/commits/$1"; }
 
 step "starting control plane, Envoy and stand-in"
 "${composed[@]}" up -d --no-build envoy stand-in >"$dir/up.log" 2>&1 || die "$(cat "$dir/up.log")"
@@ -257,7 +257,7 @@ env_is_shipped() {
 check the_example_has_what_sallyport_env_prints env_is_shipped
 
 stranger_is_refused() {
-    get stranger https://api.github.com/repos/acme/app/stranger >"$dir/answer" || return 1
+    get stranger https://api.github.com/repos/acme/app/commits/stranger >"$dir/answer" || return 1
     cat "$dir/answer"
     grep -q '^HTTP/2 403' "$dir/answer" && grep -q 'identity.unknown' "$dir/answer"
 }
@@ -265,7 +265,7 @@ check an_unregistered_sandbox_is_refused_and_told_so stranger_is_refused
 
 check registering_by_exec in_ control-plane sallyport container add --ip "$SALLYPORT_SANDBOX_IP" --repo acme/app
 served() {
-    get sandbox "https://api.github.com/repos/acme/app/$1" >"$dir/answer" || return 1
+    get sandbox "https://api.github.com/repos/acme/app/commits/$1" >"$dir/answer" || return 1
     cat "$dir/answer"
     grep -q '^HTTP/2 200' "$dir/answer" && grep -q "^x-seen-authorization: Bearer $token" "$dir/answer"
 }
@@ -334,7 +334,7 @@ check envoy_was_not_restarted_for_it same_envoy
 printf 'egress: []\n' >"$dir/config/policy.new"
 mv "$dir/config/policy.new" "$dir/config/policy.yaml"
 policy_applies() {
-    get sandbox https://api.github.com/repos/acme/app/late >"$dir/answer" && grep -q 'egress.host' "$dir/answer"
+    get sandbox https://api.github.com/repos/acme/app/commits/late >"$dir/answer" && grep -q 'egress.host' "$dir/answer"
 }
 check a_change_of_the_mounted_policy_is_applied within 10 policy_applies
 
