@@ -41,11 +41,12 @@ pub struct Outcome {
     pub memory: usize,
 }
 
-/// Inspects a whole push. Panics when it stays without a verdict, or when what it lets pass is not the body.
+/// Inspects a whole push. Panics when it stays without a verdict, when it goes back on
+/// one, or when what it lets pass is not the body.
 pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Server) -> Outcome {
     let mut asked: Vec<(usize, Question)> = Vec::new();
     let (mut passed, mut fed, mut questions, mut memory) = (0, 0, 0, 0);
-    let mut early = 0;
+    let (mut early, mut released) = (0, false);
     let chunks: Vec<&[u8]> = body.chunks(pace.chunk).collect();
     for (at, chunk) in chunks.iter().enumerate() {
         let pass = push.feed(chunk);
@@ -57,7 +58,10 @@ pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Serve
             // Nothing goes on before the names are judged.
             Standing::Unjudged | Standing::Refused(_) => {}
             Standing::Pending => early = passed,
-            Standing::Allowed => assert_eq!(passed + push.held().len(), fed),
+            Standing::Allowed => {
+                assert_eq!(passed + push.held().len(), fed);
+                released = true;
+            }
         }
         if !matches!(push.standing(), Standing::Refused(_)) {
             assert!(push.held().len() <= git_wire::pack::TRAILER);
@@ -77,19 +81,25 @@ pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Serve
         }
     }
     push.finish();
-    for (_, question) in asked {
-        answer(&mut push, &question, server);
-    }
+    released |= push.standing() == Standing::Allowed;
+    let mut asked: Vec<_> = asked.into_iter().map(|(_, question)| question).collect();
     while let Some(question) = push.take_question() {
         questions += 1;
+        asked.push(question);
+    }
+    for question in asked {
         answer(&mut push, &question, server);
+        released |= push.standing() == Standing::Allowed;
     }
     let refusal = match push.standing() {
         Standing::Allowed => {
             assert_eq!(passed + push.held().len(), body.len(), "all of it goes on");
             None
         }
-        Standing::Refused(refusal) => Some(refusal.clone()),
+        Standing::Refused(refusal) => {
+            assert!(!released, "what was let go is refused");
+            Some(refusal.clone())
+        }
         other => panic!("no verdict: {other:?}"),
     };
     Outcome { refusal, passed: early, questions, memory }
