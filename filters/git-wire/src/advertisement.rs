@@ -17,6 +17,7 @@ pub struct Rewriter {
     /// What has come and is not handed on yet; `None` once the capabilities have passed.
     pending: Option<Vec<u8>>,
     done: bool,
+    format: Option<String>,
 }
 
 impl Rewriter {
@@ -41,8 +42,14 @@ impl Rewriter {
         let mut out = pending.get(..start).unwrap_or_default().to_vec();
         let line = pending.get(start.saturating_add(4)..end).unwrap_or_default();
         pktline::write(&mut out, &changed(line)?);
+        self.format = format(line);
         out.extend_from_slice(pending.get(end..).unwrap_or_default());
         Ok(out)
+    }
+
+    /// How the objects are named, where the server says that and it is not by SHA-1.
+    pub fn other_format(&self) -> Option<&str> {
+        self.format.as_deref()
     }
 
     /// Whether the answer may end here.
@@ -90,6 +97,13 @@ fn changed(line: &[u8]) -> Result<Vec<u8>, Malformed> {
         out.push(b'\n');
     }
     if out.len().saturating_add(4) > pktline::MAX { Err(Malformed) } else { Ok(out) }
+}
+
+fn format(line: &[u8]) -> Option<String> {
+    let capabilities = line.split(|byte| *byte == 0 || byte.is_ascii_whitespace());
+    let other =
+        capabilities.filter_map(|word| word.strip_prefix(b"object-format=")).find(|format| *format != b"sha1")?;
+    Some(String::from_utf8_lossy(other).into_owned())
 }
 
 #[cfg(test)]
@@ -152,6 +166,20 @@ mod tests {
                 let fed = body(end).chunks(size).try_for_each(|chunk| rewriter.feed(chunk).map(|_| ()));
                 assert_eq!(fed.is_ok(), good, "{end} {size}");
             }
+        }
+    }
+
+    #[test]
+    fn the_format_of_the_objects_names_is_known() {
+        for (capabilities, other) in [
+            ("report-status agent=a", None),
+            ("report-status object-format=sha1 agent=a", None),
+            ("report-status object-format=sha256", Some("sha256")),
+        ] {
+            let mut rewriter = Rewriter::default();
+            let first = format!("{} capabilities^{{}}\0{capabilities}\n", "0".repeat(64));
+            rewriter.feed(&advertisement(&[&first], &[])).unwrap();
+            assert_eq!(rewriter.other_format(), other, "{capabilities}");
         }
     }
 

@@ -439,6 +439,7 @@ impl Stream {
         let Some(seen) = advertisement.waiting else { return Ok(Action::Continue) };
         let fresh = host::response_body_part(seen, size.saturating_sub(seen))?;
         let out = advertisement.rewriter.feed(&fresh).map_err(|_| odd_advertisement())?;
+        push::judge_advertisement(&advertisement.rewriter)?;
         if out.is_empty() {
             if end {
                 return Err(odd_advertisement());

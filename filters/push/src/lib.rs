@@ -11,6 +11,7 @@
 mod inspection;
 mod refusal;
 
+use git_wire::advertisement::Rewriter;
 use policy::{Denial, Stage};
 
 pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
@@ -34,6 +35,17 @@ pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
         return Err(Denial::forbidden(Stage::Push, "push.encoding", reason));
     }
     Ok(())
+}
+
+/// Judges what a push to a repository would have to be by the server's list of refs, before there is one: git prints this
+/// refusal, and not that of a push which it can't read a report of.
+///
+/// # Errors
+/// The refusal.
+pub fn judge_advertisement(seen: &Rewriter) -> Result<(), Denial> {
+    let Some(format) = seen.other_format() else { return Ok(()) };
+    let reason = format!("the repository's object format is {format}; only sha1 can be pushed through the gateway");
+    Err(Denial::forbidden(Stage::Push, "push.format", reason))
 }
 
 pub use git_wire::Oid;
