@@ -6,28 +6,15 @@ use serde_json::Value;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 use test_support::gateway::container_id;
 use test_support::upstream::{Visibility, git};
-use test_support::{Finished, Rig, Sandbox, TOKEN, secrets, skip};
+use test_support::worktree::gits;
+use test_support::{Finished, Rig, Sandbox, TOKEN, secrets};
 
 fn rig() -> &'static Rig {
     static RIG: OnceLock<Rig> = OnceLock::new();
     RIG.get_or_init(Rig::start)
-}
-
-/// The git on PATH and the system's own, where that is another.
-fn gits() -> Vec<String> {
-    let found = Finished::of(Command::new("sh").args(["-c", "command -v git"])).success().stdout;
-    let mut gits = vec![found.trim().to_owned()];
-    let same = fs::canonicalize(&gits[0]).ok() == fs::canonicalize("/usr/bin/git").ok();
-    if !same && Path::new("/usr/bin/git").exists() {
-        gits.push("/usr/bin/git".to_owned());
-    } else {
-        skip("git_and_curl with a second version of git", "there is only one git on this machine");
-    }
-    gits
 }
 
 fn basic() -> Vec<u8> {

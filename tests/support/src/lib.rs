@@ -14,11 +14,13 @@ pub mod sandbox;
 pub mod secrets;
 pub mod upstream;
 pub mod ways;
+pub mod worktree;
 
 pub use client::{Answer, Client, Http};
 pub use gateway::Gateway;
 pub use sandbox::{Curled, Finished, Sandbox};
 pub use upstream::{Recorded, Upstream};
+pub use worktree::{Git, Worktree};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
