@@ -69,7 +69,8 @@ impl Work {
     /// A new commit with these parents, and a file of `text`.
     pub fn commit(&self, parents: &[&str], text: &str) -> String {
         let blob = self.name(&["hash-object", "-w", "--stdin"], text.as_bytes());
-        self.of_blob(parents, &blob, text)
+        let message: String = text.chars().take(40).collect();
+        self.of_blob(parents, &blob, &message)
     }
 
     /// The same with a file of so many random bytes, stored as they are.
