@@ -40,6 +40,10 @@ if [[ -z "${ENVOY_BIN:-}" ]]; then ENVOY_BIN=$(command -v envoy || true); fi
 [[ -x "${ENVOY_BIN:-}" ]] || { echo "no Envoy: set ENVOY_BIN or run 'make build' first" >&2; exit 2; }
 export ENVOY_BIN
 
+# Other clients than git, for the tests of push.
+GIT_CLIENTS=$(tests/support/git-clients.sh 2>/dev/null || true)
+export GIT_CLIENTS
+
 # Tests name here what they could not do on this machine; cargo hides the output of tests that pass.
 SALLYPORT_SKIPPED=$(mktemp)
 export SALLYPORT_SKIPPED

@@ -550,3 +550,51 @@ fn a_slow_upload_passes() {
         assert_eq!(place.refs()[X], place.revision("HEAD"));
     }
 }
+
+const DULWICH: &str = "
+import sys
+from dulwich import porcelain
+porcelain.push('.', sys.argv[1], 'refs/heads/sandbox/x', force=True)
+";
+
+const LIBGIT2: &str = "
+import sys, pygit2
+class Shown(pygit2.RemoteCallbacks):
+    def sideband_progress(self, text):
+        print(text)
+    def push_update_reference(self, name, message):
+        print(name, message)
+remote = pygit2.Repository('.').remotes.create_anonymous(sys.argv[1])
+remote.push(['+refs/heads/sandbox/x'], callbacks=Shown(), proxy=True)
+";
+
+#[test]
+fn other_clients_than_git_push_and_are_told_why_not() {
+    let python = std::env::var("GIT_CLIENTS").unwrap_or_default();
+    if python.is_empty() {
+        skip("pushes by dulwich and libgit2", "python3 with venv, or PyPI, can't be had");
+        return;
+    }
+    let sandbox = rig().sandbox();
+    for program in [DULWICH, LIBGIT2] {
+        let place = worktree(&sandbox, &Git::all()[0], json!({}));
+        let push = || {
+            let mut command = sandbox.command(&python);
+            let pushed = Finished::of(command.current_dir(&place.directory).args(["-c", program, &place.url()]));
+            format!("{}{}", pushed.stdout, pushed.stderr)
+        };
+        for before in ["first", "change two"] {
+            place.sh(before).success();
+            let said = push();
+            assert_eq!(place.refs().get(X), Some(&place.revision("HEAD")), "{said}");
+        }
+        place.sh("git commit -q --amend -m other").success();
+        let (refs, objects) = (place.refs(), place.objects());
+        let said = push();
+        place.settled();
+        assert_eq!((place.refs(), place.objects()), (refs, objects), "{said}");
+        for text in ["push refused (rule push.force)", "is not a fast-forward"] {
+            assert!(said.contains(text), "{said}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Prints a Python that has other clients of git than git, dulwich and libgit2, for the tests of push.rs: a virtual
+# environment in target/, made from PyPI at the first time. Fails where Python or PyPI can't be had.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly packages=(dulwich==1.2.21 pygit2==1.21.0)
+readonly place=$root/target/git-clients
+
+if [[ ! -e $place/made ]]; then
+    rm -rf "$place"
+    python3 -m venv "$place" >&2
+    "$place/bin/pip" install --quiet --disable-pip-version-check --retries 1 --timeout 10 "${packages[@]}" >&2
+    touch "$place/made"
+fi
+echo "$place/bin/python"
