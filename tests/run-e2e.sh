@@ -40,6 +40,10 @@ if [[ -z "${ENVOY_BIN:-}" ]]; then ENVOY_BIN=$(command -v envoy || true); fi
 [[ -x "${ENVOY_BIN:-}" ]] || { echo "no Envoy: set ENVOY_BIN or run 'make build' first" >&2; exit 2; }
 export ENVOY_BIN
 
+# Another gh than the machine's, for the tests of gh.
+NEWER_GH=$(tests/support/newer-gh.sh || true)
+export NEWER_GH
+
 # Other clients than git, for the tests of push.
 GIT_CLIENTS=$(tests/support/git-clients.sh 2>/dev/null || true)
 export GIT_CLIENTS

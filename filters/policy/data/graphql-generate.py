@@ -95,7 +95,7 @@ LISTED = {
 # Views of what may belong to somebody else. A field of them leads to the view of a type where there is one.
 NARROW = {
     "Repository": "id databaseId name nameWithOwner owner viewerPermission defaultBranchRef isPrivate isFork isArchived "
-    "isInOrganization visibility url description hasIssuesEnabled hasWikiEnabled",
+    "isInOrganization visibility url sshUrl description hasIssuesEnabled hasWikiEnabled",
     "Ref": "id name",
     "Issue": "id number url state closed repository",
     "PullRequest": "id number url state closed isDraft merged repository",

@@ -6,21 +6,23 @@ use test_support::{Finished, Rig, Sandbox, skip};
 
 const REPO: &str = "acme/app";
 
-fn gh(sandbox: &Sandbox, args: &[&str]) -> Finished {
-    let mut command = sandbox.command("gh");
+fn gh(sandbox: &Sandbox, program: &str, args: &[&str]) -> Finished {
+    let mut command = sandbox.command(program);
     // gh keeps some answers there for a day.
     command.env("TMPDIR", &sandbox.home);
     command.env("GH_NO_UPDATE_NOTIFIER", "1").env("NO_COLOR", "1").env("GH_PROMPT_DISABLED", "1").args(args);
     Finished::of(&mut command)
 }
 
-/// `gh` and its version; the tests are skipped, and named, where it is not installed.
-fn installed() -> bool {
-    let version = Command::new("gh").arg("--version").output();
-    if version.is_err() {
-        skip("gh", "gh is not installed");
+/// The machine's `gh` and a newer one; what is not there is named.
+fn programs() -> Vec<String> {
+    let newer = std::env::var("NEWER_GH").unwrap_or_default();
+    let there = |program: &&str| Command::new(program).arg("--version").output().is_ok();
+    let (found, missing): (Vec<_>, Vec<_>) = ["gh", newer.as_str()].into_iter().partition(there);
+    for program in missing {
+        skip("gh", if program == "gh" { "gh is not installed" } else { "there is no newer gh than the machine's" });
     }
-    version.is_ok()
+    found.into_iter().map(str::to_owned).collect()
 }
 
 /// A rig whose sandbox has its repository with GitHub's number for it, as a registration may bring it.
@@ -38,10 +40,13 @@ fn rig() -> (Rig, Sandbox) {
 
 #[test]
 fn what_an_agent_works_with_works() {
-    if !installed() {
-        return;
+    for program in programs() {
+        let (_rig, sandbox) = rig();
+        works(&sandbox, &program);
     }
-    let (_rig, sandbox) = rig();
+}
+
+fn works(sandbox: &Sandbox, program: &str) {
     let mut wrong = Vec::new();
     for args in [
         &["auth", "status"][..],
@@ -59,9 +64,9 @@ fn what_an_agent_works_with_works() {
         &["api", "repos/acme/app/pulls", "-X", "GET", "-f", "state=open"],
         &["api", "graphql", "-f", "query={viewer{login}}"],
     ] {
-        let finished = gh(&sandbox, args);
+        let finished = gh(sandbox, program, args);
         if finished.code != Some(0) {
-            wrong.push(format!("gh {}: {finished:?}", args.join(" ")));
+            wrong.push(format!("{program} {}: {finished:?}", args.join(" ")));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -69,10 +74,13 @@ fn what_an_agent_works_with_works() {
 
 #[test]
 fn what_is_refused_says_why() {
-    if !installed() {
-        return;
+    for program in programs() {
+        let (rig, sandbox) = rig();
+        refused(&rig, &sandbox, &program);
     }
-    let (rig, sandbox) = rig();
+}
+
+fn refused(rig: &Rig, sandbox: &Sandbox, program: &str) {
     std::fs::write(sandbox.home.join("key.pub"), "ssh-ed25519 AAAA a@b\n").unwrap();
     let mut wrong = Vec::new();
     for (args, doing) in [
@@ -81,20 +89,21 @@ fn what_is_refused_says_why() {
         (&["pr", "merge", "7", "-R", REPO, "--merge", "--auto"], "merging pull requests"),
         (&["pr", "merge", "7", "-R", REPO, "--merge", "--admin"], "merging pull requests"),
         (&["release", "create", "v1", "-R", REPO, "--notes", "n"], "publishing releases"),
-        (&["repo", "delete", REPO, "--confirm"], "changing a repository's settings"),
-        (&["repo", "edit", REPO, "--visibility", "public"], "changing a repository's settings"),
+        (&["repo", "delete", REPO, "--yes"], "changing a repository's settings"),
+        (&["repo", "edit", REPO, "--description", "d"], "changing a repository's settings"),
         (&["repo", "fork", REPO, "--clone=false"], "carrying content"),
         (&["secret", "set", "S", "-R", REPO, "--body", "x"], "reading a repository's settings"),
         (&["workflow", "run", "ci.yml", "-R", REPO], "running workflows"),
-        (&["ssh-key", "add", "key.pub"], "changing organisations and accounts"),
+        // A newer gh looks first whether the key is there.
+        (&["ssh-key", "add", "key.pub"], " organisations and accounts"),
         (&["gist", "create", "-f", "x", "/etc/hostname"], "carrying content"),
         (&["api", "-X", "PUT", "repos/acme/app/pulls/7/merge"], "merging pull requests"),
         (&["api", "repos/acme/other"], "not one of the repositories"),
     ] {
-        let finished = gh(&sandbox, args);
+        let finished = gh(sandbox, program, args);
         let told = format!("{}{}", finished.stdout, finished.stderr);
         if finished.code == Some(0) || !told.contains(doing) {
-            wrong.push(format!("gh {}: {finished:?}", args.join(" ")));
+            wrong.push(format!("{program} {}: {finished:?}", args.join(" ")));
         }
     }
     let written = rig.upstream.requests().into_iter().filter(|request| {
