@@ -63,8 +63,8 @@ pub(super) struct Pranks {
 }
 
 impl Upstream {
-    /// From now on this answers what is asked of the API below `/repos/` in paths that begin with `below`; `None`: what
-    /// is true does.
+    /// From now on this answers what is asked of the API below `/repos/` in paths that begin with `below`, of several the
+    /// longest; `None`: what is true does.
     pub fn set_api(&self, below: &str, answer: Option<Api>) {
         let mut api = self.shared.pranks.api.lock().unwrap();
         match answer {
@@ -88,7 +88,8 @@ pub(super) async fn api(shared: &Shared, below: &str) -> Option<Response<Body>> 
     loop {
         let set = {
             let api = shared.pranks.api.lock().unwrap();
-            api.iter().find(|(path, _)| below.starts_with(path.as_str())).map(|(_, answer)| *answer)
+            let fitting = api.iter().filter(|(path, _)| below.starts_with(path.as_str()));
+            fitting.max_by_key(|(path, _)| path.len()).map(|(_, answer)| *answer)
         };
         match set? {
             Api::Status(status) => return Some(text(status, "{\"message\": \"not now\"}")),
