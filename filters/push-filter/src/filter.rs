@@ -171,6 +171,13 @@ fn full(_: Full) -> Stop {
     Denial { status: 429, ..Denial::forbidden(Stage::Push, "limit.pushes", reason) }.into()
 }
 
+/// Ends a stream of which something can't be kept from the server.
+fn not_dropped(error: host::Error) -> Action {
+    host::log(Level::Error, &format!("push: what is refused can't be dropped: {error}"));
+    let _ended = host::reset_request();
+    Action::Pause
+}
+
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
         let outcome = self.head(end);
@@ -181,8 +188,9 @@ impl HttpContext for Stream {
         match &mut self.kind {
             Request::Dropping { flowing, .. } => {
                 let flowing = *flowing;
-                // What was dropped is not sent, whatever comes of this.
-                let _dropped = host::drop_request_body(size);
+                if let Err(error) = host::drop_request_body(size) {
+                    return not_dropped(error);
+                }
                 match (end, flowing) {
                     (true, _) => self.answer(),
                     // Paused, Envoy would keep the stream's buffer, and end what outgrows it.
@@ -193,8 +201,10 @@ impl HttpContext for Stream {
             }
             Request::Push(_) => {
                 let outcome = self.body(size, end);
-                if outcome.is_err() {
-                    let _dropped = host::drop_request_body(size);
+                if outcome.is_err()
+                    && let Err(error) = host::drop_request_body(size)
+                {
+                    return not_dropped(error);
                 }
                 self.done(outcome, end)
             }
@@ -384,10 +394,11 @@ impl Stream {
     /// Asks what is to be asked, and says whether the push is allowed.
     fn proceed(&mut self) -> Result<bool, Stop> {
         let Request::Push(push) = &mut self.kind else { return Ok(false) };
-        match push.inspection.take_question() {
-            None => {}
-            Some(Question::Refs(refs)) => push.refs = Some(push.read_refs(refs)?),
-            Some(Question::Descents(asked)) => push.descents = Some((push.descends(&asked)?, asked)),
+        while let Some(question) = push.inspection.take_question() {
+            match question {
+                Question::Refs(refs) => push.refs = Some(push.read_refs(refs)?),
+                Question::Descents(asked) => push.descents = Some((push.descends(&asked)?, asked)),
+            }
         }
         match push.inspection.standing() {
             Standing::Refused(refusal) => Err(refusal.denial.clone().into()),

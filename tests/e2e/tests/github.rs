@@ -3,11 +3,11 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use test_support::gateway::policy;
-use test_support::upstream::HOSTS;
+use test_support::upstream::{HOSTS, graphql};
 use test_support::{Answer, Finished, Http, Rig, Sandbox, client, raw, scratch};
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/github/bypass-cases.jsonl");
@@ -112,4 +112,34 @@ async fn every_way_round_has_the_verdict_that_is_expected_and_what_is_refused_ne
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused() {
+    let rig = Rig::start();
+    let sandbox = rig.sandbox();
+    let record = json!({
+        "container_ip": sandbox.address, "container_id": "box",
+        "repos": [{"name": "acme/app", "id": graphql::REPO_ID, "default_branch": "main"}],
+    });
+    assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 201);
+    let comment = |id: &str| {
+        let query = "mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}";
+        let body = json!({"query": query, "variables": {"i": {"subjectId": id, "body": "a comment"}}}).to_string();
+        let case = json!({"method": "POST", "headers": {"content-type": "application/json"}, "body": body});
+        request(&case, "api.github.com", "/graphql")
+    };
+    let asked = |own: bool| {
+        let requests = rig.upstream.requests_with("api.github.com/graphql");
+        requests.iter().filter(|request| request.is_own() == own).count()
+    };
+    let mut stream = client::tls(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
+    for passed in 1..=2 {
+        let answer = raw::ask(&mut stream, &comment(graphql::PULL_REQUEST)).await.unwrap();
+        assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{answer:?}");
+        assert_eq!((asked(true), asked(false)), (1, passed), "GitHub is asked once");
+    }
+    let answer = raw::ask(&mut stream, &comment(graphql::FORGED)).await.unwrap();
+    assert_eq!((answer.status, answer.rule.as_deref()), (403, Some("github.node")), "{answer:?}");
+    assert_eq!((asked(true), asked(false)), (2, 2));
 }

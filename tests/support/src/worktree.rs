@@ -38,7 +38,7 @@ pub struct Git {
     pub http: &'static str,
 }
 
-/// The git on PATH and the system's own, where that is another.
+/// The git on PATH, the system's own where that is another, and the one in `OPENSSL_GIT` (`openssl-git.sh`).
 pub fn gits() -> Vec<String> {
     let found = Finished::of(Command::new("sh").args(["-c", "command -v git"])).success().stdout;
     let mut gits = vec![found.trim().to_owned()];
@@ -48,6 +48,7 @@ pub fn gits() -> Vec<String> {
     } else {
         skip("a second version of git", "there is only one git on this machine");
     }
+    gits.extend(std::env::var("OPENSSL_GIT").ok().filter(|git| !git.is_empty()));
     gits
 }
 

@@ -9,6 +9,8 @@ pub const REPO: &str = "R_kgDOAWBufw";
 pub const REPO_ID: u64 = 23_096_959;
 /// The pull request's.
 pub const PULL_REQUEST: &str = "PR_kwDOAWBuf84Bh4UQ";
+/// One that says it is that repository's as well, and is another's.
+pub const FORGED: &str = "PR_kwDOAWBuf84Bh4UR";
 /// The issue's.
 pub const ISSUE: &str = "I_kwDOAWBuf84DDmhc";
 
@@ -31,6 +33,7 @@ fn nodes(request: &Value) -> Vec<Value> {
         .map(|id| match id.as_str().unwrap_or_default() {
             REPO => json!({"__typename": "Repository", "id": id, "databaseId": REPO_ID}),
             PULL_REQUEST => json!({"__typename": "PullRequest", "id": id, "repository": {"databaseId": REPO_ID}}),
+            FORGED => json!({"__typename": "PullRequest", "id": id, "repository": {"databaseId": 5}}),
             ISSUE => json!({"__typename": "Issue", "id": id, "repository": {"databaseId": REPO_ID}}),
             reference if reference.starts_with("REF_") => json!({
                 "__typename": "Ref", "id": id, "name": "sandbox/x", "prefix": "refs/heads/",
