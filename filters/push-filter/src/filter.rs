@@ -394,11 +394,11 @@ impl Stream {
     /// Asks what is to be asked, and says whether the push is allowed.
     fn proceed(&mut self) -> Result<bool, Stop> {
         let Request::Push(push) = &mut self.kind else { return Ok(false) };
-        while let Some(question) = push.inspection.take_question() {
-            match question {
-                Question::Refs(refs) => push.refs = Some(push.read_refs(refs)?),
-                Question::Descents(asked) => push.descents = Some((push.descends(&asked)?, asked)),
-            }
+        // One after the other: where a ref is says more than what descends from where it is not.
+        match push.inspection.take_question() {
+            None => {}
+            Some(Question::Refs(refs)) => push.refs = Some(push.read_refs(refs)?),
+            Some(Question::Descents(asked)) => push.descents = Some((push.descends(&asked)?, asked)),
         }
         match push.inspection.standing() {
             Standing::Refused(refusal) => Err(refusal.denial.clone().into()),
