@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::try_join_all;
 use policy::Repo;
+use policy::push::MAX_REFS;
+use push::{MAX_BOUNDARY, Oid};
 use registry_proto::address_of;
 use registry_proto::push::push_server::{Push as Service, PushServer};
 use registry_proto::push::{DescendsRequest, DescendsResponse, Descent, ReadRefsRequest, ReadRefsResponse, Ref};
@@ -19,14 +21,6 @@ use super::client::{Answer, Client};
 use super::recent::Recent;
 use crate::containers::registry::Registry;
 
-/// Refs in one call. A push may move that many; each is a request to GitHub.
-const MAX_REFS: usize = 20;
-/// Descents in one call: one for each ref that a push may move.
-const MAX_DESCENTS: usize = 20;
-/// Commits of one descent. They are where the walk from a ref's new commit leaves the pack: one for each line of
-/// history that was merged into it. Each may be a request to GitHub.
-const MAX_COMMITS: usize = 16;
-
 /// The service.
 #[derive(Debug)]
 pub struct Push {
@@ -34,9 +28,6 @@ pub struct Push {
     client: Arc<Client>,
     descents: Mutex<Recent<Known>>,
 }
-
-/// An object's name.
-type Oid = [u8; 20];
 
 /// A repository in lower case, and an ancestor and a commit that GitHub has found in it.
 type Known = (String, Oid, Oid);
@@ -115,7 +106,6 @@ impl Push {
         if keys.iter().any(|key| self.descents().holds(key)) {
             return Ok(true);
         }
-        // The first that is likely: the filter names them in the order of its walk.
         for key in keys {
             if self.compare(repo, ancestor, &key.2).await? {
                 self.descents().insert(key);
@@ -134,7 +124,7 @@ impl Push {
         // "The list of changed files is only shown on the first page of results" (docs.github.com, "Compare two
         // commits"), and with it up to 300 patches. The second page, with one commit or none, has all that is read
         // here, which the API's description requires of every page.
-        let path = format!("/repos/{repo}/compare/{}...{}?per_page=1&page=2", hex(ancestor), hex(commit));
+        let path = format!("/repos/{repo}/compare/{ancestor}...{commit}?per_page=1&page=2");
         let answer = self.get(repo, &path).await?;
         ahead(ancestor, &answer).map_err(|why| not_now(repo, &why))
     }
@@ -195,12 +185,12 @@ fn claims(refs: Vec<Ref>) -> Result<Vec<Claim>, String> {
 }
 
 fn questions(descents: Vec<Descent>) -> Result<Vec<Question>, String> {
-    if descents.is_empty() || descents.len() > MAX_DESCENTS {
-        return Err(format!("a request has 1 to {MAX_DESCENTS} descents"));
+    if descents.is_empty() || descents.len() > MAX_REFS {
+        return Err(format!("a request has 1 to {MAX_REFS} descents"));
     }
     let question = |descent: Descent| {
-        if descent.commits.is_empty() || descent.commits.len() > MAX_COMMITS {
-            return Err(format!("a descent has 1 to {MAX_COMMITS} commits"));
+        if descent.commits.is_empty() || descent.commits.len() > MAX_BOUNDARY {
+            return Err(format!("a descent has 1 to {MAX_BOUNDARY} commits"));
         }
         let commits = descent.commits.iter().map(|commit| oid(commit)).collect::<Result<_, _>>()?;
         Ok(Question { ancestor: oid(&descent.ancestor)?, commits })
@@ -209,11 +199,13 @@ fn questions(descents: Vec<Descent>) -> Result<Vec<Question>, String> {
 }
 
 fn oid(bytes: &[u8]) -> Result<Oid, String> {
-    bytes.try_into().map_err(|_| format!("an object's name has 20 bytes, not {}", bytes.len()))
+    let name =
+        <[u8; 20]>::try_from(bytes).map_err(|_| format!("an object's name has 20 bytes, not {}", bytes.len()))?;
+    Ok(Oid::from(name))
 }
 
 fn as_ref(name: &str, object: Option<Oid>) -> Ref {
-    Ref { name: name.to_owned(), object: object.map(Vec::from).unwrap_or_default() }
+    Ref { name: name.to_owned(), object: object.map(|oid| oid.as_bytes().to_vec()).unwrap_or_default() }
 }
 
 /// A ref of GitHub's.
@@ -250,7 +242,9 @@ fn ref_of(name: &str, answer: &Answer) -> Result<Option<Oid>, String> {
     if raw.r#ref != name {
         return Err(format!("it answers with {:?} for {name}", raw.r#ref));
     }
-    from_hex(&raw.object.sha).map(Some).ok_or_else(|| format!("{:?} is no object's name", raw.object.sha))
+    Oid::from_hex(raw.object.sha.as_bytes())
+        .map(Some)
+        .ok_or_else(|| format!("{:?} is no object's name", raw.object.sha))
 }
 
 fn empty_repository(body: &[u8]) -> bool {
@@ -287,31 +281,11 @@ fn ahead(ancestor: &Oid, answer: &Answer) -> Result<bool, String> {
     match raw.status {
         // With another base, GitHub has compared something else than what was named: what a tag's object points to, or
         // a ref that is called like an object.
-        Position::Ahead | Position::Identical => Ok(from_hex(&raw.merge_base_commit.sha).as_ref() == Some(ancestor)),
+        Position::Ahead | Position::Identical => {
+            Ok(Oid::from_hex(raw.merge_base_commit.sha.as_bytes()).as_ref() == Some(ancestor))
+        }
         Position::Behind | Position::Diverged => Ok(false),
     }
-}
-
-fn hex(oid: &Oid) -> String {
-    oid.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An object's name of 40 digits, in lower case as git and GitHub write it.
-fn from_hex(text: &str) -> Option<Oid> {
-    let digits: Vec<u8> = text
-        .bytes()
-        .map(|byte| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        })
-        .collect::<Option<_>>()?;
-    if digits.len() != 40 {
-        return None;
-    }
-    let bytes: Vec<u8> =
-        digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |sum, digit| (sum << 4) | digit)).collect();
-    bytes.try_into().ok()
 }
 
 /// A ref's name in a path: all but RFC 3986's unreserved characters and the slash as `%XX`.
@@ -633,13 +607,13 @@ mod tests {
     async fn a_request_has_no_more_descents_and_commits_than_are_asked_for() {
         let rig = Rig::start(comparisons).await;
         let push = service(&rig).await;
-        let most = vec![(5, &[6; MAX_COMMITS][..]); MAX_DESCENTS];
-        assert_eq!(descends(&push, "acme/app", &most).await, Ok(vec![false; MAX_DESCENTS]));
+        let most = vec![(5, &[6; MAX_BOUNDARY][..]); MAX_REFS];
+        assert_eq!(descends(&push, "acme/app", &most).await, Ok(vec![false; MAX_REFS]));
         let invalid = Err(Code::InvalidArgument);
         assert_eq!(descends(&push, "acme/app", &[]).await, invalid);
         assert_eq!(descends(&push, "acme/app", &[&most[..], &[(1, &[1])]].concat()).await, invalid);
         assert_eq!(descends(&push, "acme/app", &[(1, &[1]), (1, &[])]).await, invalid);
-        assert_eq!(descends(&push, "acme/app", &[(1, &[1; MAX_COMMITS + 1])]).await, invalid);
+        assert_eq!(descends(&push, "acme/app", &[(1, &[1; MAX_BOUNDARY + 1])]).await, invalid);
         for length in [0, 19, 21] {
             for (ancestor, commit) in [(length, 20), (20, length)] {
                 let descents = vec![Descent { ancestor: vec![1; ancestor], commits: vec![vec![1; commit]] }];
@@ -654,8 +628,5 @@ mod tests {
     fn a_name_in_a_path_is_that_name() {
         assert_eq!(encoded("heads/a-b_c.d~/E1"), "heads/a-b_c.d~/E1");
         assert_eq!(encoded("heads/#1%41&\"<>{|}?"), "heads/%231%2541%26%22%3C%3E%7B%7C%7D%3F");
-        for byte in [0x00, 0x0f, 0xf0, 0xab] {
-            assert_eq!(from_hex(&hex(&[byte; 20])), Some([byte; 20]));
-        }
     }
 }

@@ -258,6 +258,13 @@ pub fn respond(response: &Response<'_>) -> Result<(), Error> {
 
 // Properties: what Envoy knows of a request, and what an earlier filter noted about it.
 
+/// Where what the audit says of a request lies, for the stages and for the access log: filter state
+/// `wasm.sallyport.audit`.
+pub const AUDIT: [&str; 1] = ["sallyport.audit"];
+
+/// Where the identity filter leaves the record by which a request to one of GitHub's hosts has passed.
+pub const CONTAINER: [&str; 1] = ["sallyport.container"];
+
 /// The property at `path`, as Envoy serialises it: text as its bytes, numbers as 8 bytes little-endian. `None` when
 /// there is none.
 ///

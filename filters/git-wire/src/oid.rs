@@ -74,5 +74,9 @@ mod tests {
             assert_eq!(Oid::from_any_hex(odd.as_bytes()), None, "{odd}");
         }
         assert_eq!(Oid::from([0; 20]).or_none(), None);
+        for byte in [0x00, 0x0f, 0xf0, 0xab] {
+            let oid = Oid::from([byte; 20]);
+            assert_eq!(Oid::from_hex(oid.to_string().as_bytes()), Some(oid));
+        }
     }
 }

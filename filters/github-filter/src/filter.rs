@@ -4,7 +4,7 @@
 //! **Invariant:** a request leaves this filter only through [`Stream::pass`], with what was understood of it; every
 //! error on the way there becomes a refusal.
 
-use envoy_host::{self as host, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
 use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
 use policy::{Container, Denial, Form, HostName, Note, Stage};
 use prost::Message;
@@ -17,10 +17,6 @@ use std::time::Duration;
 const CONFIRM: Method<'_> = Method { cluster: "control-plane", service: "sallyport.github.v1.GitHub", name: "Confirm" };
 /// How long a request waits for what has to be confirmed with GitHub.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Where the audit's line lies for the access log; the identity filter has put it there.
-const AUDIT: [&str; 1] = ["sallyport.audit"];
-/// Where the identity filter leaves the record by which a request to one of GitHub's hosts has passed.
-const CONTAINER: [&str; 1] = ["sallyport.container"];
 
 /// The root context.
 #[derive(Default)]

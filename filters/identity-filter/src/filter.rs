@@ -14,7 +14,7 @@ use crate::refused::{Bodies, Refused};
 use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Phase, Progress, Settled, Waiting};
-use envoy_host::{self as host, Direction, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, CONTAINER, Direction, Level, Method, Response};
 use policy::{Authority, Denial, Form, HostName};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -29,10 +29,6 @@ const WATCH: Method<'_> = Method { cluster: "control-plane", service: "sallyport
 const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
 /// How long a request waits for the registry: its answer, or the first snapshot.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Where the audit's line lies for the access log, as filter state `wasm.sallyport.audit`.
-const AUDIT: [&str; 1] = ["sallyport.audit"];
-/// Where the record lies for the stages that judge requests to GitHub.
-const CONTAINER: [&str; 1] = ["sallyport.container"];
 /// Where the request's id lies for Envoy's own answers, which come after the router has removed its header.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 

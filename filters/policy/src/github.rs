@@ -163,10 +163,7 @@ impl Judge {
         }
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
-            Kind::Web => Ok(match hosts::web(method, call.target, &scope)? {
-                Ok(allowed) => Head::Allowed(allowed),
-                Err(ask) => Head::Body(Pending(Kinds::Lfs(ask, call.target.to_vec()))),
-            }),
+            Kind::Web => hosts::web(method, call.target, &scope),
             Kind::LfsStore => lfs::store(method, call.target, &scope).map(Head::Allowed),
             Kind::Codeload => hosts::codeload(method, call.target, &scope).map(Head::Allowed),
             Kind::Api | Kind::Uploads => self.api(call, method, kind == Kind::Uploads, &scope),
@@ -187,8 +184,7 @@ impl Judge {
             Kinds::Graphql => graphql(body, &scope),
             Kinds::Lfs(ask, target) => {
                 let (operation, body) = lfs::body(ask, body, &scope)?;
-                let rule = operation.class.rule();
-                Ok(Allowed { operation, rule, target, body: Some(body), ask: Vec::new() })
+                Ok(Allowed { body: Some(body), ..hosts::passed(operation, &target) })
             }
         }
     }

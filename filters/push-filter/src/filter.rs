@@ -5,7 +5,7 @@
 //! the inspection says that it is allowed. The server's answer waits as long.
 
 use crate::load::{Full, Load, Ticket};
-use envoy_host::{self as host, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
 use policy::github::{Git, Kind, Rules, Service};
 use policy::push::{MAX_REFS, PushRefusal};
 use policy::{Container, Denial, Form, HostName, Note, Stage};
@@ -22,10 +22,6 @@ const READ_REFS: Method<'_> = Method { cluster: "control-plane", service: "sally
 const DESCENDS: Method<'_> = Method { cluster: "control-plane", service: "sallyport.push.v1.Push", name: "Descends" };
 /// How long a push waits for an answer of GitHub's. The control plane gives each call to it ten seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Where the audit's line lies for the access log; the stages before have put theirs there.
-const AUDIT: [&str; 1] = ["sallyport.audit"];
-/// Where the identity filter leaves the record by which a request to one of GitHub's hosts has passed.
-const CONTAINER: [&str; 1] = ["sallyport.container"];
 /// How much of a ref's name the audit holds, in characters; GitHub takes 255 bytes.
 const MAX_NAME: usize = 255;
 const REPORT_TYPE: &str = "application/x-git-receive-pack-result";

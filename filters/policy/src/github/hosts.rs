@@ -1,7 +1,7 @@
 //! GitHub's hosts, and what may be asked of each beside its API.
 
 use super::lfs::{self, Ask};
-use super::{Allowed, Class, Operation, Refused, Scope};
+use super::{Allowed, Class, Head, Kinds, Operation, Pending, Refused, Scope};
 use crate::HostName;
 
 /// What stands behind a host.
@@ -84,11 +84,11 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
     Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
 }
 
-/// git on github.com, of the container's repositories; or what is asked of Git LFS, where the body decides.
+/// git on github.com, and Git LFS, of the container's repositories.
 ///
 /// # Errors
 /// The refusal.
-pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Result<Allowed, Ask>, Refused> {
+pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
         let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
         return Err(Refused::unknown("github.web", reason));
@@ -98,14 +98,18 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Result<Allo
         Service::Advertisement | Service::Push => ("git/receive-pack", Class::WriteRef),
         Service::Lfs(_) => ("lfs", Class::ReadRepo),
     };
-    let mut operation = Operation { name: name.into(), class };
+    let operation = Operation { name: name.into(), class };
     own(scope, &operation, git.owner, git.name)?;
     match git.service {
-        Service::Lfs(ask) if method == "GET" => operation = lfs::judge(ask, scope)?,
-        Service::Lfs(ask) => return Ok(Err(ask)),
-        Service::Upload | Service::Advertisement | Service::Push => _ = scope.operation(&operation)?,
+        Service::Lfs(ask) if method == "GET" => {
+            lfs::judge(ask, scope).map(|known| Head::Allowed(passed(known, target)))
+        }
+        Service::Lfs(ask) => Ok(Head::Body(Pending(Kinds::Lfs(ask, target.to_vec())))),
+        Service::Upload | Service::Advertisement | Service::Push => {
+            scope.operation(&operation)?;
+            Ok(Head::Allowed(passed(operation, target)))
+        }
     }
-    Ok(Ok(passed(operation, target)))
 }
 
 /// Archives of the container's repositories, where GitHub's API redirects to.
@@ -148,7 +152,8 @@ fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Res
     Err(Refused::of(operation, "github.repo", reason))
 }
 
-fn passed(operation: Operation, target: &[u8]) -> Allowed {
+/// Allows what goes on as it is, its body unread.
+pub fn passed(operation: Operation, target: &[u8]) -> Allowed {
     let rule = operation.class.rule();
     Allowed { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
 }
