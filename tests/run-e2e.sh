@@ -31,7 +31,7 @@ fi
 export SALLYPORT_BIN=${SALLYPORT_BIN:-$root/target/release/sallyport}
 export SALLYPORT_FILTERS=${SALLYPORT_FILTERS:-$root/target/filters}
 export SALLYPORT_FILTERS_PANIC=$root/target/filters-panic
-for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/identity.wasm" "$SALLYPORT_FILTERS_PANIC/identity.wasm"; do
+for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/sallyport.wasm" "$SALLYPORT_FILTERS_PANIC/sallyport.wasm"; do
     [[ -e $file ]] || { echo "$file is missing: run 'make build filters-panic' first" >&2; exit 2; }
 done
 

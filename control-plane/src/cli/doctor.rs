@@ -129,7 +129,7 @@ impl Doctor {
             Err(error) => Finding::fail("envoy", error, "`make up` fetches it"),
         });
         findings.push(match live::Filters::find(self.filters.clone()).and_then(|filters| filters.read()) {
-            Ok(modules) => Finding::ok("filters", modules.into_keys().collect::<Vec<_>>().join(", ")),
+            Ok(module) => Finding::ok("filters", format!("{}, {} KiB", live::MODULE, module.len() >> 10)),
             Err(error) => Finding::fail("filters", format!("{error:#}"), "run `make build`"),
         });
         let (running, finding) = gateway(&Client::new(common, &config));

@@ -122,14 +122,14 @@ impl Snapshot {
     /// Builds all of it: the same inputs give the same snapshot, versions included.
     ///
     /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside the policy's. `credentialed` says of a host whether a
-    /// credential may be added there. `filters` are the modules by name.
+    /// credential may be added there. `module` is the code of all filters.
     pub fn build(
         config: &Config,
         roots_pem: &str,
         policy: &Policy,
         extra: &BTreeSet<HostPattern>,
         credentialed: impl Fn(&HostName) -> bool,
-        filters: &BTreeMap<String, Vec<u8>>,
+        module: &[u8],
     ) -> Self {
         let hosts = hosts(config, policy, extra, credentialed);
         let mut snapshot = Self::default();
@@ -141,11 +141,10 @@ impl Snapshot {
         for cluster in config.upstreams.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
-        for (name, code) in filters {
-            // The identity filter has a stream on which its rules reach it; these have none.
-            let rules =
-                [GITHUB, PUSH].contains(&name.as_str()).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
-            snapshot.add(Kind::Extension, name, extension::filter(name, code.clone(), rules));
+        for name in [IDENTITY, GITHUB, PUSH] {
+            // The identity filter has a stream on which its rules reach it; the others have none.
+            let rules = (name != IDENTITY).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
+            snapshot.add(Kind::Extension, name, extension::filter(name, module, rules));
         }
         snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy, config.resolver));
         snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel(config.resolver));
@@ -155,9 +154,6 @@ impl Snapshot {
         snapshot.add(Kind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
         snapshot
     }
-
-    /// The filters that the listeners wait for.
-    pub const FILTERS: [&'static str; 3] = [IDENTITY, GITHUB, PUSH];
 
     fn add<T: Message + Name>(&mut self, kind: Kind, name: &str, message: T) {
         self.insert(kind, name, Resource::of(message));
@@ -188,8 +184,7 @@ mod tests {
     fn build(policy: &Policy) -> Snapshot {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/sallyport.yaml");
         let config = Config::load(Some(&shipped)).unwrap();
-        let filters = BTreeMap::from([(IDENTITY.to_owned(), b"module".to_vec())]);
-        Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, &filters)
+        Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, b"module")
     }
 
     #[test]

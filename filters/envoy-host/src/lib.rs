@@ -79,6 +79,14 @@ pub fn configuration(size: usize) -> Result<Vec<u8>, Error> {
     bytes.filter(|bytes| bytes.len() == size).ok_or(Error::Unreadable { call })
 }
 
+/// Which of a module's filters is to be the root context at hand, as the plugin's configuration names it.
+///
+/// # Errors
+/// As Envoy answers, and when there is none.
+pub fn root_id() -> Result<Vec<u8>, Error> {
+    property(&["plugin_root_id"])?.ok_or(Error::Unreadable { call: "get_property" })
+}
+
 /// Calls `on_tick` of the current root context every `period`, first after one `period`.
 ///
 /// # Errors
