@@ -133,6 +133,16 @@ impl Way {
     pub fn fill(&self, value: &SecretString) -> String {
         self.format.fill(value.expose_secret())
     }
+
+    /// Where the value stands in a request, in the words of the scrub filter: header, and how many bytes stand before
+    /// and behind it there, or in what is encoded there.
+    pub fn place(&self) -> String {
+        let (kind, before, after) = match &self.format {
+            Format::Plain(before, after) => ("header", before, after),
+            Format::Basic(before, after) => ("basic", before, after),
+        };
+        format!("{kind} {} {} {}", self.header, before.len(), after.len())
+    }
 }
 
 impl Format {

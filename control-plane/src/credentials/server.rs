@@ -94,7 +94,7 @@ fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(audit("allow", grant.rule, "")),
+        dynamic_metadata: Some(said("allow", grant.rule, "", Some(&way.place()))),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
@@ -111,24 +111,17 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(audit("deny", denial.rule, &denial.reason)),
+        dynamic_metadata: Some(said("deny", denial.rule, &denial.reason, None)),
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
 }
 
-/// What the audit says of this stage, beside what the filters say.
-fn audit(verdict: &str, rule: &str, reason: &str) -> Struct {
+/// What the audit says of this stage, beside what the filters say, and for the scrub filter where the credential stands.
+fn said(verdict: &str, rule: &str, reason: &str, place: Option<&str>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    Struct {
-        fields: [
-            ("stage", text(Stage::Credentials.name())),
-            ("verdict", text(verdict)),
-            ("rule", text(rule)),
-            ("reason", text(reason)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into(),
-    }
+    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule), ("reason", reason)];
+    let fields = audit.into_iter().chain(place.map(|place| ("place", place)));
+    Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 
 fn header(key: &str, value: &str) -> HeaderValueOption {

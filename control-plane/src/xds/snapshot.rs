@@ -13,7 +13,7 @@ use policy::{Access, HostName, HostPattern, Policy};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
-use super::resources::{self, GITHUB, IDENTITY, PUSH, cluster, extension, listener, route};
+use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
 use crate::config::Config;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
@@ -141,9 +141,9 @@ impl Snapshot {
         for cluster in config.upstreams.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
-        for name in [IDENTITY, GITHUB, PUSH] {
-            // The identity filter has a stream on which its rules reach it; the others have none.
-            let rules = (name != IDENTITY).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
+        for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
+            // The identity filter has a stream on which its rules reach it.
+            let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
             snapshot.add(Kind::Extension, name, extension::filter(name, module, rules));
         }
         snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy, config.resolver));

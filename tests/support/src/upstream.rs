@@ -239,6 +239,10 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     }
 }
 
+/// A request whose target holds this has its own headers and target back in the answer's headers and in its trailers,
+/// as `seen-…`, beside a cookie.
+pub const REPEAT: &str = "please-repeat";
+
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
@@ -251,8 +255,9 @@ async fn answer(
     };
     let host = authority.split(':').next().unwrap_or_default().to_owned();
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let headers =
+    let headers: Vec<_> =
         request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let repeated = path.contains(REPEAT).then(|| sites::repeated(request.headers(), &path));
     let method = request.method().to_string();
     let index = {
         let mut requests = shared.requests.lock().unwrap();
@@ -263,10 +268,14 @@ async fn answer(
     if host != sni {
         return Ok(sites::text(421, "the name in the handshake is not the host"));
     }
-    match host.as_str() {
-        "github.com" => git::serve(request, shared, index).await,
-        _ => Ok(sites::serve(&host, request, shared, index).await),
-    }
+    let answer = match host.as_str() {
+        "github.com" => git::serve(request, shared, index).await?,
+        _ => sites::serve(&host, request, shared, index).await,
+    };
+    Ok(match repeated {
+        Some(repeated) => sites::with(answer, repeated),
+        None => answer,
+    })
 }
 
 fn header(request: &Request<Incoming>, name: &str) -> String {

@@ -4,7 +4,7 @@ use super::{Shared, Visibility, git_api, graphql, odd, pranks};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::io;
@@ -95,6 +95,24 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         }
         _ => text(421, "no such host here"),
     }
+}
+
+/// What an answer repeats of its request.
+pub fn repeated(headers: &HeaderMap, path: &str) -> HeaderMap {
+    let seen = headers.iter().map(|(name, value)| (format!("seen-{name}").parse().unwrap(), value.clone()));
+    seen.chain([("seen-path".parse().unwrap(), path.parse().unwrap())]).collect()
+}
+
+/// An answer with these headers and trailers, and a cookie.
+pub fn with(answer: Response<Body>, repeated: HeaderMap) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    head.headers.extend(repeated.clone());
+    // Over HTTP/1.1 only trailers that were announced are sent.
+    let names: Vec<_> = repeated.keys().map(|name| name.as_str()).collect();
+    head.headers.insert("trailer", names.join(", ").parse().unwrap());
+    head.headers.remove("content-length");
+    head.headers.insert("set-cookie", "session=1".parse().unwrap());
+    Response::from_parts(head, body.with_trailers(std::future::ready(Some(Ok(repeated)))).boxed_unsync())
 }
 
 /// A WebSocket, over HTTP/1.1 only, that sends back the bytes it gets as they are.
