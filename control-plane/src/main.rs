@@ -13,6 +13,7 @@ mod envoy;
 mod files;
 mod github;
 mod live;
+mod percent;
 mod state;
 mod telemetry;
 mod xds;

@@ -84,7 +84,7 @@ pub fn decide<'a>(
         }
     };
     // How.
-    let Some(parameters) = query_credentials(request.path) else {
+    let Some(parameters) = query_credentials(request.path, entry.parameter()) else {
         return refuse("credentials.query", "a credential behind a ';' in the query cannot be removed".into());
     };
     Ok(Grant { entry, rule, parameters })
@@ -94,24 +94,25 @@ pub fn decide<'a>(
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::{Raw, read};
+    use crate::credentials::entry::{Place, Way};
+    use crate::credentials::{raws, read};
     use secrecy::ExposeSecret;
-    use std::collections::BTreeMap;
     use std::path::Path;
 
     const NOW: &str = "2026-12-01T00:00:00Z";
 
-    const OWN: &str = "tavily: {host: api.tavily.com, from: {env: TAVILY}, containers: {labels: {team: a}, mode: user}}\n\
-                       none: {host: none.example.com, from: {env: TAVILY}, paths: []}\n";
+    const OWN: &str = "own: {host: api.example.net, from: {env: OWN}, containers: {labels: {team: a}, mode: user}}\n\
+                       none: {host: none.example.com, from: {env: OWN}, paths: []}\n\
+                       listed: {host: '*.example.org', query: sig, from: {env: OWN}, containers: {list: [abc, d]}}\n";
 
     fn credentials(yaml: &str, set: &'static [&str]) -> Credentials {
-        let raws: BTreeMap<String, Raw> = serde_yaml::from_str(yaml).unwrap();
+        let raws = raws(serde_yaml::Deserializer::from_str(yaml)).unwrap();
         let get = |name: &str| set.contains(&name).then(|| format!("value-of-{name}").into());
         read(&raws, Path::new(""), &get).unwrap_or_else(|at| unreachable!("{at:?}"))
     }
 
     fn all() -> Credentials {
-        credentials(OWN, &["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "TAVILY"])
+        credentials(OWN, &["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "OWN"])
     }
 
     fn container() -> Container {
@@ -130,7 +131,13 @@ mod tests {
         let request = Request { host: &host, method, path: path.as_bytes() };
         let grant = decide(container, request, credentials, NOW.parse().unwrap())?;
         let (way, value) = grant.entry.value().await?;
-        Ok(format!("{}: {}", way.header, way.format.fill(value.expose_secret())))
+        Ok(format!("{}: {}", place(way), way.format.fill(value.expose_secret())))
+    }
+
+    fn place(way: &Way) -> &str {
+        match &way.place {
+            Place::Header(name) | Place::Query(name) => name,
+        }
     }
 
     async fn rule(container: &Container, target: &str) -> &'static str {
@@ -164,6 +171,42 @@ mod tests {
         ];
         for (target, header) in cases {
             assert_eq!(run(Some(&known), target, &all()).await.unwrap(), header, "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_other_providers_get_theirs() {
+        let known = container();
+        let set: &[&str] = &[
+            "TAVILY_API_KEY",
+            "PERPLEXITY_API_KEY",
+            "SEMANTIC_SCHOLAR_API_KEY",
+            "OPENROUTER_API_KEY",
+            "GROQ_API_KEY",
+            "MISTRAL_API_KEY",
+            "XAI_API_KEY",
+            "DEEPSEEK_API_KEY",
+        ];
+        let all = credentials("{}", set);
+        for (target, variable, off) in [
+            ("POST api.tavily.com/search", "TAVILY_API_KEY", "GET /research/r_1"),
+            ("POST api.perplexity.ai/chat/completions", "PERPLEXITY_API_KEY", "GET /async/chat/completions"),
+            ("GET api.semanticscholar.org/graph/v1/paper/DOI:10.1/x", "", "GET /datasets/v1/release"),
+            ("POST openrouter.ai/api/v1/chat/completions", "OPENROUTER_API_KEY", "GET /api/v1/keys"),
+            ("POST api.groq.com/openai/v1/chat/completions", "GROQ_API_KEY", "GET /openai/v1/files"),
+            ("POST api.mistral.ai/v1/fim/completions", "MISTRAL_API_KEY", "GET /v1/batch/jobs"),
+            ("POST api.x.ai/v1/responses", "XAI_API_KEY", "GET /v1/responses/r_1"),
+            ("POST api.deepseek.com/chat/completions", "DEEPSEEK_API_KEY", "GET /user/balance"),
+        ] {
+            let header = match variable {
+                "" => "x-api-key: value-of-SEMANTIC_SCHOLAR_API_KEY".to_owned(),
+                _ => format!("authorization: Bearer value-of-{variable}"),
+            };
+            assert_eq!(run(Some(&known), target, &all).await.unwrap(), header, "{target}");
+            let (method, path) = off.split_once(' ').unwrap();
+            let host = target.split_once(' ').unwrap().1.split_once('/').unwrap().0;
+            let refused = run(Some(&known), &format!("{method} {host}{path}"), &all).await.unwrap_err();
+            assert_eq!(refused.rule, "credentials.path", "{host} {off}");
         }
     }
 
@@ -247,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_may_be_for_some_containers_only() {
-        let target = "POST api.tavily.com/search";
+        let target = "POST api.example.net/search";
         let mut known = container();
         assert_eq!(rule(&known, target).await, "credentials.container");
         known.labels.insert("team".into(), "a".into());
@@ -259,6 +302,10 @@ mod tests {
         known.credentials = None;
         known.labels.insert("team".into(), "b".into());
         assert_eq!(rule(&known, target).await, "credentials.container");
+        let listed = "GET a.example.org/";
+        assert_eq!(rule(&known, listed).await, "");
+        known.container_id = "abcd".into();
+        assert_eq!(rule(&known, listed).await, "credentials.container");
     }
 
     #[tokio::test]

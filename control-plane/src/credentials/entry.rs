@@ -1,15 +1,16 @@
 //! One credential: who may use it, where it may go, how it is put in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use policy::{AuthMode, Container, Denial, HostName, Stage};
+use policy::{AuthMode, Container, Denial, HostPattern, Stage};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::endpoint::Endpoint;
 use super::source::{Source, Unavailable};
+use crate::percent::encoded;
 
 /// A credential.
 #[derive(Debug)]
@@ -20,8 +21,8 @@ pub struct Entry {
     pub group: Option<&'static str>,
     /// Who may use it.
     pub admits: Admits,
-    /// The one host that it goes to.
-    pub host: HostName,
+    /// The one host that it goes to, or all below a suffix.
+    pub host: HostPattern,
     /// What it is for there.
     pub scope: Scope,
     /// Where it comes from and how it is put in; the first that has a value counts.
@@ -35,6 +36,8 @@ pub struct Admits {
     pub labels: BTreeMap<String, String>,
     /// This mode.
     pub mode: Option<AuthMode>,
+    /// One of these ids.
+    pub list: Option<BTreeSet<String>>,
 }
 
 /// What a credential is for on its host.
@@ -53,15 +56,24 @@ pub enum Scope {
 pub struct Way {
     /// Where the value comes from.
     pub source: Source,
-    /// The header, lower case.
-    pub header: String,
-    /// Its value.
+    /// Where it is put in.
+    pub place: Place,
+    /// What stands there.
     pub format: Format,
     /// The variables in which a program in a sandbox looks for it.
     pub variables: Vec<String>,
 }
 
-/// What stands in the header, with a place for the credential's value.
+/// Where in a request a credential stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this header, lower case.
+    Header(String),
+    /// In this parameter of the query, whose name needs no encoding.
+    Query(String),
+}
+
+/// What is put in, with a place for the credential's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// As it is, between two texts.
@@ -76,6 +88,7 @@ impl Entry {
         let named = |name: &String| *name == self.name || self.group.is_some_and(|group| name == group);
         container.credentials.as_ref().is_none_or(|names| names.iter().any(named))
             && self.admits.mode.is_none_or(|mode| container.auth_mode == mode)
+            && self.admits.list.as_ref().is_none_or(|ids| ids.contains(&container.container_id))
             && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
     }
 
@@ -111,6 +124,14 @@ impl Entry {
         Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason }
     }
 
+    /// The parameter of a query in which one of its ways puts it.
+    pub fn parameter(&self) -> Option<&str> {
+        self.ways.iter().find_map(|way| match &way.place {
+            Place::Query(name) => Some(name.as_str()),
+            Place::Header(_) => None,
+        })
+    }
+
     /// Whether there is a value at this moment; a command is not run for it.
     pub fn has_value(&self) -> bool {
         self.ways.iter().any(|way| way.source.has_value(&self.name, &way.format))
@@ -129,9 +150,14 @@ impl Entry {
 }
 
 impl Way {
-    /// What stands in the header with `value`. The one place where a value is taken out of its wrapper.
+    /// What is put in with `value`. The one place where a value is taken out of its wrapper.
     pub fn fill(&self, value: &SecretString) -> String {
-        self.format.fill(value.expose_secret())
+        let filled = self.format.fill(value.expose_secret());
+        match self.place {
+            Place::Header(_) => filled,
+            // Envoy puts it in as it is.
+            Place::Query(_) => encoded(&filled, b""),
+        }
     }
 }
 
@@ -160,7 +186,7 @@ impl Format {
         }
     }
 
-    /// The header's value.
+    /// What stands there.
     pub fn fill(&self, value: &str) -> String {
         match self {
             Self::Plain(before, after) => format!("{before}{value}{after}"),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{
-    HeaderValue, HeaderValueOption, address, header_value_option::HeaderAppendAction, socket_address,
+    HeaderValue, HeaderValueOption, QueryParameter, address, header_value_option::HeaderAppendAction, socket_address,
 };
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{
@@ -20,7 +20,7 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::Way;
+use super::entry::{Place, Way};
 use super::{Credentials, client};
 use crate::containers::registry::Registry;
 use crate::telemetry;
@@ -81,17 +81,22 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
 }
 
 fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
-    let ok = OkHttpResponse {
-        headers: vec![header(&way.header, &way.fill(value))],
-        // Envoy removes after it has added; what is added replaces every header of its name.
-        headers_to_remove: client::HEADERS
-            .iter()
-            .filter(|name| **name != way.header)
-            .map(|name| (*name).to_owned())
-            .collect(),
-        query_parameters_to_remove: grant.parameters.clone(),
+    let filled = way.fill(value);
+    // Envoy removes after it has added; what is added replaces every header, and every parameter, of its name.
+    let others = |place: &dyn Fn(String) -> Place, names: &mut dyn Iterator<Item = &str>| {
+        names.map(str::to_owned).filter(|name| place(name.clone()) != way.place).collect()
+    };
+    let mut ok = OkHttpResponse {
+        headers_to_remove: others(&Place::Header, &mut client::HEADERS.into_iter()),
+        query_parameters_to_remove: others(&Place::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };
+    match &way.place {
+        Place::Header(name) => ok.headers.push(header(name, &filled)),
+        Place::Query(name) => {
+            ok.query_parameters_to_set.push(QueryParameter { key: name.clone(), value: filled });
+        }
+    }
     CheckResponse {
         status: Some(status(Code::Ok)),
         dynamic_metadata: Some(audit("allow", grant.rule, "")),
