@@ -19,13 +19,16 @@ pub mod server;
 mod source;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
 use policy::{Denial, HostName, HostPattern, Stage};
 
+pub use entry::Use;
 use entry::{Entry, Place};
 pub use raw::{Raw, raws, read};
+
+use crate::github::transport::Transport;
 
 /// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
 pub const PLACEHOLDER: &str = "held-by-the-gateway";
@@ -68,19 +71,29 @@ impl Credentials {
         self.entries.values().flat_map(Entry::problems).collect()
     }
 
+    /// Tells those that ask GitHub the way there.
+    pub fn reach_github(&self, transport: &Arc<Transport>) {
+        let ways = self.entries.values().flat_map(|entry| &entry.ways);
+        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(transport));
+    }
+
     /// What an operator is told of each credential that has no value now, for the hosts that are `wanted`.
     pub fn without_value(&self, wanted: impl Fn(&HostPattern) -> bool) -> Vec<String> {
         let unset = |entry: &&Entry| wanted(&entry.host) && !entry.has_value();
         self.entries.values().filter(unset).map(|entry| entry.missing().reason).collect()
     }
 
-    /// The header by which a request of the gateway's own to `host` has its credential.
+    /// The header by which a request of the gateway's own to `host` has its credential, made for `whom`.
     ///
     /// # Errors
     /// There is none for that host, or no value.
-    pub async fn own_request(&self, host: &HostName) -> Result<(HeaderName, HeaderValue), Denial> {
+    pub async fn own_request(
+        &self,
+        host: &HostName,
+        whom: Option<Use<'_>>,
+    ) -> Result<(HeaderName, HeaderValue), Denial> {
         let none = || Denial::forbidden(Stage::Credentials, "credentials.host", format!("{host} has no credential"));
-        let (way, value) = self.entry(host).ok_or_else(none)?.value().await?;
+        let (way, value) = self.entry(host).ok_or_else(none)?.value(whom).await?;
         let Place::Header(name) = &way.place else { return Err(none()) };
         // Both are checked when they are read.
         let name = HeaderName::try_from(name).map_err(|_| none())?;

@@ -304,7 +304,7 @@ fn github(config: &Config) -> Option<Finding> {
     let asked = || {
         let client = github::client::Client::of_command(config, &roots)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime.block_on(client.get("/"));
+        let answer = runtime.block_on(client.get(None, "/"));
         // A resolver that still looks for the host is left behind.
         runtime.shutdown_background();
         answer

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
-use policy::{Access, BranchGlob, Egress, HostName, HostPattern, Policy};
+use policy::{Access, BranchGlob, Egress, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -378,6 +378,7 @@ fn default_entries(configured: &[HostPattern]) -> Vec<Entry> {
 mod tests {
     use super::*;
     use crate::credentials;
+    use policy::HostName;
     use std::collections::BTreeMap;
 
     fn policy(text: &str) -> Result<Policy, Error> {

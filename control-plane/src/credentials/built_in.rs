@@ -53,6 +53,11 @@ pub struct Way {
 }
 
 impl BuiltIn {
+    /// Whether it is one of GitHub's.
+    pub fn is_github(&self) -> bool {
+        matches!(self.scope, Scope::GitHubGit | Scope::GitHubApi)
+    }
+
     /// The endpoints that are off unless they are asked for by `name`.
     ///
     /// # Errors

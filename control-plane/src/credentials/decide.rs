@@ -3,7 +3,7 @@
 //! Everything on a host of ours that a credential is not for is refused: no credential, no request.
 
 use jiff::Timestamp;
-use policy::{Container, Denial, HostName, Stage};
+use policy::{Container, Denial, HostName, Repo, Stage};
 
 use super::Credentials;
 use super::client::query_credentials;
@@ -24,9 +24,11 @@ pub struct Request<'a> {
 
 /// What is to be done.
 #[derive(Debug)]
-pub struct Grant<'a> {
+pub struct Grant<'a, 'c> {
     /// The credential that is added.
     pub entry: &'a Entry,
+    /// The repository of the container's that the request is about, if it is about one.
+    pub repo: Option<&'c Repo>,
     /// The rule that allowed it.
     pub rule: &'static str,
     /// Parameters of the query that are removed, as they are spelled there.
@@ -38,12 +40,12 @@ pub struct Grant<'a> {
 /// # Errors
 /// The refusal: an address that nobody is registered at any more, a record expired at `now` or blocked, a host or a path
 /// that no credential is for, a container that may not use it.
-pub fn decide<'a>(
-    container: Option<&Container>,
+pub fn decide<'a, 'c>(
+    container: Option<&'c Container>,
     request: Request<'_>,
     credentials: &'a Credentials,
     now: Timestamp,
-) -> Result<Grant<'a>, Denial> {
+) -> Result<Grant<'a, 'c>, Denial> {
     let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Credentials, rule, reason));
     // Who.
     let Some(container) = container else {
@@ -71,11 +73,11 @@ pub fn decide<'a>(
     if !plain {
         return refuse("credentials.path", "the path is not in its canonical spelling".into());
     }
-    let rule = match &entry.scope {
-        Scope::GitHubGit => github::git(container, request.method, path)?,
-        Scope::GitHubApi => github::api(container, request.method, path)?,
+    let (rule, repo) = match &entry.scope {
+        Scope::GitHubGit => ("credentials.git", Some(github::git(container, request.method, path)?)),
+        Scope::GitHubApi => ("credentials.api", github::api(container, request.method, path)?),
         Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
-            "credentials.endpoint"
+            ("credentials.endpoint", None)
         }
         Scope::Endpoints(endpoints) => {
             let known: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
@@ -87,14 +89,14 @@ pub fn decide<'a>(
     let Some(parameters) = query_credentials(request.path, entry.parameter()) else {
         return refuse("credentials.query", "a credential behind a ';' in the query cannot be removed".into());
     };
-    Ok(Grant { entry, rule, parameters })
+    Ok(Grant { entry, repo, rule, parameters })
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::entry::{Place, Way};
+    use crate::credentials::entry::{Place, Use, Way};
     use crate::credentials::{raws, read};
     use secrecy::ExposeSecret;
     use std::path::Path;
@@ -130,7 +132,8 @@ mod tests {
         let host = HostName::parse(host.as_bytes()).unwrap();
         let request = Request { host: &host, method, path: path.as_bytes() };
         let grant = decide(container, request, credentials, NOW.parse().unwrap())?;
-        let (way, value) = grant.entry.value().await?;
+        let whom = container.map(|container| Use { container, repo: grant.repo });
+        let (way, value) = grant.entry.value(whom).await?;
         Ok(format!("{}: {}", place(way), way.format.fill(value.expose_secret())))
     }
 

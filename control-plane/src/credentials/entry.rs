@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use policy::{AuthMode, Container, Denial, HostPattern, Stage};
+use policy::{AuthMode, Container, Denial, HostPattern, Repo, Stage};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::endpoint::Endpoint;
@@ -27,6 +27,15 @@ pub struct Entry {
     pub scope: Scope,
     /// Where it comes from and how it is put in; the first that has a value counts.
     pub ways: Vec<Way>,
+}
+
+/// For whom a value is, and for which of its repositories where the request is about one.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// One of its repositories.
+    pub repo: Option<&'a Repo>,
 }
 
 /// Which containers a credential is for: those that have all of this.
@@ -92,16 +101,17 @@ impl Entry {
             && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
     }
 
-    /// The value now, and the way that it came.
+    /// The value now, and the way that it came. Of some sources it is for `whom` only; without, it is one for all.
     ///
     /// # Errors
     /// 502 where there is none, 503 where a source fails.
-    pub async fn value(&self) -> Result<(&Way, Arc<SecretString>), Denial> {
+    pub async fn value(&self, whom: Option<Use<'_>>) -> Result<(&Way, Arc<SecretString>), Denial> {
         for way in &self.ways {
-            match way.source.value(&self.name, &way.format).await {
+            match way.source.value(&self.name, &way.format, whom).await {
                 Ok(value) => return Ok((way, value)),
                 Err(Unavailable::Absent) => {}
                 Err(Unavailable::Failed) => return Err(self.failed()),
+                Err(Unavailable::NoRepository) => return Err(self.no_repository()),
             }
         }
         Err(self.missing())
@@ -116,6 +126,13 @@ impl Entry {
             _ => format!("its operator can set {}", variables.join(" or ")),
         };
         let reason = format!("the gateway has no credential {}; {hint}", self.name);
+        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+    }
+
+    /// The refusal where values are for repositories.
+    fn no_repository(&self) -> Denial {
+        let reason =
+            "the gateway's GitHub App has tokens for registered repositories only, and there is none here".into();
         Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
     }
 

@@ -1,9 +1,11 @@
 //! What may stand under `credentials:` in sallyport.yaml, and what becomes of it together with the built-in ones.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -16,6 +18,7 @@ use super::built_in::{self, BUILT_IN, BuiltIn};
 use super::endpoint::{Endpoint, read_method};
 use super::entry::{Admits, Entry, Format, Place, Scope, Way};
 use super::source::Source;
+use super::source::app::{self, App, Settings};
 use super::{Credentials, within};
 use crate::audit::shows;
 
@@ -72,6 +75,7 @@ struct RawSource {
     file: Option<PathBuf>,
     command: Option<Vec<String>>,
     ttl: Option<String>,
+    app: Option<app::Raw>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -161,6 +165,28 @@ pub struct Problem {
 /// What a value below the name of a credential has wrong: the key, and the problem.
 type Wrong = (&'static str, String);
 
+/// What the values are read in.
+struct Surroundings<'a> {
+    /// What paths are relative to.
+    base: &'a Path,
+    /// The value of a variable.
+    environment: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Each App once, so that its tokens serve all entries.
+    apps: RefCell<Vec<Arc<App>>>,
+}
+
+impl Surroundings<'_> {
+    fn app(&self, settings: Settings) -> Source {
+        let mut apps = self.apps.borrow_mut();
+        let known = apps.iter().find(|app| *app.settings() == settings).map(Arc::clone);
+        Source::app(known.unwrap_or_else(|| {
+            let app = Arc::new(App::new(settings));
+            apps.push(Arc::clone(&app));
+            app
+        }))
+    }
+}
+
 /// The built-in credentials, changed and joined by the operator's. `base` is what paths are relative to,
 /// `environment` gives the value of a variable.
 ///
@@ -171,6 +197,7 @@ pub fn read(
     base: &Path,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Credentials, Problem> {
+    let surroundings = &Surroundings { base, environment, apps: RefCell::default() };
     let problem = |name: &str, (key, problem): Wrong| {
         let key = if key.is_empty() { name.to_owned() } else { format!("{name}.{key}") };
         Problem { key, problem }
@@ -184,7 +211,7 @@ pub fn read(
             Some((name, Raw::Entry(raw))) => (name.as_str(), raw.as_ref()),
             None => (built_in.name, &RawEntry::default()),
         };
-        found.push(entry(built_in.name, raw, Some(built_in), base, environment).map_err(|at| problem(name, at))?);
+        found.push(entry(built_in.name, raw, Some(built_in), surroundings).map_err(|at| problem(name, at))?);
     }
     let known = |name: &str| BUILT_IN.iter().any(|b| b.name == name || b.group == Some(name));
     for (name, raw) in raws.iter().filter(|(name, _)| !known(name)) {
@@ -198,7 +225,7 @@ pub fn read(
             let reason = format!("a credential's name is 1 to {MAX_NAME} of a-z, 0-9 and '-'");
             return Err(problem(name, ("", reason)));
         }
-        found.push(entry(name, raw, None, base, environment).map_err(|at| problem(name, at))?);
+        found.push(entry(name, raw, None, surroundings).map_err(|at| problem(name, at))?);
     }
     let mut entries: BTreeMap<HostPattern, Entry> = BTreeMap::new();
     for entry in found {
@@ -222,8 +249,7 @@ fn entry(
     name: &str,
     raw: &RawEntry,
     built_in: Option<&BuiltIn>,
-    base: &Path,
-    environment: &dyn Fn(&str) -> Option<OsString>,
+    surroundings: &Surroundings<'_>,
 ) -> Result<Entry, Wrong> {
     let host = raw.host.as_deref().or(built_in.map(|built_in| built_in.host));
     let host = host.ok_or_else(|| ("host", "is required: the one host that the credential goes to".to_owned()))?;
@@ -239,7 +265,7 @@ fn entry(
         admits: Admits { labels: admits.labels, mode: admits.mode, list: admits.list },
         host,
         scope: scope(raw, built_in)?,
-        ways: ways(raw, built_in, base, environment)?,
+        ways: ways(raw, built_in, surroundings)?,
     })
 }
 
@@ -286,12 +312,7 @@ fn also(raw: &RawEntry, built_in: Option<&BuiltIn>) -> Result<Vec<&'static str>,
     Ok(endpoints)
 }
 
-fn ways(
-    raw: &RawEntry,
-    built_in: Option<&BuiltIn>,
-    base: &Path,
-    environment: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<Vec<Way>, Wrong> {
+fn ways(raw: &RawEntry, built_in: Option<&BuiltIn>, surroundings: &Surroundings<'_>) -> Result<Vec<Way>, Wrong> {
     let place = match (&raw.header, &raw.query) {
         (Some(_), Some(_)) => return Err(("query", "a credential stands in a header or in the query".to_owned())),
         (Some(header), None) => Some(read_header(header)?),
@@ -309,7 +330,15 @@ fn ways(
             let reason = "is required where a built-in credential's header, query or format is changed";
             return Err(("from", reason.to_owned()));
         }
-        return built_in.ways.iter().map(|way| built_in_way(way, environment)).collect();
+        let mut ways = built_in
+            .ways
+            .iter()
+            .map(|way| built_in_way(way, surroundings.environment))
+            .collect::<Result<Vec<_>, _>>()?;
+        if built_in.is_github() {
+            ways.extend(app_way(built_in, surroundings)?);
+        }
+        return Ok(ways);
     };
     // The last way of a built-in one is the plain key.
     let usual = built_in.and_then(|built_in| built_in.ways.last());
@@ -320,7 +349,7 @@ fn ways(
         (None, Some(way)) => read_format(way.format)?,
         (None, None) => read_format(if place == at("authorization") { "Bearer {}" } else { "{}" })?,
     };
-    let (source, own) = source(from, &format, base, environment)?;
+    let (source, own) = source(from, &format, built_in, surroundings)?;
     let looked_for = usual.into_iter().flat_map(|way| way.variables).map(|name| (*name).to_owned());
     let variables = own.into_iter().chain(looked_for).collect();
     Ok(vec![Way { source, place, format, variables }])
@@ -333,18 +362,31 @@ fn built_in_way(way: &built_in::Way, environment: &dyn Fn(&str) -> Option<OsStri
     Ok(Way { source, place: read_header(way.header)?, format, variables })
 }
 
+/// The way of a GitHub App that variables name: the last, with the header of the others.
+fn app_way(built_in: &BuiltIn, surroundings: &Surroundings<'_>) -> Result<Option<Way>, Wrong> {
+    let source = match Settings::of_variables(surroundings.environment) {
+        Ok(None) => return Ok(None),
+        Ok(Some(settings)) => surroundings.app(settings),
+        Err(problem) => Source::broken(Settings::VARIABLES.map(str::to_owned).into(), problem),
+    };
+    let Some(last) = built_in.ways.last() else { return Ok(None) };
+    let way = built_in_way(last, surroundings.environment)?;
+    Ok(Some(Way { source, ..way }))
+}
+
 /// The source, and the variables that it reads.
 fn source(
     from: &RawSource,
     format: &Format,
-    base: &Path,
-    environment: &dyn Fn(&str) -> Option<OsString>,
+    built_in: Option<&BuiltIn>,
+    surroundings: &Surroundings<'_>,
 ) -> Result<(Source, Vec<String>), Wrong> {
     if from.ttl.is_some() && from.command.is_none() {
         return Err(("from.ttl", "is for a command; variables are read once and files when they change".to_owned()));
     }
-    match (&from.env, &from.file, &from.command) {
-        (Some(names), None, None) => {
+    let base = surroundings.base;
+    match (&from.env, &from.file, &from.command, &from.app) {
+        (Some(names), None, None, None) => {
             let names = match names {
                 Names::One(name) => vec![name.clone()],
                 Names::Several(names) => names.clone(),
@@ -356,10 +398,10 @@ fn source(
             if names.is_empty() {
                 return Err(("from.env", "names no variable".to_owned()));
             }
-            Ok((Source::variables_of(names.clone(), format, environment), names))
+            Ok((Source::variables_of(names.clone(), format, surroundings.environment), names))
         }
-        (None, Some(path), None) => Ok((Source::file(base.join(path)), Vec::new())),
-        (None, None, Some(command)) => {
+        (None, Some(path), None, None) => Ok((Source::file(base.join(path)), Vec::new())),
+        (None, None, Some(command), None) => {
             let (program, arguments) = command
                 .split_first()
                 .filter(|(program, _)| !program.is_empty())
@@ -372,7 +414,11 @@ fn source(
             let ttl = from.ttl.as_deref().map(read_ttl).transpose()?.unwrap_or(DEFAULT_TTL);
             Ok((Source::command(program, arguments.to_vec(), ttl), Vec::new()))
         }
-        _ => Err(("from", "expected one of env, file and command".to_owned())),
+        (None, None, None, Some(app)) if built_in.is_some_and(BuiltIn::is_github) => {
+            Ok((surroundings.app(app.check(base)?), Vec::new()))
+        }
+        (None, None, None, Some(_)) => Err(("from.app", "is for github, github-git and github-api".to_owned())),
+        _ => Err(("from", "expected one of env, file, command and app".to_owned())),
     }
 }
 
@@ -525,6 +571,40 @@ mod tests {
         ] {
             assert!(credentials(yaml).is_ok(), "{yaml}");
         }
+    }
+
+    #[test]
+    fn an_app_of_variables_is_the_last_way_of_github_and_one_for_both() {
+        let read = |yaml: &str, set: &'static [(&str, &str)]| {
+            let get = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            read(&raws(serde_yaml::Deserializer::from_str(yaml)).unwrap(), Path::new("/etc"), &get)
+        };
+        let app = &[("GITHUB_APP_ID", "5"), ("GITHUB_APP_PRIVATE_KEY_FILE", "/k.pem")];
+        let of = |credentials: &Credentials, host: &str| {
+            let ways = &entry(credentials, host).unwrap().ways;
+            let source = &ways.last().unwrap().source;
+            (ways.len(), source.as_app().map(std::ptr::from_ref), source.problem())
+        };
+        let none = read("{}", &[]).unwrap();
+        assert_eq!((of(&none, "github.com").0, of(&none, "github.com").1), (1, None));
+        let variables = read("{}", app).unwrap();
+        let (git, api) = (of(&variables, "github.com"), of(&variables, "api.github.com"));
+        assert_eq!(git.0, 2);
+        assert!(git.1.is_some() && git.1 == api.1, "tokens are good for both");
+        assert!(git.2.unwrap().contains("/k.pem is not there"));
+        assert_eq!(of(&variables, "api.openai.com").1, None);
+        let mut looked_for = variables.placeholders();
+        looked_for.retain(|name| name.starts_with("GITHUB") || name.starts_with("GH_"));
+        assert_eq!(looked_for, ["GH_TOKEN", "GITHUB_TOKEN"]);
+        let written = read("github: {from: {app: {id: 5, key: k.pem}}}", &[]).unwrap();
+        assert!(
+            of(&written, "github.com").1.is_some() && of(&written, "github.com").1 == of(&written, "api.github.com").1
+        );
+        assert_eq!(of(&written, "github.com").0, 1);
+        let half = read("{}", &[("GITHUB_APP_ID", "5")]).unwrap();
+        assert!(of(&half, "github.com").2.unwrap().contains("GITHUB_APP_PRIVATE_KEY_FILE is not set"));
+        let elsewhere = read("openai: {from: {app: {id: 5, key: k}}}", &[]).unwrap_err();
+        assert_eq!(elsewhere.key, "openai.from.app");
     }
 
     #[test]

@@ -20,10 +20,13 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::{Place, Way};
+use super::entry::{Place, Use, Way};
 use super::{Credentials, client};
 use crate::containers::registry::Registry;
 use crate::telemetry;
+
+/// How often a record may become another while a value is fetched.
+const CHANGES: usize = 3;
 
 /// The service.
 #[derive(Debug)]
@@ -48,15 +51,26 @@ impl Server {
             .ok_or_else(|| unreadable("the request is missing"))?;
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes() };
-        let granted = || {
+        let mut found: Option<(u64, &Way, Arc<SecretString>)> = None;
+        for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);
-            decide(container.as_deref(), request, &self.credentials, Timestamp::now())
-        };
-        let (way, value) = granted()?.entry.value().await?;
-        // A source can take seconds, and the container may have been removed or narrowed meanwhile.
-        let grant = granted()?;
-        telemetry::injected(&grant.entry.name);
-        Ok(inject(&grant, way, &value))
+            let container = container.as_deref();
+            let grant = decide(container, request, &self.credentials, Timestamp::now())?;
+            let generation = container.map_or(0, |container| container.generation);
+            // A source can take seconds, and the container may have been removed or narrowed meanwhile. What was for
+            // the record of before may be for more than this one has.
+            if let Some((of, way, value)) = &found
+                && *of == generation
+            {
+                telemetry::injected(&grant.entry.name);
+                return Ok(inject(&grant, way, value));
+            }
+            let whom = container.map(|container| Use { container, repo: grant.repo });
+            let (way, value) = grant.entry.value(whom).await?;
+            found = Some((generation, way, value));
+        }
+        let reason = "the container's registration changes all the time; try again".into();
+        Err(Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason })
     }
 }
 
@@ -80,7 +94,7 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
+fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckResponse {
     let filled = way.fill(value);
     // Envoy removes after it has added; what is added replaces every header, and every parameter, of its name.
     let others = |place: &dyn Fn(String) -> Place, names: &mut dyn Iterator<Item = &str>| {
