@@ -13,7 +13,6 @@ mod envoy;
 mod files;
 mod github;
 mod live;
-mod percent;
 mod state;
 mod telemetry;
 mod xds;

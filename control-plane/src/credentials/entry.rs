@@ -10,7 +10,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::endpoint::Endpoint;
 use super::source::{Source, Unavailable};
-use crate::percent::encoded;
 
 /// A credential.
 #[derive(Debug)]
@@ -89,6 +88,8 @@ pub enum Format {
     Plain(String, String),
     /// The base64 of `user:password` (RFC 7617), in which the value stands between two texts.
     Basic(String, String),
+    /// In a query, as it is: Envoy 1.40 takes no parameter whose value is encoded, so it is of what needs no encoding.
+    Query,
 }
 
 impl Entry {
@@ -169,12 +170,7 @@ impl Entry {
 impl Way {
     /// What is put in with `value`. The one place where a value is taken out of its wrapper.
     pub fn fill(&self, value: &SecretString) -> String {
-        let filled = self.format.fill(value.expose_secret());
-        match self.place {
-            Place::Header(_) => filled,
-            // Envoy puts it in as it is.
-            Place::Query(_) => encoded(&filled, b""),
-        }
+        self.format.fill(value.expose_secret())
     }
 }
 
@@ -200,12 +196,15 @@ impl Format {
                 Err("is not user:password")
             }
             Self::Basic(..) => Ok(()),
+            Self::Query if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)) => Ok(()),
+            Self::Query => Err("holds a character that no query can carry as it is"),
         }
     }
 
     /// What stands there.
     pub fn fill(&self, value: &str) -> String {
         match self {
+            Self::Query => value.to_owned(),
             Self::Plain(before, after) => format!("{before}{value}{after}"),
             Self::Basic(before, after) => format!("Basic {}", STANDARD.encode(format!("{before}{value}{after}"))),
         }
@@ -243,6 +242,10 @@ mod tests {
             assert!(!accepts("{}", value), "{value:?}");
         }
         assert!(accepts("Basic {}", "me:clé"));
+        assert_eq!(Format::Query.accepts("aZ09-._~"), Ok(()));
+        for value in ["a b", "a+b", "a%2Bb", "a/b", "a=b", "a&b", "clé"] {
+            assert!(Format::Query.accepts(value).is_err(), "{value:?}");
+        }
         assert!(accepts("Basic {}:", "K"), "the format has the colon");
         assert!(!accepts("Basic {}", "K"));
         assert!(!accepts("Basic {}", "me:a\nb"));

@@ -344,9 +344,15 @@ fn ways(raw: &RawEntry, built_in: Option<&BuiltIn>, surroundings: &Surroundings<
     let usual = built_in.and_then(|built_in| built_in.ways.last());
     let at = |header: &str| Place::Header(header.to_owned());
     let place = place.unwrap_or_else(|| at(usual.map_or("authorization", |way| way.header)));
+    if let Place::Query(_) = place
+        && format.is_some()
+    {
+        return Err(("format", "is for a header; a parameter of the query is the value and nothing else".to_owned()));
+    }
     let format = match (format, usual.filter(|way| at(way.header) == place)) {
         (Some(format), _) => format,
         (None, Some(way)) => read_format(way.format)?,
+        (None, None) if matches!(place, Place::Query(_)) => Format::Query,
         (None, None) => read_format(if place == at("authorization") { "Bearer {}" } else { "{}" })?,
     };
     let (source, own) = source(from, &format, built_in, surroundings)?;
@@ -620,8 +626,7 @@ mod tests {
         }
         let own = entry(&credentials, "*.example.com").unwrap();
         assert_eq!(own.ways[0].place, Place::Query("sig".into()));
-        assert_eq!(own.ways[0].format, Format::Plain(String::new(), String::new()));
-        assert_eq!(own.ways[0].fill(&"a+b/c=&é%".into()), "a%2Bb%2Fc%3D%26%C3%A9%25");
+        assert_eq!(own.ways[0].format, Format::Query);
     }
 
     #[test]
@@ -659,6 +664,7 @@ mod tests {
             ("x: {host: api.example.com, from: {env: X}, query: ''}", "x.query: "),
             ("x: {host: api.example.com, from: {env: X}, query: a=b}", "x.query: "),
             ("x: {host: api.example.com, from: {env: X}, query: page}", "x.query: "),
+            ("x: {host: api.example.com, from: {env: X}, query: b, format: 'k {}'}", "x.format: is for a header"),
             ("openai: {query: key}", "openai.from: is required"),
             ("x: {host: api.example.com, from: {env: X}, containers: {list: a}}", "expected a sequence"),
             ("x: {host: 10.0.0.1, from: {env: X}}", "x.host: "),

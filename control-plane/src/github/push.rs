@@ -21,7 +21,6 @@ use super::client::{Answer, Client};
 use super::recent::Recent;
 use crate::containers::registry::Registry;
 use crate::credentials::Use;
-use crate::percent::encoded;
 
 /// The service.
 #[derive(Debug)]
@@ -93,7 +92,7 @@ impl Push {
     /// The object that the ref `name` is at; a tag's own, where it is annotated. `None` where GitHub shows no such ref.
     async fn read_ref(&self, pushed: &Pushed, name: &str) -> Result<Option<Oid>, Status> {
         let repo = &pushed.repo;
-        let path = format!("/repos/{repo}/git/ref/{}", encoded(name.strip_prefix("refs/").unwrap_or(name), b"/"));
+        let path = format!("/repos/{repo}/git/ref/{}", encoded(name.strip_prefix("refs/").unwrap_or(name)));
         let answer = self.get(pushed, &path).await?;
         ref_of(name, &answer).map_err(|why| not_now(repo, &why))
     }
@@ -303,6 +302,18 @@ fn ahead(ancestor: &Oid, answer: &Answer) -> Result<bool, String> {
         }
         Position::Behind | Position::Diverged => Ok(false),
     }
+}
+
+/// A ref's name in a path: all but RFC 3986's unreserved characters and the slash as `%XX`.
+fn encoded(name: &str) -> String {
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => path.push(char::from(byte)),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
 }
 
 #[cfg(test)]
@@ -630,7 +641,7 @@ mod tests {
 
     #[test]
     fn a_name_in_a_path_is_that_name() {
-        assert_eq!(encoded("heads/a-b_c.d~/E1", b"/"), "heads/a-b_c.d~/E1");
-        assert_eq!(encoded("heads/#1%41&\"<>{|}?", b"/"), "heads/%231%2541%26%22%3C%3E%7B%7C%7D%3F");
+        assert_eq!(encoded("heads/a-b_c.d~/E1"), "heads/a-b_c.d~/E1");
+        assert_eq!(encoded("heads/#1%41&\"<>{|}?"), "heads/%231%2541%26%22%3C%3E%7B%7C%7D%3F");
     }
 }
