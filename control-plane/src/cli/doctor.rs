@@ -282,6 +282,7 @@ fn credentials(config: &Config) -> Vec<Finding> {
     if !problems.is_empty() {
         return vec![Finding::warn("credentials", problems.join("; "), "correct `credentials:`, or its source")];
     }
+    let app = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let names = GITHUB_VARIABLES.join(" or ");
     let set = GITHUB_VARIABLES.iter().find_map(|name| std::env::var(name).ok().map(|value| (name, value)));
     vec![match set {
@@ -290,6 +291,7 @@ fn credentials(config: &Config) -> Vec<Finding> {
             Finding::warn("credentials", found, "this shell is set up as a sandbox; set the token itself")
         }
         Some((name, value)) if !value.trim().is_empty() => Finding::ok("credentials", format!("{name} is set here")),
+        _ if app("GITHUB_APP_ID") => Finding::ok("credentials", "GITHUB_APP_ID is set here"),
         _ => Finding::warn(
             "credentials",
             "no GitHub token in this shell",
@@ -304,7 +306,7 @@ fn github(config: &Config) -> Option<Finding> {
     let asked = || {
         let client = github::client::Client::of_command(config, &roots)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime.block_on(client.get("/"));
+        let answer = runtime.block_on(client.get(None, "/"));
         // A resolver that still looks for the host is left behind.
         runtime.shutdown_background();
         answer

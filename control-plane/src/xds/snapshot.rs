@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{Access, HostName, HostPattern, Policy};
+use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
@@ -76,18 +76,19 @@ pub fn short_hash(bytes: &[u8]) -> String {
 
 /// Every host that any container may reach, as routing needs to know it.
 ///
-/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. A credential is
-/// for exact names alone.
+/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. What only
+/// a suffix covers has a credential where one is for that suffix.
 fn hosts(
     config: &Config,
     policy: &Policy,
     extra: &BTreeSet<HostPattern>,
-    credentialed: impl Fn(&HostName) -> bool,
+    credentialed: impl Fn(&HostPattern) -> bool,
 ) -> Vec<route::Host> {
     let mut egress = policy.egress.clone();
     for pattern in extra {
         egress.add(pattern.clone(), Access::FULL);
     }
+    let listed = egress.clone();
     for host in config.upstreams.keys() {
         if let Some(access) = egress.access(host).cloned() {
             egress.add(HostPattern::Exact(host.clone()), access);
@@ -100,7 +101,9 @@ fn hosts(
                 HostPattern::Exact(name) => Some(name),
                 HostPattern::Below(_) => None,
             };
-            let credentialed = exact.is_some_and(&credentialed);
+            // A pin makes no exact entry out of a suffix.
+            let by = exact.and_then(|name| listed.by(name));
+            let credentialed = credentialed(by.as_ref().unwrap_or(&pattern));
             route::Host {
                 pinned: exact.is_some_and(|name| config.upstreams.contains_key(name)),
                 credentialed,
@@ -121,14 +124,15 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds all of it: the same inputs give the same snapshot, versions included.
     ///
-    /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside the policy's. `credentialed` says of a host whether a
-    /// credential may be added there. `module` is the code of all filters.
+    /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside
+    /// the policy's. `credentialed` says of an entry of the list whether a credential may be added there. `module` is
+    /// the code of all filters.
     pub fn build(
         config: &Config,
         roots_pem: &str,
         policy: &Policy,
         extra: &BTreeSet<HostPattern>,
-        credentialed: impl Fn(&HostName) -> bool,
+        credentialed: impl Fn(&HostPattern) -> bool,
         module: &[u8],
     ) -> Self {
         let hosts = hosts(config, policy, extra, credentialed);

@@ -3,6 +3,7 @@
 //!
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
+pub mod app;
 mod git;
 mod git_api;
 pub mod graphql;
@@ -35,7 +36,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 7] = [
+pub const OTHER_HOSTS: [&str; 8] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
@@ -43,6 +44,7 @@ pub const OTHER_HOSTS: [&str; 7] = [
     "api.openai.com",
     "generativelanguage.googleapis.com",
     "keyed.example.com",
+    "second.example.com",
 ];
 
 /// A request that arrived, as it arrived.
@@ -105,6 +107,7 @@ struct Shared {
     requests: Mutex<Vec<Recorded>>,
     connections: AtomicU64,
     pranks: pranks::Pranks,
+    app: app::App,
 }
 
 impl Shared {
@@ -139,6 +142,7 @@ impl Upstream {
             requests: Mutex::default(),
             connections: AtomicU64::new(0),
             pranks: pranks::Pranks::default(),
+            app: app::App::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
