@@ -56,6 +56,9 @@ pub struct Env {
     /// Also write stub logins for Claude Code, Codex, Gemini CLI and OpenCode below DIR, the home of a sandbox
     #[arg(long, value_name = "DIR")]
     stub_files: Option<PathBuf>,
+    /// The account that Codex's stub names, which Codex looks for among those that ChatGPT lists
+    #[arg(long, requires = "stub_files", value_name = "ID", default_value = PLACEHOLDER)]
+    codex_account_id: String,
     /// Stub files replace what is no stub of ours
     #[arg(long, requires = "stub_files")]
     force: bool,
@@ -88,10 +91,10 @@ impl Env {
         let placeholders = config.credentials.placeholders();
         let mut variables = variables(&gateway, &bundle.display().to_string(), &placeholders);
         variables.push(("JAVA_TOOL_OPTIONS", java(&gateway, self.java_trust_store.as_deref())?));
-        // The variables come first: a file that is refused leaves them unprinted, and a script then stops.
+        // The variables are printed last: where a file is refused there are none, and a script stops.
         let text = render(shell, &variables)?;
         if let Some(home) = &self.stub_files {
-            for path in stubs::write(home, self.force)? {
+            for path in stubs::write(home, &self.codex_account_id, self.force)? {
                 eprintln!("wrote {}", path.display());
             }
         }

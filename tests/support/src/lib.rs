@@ -7,10 +7,13 @@
 pub mod client;
 pub mod gateway;
 pub mod internet;
+pub mod models;
 pub mod process;
 pub mod push;
 pub mod raw;
+pub mod registries;
 pub mod sandbox;
+pub mod scripted;
 pub mod secrets;
 pub mod upstream;
 pub mod ways;

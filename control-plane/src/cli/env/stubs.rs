@@ -27,10 +27,10 @@ const MODE: u32 = 0o600;
 ///
 /// # Errors
 /// There is such a file, or one cannot be read or written.
-pub fn write(home: &Path, force: bool) -> Result<Vec<PathBuf>, Error> {
+pub fn write(home: &Path, codex_account_id: &str, force: bool) -> Result<Vec<PathBuf>, Error> {
     let stubs = [
         (".claude/.credentials.json", claude()),
-        (".codex/auth.json", codex()),
+        (".codex/auth.json", codex(codex_account_id)),
         (".gemini/oauth_creds.json", gemini()),
         (".local/share/opencode/auth.json", opencode()),
     ];
@@ -107,9 +107,9 @@ fn claude() -> Value {
     }})
 }
 
-fn codex() -> Value {
+fn codex(account_id: &str) -> Value {
     let account = json!({
-        "chatgpt_account_id": PLACEHOLDER,
+        "chatgpt_account_id": account_id,
         "chatgpt_user_id": PLACEHOLDER,
         "chatgpt_plan_type": "pro",
     });
@@ -127,7 +127,7 @@ fn codex() -> Value {
             "id_token": jwt(&claims),
             "access_token": jwt(&claims),
             "refresh_token": PLACEHOLDER,
-            "account_id": PLACEHOLDER,
+            "account_id": account_id,
         },
         "last_refresh": EXPIRY_DATE,
     })
@@ -160,7 +160,7 @@ mod tests {
     fn stubs_are_written_for_their_owner_and_again() {
         let home = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let written = write(home.path(), false).unwrap();
+            let written = write(home.path(), "acct", false).unwrap();
             assert_eq!(written.len(), 4);
             for path in written {
                 assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600, "{path:?}");
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn what_is_no_stub_is_kept_and_then_nothing_is_written() {
         let half = {
-            let mut stub = codex();
+            let mut stub = codex("acct");
             stub["OPENAI_API_KEY"] = "somebody's".into();
             stub.to_string()
         };
@@ -189,25 +189,26 @@ mod tests {
             let path = home.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, &text).unwrap();
-            let error = write(home.path(), false).unwrap_err().to_string();
+            let error = write(home.path(), "acct", false).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("--force"), "{error}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
             assert!(!home.path().join(".claude/.credentials.json").exists(), "all or none");
-            write(home.path(), true).unwrap();
+            write(home.path(), "acct", true).unwrap();
             assert_ne!(std::fs::read_to_string(&path).unwrap(), text);
         }
     }
 
     #[test]
     fn tokens_parse_and_expire_late() {
-        let codex = codex();
+        let codex = codex("acct");
         for name in ["id_token", "access_token"] {
             let token = codex["tokens"][name].as_str().unwrap();
             let parts: Vec<_> = token.split('.').map(|part| BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).collect();
             assert_eq!(parts.len(), 3, "{token}");
             let claims: Value = serde_json::from_slice(&parts[1]).unwrap();
             assert_eq!(claims["exp"], EXPIRY);
-            assert_eq!(claims["https://api.openai.com/auth"]["chatgpt_account_id"], PLACEHOLDER);
+            assert_eq!(claims["https://api.openai.com/auth"]["chatgpt_account_id"], "acct");
         }
+        assert_eq!(codex["tokens"]["account_id"], "acct");
     }
 }
