@@ -48,6 +48,13 @@ export NEWER_GH
 GIT_CLIENTS=$(tests/support/git-clients.sh 2>/dev/null || true)
 export GIT_CLIENTS
 
+# Clients of the model APIs and of registries, for clients.rs. The large ones only where they are there, or all are
+# wanted.
+all=()
+if [[ ${SALLYPORT_ALL_CLIENTS:-} == 1 ]]; then all=(--all); fi
+SDK_CLIENTS=$(tests/support/sdk-clients.sh "${all[@]}" || true)
+export SDK_CLIENTS
+
 # Tests name here what they could not do on this machine; cargo hides the output of tests that pass.
 SALLYPORT_SKIPPED=$(mktemp)
 export SALLYPORT_SKIPPED

@@ -10,7 +10,7 @@ pub mod graphql;
 pub mod odd;
 pub mod pranks;
 mod sites;
-mod tls;
+pub(crate) mod tls;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
