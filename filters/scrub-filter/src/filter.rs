@@ -32,6 +32,9 @@ impl RootContext for Root {
     }
 }
 
+/// Headers or trailers, in order.
+type Fields = Vec<(String, Vec<u8>)>;
+
 /// The context of one request.
 #[derive(Default)]
 struct Stream {
@@ -94,7 +97,7 @@ impl Stream {
     /// Removes the fields that hold the credential, and ends the request where that can't be done.
     fn scrub(
         &self,
-        fields: fn() -> Result<Vec<(String, Vec<u8>)>, host::Error>,
+        fields: fn() -> Result<Fields, host::Error>,
         remove: fn(&str) -> Result<(), host::Error>,
     ) -> Action {
         let Some(secret) = &self.secret else { return Action::Continue };
