@@ -87,6 +87,27 @@ pub const BUILT_IN: &[BuiltIn] = &[
         ways: &[Way { variables: &["OPENAI_API_KEY"], header: "authorization", format: "Bearer {}" }],
     },
     BuiltIn {
+        name: "codex",
+        group: None,
+        host: "chatgpt.com",
+        scope: Scope::Endpoints(&[
+            "POST /backend-api/codex/responses",
+            "POST /backend-api/codex/responses/compact",
+            "GET /backend-api/codex/models",
+            "GET /backend-api/wham/config/requirements",
+            "GET /backend-api/wham/usage",
+        ]),
+        // A login: oauth/provider.rs.
+        ways: &[],
+    },
+    BuiltIn {
+        name: "gemini-cli",
+        group: None,
+        host: "cloudcode-pa.googleapis.com",
+        scope: Scope::Endpoints(&["POST /v1internal:*"]),
+        ways: &[],
+    },
+    BuiltIn {
         name: "gemini",
         group: None,
         host: "generativelanguage.googleapis.com",

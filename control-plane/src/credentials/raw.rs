@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use policy::{AuthMode, HostName};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -16,6 +17,9 @@ use super::Credentials;
 use super::built_in::{self, BUILT_IN, BuiltIn};
 use super::endpoint::{Endpoint, read_method};
 use super::entry::{Admits, Entry, Format, Scope, Way};
+use super::oauth::endpoint::Client;
+use super::oauth::provider::{Layout, Program, Service};
+use super::oauth::{self, Login};
 use super::source::Source;
 
 /// How long the output of a command counts where nothing is said.
@@ -68,6 +72,10 @@ struct RawSource {
     env: Option<Names>,
     file: Option<PathBuf>,
     command: Option<Vec<String>>,
+    oauth: Option<Program>,
+    provider: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<SecretString>,
     ttl: Option<String>,
 }
 
@@ -169,6 +177,7 @@ pub fn read(
         }
         entries.insert(entry.host.clone(), entry);
     }
+    answers(&mut entries);
     Ok(Credentials::new(entries))
 }
 
@@ -190,7 +199,7 @@ fn entry(
         admits: Admits { labels: admits.labels, mode: admits.mode },
         host,
         scope: scope(raw, built_in)?,
-        ways: ways(raw, built_in, base, environment)?,
+        ways: ways(name, raw, built_in, base, environment)?,
     })
 }
 
@@ -225,6 +234,7 @@ fn scope(raw: &RawEntry, built_in: Option<&BuiltIn>) -> Result<Scope, Wrong> {
 }
 
 fn ways(
+    name: &str,
     raw: &RawEntry,
     built_in: Option<&BuiltIn>,
     base: &Path,
@@ -242,7 +252,9 @@ fn ways(
         if header.is_some() || format.is_some() {
             return Err(("from", "is required where a built-in credential's header or format is changed".to_owned()));
         }
-        return built_in.ways.iter().map(|way| built_in_way(way, environment)).collect();
+        let login = built_in_login(name, base, environment)?;
+        let ways = built_in.ways.iter().map(|way| built_in_way(way, environment));
+        return login.map(Ok).into_iter().chain(ways).collect();
     };
     // The last way of a built-in one is the plain key.
     let usual = built_in.and_then(|built_in| built_in.ways.last());
@@ -252,6 +264,14 @@ fn ways(
         (None, Some(way)) => read_format(way.format)?,
         (None, None) => read_format(if header == "authorization" { "Bearer {}" } else { "{}" })?,
     };
+    if let Some(program) = from.oauth {
+        let way = login(name, program, from, raw, base, environment)?;
+        let placeholder = oauth::provider::built_in(name).and_then(|built_in| built_in.placeholder);
+        return Ok(vec![Way { variables: placeholder.map(str::to_owned).into_iter().collect(), ..way }]);
+    }
+    if [from.provider.is_some(), from.client_id.is_some(), from.client_secret.is_some()].contains(&true) {
+        return Err(("from", "provider, client_id and client_secret are for oauth".to_owned()));
+    }
     let (source, own) = source(from, &format, base, environment)?;
     let looked_for = usual.into_iter().flat_map(|way| way.variables).map(|name| (*name).to_owned());
     let variables = own.into_iter().chain(looked_for).collect();
@@ -263,6 +283,87 @@ fn built_in_way(way: &built_in::Way, environment: &dyn Fn(&str) -> Option<OsStri
     let variables: Vec<String> = way.variables.iter().map(|name| (*name).to_owned()).collect();
     let source = Source::variables_of(variables.clone(), &format, environment);
     Ok(Way { source, header: read_header(way.header)?, format, variables })
+}
+
+/// The login that a built-in credential may come from, where a variable names its file.
+fn built_in_login(
+    name: &str,
+    base: &Path,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Option<Way>, Wrong> {
+    let Some(oauth::provider::BuiltIn { program, placeholder }) = oauth::provider::built_in(name) else {
+        return Ok(None);
+    };
+    let from = RawSource { oauth: Some(program), ..RawSource::default() };
+    if environment(program.variable()).is_none_or(|file| file.is_empty()) {
+        // One that is never there says what could be set.
+        let format = read_format("Bearer {}")?;
+        let source = Source::variables_of(vec![program.variable().to_owned()], &format, &|_| None);
+        return Ok(Some(Way { source, header: "authorization".to_owned(), format, variables: Vec::new() }));
+    }
+    let way = login(name, program, &from, &RawEntry::default(), base, environment)?;
+    Ok(Some(Way { variables: placeholder.map(str::to_owned).into_iter().collect(), ..way }))
+}
+
+/// The way of a login.
+fn login(
+    name: &str,
+    program: Program,
+    from: &RawSource,
+    raw: &RawEntry,
+    base: &Path,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Way, Wrong> {
+    if from.env.is_some() || from.command.is_some() || from.ttl.is_some() {
+        return Err(("from", "beside oauth stand file, provider, client_id and client_secret".to_owned()));
+    }
+    let layout = match (program, &from.provider) {
+        (Program::OpenCode, Some(provider)) => Layout::OpenCode(provider.clone()),
+        (Program::OpenCode, None) => {
+            return Err(("from.provider", "is required: which of the logins in OpenCode's file".to_owned()));
+        }
+        (_, Some(_)) => return Err(("from.provider", "is for OpenCode, whose file has several".to_owned())),
+        (Program::Codex, None) => Layout::Codex,
+        (Program::Gemini, None) => Layout::Gemini,
+        (Program::Claude, None) => Layout::Claude,
+    };
+    let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let file = from.file.clone().or_else(|| variable(program.variable()).map(PathBuf::from));
+    let file = file
+        .ok_or_else(|| ("from.file", format!("is required, or the variable {} that names it", program.variable())))?;
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let google = layout.service() == Some(Service::Google);
+    let id = from.client_id.clone().or_else(|| layout.service().and_then(Service::client_id).map(str::to_owned));
+    let id = id.or_else(|| google.then(|| text("GEMINI_OAUTH_CLIENT_ID")).flatten());
+    let secret = from.client_secret.clone();
+    let secret = secret.or_else(|| google.then(|| text("GEMINI_OAUTH_CLIENT_SECRET").map(Into::into)).flatten());
+    if google && (id.is_none() || secret.is_none()) {
+        let reason = "and from.client_secret are required for Gemini CLI, or the variables GEMINI_OAUTH_CLIENT_ID and \
+                      GEMINI_OAUTH_CLIENT_SECRET: those that it is shipped with";
+        return Err(("from.client_id", reason.to_owned()));
+    }
+    let header = raw.header.as_deref().map_or_else(|| Ok("authorization".to_owned()), read_header)?;
+    let format = read_format(raw.format.as_deref().unwrap_or("Bearer {}"))?;
+    let client = id.map(|id| Client { id, secret });
+    let source = Source::login(Login::new(name, layout, base.join(file), client));
+    Ok(Way { source, header, format, variables: Vec::new() })
+}
+
+/// Adds what the gateway answers by itself: the token endpoints of the logins that there are. A host that has an entry of
+/// the operator's stays as it is.
+fn answers(entries: &mut BTreeMap<HostName, Entry>) {
+    let services: BTreeSet<Service> = entries.values().flat_map(Entry::logins).filter_map(|l| l.service()).collect();
+    for (service, (name, _)) in services.into_iter().flat_map(|s| s.endpoints().iter().map(move |e| (s, e))) {
+        let Ok(host) = HostName::parse(name.as_bytes()) else { continue };
+        entries.entry(host.clone()).or_insert_with(|| Entry {
+            name: (*name).to_owned(),
+            group: None,
+            admits: Admits::default(),
+            host,
+            scope: Scope::Answer(service),
+            ways: Vec::new(),
+        });
+    }
 }
 
 /// The source, and the variables that it reads.
@@ -304,7 +405,7 @@ fn source(
             let ttl = from.ttl.as_deref().map(read_ttl).transpose()?.unwrap_or(DEFAULT_TTL);
             Ok((Source::command(program, arguments.to_vec(), ttl), Vec::new()))
         }
-        _ => Err(("from", "expected one of env, file and command".to_owned())),
+        _ => Err(("from", "expected one of env, file, command and oauth".to_owned())),
     }
 }
 

@@ -20,10 +20,15 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::Way;
+use super::entry::{Scope, Way};
+use super::oauth::provider::Service;
+use super::oauth::stub;
 use super::{Credentials, client};
 use crate::containers::registry::Registry;
 use crate::telemetry;
+
+/// The header in which requests of Codex name the account of their token.
+const ACCOUNT: &str = "chatgpt-account-id";
 
 /// The service.
 #[derive(Debug)]
@@ -52,7 +57,11 @@ impl Server {
             let (_, container) = self.registry.lookup(source);
             decide(container.as_deref(), request, &self.credentials, Timestamp::now())
         };
-        let (way, value) = granted()?.entry.value().await?;
+        let grant = granted()?;
+        if let Scope::Answer(service) = grant.entry.scope {
+            return Ok(answer(service, grant.rule));
+        }
+        let (way, value) = grant.entry.value().await?;
         // A source can take seconds, and the container may have been removed or narrowed meanwhile.
         let grant = granted()?;
         telemetry::injected(&grant.entry.name);
@@ -81,7 +90,7 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
 }
 
 fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
-    let ok = OkHttpResponse {
+    let mut ok = OkHttpResponse {
         headers: vec![header(&way.header, &way.fill(value))],
         // Envoy removes after it has added; what is added replaces every header of its name.
         headers_to_remove: client::HEADERS
@@ -92,10 +101,30 @@ fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
         query_parameters_to_remove: grant.parameters.clone(),
         ..Default::default()
     };
+    if let Some(login) = way.source.as_login().filter(|login| login.names_account()) {
+        match login.account() {
+            Some(account) => ok.headers.push(header(ACCOUNT, &account)),
+            None => ok.headers_to_remove.push(ACCOUNT.to_owned()),
+        }
+    }
     CheckResponse {
         status: Some(status(Code::Ok)),
         dynamic_metadata: Some(audit("allow", grant.rule, "")),
         http_response: Some(HttpResponse::OkResponse(ok)),
+    }
+}
+
+/// An answer of the gateway's own, in place of a token endpoint's. To Envoy it is a denial, since nothing goes on.
+fn answer(service: Service, rule: &str) -> CheckResponse {
+    let answered = DeniedHttpResponse {
+        status: Some(HttpStatus { code: 200 }),
+        headers: vec![header("content-type", "application/json"), header("cache-control", "no-store")],
+        body: stub::body(service),
+    };
+    CheckResponse {
+        status: Some(status(Code::PermissionDenied)),
+        dynamic_metadata: Some(audit("allow", rule, "answered by the gateway")),
+        http_response: Some(HttpResponse::DeniedResponse(answered)),
     }
 }
 

@@ -14,6 +14,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::PLACEHOLDER;
 use super::entry::Format;
+use super::oauth::Login;
 
 /// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
 const MAX_VALUE: usize = 8 << 10;
@@ -34,6 +35,7 @@ enum Kind {
     },
     File(file::File),
     Command(Arc<command::Command>),
+    Login(Arc<Login>),
 }
 
 /// There is no value.
@@ -86,6 +88,19 @@ impl Source {
         Self { kind: Kind::Command(Arc::new(command)), problem: Mutex::default() }
     }
 
+    /// A login that the gateway keeps fresh.
+    pub fn login(login: Login) -> Self {
+        Self { kind: Kind::Login(Arc::new(login)), problem: Mutex::default() }
+    }
+
+    /// The login, where it is one.
+    pub fn as_login(&self) -> Option<&Arc<Login>> {
+        match &self.kind {
+            Kind::Login(login) => Some(login),
+            _ => None,
+        }
+    }
+
     /// The value now. `name` is the credential's, for the log; what comes is checked against `format`.
     ///
     /// # Errors
@@ -105,6 +120,7 @@ impl Source {
                 self.report(name, problem);
                 value.ok_or(Unavailable::Failed)
             }
+            Kind::Login(login) => login.value().await.ok_or(Unavailable::Failed),
         }
     }
 
@@ -117,7 +133,7 @@ impl Source {
                 self.report(name, reading.as_ref().err().cloned().or(warning));
                 matches!(reading, Ok(Some(_)))
             }
-            Kind::Command(_) => true,
+            Kind::Command(_) | Kind::Login(_) => true,
         }
     }
 
@@ -125,12 +141,17 @@ impl Source {
     pub fn variables(&self) -> &[String] {
         match &self.kind {
             Kind::Variables { names, .. } => names,
-            Kind::File(_) | Kind::Command(_) => &[],
+            Kind::File(_) | Kind::Command(_) | Kind::Login(_) => &[],
         }
     }
 
     /// What is wrong with it, as far as it is known.
     pub fn problem(&self) -> Option<String> {
+        let login = self.as_login().and_then(|login| login.problem());
+        login.or_else(|| self.own_problem())
+    }
+
+    fn own_problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
