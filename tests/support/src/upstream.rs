@@ -10,6 +10,7 @@ pub mod odd;
 pub mod pranks;
 mod sites;
 mod tls;
+pub mod tokens;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -35,7 +36,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 7] = [
+pub const OTHER_HOSTS: [&str; 13] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
@@ -43,6 +44,12 @@ pub const OTHER_HOSTS: [&str; 7] = [
     "api.openai.com",
     "generativelanguage.googleapis.com",
     "keyed.example.com",
+    "chatgpt.com",
+    "cloudcode-pa.googleapis.com",
+    "auth.openai.com",
+    "oauth2.googleapis.com",
+    "console.anthropic.com",
+    "platform.claude.com",
 ];
 
 /// A request that arrived, as it arrived.
@@ -105,6 +112,7 @@ struct Shared {
     requests: Mutex<Vec<Recorded>>,
     connections: AtomicU64,
     pranks: pranks::Pranks,
+    tokens: tokens::Tokens,
 }
 
 impl Shared {
@@ -139,6 +147,7 @@ impl Upstream {
             requests: Mutex::default(),
             connections: AtomicU64::new(0),
             pranks: pranks::Pranks::default(),
+            tokens: tokens::Tokens::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
@@ -157,6 +166,11 @@ impl Upstream {
     pub fn requests_with(&self, text: &str) -> Vec<Recorded> {
         let requests = self.shared.requests.lock().unwrap();
         requests.iter().filter(|request| format!("{}{}", request.host, request.path).contains(text)).cloned().collect()
+    }
+
+    /// The token endpoint of auth.openai.com.
+    pub fn tokens(&self) -> &tokens::Tokens {
+        &self.shared.tokens
     }
 
     /// How many connections were ever accepted.
