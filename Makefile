@@ -32,7 +32,7 @@ test: ## Format, lint, unit and end-to-end tests with the release build and real
 	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz-smoke e2e
 
 test-full: ## The same, and the long ones
-	@OPENSSL_GIT=$$(tests/support/openssl-git.sh || true) tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz e2e docker-test TEST_ARGS='-- --include-ignored'
+	@SALLYPORT_ALL_CLIENTS=1 OPENSSL_GIT=$$(tests/support/openssl-git.sh || true) tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz e2e docker-test TEST_ARGS='-- --include-ignored'
 
 bench: build envoy ## The benchmark table, also as target/bench/results.json
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/bench/run.sh

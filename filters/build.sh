@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds every filters/*-filter crate for wasm32-wasip1 and puts it at target/filters/<name>.wasm.
+# Builds the filters for wasm32-wasip1, as one module, and puts it at target/filters/sallyport.wasm.
 #
 # The standard library for that target comes from the first of these that is there:
 #   1. the pinned toolchain;
@@ -7,7 +7,7 @@
 #   3. `rustup target add`;
 #   4. the same Debian packages, installed with apt-get, as root only.
 # FILTER_FEATURES="test-panic" FILTERS_OUT=target/filters-panic: another build for a test, put elsewhere.
-# A file in target/filters is replaced whole, and only when its content changed: Envoy may have it open.
+# The file is replaced whole, and only when its content changed: a gateway takes it up as it runs.
 # It never removes a package, never touches a toolchain but for adding that target, and never falls back
 # to an older file when a build fails.
 set -euo pipefail
@@ -56,13 +56,7 @@ apt_adds_std() {
         debian_has_std
 }
 
-crates=()
-for manifest in filters/*-filter/Cargo.toml; do
-    crates+=("$(basename "$(dirname "$manifest")")")
-done
-
-build=(cargo build --release --target "$target")
-for crate in "${crates[@]}"; do build+=(-p "$crate"); done
+build=(cargo build --profile wasm --target "$target" -p filter-chain)
 if [[ -n ${FILTER_FEATURES:-} ]]; then build+=(--features "$FILTER_FEATURES"); fi
 if [[ ${CI:-} == true ]] && git ls-files --error-unmatch Cargo.lock >/dev/null 2>&1; then
     build+=(--locked)
@@ -103,12 +97,9 @@ fi
 
 placed_in=${FILTERS_OUT:-target/filters}
 mkdir -p "$placed_in"
-for crate in "${crates[@]}"; do
-    built=$out/$target/release/${crate//-/_}.wasm
-    [[ -f $built ]] || die "$crate built no $built: its Cargo.toml needs crate-type = [\"cdylib\"]."
-    placed=$placed_in/${crate%-filter}.wasm
-    if ! cmp -s "$built" "$placed"; then
-        cp -- "$built" "$placed.$$"
-        mv -f -- "$placed.$$" "$placed"
-    fi
-done
+built=$out/$target/wasm/filter_chain.wasm
+placed=$placed_in/sallyport.wasm
+if ! cmp -s "$built" "$placed"; then
+    cp -- "$built" "$placed.$$"
+    mv -f -- "$placed.$$" "$placed"
+fi

@@ -31,7 +31,7 @@ fi
 export SALLYPORT_BIN=${SALLYPORT_BIN:-$root/target/release/sallyport}
 export SALLYPORT_FILTERS=${SALLYPORT_FILTERS:-$root/target/filters}
 export SALLYPORT_FILTERS_PANIC=$root/target/filters-panic
-for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/identity.wasm" "$SALLYPORT_FILTERS_PANIC/identity.wasm"; do
+for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/sallyport.wasm" "$SALLYPORT_FILTERS_PANIC/sallyport.wasm"; do
     [[ -e $file ]] || { echo "$file is missing: run 'make build filters-panic' first" >&2; exit 2; }
 done
 
@@ -47,6 +47,13 @@ export NEWER_GH
 # Other clients than git, for the tests of push.
 GIT_CLIENTS=$(tests/support/git-clients.sh 2>/dev/null || true)
 export GIT_CLIENTS
+
+# Clients of the model APIs and of registries, for clients.rs. The large ones only where they are there, or all are
+# wanted.
+all=()
+if [[ ${SALLYPORT_ALL_CLIENTS:-} == 1 ]]; then all=(--all); fi
+SDK_CLIENTS=$(tests/support/sdk-clients.sh "${all[@]}" || true)
+export SDK_CLIENTS
 
 # Tests name here what they could not do on this machine; cargo hides the output of tests that pass.
 SALLYPORT_SKIPPED=$(mktemp)

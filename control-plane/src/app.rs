@@ -153,7 +153,8 @@ impl App {
                 format!("Envoy's resolver cannot listen on {}: set listen.resolver", config.resolver)
             })?;
         }
-        let unset = config.credentials.without_value(|host| readiness.registry.policy().egress.names_exactly(host));
+        let named = readiness.registry.policy();
+        let unset = config.credentials.without_value(|hosts| named.egress.entries().any(|(entry, _)| entry == *hosts));
         for credential in unset {
             tracing::warn!("{credential}; until then, requests that need it are answered 502");
         }

@@ -108,6 +108,7 @@ struct RawConfig {
     policy: Option<PathBuf>,
     upstream_roots: Option<PathBuf>,
     upstreams: BTreeMap<String, RawUpstream>,
+    #[serde(deserialize_with = "credentials::raws")]
     credentials: BTreeMap<String, credentials::Raw>,
 }
 
@@ -327,6 +328,8 @@ mod tests {
         let twice = "upstreams: {GitHub.com: {address: a, ca: ca.pem}, github.com: {address: b, ca: ca.pem}}";
         assert!(config(twice).unwrap_err().to_string().contains("twice"));
         assert!(config("upstreams: {github.com: {address: a, ca: nope.pem}}").is_err());
+        let also = config("credentials:\n  gemini: false\n  openai:\n    also: [fils]\n").unwrap_err().to_string();
+        assert!(also.contains("sallyport.yaml:4:") && also.contains("expected some of audio, batches"), "{also}");
         let credentials = config("credentials: {x: {host: api.example.com, from: {env: X, ttl: 5m}}}");
         assert!(credentials.unwrap_err().to_string().contains("credentials.x.from.ttl: "));
     }

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
-use policy::{Denial, HostName, Stage};
+use policy::{Denial, HostName, HostPattern, Stage};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -32,9 +32,11 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::dns::Resolver;
-use entry::Entry;
+use crate::github::transport::Transport;
+pub use entry::Use;
+use entry::{Entry, Place};
 use oauth::endpoint::{Endpoint, Refused};
-pub use raw::{Raw, read};
+pub use raw::{Raw, raws, read};
 
 /// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
 pub const PLACEHOLDER: &str = "held-by-the-gateway";
@@ -42,23 +44,24 @@ pub const PLACEHOLDER: &str = "held-by-the-gateway";
 /// What the gateway can add, by host. Which entries there are is known at start; their values come and go.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    entries: BTreeMap<HostName, Entry>,
-    configured: OnceLock<Vec<HostName>>,
+    entries: BTreeMap<HostPattern, Entry>,
+    configured: OnceLock<Vec<HostPattern>>,
 }
 
 impl Credentials {
-    fn new(entries: BTreeMap<HostName, Entry>) -> Self {
+    fn new(entries: BTreeMap<HostPattern, Entry>) -> Self {
         Self { entries, configured: OnceLock::new() }
     }
 
-    /// Whether requests to `host` go through the credential stage at all.
-    pub fn concern(&self, host: &HostName) -> bool {
-        self.entries.contains_key(host)
+    /// Whether requests to what an operator allows as `hosts` go through the credential stage at all: one credential is
+    /// for all of them. A suffix on the list is concerned by no entry for one name below it.
+    pub fn concern(&self, hosts: &HostPattern) -> bool {
+        self.entries.keys().any(|entry| within(entry, hosts))
     }
 
     /// The hosts for which there was a value when this was first called, which is at start. A command is taken to
     /// have one: whoever has written it down means it.
-    pub fn configured(&self) -> &[HostName] {
+    pub fn configured(&self) -> &[HostPattern] {
         self.configured
             .get_or_init(|| self.entries.values().filter(|entry| entry.has_value()).map(|e| e.host.clone()).collect())
     }
@@ -76,21 +79,32 @@ impl Credentials {
         self.entries.values().flat_map(Entry::problems).collect()
     }
 
+    /// Tells those that ask GitHub the way there.
+    pub fn reach_github(&self, transport: &Arc<Transport>) {
+        let ways = self.entries.values().flat_map(|entry| &entry.ways);
+        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(transport));
+    }
+
     /// What an operator is told of each credential that has no value now, for the hosts that are `wanted`.
-    pub fn without_value(&self, wanted: impl Fn(&HostName) -> bool) -> Vec<String> {
+    pub fn without_value(&self, wanted: impl Fn(&HostPattern) -> bool) -> Vec<String> {
         let unset = |entry: &&Entry| wanted(&entry.host) && !entry.has_value();
         self.entries.values().filter(unset).map(|entry| entry.missing().reason).collect()
     }
 
-    /// The header by which a request of the gateway's own to `host` has its credential.
+    /// The header by which a request of the gateway's own to `host` has its credential, made for `whom`.
     ///
     /// # Errors
     /// There is none for that host, or no value.
-    pub async fn own_request(&self, host: &HostName) -> Result<(HeaderName, HeaderValue), Denial> {
+    pub async fn own_request(
+        &self,
+        host: &HostName,
+        whom: Option<Use<'_>>,
+    ) -> Result<(HeaderName, HeaderValue), Denial> {
         let none = || Denial::forbidden(Stage::Credentials, "credentials.host", format!("{host} has no credential"));
-        let (way, value) = self.entry(host).ok_or_else(none)?.value().await?;
+        let (way, value) = self.entry(host).ok_or_else(none)?.value(whom).await?;
+        let Place::Header(name) = &way.place else { return Err(none()) };
         // Both are checked when they are read.
-        let name = HeaderName::try_from(&way.header).map_err(|_| none())?;
+        let name = HeaderName::try_from(name).map_err(|_| none())?;
         let mut value = HeaderValue::try_from(way.fill(&value)).map_err(|_| none())?;
         value.set_sensitive(true);
         Ok((name, value))
@@ -98,7 +112,7 @@ impl Credentials {
 
     /// A provider has answered 401 to a request to `host` that began at `began` and had a credential of ours.
     pub fn rejected(&self, host: &str, began: Timestamp) {
-        let entry = HostName::parse(host.as_bytes()).ok().and_then(|host| self.entries.get(&host));
+        let entry = HostName::parse(host.as_bytes()).ok().and_then(|host| self.entry(&host));
         entry.into_iter().flat_map(Entry::logins).for_each(|login| login.rejected(began));
     }
 
@@ -146,6 +160,12 @@ impl Credentials {
     }
 
     fn entry(&self, host: &HostName) -> Option<&Entry> {
-        self.entries.get(host)
+        // No two entries are for the same host.
+        self.entries.values().find(|entry| entry.host.covers(host))
     }
+}
+
+/// Whether all that `inner` covers is covered by `outer`.
+fn within(outer: &HostPattern, inner: &HostPattern) -> bool {
+    outer == inner || (matches!(outer, HostPattern::Below(_)) && outer.covers(inner.name()))
 }

@@ -20,6 +20,9 @@ use crate::xds::snapshot::Snapshot;
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
 const SETTLE: Duration = Duration::from_millis(25);
 
+/// The module in which all filters are.
+pub const MODULE: &str = "sallyport.wasm";
+
 /// How every WebAssembly module begins: `\0asm` and version 1 (WebAssembly core specification, section 5.5.16).
 const WASM_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
 
@@ -44,7 +47,7 @@ impl Problems {
     }
 }
 
-/// Where the filters' modules may be.
+/// Where the filters' module may be.
 #[derive(Clone, Debug)]
 pub struct Filters(Vec<PathBuf>);
 
@@ -68,22 +71,17 @@ impl Filters {
         }))
     }
 
-    /// Reads every filter that the listeners need.
+    /// Reads the module.
     ///
     /// # Errors
-    /// A module is missing or is none.
-    pub fn read(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-        Snapshot::FILTERS.iter().map(|name| Ok(((*name).to_owned(), self.read_one(name)?))).collect()
-    }
-
-    fn read_one(&self, name: &str) -> anyhow::Result<Vec<u8>> {
-        let file = format!("{name}.wasm");
-        let code = self.0.iter().find_map(|place| std::fs::read(place.join(&file)).ok());
+    /// It is missing or is none.
+    pub fn read(&self) -> anyhow::Result<Vec<u8>> {
+        let code = self.0.iter().find_map(|place| std::fs::read(place.join(MODULE)).ok());
         let code = code.with_context(|| {
             let looked: Vec<_> = self.0.iter().map(|place| place.display().to_string()).collect();
-            format!("{file} is not in {}; `make build` builds it, --filters names another place", looked.join(", "))
+            format!("{MODULE} is not in {}; `make build` builds it, --filters names another place", looked.join(", "))
         })?;
-        anyhow::ensure!(code.starts_with(&WASM_HEADER), "{file} is no WebAssembly module");
+        anyhow::ensure!(code.starts_with(&WASM_HEADER), "{MODULE} is no WebAssembly module");
         Ok(code)
     }
 }
@@ -94,8 +92,8 @@ pub struct Live {
     config: Arc<Config>,
     roots_pem: String,
     filters: Filters,
-    /// The modules in force.
-    modules: BTreeMap<String, Vec<u8>>,
+    /// The module in force.
+    module: Vec<u8>,
     registry: Arc<Registry>,
     /// The hosts of single containers, as the snapshot in force has them: all of a record that it depends on.
     extra: BTreeSet<HostPattern>,
@@ -111,7 +109,7 @@ impl Live {
     /// Builds the first snapshot and begins to watch the files.
     ///
     /// # Errors
-    /// A filter is missing, or files cannot be watched.
+    /// The filters are missing, or files cannot be watched.
     pub fn start(
         config: Arc<Config>,
         roots_pem: String,
@@ -119,7 +117,7 @@ impl Live {
         registry: Arc<Registry>,
         problems: Problems,
     ) -> anyhow::Result<Self> {
-        let modules = filters.read()?;
+        let module = filters.read()?;
         // One is enough: it says that something has changed, not what.
         let (touch, touched) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |_| {
@@ -142,7 +140,7 @@ impl Live {
             config,
             roots_pem,
             filters,
-            modules,
+            module,
             registry,
             extra: BTreeSet::new(),
             problems,
@@ -200,13 +198,13 @@ impl Live {
             }
         }
         match self.filters.read() {
-            Ok(modules) => {
+            Ok(module) => {
                 self.problems.set("filters", None);
-                self.modules = modules;
+                self.module = module;
             }
             Err(error) => {
-                tracing::error!(%error, "a filter cannot be read; the last good one stays in force");
-                self.problems.set("filters", Some(format!("{error:#}; the last good one stays in force")));
+                tracing::error!(%error, "the filters cannot be read; the last good ones stay in force");
+                self.problems.set("filters", Some(format!("{error:#}; the last good ones stay in force")));
             }
         }
         self.publish();
@@ -217,8 +215,7 @@ impl Live {
         let policy = self.registry.policy();
         self.extra = self.registry.extra_hosts();
         let credentialed = |host: &_| self.config.credentials.concern(host);
-        let snapshot =
-            Snapshot::build(&self.config, &self.roots_pem, &policy, &self.extra, credentialed, &self.modules);
+        let snapshot = Snapshot::build(&self.config, &self.roots_pem, &policy, &self.extra, credentialed, &self.module);
         self.snapshots.send_if_modified(|current| {
             let changed = **current != snapshot;
             if changed {

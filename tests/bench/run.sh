@@ -27,7 +27,7 @@ python3 -c 'import sqlite3, ssl, sys; sys.exit(sys.version_info < (3, 9))' 2>/de
 export ENVOY_BIN
 export SALLYPORT_BIN=${SALLYPORT_BIN:-$root/target/release/sallyport}
 export SALLYPORT_FILTERS=${SALLYPORT_FILTERS:-$root/target/filters}
-for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/identity.wasm"; do
+for file in "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/sallyport.wasm"; do
     [[ -e $file ]] || die "$file is missing; run 'make build' first"
 done
 

@@ -41,7 +41,7 @@ else skip "there is neither 'docker compose' nor 'docker-compose'"; fi
 # Without the plug-in, only the old builder is there.
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0
 for tool in openssl curl ip; do command -v "$tool" >/dev/null || skip "'$tool' is not installed"; done
-for file in target/release/sallyport target/filters/identity.wasm; do
+for file in target/release/sallyport target/filters/sallyport.wasm; do
     [[ -e $file ]] || die "$file is missing: run 'make build' first"
 done
 envoy=${ENVOY_BIN:-$(envoy/install.sh)}

@@ -217,11 +217,16 @@ fn clean(text: &str) -> String {
     kept.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).chain(cut.chars()).collect()
 }
 
+/// Whether the value of this parameter of a query is kept.
+pub fn shows(parameter: &str) -> bool {
+    SHOWN.contains(&parameter)
+}
+
 /// A target without the values of its query but the harmless ones: those of signed URLs are credentials.
 fn without_values(target: &str) -> String {
     let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
     let shown = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if SHOWN.contains(&name) => pair.to_owned(),
+        Some((name, _)) if shows(name) => pair.to_owned(),
         Some((name, _)) => format!("{name}=…"),
         None => pair.to_owned(),
     };

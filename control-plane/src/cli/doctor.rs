@@ -129,7 +129,7 @@ impl Doctor {
             Err(error) => Finding::fail("envoy", error, "`make up` fetches it"),
         });
         findings.push(match live::Filters::find(self.filters.clone()).and_then(|filters| filters.read()) {
-            Ok(modules) => Finding::ok("filters", modules.into_keys().collect::<Vec<_>>().join(", ")),
+            Ok(module) => Finding::ok("filters", format!("{}, {} KiB", live::MODULE, module.len() >> 10)),
             Err(error) => Finding::fail("filters", format!("{error:#}"), "run `make build`"),
         });
         let (running, finding) = gateway(&Client::new(common, &config));
@@ -283,6 +283,7 @@ fn credentials(config: &Config) -> Vec<Finding> {
     if !problems.is_empty() {
         return vec![Finding::warn("credentials", problems.join("; "), "correct `credentials:`, or its source")];
     }
+    let app = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let names = GITHUB_VARIABLES.join(" or ");
     let set = GITHUB_VARIABLES.iter().find_map(|name| std::env::var(name).ok().map(|value| (name, value)));
     vec![match set {
@@ -291,6 +292,7 @@ fn credentials(config: &Config) -> Vec<Finding> {
             Finding::warn("credentials", found, "this shell is set up as a sandbox; set the token itself")
         }
         Some((name, value)) if !value.trim().is_empty() => Finding::ok("credentials", format!("{name} is set here")),
+        _ if app("GITHUB_APP_ID") => Finding::ok("credentials", "GITHUB_APP_ID is set here"),
         _ => Finding::warn(
             "credentials",
             "no GitHub token in this shell",
@@ -305,7 +307,7 @@ fn github(config: &Config) -> Option<Finding> {
     let asked = || {
         let client = github::client::Client::of_command(config, &roots)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime.block_on(client.get("/"));
+        let answer = runtime.block_on(client.get(None, "/"));
         // A resolver that still looks for the host is left behind.
         runtime.shutdown_background();
         answer

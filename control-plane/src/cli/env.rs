@@ -1,6 +1,9 @@
-//! `env`: the variables that a sandbox needs so that its programs use the proxy and trust its certificates.
+//! `env`: the variables that a sandbox needs so that its programs use the proxy and trust its certificates, and the
+//! files without which some clients do not start. What each client needs, and why: docs/clients.md.
 
-use std::path::PathBuf;
+mod stubs;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -10,9 +13,23 @@ use crate::credentials::PLACEHOLDER;
 /// Programs read the one or the other spelling of the proxy's variables.
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
-/// Variables that replace a program's own roots: git, curl, OpenSSL and Go, Python's requests, pip, cargo, and uv.
-const BUNDLE: [&str; 6] =
-    ["GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"];
+/// Variables that replace a program's own roots.
+const BUNDLE: [&str; 10] = [
+    // git, whichever TLS its libcurl speaks.
+    "GIT_SSL_CAINFO",
+    // The program curl; libcurl itself reads none.
+    "CURL_CA_BUNDLE",
+    // OpenSSL, and by it Python's ssl, httpx and Ruby; Go; rustls-native-certs, and by it uv and Codex; Bun.
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "DENO_CERT",
+    // Programs of Nix, which are built to read this one before SSL_CERT_FILE.
+    "NIX_SSL_CERT_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+];
 
 /// git over HTTP/1.1: over HTTP/2, libcurl 7.88.1 (Debian 12) may send 64 KiB of a push twice.
 const GIT_CONFIG: [(&str, &str); 3] =
@@ -21,10 +38,10 @@ const GIT_CONFIG: [(&str, &str); 3] =
 /// Print the variables that a sandbox needs.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  eval \"$(sallyport env --gateway http://gateway:8080 --ca-bundle /etc/sallyport/ca-bundle.pem)\""
+    after_help = "Examples:\n  eval \"$(sallyport env --gateway http://gateway:8080 --ca-bundle /etc/sallyport/ca-bundle.pem)\"\n  sallyport env --shell env-file --stub-files home/ >sandbox.env; docker run --env-file sandbox.env …"
 )]
 pub struct Env {
-    /// For which shell, or as JSON
+    /// For which shell, or as JSON, or as a file for docker's --env-file
     #[arg(long, value_enum, default_value_t = Shell::Sh)]
     shell: Shell,
     /// Where the sandbox finds the proxy [default: this machine's loopback and the configured port]
@@ -33,6 +50,18 @@ pub struct Env {
     /// Where the sandbox finds the CA bundle [default: ca-bundle.pem in the state directory]
     #[arg(long, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
+    /// Where the sandbox finds a trust store for Java, which reads no PEM; docs/clients.md says how to make one
+    #[arg(long, value_name = "FILE")]
+    java_trust_store: Option<PathBuf>,
+    /// Also write stub logins for Claude Code, Codex, Gemini CLI and OpenCode below DIR, the home of a sandbox
+    #[arg(long, value_name = "DIR")]
+    stub_files: Option<PathBuf>,
+    /// The account that Codex's stub names, which Codex looks for among those that ChatGPT lists
+    #[arg(long, requires = "stub_files", value_name = "ID", default_value = PLACEHOLDER)]
+    codex_account_id: String,
+    /// Stub files replace what is no stub of ours
+    #[arg(long, requires = "stub_files")]
+    force: bool,
     /// The same as --shell json
     #[arg(long)]
     json: bool,
@@ -46,6 +75,8 @@ enum Shell {
     Fish,
     /// A JSON object
     Json,
+    /// NAME=value lines, for docker's --env-file
+    EnvFile,
 }
 
 impl Env {
@@ -58,7 +89,16 @@ impl Env {
         };
         let shell = if self.json { Shell::Json } else { self.shell };
         let placeholders = config.credentials.placeholders();
-        print(&render(shell, &variables(&gateway, &bundle.display().to_string(), &placeholders)))
+        let mut variables = variables(&gateway, &bundle.display().to_string(), &placeholders);
+        variables.push(("JAVA_TOOL_OPTIONS", java(&gateway, self.java_trust_store.as_deref())?));
+        // The variables are printed last: where a file is refused there are none, and a script stops.
+        let text = render(shell, &variables)?;
+        if let Some(home) = &self.stub_files {
+            for path in stubs::write(home, &self.codex_account_id, self.force)? {
+                eprintln!("wrote {}", path.display());
+            }
+        }
+        print(&text)
     }
 }
 
@@ -76,10 +116,24 @@ fn variables<'a>(gateway: &str, bundle: &str, placeholders: &[&'a str]) -> Vec<(
     variables
 }
 
-fn render(shell: Shell, variables: &[(&str, String)]) -> String {
+/// Java reads neither the proxy's variables nor PEM. Every JVM reads these options, and says so on stderr.
+fn java(gateway: &str, trust_store: Option<&Path>) -> Result<String, Error> {
+    let wrong = || Error::Usage(format!("--gateway: '{gateway}' is no URL like http://gateway:8080"));
+    let uri: hyper::Uri = gateway.parse().map_err(|_| wrong())?;
+    let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(80);
+    let mut options: Vec<String> =
+        ["http", "https"].map(|scheme| format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port}")).into();
+    if let Some(path) = trust_store {
+        options.push(format!("-Djavax.net.ssl.trustStore={}", path.display()));
+    }
+    Ok(options.join(" "))
+}
+
+fn render(shell: Shell, variables: &[(&str, String)]) -> Result<String, Error> {
     let quoted = |value: &str| format!("'{}'", value.replace('\'', r"'\''"));
     let fish_quoted = |value: &str| format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'"));
-    match shell {
+    Ok(match shell {
         Shell::Sh => variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect(),
         Shell::Fish => {
             variables.iter().map(|(name, value)| format!("set -gx {name} {}\n", fish_quoted(value))).collect()
@@ -89,18 +143,51 @@ fn render(shell: Shell, variables: &[(&str, String)]) -> String {
                 variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
             format!("{}\n", serde_json::Value::Object(object))
         }
-    }
+        // There is no quoting in it: docker takes all behind the first '=' as it is.
+        Shell::EnvFile => {
+            if let Some((name, _)) = variables.iter().find(|(_, value)| value.contains(['\n', '\r'])) {
+                return Err(Error::Usage(format!("{name} has more than one line, which no env-file can hold")));
+            }
+            variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+        }
+    })
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
     #[test]
     fn values_are_quoted_for_their_shell() {
         let variables = [("A", r"it's \n".to_owned())];
-        assert_eq!(render(Shell::Sh, &variables), "export A='it'\\''s \\n'\n");
-        assert_eq!(render(Shell::Fish, &variables), "set -gx A 'it\\'s \\\\n'\n");
-        assert_eq!(render(Shell::Json, &variables), "{\"A\":\"it's \\\\n\"}\n");
+        assert_eq!(render(Shell::Sh, &variables).unwrap(), "export A='it'\\''s \\n'\n");
+        assert_eq!(render(Shell::Fish, &variables).unwrap(), "set -gx A 'it\\'s \\\\n'\n");
+        assert_eq!(render(Shell::Json, &variables).unwrap(), "{\"A\":\"it's \\\\n\"}\n");
+        assert_eq!(render(Shell::EnvFile, &variables).unwrap(), "A=it's \\n\n");
+    }
+
+    #[test]
+    fn an_env_file_holds_no_second_line() {
+        for value in ["a\nB=c", "a\rb"] {
+            let variables = [("A", value.to_owned())];
+            assert!(matches!(render(Shell::EnvFile, &variables), Err(Error::Usage(_))), "{value:?}");
+            assert!(render(Shell::Sh, &variables).is_ok());
+        }
+    }
+
+    #[test]
+    fn java_is_told_host_and_port() {
+        let told = |gateway: &str| java(gateway, None).ok();
+        let options = |host: &str, port: &str| {
+            Some(format!(
+                "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port}"
+            ))
+        };
+        assert_eq!(told("http://gateway:8080"), options("gateway", "8080"));
+        assert_eq!(told("http://[fd00::1]:8080"), options("fd00::1", "8080"));
+        assert_eq!(told("http://gateway"), options("gateway", "80"));
+        assert_eq!(told("/gateway"), None);
+        assert!(java("http://gateway:1", Some(Path::new("/store.p12"))).unwrap().ends_with("trustStore=/store.p12"));
     }
 }

@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use super::{Common, Error};
 use crate::app::App;
@@ -80,9 +82,18 @@ fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    // Before anything secret is read.
+    keep_out_of_dumps().context("memory cannot be kept out of core dumps")?;
     let config = common.config()?;
     let policy = config::policy_file::load(&config.policy_file, &config.credentials)?;
     let filters = live::Filters::find(filters.filters).map_err(|error| Error::Usage(error.to_string()))?;
     let state_dir = common.state_dir(&config)?;
     Ok(App { config, policy, state_dir, filters, envoy }.run()?)
+}
+
+/// What this process and its children hold in memory is written to no core file. The limit is inherited by Envoy; that
+/// the kernel dumps us into no pipe either, and lets none but root look into us, is our own (prctl(2), PR_SET_DUMPABLE).
+fn keep_out_of_dumps() -> std::io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
-use policy::{Access, BranchGlob, Egress, HostName, HostPattern, Policy};
+use policy::{Access, BranchGlob, Egress, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -300,7 +300,7 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
     let mut content = text.as_bytes().to_vec();
     let entries = raw.egress.unwrap_or_else(|| {
         let configured = credentials.configured();
-        content.extend(configured.iter().flat_map(|host| host.as_str().bytes().chain([b'\n'])));
+        content.extend(configured.iter().flat_map(|host| format!("{host}\n").into_bytes()));
         default_entries(configured)
     });
     let value = |key: String, problem| Error::Value { path: file.display().to_string(), key, problem };
@@ -309,7 +309,7 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
     let mut egress = Egress::default();
     for (index, entry) in entries.into_iter().enumerate() {
         for host in entry.hosts {
-            if entry.access.cleartext && matches!(&host, HostPattern::Exact(host) if credentials.concern(host)) {
+            if entry.access.cleartext && credentials.concern(&host) {
                 let problem =
                     format!("{host} gets a credential, which never travels in cleartext; leave cleartext out");
                 return Err(value(format!("egress[{index}].cleartext"), problem));
@@ -367,9 +367,9 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
 }
 
 /// What an absent `egress:` stands for.
-fn default_entries(configured: &[HostName]) -> Vec<Entry> {
+fn default_entries(configured: &[HostPattern]) -> Vec<Entry> {
     let preset = presets::expand(presets::DEFAULT).map(|(hosts, access)| Entry { hosts, access });
-    let hosts = configured.iter().cloned().map(HostPattern::Exact).collect();
+    let hosts = configured.to_vec();
     preset.into_iter().chain([Entry { hosts, access: Access::FULL }]).collect()
 }
 
@@ -378,6 +378,7 @@ fn default_entries(configured: &[HostName]) -> Vec<Entry> {
 mod tests {
     use super::*;
     use crate::credentials;
+    use policy::HostName;
     use std::collections::BTreeMap;
 
     fn policy(text: &str) -> Result<Policy, Error> {

@@ -6,9 +6,10 @@ pub const HEADERS: [&str; 6] = ["authorization", "cookie", "x-api-key", "x-goog-
 /// Parameters of a query. Google reads each of its own also with a `$` in front.
 const PARAMETERS: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "oauth_token", "bearer_token"];
 
-/// The parameters of a target's query that carry a credential, in the spelling in which they stand there, for Envoy
-/// to remove: it compares the bytes. None where there is one that Envoy would not find.
-pub fn query_credentials(target: &[u8]) -> Option<Vec<String>> {
+/// The parameters of a target's query that carry a credential, `ours` among them where there is one, in the spelling in
+/// which they stand there, for Envoy to remove: it compares the bytes. None where there is one that Envoy would not find.
+pub fn query_credentials(target: &[u8], ours: Option<&str>) -> Option<Vec<String>> {
+    let carries = |name| carries(name, ours);
     let Some(at) = target.iter().position(|b| *b == b'?') else { return Some(Vec::new()) };
     let query = target.get(at + 1..).unwrap_or_default();
     let mut found = Vec::new();
@@ -33,10 +34,10 @@ fn name(pair: &[u8]) -> &[u8] {
     pair.split(|b| *b == b'=').next().unwrap_or_default()
 }
 
-fn carries(name: &[u8]) -> bool {
+fn carries(name: &[u8], ours: Option<&str>) -> bool {
     let decoded = decode(name);
     let name = decoded.strip_prefix(b"$").unwrap_or(&decoded);
-    PARAMETERS.iter().any(|parameter| name.eq_ignore_ascii_case(parameter.as_bytes()))
+    PARAMETERS.into_iter().chain(ours).any(|parameter| name.eq_ignore_ascii_case(parameter.as_bytes()))
 }
 
 /// Undoes the percent-encoding; what is none stays as it is.
@@ -83,7 +84,10 @@ mod tests {
         ];
         for (target, expected) in cases {
             let expected = expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
-            assert_eq!(query_credentials(target.as_bytes()), expected, "{target}");
+            assert_eq!(query_credentials(target.as_bytes(), None), expected, "{target}");
         }
+        let target = b"/v1/models?sig=1&Sig=2&s%69g=3&key=4&sign=5";
+        assert_eq!(query_credentials(target, Some("sig")).unwrap_or_default(), ["sig", "Sig", "s%69g", "key"]);
+        assert_eq!(query_credentials(b"/?a;s%69g=3", Some("sig")), None);
     }
 }

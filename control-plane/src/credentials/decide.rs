@@ -3,7 +3,7 @@
 //! Everything on a host of ours that a credential is not for is refused: no credential, no request.
 
 use jiff::Timestamp;
-use policy::{Container, Denial, HostName, Stage};
+use policy::{Container, Denial, HostName, Repo, Stage};
 
 use super::Credentials;
 use super::client::query_credentials;
@@ -24,9 +24,11 @@ pub struct Request<'a> {
 
 /// What is to be done.
 #[derive(Debug)]
-pub struct Grant<'a> {
+pub struct Grant<'a, 'c> {
     /// The credential that is added.
     pub entry: &'a Entry,
+    /// The repository of the container's that the request is about, if it is about one.
+    pub repo: Option<&'c Repo>,
     /// The rule that allowed it.
     pub rule: &'static str,
     /// Parameters of the query that are removed, as they are spelled there.
@@ -38,12 +40,12 @@ pub struct Grant<'a> {
 /// # Errors
 /// The refusal: an address that nobody is registered at any more, a record expired at `now` or blocked, a host or a path
 /// that no credential is for, a container that may not use it.
-pub fn decide<'a>(
-    container: Option<&Container>,
+pub fn decide<'a, 'c>(
+    container: Option<&'c Container>,
     request: Request<'_>,
     credentials: &'a Credentials,
     now: Timestamp,
-) -> Result<Grant<'a>, Denial> {
+) -> Result<Grant<'a, 'c>, Denial> {
     let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Credentials, rule, reason));
     // Who.
     let Some(container) = container else {
@@ -72,16 +74,16 @@ pub fn decide<'a>(
     if !plain {
         return refuse("credentials.path", "the path is not in its canonical spelling".into());
     }
-    let rule = match &entry.scope {
-        Scope::GitHubGit => github::git(container, request.method, path)?,
-        Scope::GitHubApi => github::api(container, request.method, path)?,
+    let (rule, repo) = match &entry.scope {
+        Scope::GitHubGit => ("credentials.git", Some(github::git(container, request.method, path)?)),
+        Scope::GitHubApi => ("credentials.api", github::api(container, request.method, path)?),
         Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
-            "credentials.endpoint"
+            ("credentials.endpoint", None)
         }
         Scope::Answer(service) => {
             let own = service.endpoints().iter().find(|(host, _)| *host == request.host.as_str());
             match own {
-                Some((_, own)) if request.method == "POST" && path == own.as_bytes() => "credentials.stub",
+                Some((_, own)) if request.method == "POST" && path == own.as_bytes() => ("credentials.stub", None),
                 _ => {
                     let reason = format!(
                         "the gateway keeps the login; of {} it answers the token endpoint by itself, and nothing passes",
@@ -98,34 +100,35 @@ pub fn decide<'a>(
         }
     };
     // How.
-    let Some(parameters) = query_credentials(request.path) else {
+    let Some(parameters) = query_credentials(request.path, entry.parameter()) else {
         return refuse("credentials.query", "a credential behind a ';' in the query cannot be removed".into());
     };
-    Ok(Grant { entry, rule, parameters })
+    Ok(Grant { entry, repo, rule, parameters })
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::{Raw, read};
+    use crate::credentials::entry::{Place, Use, Way};
+    use crate::credentials::{raws, read};
     use secrecy::ExposeSecret;
-    use std::collections::BTreeMap;
     use std::path::Path;
 
     const NOW: &str = "2026-12-01T00:00:00Z";
 
-    const OWN: &str = "tavily: {host: api.tavily.com, from: {env: TAVILY}, containers: {labels: {team: a}, mode: user}}\n\
-                       none: {host: none.example.com, from: {env: TAVILY}, paths: []}\n";
+    const OWN: &str = "own: {host: api.example.net, from: {env: OWN}, containers: {labels: {team: a}, mode: user}}\n\
+                       none: {host: none.example.com, from: {env: OWN}, paths: []}\n\
+                       listed: {host: '*.example.org', query: sig, from: {env: OWN}, containers: {list: [abc, d]}}\n";
 
     fn credentials(yaml: &str, set: &'static [&str]) -> Credentials {
-        let raws: BTreeMap<String, Raw> = serde_yaml::from_str(yaml).unwrap();
+        let raws = raws(serde_yaml::Deserializer::from_str(yaml)).unwrap();
         let get = |name: &str| set.contains(&name).then(|| format!("value-of-{name}").into());
         read(&raws, Path::new(""), &get).unwrap_or_else(|at| unreachable!("{at:?}"))
     }
 
     fn all() -> Credentials {
-        credentials(OWN, &["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "TAVILY"])
+        credentials(OWN, &["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "OWN"])
     }
 
     fn container() -> Container {
@@ -143,8 +146,15 @@ mod tests {
         let host = HostName::parse(host.as_bytes()).unwrap();
         let request = Request { host: &host, method, path: path.as_bytes() };
         let grant = decide(container, request, credentials, NOW.parse().unwrap())?;
-        let (way, value) = grant.entry.value().await?;
-        Ok(format!("{}: {}", way.header, way.format.fill(value.expose_secret())))
+        let whom = container.map(|container| Use { container, repo: grant.repo });
+        let (way, value) = grant.entry.value(whom).await?;
+        Ok(format!("{}: {}", place(way), way.format.fill(value.expose_secret())))
+    }
+
+    fn place(way: &Way) -> &str {
+        match &way.place {
+            Place::Header(name) | Place::Query(name) => name,
+        }
     }
 
     async fn rule(container: &Container, target: &str) -> &'static str {
@@ -178,6 +188,42 @@ mod tests {
         ];
         for (target, header) in cases {
             assert_eq!(run(Some(&known), target, &all()).await.unwrap(), header, "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_other_providers_get_theirs() {
+        let known = container();
+        let set: &[&str] = &[
+            "TAVILY_API_KEY",
+            "PERPLEXITY_API_KEY",
+            "SEMANTIC_SCHOLAR_API_KEY",
+            "OPENROUTER_API_KEY",
+            "GROQ_API_KEY",
+            "MISTRAL_API_KEY",
+            "XAI_API_KEY",
+            "DEEPSEEK_API_KEY",
+        ];
+        let all = credentials("{}", set);
+        for (target, variable, off) in [
+            ("POST api.tavily.com/search", "TAVILY_API_KEY", "GET /research/r_1"),
+            ("POST api.perplexity.ai/chat/completions", "PERPLEXITY_API_KEY", "GET /async/chat/completions"),
+            ("GET api.semanticscholar.org/graph/v1/paper/DOI:10.1/x", "", "GET /datasets/v1/release"),
+            ("POST openrouter.ai/api/v1/chat/completions", "OPENROUTER_API_KEY", "GET /api/v1/keys"),
+            ("POST api.groq.com/openai/v1/chat/completions", "GROQ_API_KEY", "GET /openai/v1/files"),
+            ("POST api.mistral.ai/v1/fim/completions", "MISTRAL_API_KEY", "GET /v1/batch/jobs"),
+            ("POST api.x.ai/v1/responses", "XAI_API_KEY", "GET /v1/responses/r_1"),
+            ("POST api.deepseek.com/chat/completions", "DEEPSEEK_API_KEY", "GET /user/balance"),
+        ] {
+            let header = match variable {
+                "" => "x-api-key: value-of-SEMANTIC_SCHOLAR_API_KEY".to_owned(),
+                _ => format!("authorization: Bearer value-of-{variable}"),
+            };
+            assert_eq!(run(Some(&known), target, &all).await.unwrap(), header, "{target}");
+            let (method, path) = off.split_once(' ').unwrap();
+            let host = target.split_once(' ').unwrap().1.split_once('/').unwrap().0;
+            let refused = run(Some(&known), &format!("{method} {host}{path}"), &all).await.unwrap_err();
+            assert_eq!(refused.rule, "credentials.path", "{host} {off}");
         }
     }
 
@@ -261,7 +307,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_may_be_for_some_containers_only() {
-        let target = "POST api.tavily.com/search";
+        let target = "POST api.example.net/search";
         let mut known = container();
         assert_eq!(rule(&known, target).await, "credentials.container");
         known.labels.insert("team".into(), "a".into());
@@ -273,6 +319,10 @@ mod tests {
         known.credentials = None;
         known.labels.insert("team".into(), "b".into());
         assert_eq!(rule(&known, target).await, "credentials.container");
+        let listed = "GET a.example.org/";
+        assert_eq!(rule(&known, listed).await, "");
+        known.container_id = "abcd".into();
+        assert_eq!(rule(&known, listed).await, "credentials.container");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 /// Methods, and a pattern of paths.
 ///
-/// Written `POST /v1/messages`, or `/v1/messages` where the methods stand elsewhere. `*` is any run of characters
+/// Written `POST /v1/messages`, `GET|DELETE /v1/files/*`, or `/v1/messages` where the methods stand elsewhere. `*` is any run of characters
 /// within a segment, the empty one included; a last segment `**` is everything below, of one character or more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -40,13 +40,13 @@ impl Endpoint {
         Self { methods, segments: Vec::new(), below: true }
     }
 
-    /// Reads `METHOD /path` or `/path`; the latter is for `methods`.
+    /// Reads `METHOD /path`, `METHOD|METHOD /path` or `/path`; the latter is for `methods`.
     ///
     /// # Errors
     /// See [`Invalid`].
     pub fn parse(text: &str, methods: Option<&BTreeSet<String>>) -> Result<Self, Invalid> {
         let (methods, path) = match text.split_once(' ') {
-            Some((method, path)) => (Some(BTreeSet::from([read_method(method)?])), path),
+            Some((methods, path)) => (Some(methods.split('|').map(read_method).collect::<Result<_, _>>()?), path),
             None => (methods.cloned(), text),
         };
         let invalid = || Invalid::Path(path.to_owned());
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_pattern_covers_what_it_says_and_nothing_beside() {
-        let cases: [(&str, &[&str], &[&str]); 8] = [
+        let cases: [(&str, &[&str], &[&str]); 9] = [
             (
                 "POST /v1/messages",
                 &["POST /v1/messages"],
@@ -154,6 +154,7 @@ mod tests {
                     "POST /v2/models/x:generateContent",
                 ],
             ),
+            ("DELETE|GET /a/*", &["GET /a/b", "DELETE /a/b"], &["PUT /a/b", "DELETE|GET /a/b"]),
             ("/a/**", &["GET /a/b", "PUT /a/b/c", "GET /a/"], &["GET /a", "GET /ab", "GET /b/a"]),
             ("/**", &["GET /", "GET /a"], &[]),
             ("/", &["GET /"], &["GET /a"]),
@@ -179,8 +180,23 @@ mod tests {
     #[test]
     fn what_could_be_misunderstood_is_no_endpoint() {
         for text in [
-            "", "v1", "/a//b", "/a/../b", "/a?b=c", "/%61", "/a/**/b", "/a**", "/a b", "TRACE /a", "get /a", "GET a",
-            " /a", "/é",
+            "",
+            "v1",
+            "/a//b",
+            "/a/../b",
+            "/a?b=c",
+            "/%61",
+            "/a/**/b",
+            "/a**",
+            "/a b",
+            "TRACE /a",
+            "get /a",
+            "GET a",
+            " /a",
+            "/é",
+            "GET| /a",
+            "|GET /a",
+            "GET|get /a",
         ] {
             assert!(Endpoint::parse(text, None).is_err(), "{text:?}");
         }

@@ -1,11 +1,11 @@
 //! One credential: who may use it, where it may go, how it is put in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use policy::{AuthMode, Container, Denial, HostName, Stage};
+use policy::{AuthMode, Container, Denial, HostPattern, Repo, Stage};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::endpoint::Endpoint;
@@ -22,12 +22,21 @@ pub struct Entry {
     pub group: Option<&'static str>,
     /// Who may use it.
     pub admits: Admits,
-    /// The one host that it goes to.
-    pub host: HostName,
+    /// The one host that it goes to, or all below a suffix.
+    pub host: HostPattern,
     /// What it is for there.
     pub scope: Scope,
     /// Where it comes from and how it is put in; the first that has a value counts.
     pub ways: Vec<Way>,
+}
+
+/// For whom a value is, and for which of its repositories where the request is about one.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// One of its repositories.
+    pub repo: Option<&'a Repo>,
 }
 
 /// Which containers a credential is for: those that have all of this.
@@ -37,6 +46,8 @@ pub struct Admits {
     pub labels: BTreeMap<String, String>,
     /// This mode.
     pub mode: Option<AuthMode>,
+    /// One of these ids.
+    pub list: Option<BTreeSet<String>>,
 }
 
 /// What a credential is for on its host.
@@ -57,21 +68,32 @@ pub enum Scope {
 pub struct Way {
     /// Where the value comes from.
     pub source: Source,
-    /// The header, lower case.
-    pub header: String,
-    /// Its value.
+    /// Where it is put in.
+    pub place: Place,
+    /// What stands there.
     pub format: Format,
     /// The variables in which a program in a sandbox looks for it.
     pub variables: Vec<String>,
 }
 
-/// What stands in the header, with a place for the credential's value.
+/// Where in a request a credential stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this header, lower case.
+    Header(String),
+    /// In this parameter of the query, whose name needs no encoding.
+    Query(String),
+}
+
+/// What is put in, with a place for the credential's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// As it is, between two texts.
     Plain(String, String),
     /// The base64 of `user:password` (RFC 7617), in which the value stands between two texts.
     Basic(String, String),
+    /// In a query, as it is: Envoy 1.40 takes no parameter whose value is encoded, so it is of what needs no encoding.
+    Query,
 }
 
 impl Entry {
@@ -80,19 +102,21 @@ impl Entry {
         let named = |name: &String| *name == self.name || self.group.is_some_and(|group| name == group);
         container.credentials.as_ref().is_none_or(|names| names.iter().any(named))
             && self.admits.mode.is_none_or(|mode| container.auth_mode == mode)
+            && self.admits.list.as_ref().is_none_or(|ids| ids.contains(&container.container_id))
             && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
     }
 
-    /// The value now, and the way that it came.
+    /// The value now, and the way that it came. Of some sources it is for `whom` only; without, it is one for all.
     ///
     /// # Errors
     /// 502 where there is none, 503 where a source fails.
-    pub async fn value(&self) -> Result<(&Way, Arc<SecretString>), Denial> {
+    pub async fn value(&self, whom: Option<Use<'_>>) -> Result<(&Way, Arc<SecretString>), Denial> {
         for way in &self.ways {
-            match way.source.value(&self.name, &way.format).await {
+            match way.source.value(&self.name, &way.format, whom).await {
                 Ok(value) => return Ok((way, value)),
                 Err(Unavailable::Absent) => {}
                 Err(Unavailable::Failed) => return Err(self.failed()),
+                Err(Unavailable::NoRepository) => return Err(self.no_repository()),
             }
         }
         Err(self.missing())
@@ -110,9 +134,24 @@ impl Entry {
         Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
     }
 
+    /// The refusal where values are for repositories.
+    fn no_repository(&self) -> Denial {
+        let reason =
+            "the gateway's GitHub App has tokens for registered repositories only, and there is none here".into();
+        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+    }
+
     fn failed(&self) -> Denial {
         let reason = format!("the source of the credential {} fails; the gateway's operator can see why", self.name);
         Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason }
+    }
+
+    /// The parameter of a query in which one of its ways puts it.
+    pub fn parameter(&self) -> Option<&str> {
+        self.ways.iter().find_map(|way| match &way.place {
+            Place::Query(name) => Some(name.as_str()),
+            Place::Header(_) => None,
+        })
     }
 
     /// Whether there is a value at this moment; a command is not run for it.
@@ -140,9 +179,24 @@ impl Entry {
 }
 
 impl Way {
-    /// What stands in the header with `value`. The one place where a value is taken out of its wrapper.
+    /// What is put in with `value`. The one place where a value is taken out of its wrapper.
     pub fn fill(&self, value: &SecretString) -> String {
         self.format.fill(value.expose_secret())
+    }
+
+    /// Where the value stands in a request, in the words of the scrub filter: in a header how many bytes stand before
+    /// and behind it there, or in what is encoded there.
+    pub fn whereabouts(&self) -> String {
+        match (&self.place, &self.format) {
+            (Place::Query(name), _) => format!("query {name}"),
+            (Place::Header(name), Format::Plain(before, after)) => {
+                format!("header {name} {} {}", before.len(), after.len())
+            }
+            (Place::Header(name), Format::Basic(before, after)) => {
+                format!("basic {name} {} {}", before.len(), after.len())
+            }
+            (Place::Header(name), Format::Query) => format!("header {name} 0 0"),
+        }
     }
 }
 
@@ -168,12 +222,15 @@ impl Format {
                 Err("is not user:password")
             }
             Self::Basic(..) => Ok(()),
+            Self::Query if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)) => Ok(()),
+            Self::Query => Err("holds a character that no query can carry as it is"),
         }
     }
 
-    /// The header's value.
+    /// What stands there.
     pub fn fill(&self, value: &str) -> String {
         match self {
+            Self::Query => value.to_owned(),
             Self::Plain(before, after) => format!("{before}{value}{after}"),
             Self::Basic(before, after) => format!("Basic {}", STANDARD.encode(format!("{before}{value}{after}"))),
         }
@@ -211,6 +268,10 @@ mod tests {
             assert!(!accepts("{}", value), "{value:?}");
         }
         assert!(accepts("Basic {}", "me:clé"));
+        assert_eq!(Format::Query.accepts("aZ09-._~"), Ok(()));
+        for value in ["a b", "a+b", "a%2Bb", "a/b", "a=b", "a&b", "clé"] {
+            assert!(Format::Query.accepts(value).is_err(), "{value:?}");
+        }
         assert!(accepts("Basic {}:", "K"), "the format has the colon");
         assert!(!accepts("Basic {}", "K"));
         assert!(!accepts("Basic {}", "me:a\nb"));

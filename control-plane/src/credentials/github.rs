@@ -2,7 +2,7 @@
 //! resources that are nobody's. What they do is the github stage's to decide, which comes before; this is the second
 //! lock behind it, and knows names only.
 
-use policy::{Container, Denial, Stage};
+use policy::{Container, Denial, Repo, Stage};
 
 use super::endpoint::canonical;
 
@@ -38,11 +38,11 @@ const COMMON_READS: [&str; 24] = [
 /// What is sent to be answered, and changes nothing.
 const QUESTIONS: [&str; 3] = ["graphql", "markdown", "markdown/raw"];
 
-/// `/{owner}/{repo}` or `/{owner}/{repo}.git`, followed by what git asks for. Returns the rule that allows it.
+/// `/{owner}/{repo}` or `/{owner}/{repo}.git`, followed by what git asks for. Returns the repository.
 ///
 /// # Errors
 /// The refusal.
-pub fn git(container: &Container, method: &str, path: &[u8]) -> Result<&'static str, Denial> {
+pub fn git<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<&'a Repo, Denial> {
     let refuse = |rule, reason: String| Denial::forbidden(Stage::Credentials, rule, reason);
     let mut parts = path.splitn(4, |b| *b == b'/').skip(1);
     let (owner, repo, service) = match (parts.next(), parts.next(), parts.next()) {
@@ -55,29 +55,25 @@ pub fn git(container: &Container, method: &str, path: &[u8]) -> Result<&'static 
         return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into()));
     }
     let name = repo.strip_suffix(b".git").unwrap_or(repo);
-    if !container.has_repo(owner, name) {
-        return Err(not_listed(container, owner, name));
-    }
-    Ok("credentials.git")
+    own(container, owner, name)
 }
 
-/// A call on a repository of the container's, or one that is on none. Returns the rule that allows it.
+/// A call on a repository of the container's, or one that is on none. Returns the repository.
 ///
 /// # Errors
 /// The refusal.
-pub fn api(container: &Container, method: &str, path: &[u8]) -> Result<&'static str, Denial> {
+pub fn api<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<Option<&'a Repo>, Denial> {
     let refuse = |rule, reason: &str| Err(Denial::forbidden(Stage::Credentials, rule, reason));
     let reads = matches!(method, "GET" | "HEAD");
     let mut parts = path.splitn(5, |b| *b == b'/').skip(1);
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(b"repos"), Some(owner), Some(name)) if container.has_repo(owner, name) => return Ok("credentials.api"),
-        (Some(b"repos"), Some(owner), Some(name)) => return Err(not_listed(container, owner, name)),
+        (Some(b"repos"), Some(owner), Some(name)) => return own(container, owner, name).map(Some),
         // The form of GitHub's own links.
         (Some(b"repositories"), Some(id), _) if reads => {
             let id = str::from_utf8(id).ok().and_then(|id| id.parse::<u64>().ok());
-            return match id.is_some_and(|id| container.repos.iter().any(|repo| repo.id() == Some(id))) {
-                true => Ok("credentials.api"),
-                false => refuse("credentials.repo", "this is the number of none of the container's repositories"),
+            return match id.and_then(|id| container.repos.iter().find(|repo| repo.id() == Some(id))) {
+                Some(repo) => Ok(Some(repo)),
+                None => refuse("credentials.repo", "this is the number of none of the container's repositories"),
             };
         }
         _ => {}
@@ -86,7 +82,7 @@ pub fn api(container: &Container, method: &str, path: &[u8]) -> Result<&'static 
     match (reads && COMMON_READS.iter().any(|pattern| fits(pattern, path)) && numbered(path))
         || (method == "POST" && QUESTIONS.iter().any(|pattern| fits(pattern, path)))
     {
-        true => Ok("credentials.api"),
+        true => Ok(None),
         false => refuse("credentials.path", "this API resource is not one of the container's repositories"),
     }
 }
@@ -134,10 +130,14 @@ pub fn canonical_api(path: &[u8]) -> bool {
     plain_until && common && canonical(&decoded)
 }
 
-fn not_listed(container: &Container, owner: &[u8], name: &[u8]) -> Denial {
+/// The container's repository `owner/name`.
+fn own<'a>(container: &'a Container, owner: &[u8], name: &[u8]) -> Result<&'a Repo, Denial> {
+    if let Some(repo) = container.repos.iter().find(|repo| repo.is(owner, name)) {
+        return Ok(repo);
+    }
     let (owner, name) = (String::from_utf8_lossy(owner), String::from_utf8_lossy(name));
     let reason = format!("{owner}/{name} is not one of the repositories of {}", container.container_id);
-    Denial::forbidden(Stage::Credentials, "credentials.repo", reason)
+    Err(Denial::forbidden(Stage::Credentials, "credentials.repo", reason))
 }
 
 #[cfg(test)]
@@ -145,14 +145,15 @@ fn not_listed(container: &Container, owner: &[u8], name: &[u8]) -> Denial {
 mod tests {
     use super::*;
 
-    fn rule(target: &str) -> Result<&'static str, &'static str> {
-        let container = serde_json::from_str(
+    /// The repository that is asked about, if it is one.
+    fn asked(target: &str) -> Result<Option<String>, &'static str> {
+        let container: Container = serde_json::from_str(
             r#"{"container_ip":"172.18.0.5","container_id":"a","repos":["acme/app",{"name":"acme/lib","id":7}],"expires_at":"2027-01-15T00:00:00Z"}"#,
         )
         .unwrap();
         let (method, path) = target.split_once(' ').unwrap();
         match canonical_api(path.as_bytes()) {
-            true => api(&container, method, path.as_bytes()).map_err(|denial| denial.rule),
+            true => api(&container, method, path.as_bytes()).map(|repo| repo.map(Repo::to_string)).map_err(|d| d.rule),
             false => Err("credentials.path"),
         }
     }
@@ -190,7 +191,13 @@ mod tests {
             "GET /codes_of_conduct",
             "GET /apps/dependabot",
         ] {
-            assert_eq!(rule(target), Ok("credentials.api"), "{target}");
+            let repo = asked(target).unwrap_or_else(|rule| unreachable!("{target}: {rule}"));
+            let expected = match target.split('/').nth(1).unwrap() {
+                "repos" if target.to_ascii_lowercase().contains("acme/app") => Some("acme/app"),
+                "repos" | "repositories" => Some("acme/lib"),
+                _ => None,
+            };
+            assert_eq!(repo.as_deref(), expected, "{target}");
         }
     }
 
@@ -235,7 +242,7 @@ mod tests {
             ("GET /repos/acme/app/x;y", "credentials.path"),
             ("GET /repos/acme/app/../secret", "credentials.path"),
         ] {
-            assert_eq!(rule(target), Err(expected), "{target}");
+            assert_eq!(asked(target), Err(expected), "{target}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{
-    HeaderValue, HeaderValueOption, address, header_value_option::HeaderAppendAction, socket_address,
+    HeaderValue, HeaderValueOption, QueryParameter, address, header_value_option::HeaderAppendAction, socket_address,
 };
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{
@@ -20,7 +20,7 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::{Scope, Way};
+use super::entry::{Place, Scope, Use, Way};
 use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::{Credentials, client};
@@ -29,6 +29,8 @@ use crate::telemetry;
 
 /// The header in which requests of Codex name the account of their token.
 const ACCOUNT: &str = "chatgpt-account-id";
+/// How often a record may become another while a value is fetched.
+const CHANGES: usize = 3;
 
 /// The service.
 #[derive(Debug)]
@@ -53,19 +55,29 @@ impl Server {
             .ok_or_else(|| unreadable("the request is missing"))?;
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes() };
-        let granted = || {
+        let mut found: Option<(u64, &Way, Arc<SecretString>)> = None;
+        for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);
-            decide(container.as_deref(), request, &self.credentials, Timestamp::now())
-        };
-        let grant = granted()?;
-        if let Scope::Answer(service) = grant.entry.scope {
-            return Ok(answer(service, grant.rule));
+            let container = container.as_deref();
+            let grant = decide(container, request, &self.credentials, Timestamp::now())?;
+            if let Scope::Answer(service) = grant.entry.scope {
+                return Ok(answer(service, grant.rule));
+            }
+            let generation = container.map_or(0, |container| container.generation);
+            // A source can take seconds, and the container may have been removed or narrowed meanwhile. What was for
+            // the record of before may be for more than this one has.
+            if let Some((of, way, value)) = &found
+                && *of == generation
+            {
+                telemetry::injected(&grant.entry.name);
+                return Ok(inject(&grant, way, value));
+            }
+            let whom = container.map(|container| Use { container, repo: grant.repo });
+            let (way, value) = grant.entry.value(whom).await?;
+            found = Some((generation, way, value));
         }
-        let (way, value) = grant.entry.value().await?;
-        // A source can take seconds, and the container may have been removed or narrowed meanwhile.
-        let grant = granted()?;
-        telemetry::injected(&grant.entry.name);
-        Ok(inject(&grant, way, &value))
+        let reason = "the container's registration changes all the time; try again".into();
+        Err(Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason })
     }
 }
 
@@ -89,18 +101,23 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
+fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckResponse {
+    let filled = way.fill(value);
+    // Envoy removes after it has added; what is added replaces every header, and every parameter, of its name.
+    let others = |place: &dyn Fn(String) -> Place, names: &mut dyn Iterator<Item = &str>| {
+        names.map(str::to_owned).filter(|name| place(name.clone()) != way.place).collect()
+    };
     let mut ok = OkHttpResponse {
-        headers: vec![header(&way.header, &way.fill(value))],
-        // Envoy removes after it has added; what is added replaces every header of its name.
-        headers_to_remove: client::HEADERS
-            .iter()
-            .filter(|name| **name != way.header)
-            .map(|name| (*name).to_owned())
-            .collect(),
-        query_parameters_to_remove: grant.parameters.clone(),
+        headers_to_remove: others(&Place::Header, &mut client::HEADERS.into_iter()),
+        query_parameters_to_remove: others(&Place::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };
+    match &way.place {
+        Place::Header(name) => ok.headers.push(header(name, &filled)),
+        Place::Query(name) => {
+            ok.query_parameters_to_set.push(QueryParameter { key: name.clone(), value: filled });
+        }
+    }
     if let Some(login) = way.source.as_login().filter(|login| login.names_account()) {
         match login.account() {
             Some(account) => ok.headers.push(header(ACCOUNT, &account)),
@@ -109,7 +126,7 @@ fn inject(grant: &Grant<'_>, way: &Way, value: &SecretString) -> CheckResponse {
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(audit("allow", grant.rule, "")),
+        dynamic_metadata: Some(said("allow", grant.rule, "", Some(&way.whereabouts()))),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
@@ -123,7 +140,7 @@ fn answer(service: Service, rule: &str) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(audit("allow", rule, "answered by the gateway")),
+        dynamic_metadata: Some(said("allow", rule, "answered by the gateway", None)),
         http_response: Some(HttpResponse::DeniedResponse(answered)),
     }
 }
@@ -140,24 +157,17 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(audit("deny", denial.rule, &denial.reason)),
+        dynamic_metadata: Some(said("deny", denial.rule, &denial.reason, None)),
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
 }
 
-/// What the audit says of this stage, beside what the filters say.
-fn audit(verdict: &str, rule: &str, reason: &str) -> Struct {
+/// What the audit says of this stage, beside what the filters say, and for the scrub filter where the credential stands.
+fn said(verdict: &str, rule: &str, reason: &str, place: Option<&str>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    Struct {
-        fields: [
-            ("stage", text(Stage::Credentials.name())),
-            ("verdict", text(verdict)),
-            ("rule", text(rule)),
-            ("reason", text(reason)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into(),
-    }
+    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule), ("reason", reason)];
+    let fields = audit.into_iter().chain(place.map(|place| ("place", place)));
+    Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 
 fn header(key: &str, value: &str) -> HeaderValueOption {

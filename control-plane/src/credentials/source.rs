@@ -1,7 +1,9 @@
-//! Where a credential's value comes from: a variable, a file that is followed, the output of a command.
+//! Where a credential's value comes from: a variable, a file that is followed, the output of a command, GitHub for
+//! an App.
 //!
 //! A value goes into its wrapper here and is nowhere named: what is wrong with one is told by its source.
 
+pub mod app;
 mod command;
 mod file;
 
@@ -12,9 +14,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
-use super::PLACEHOLDER;
 use super::entry::Format;
 use super::oauth::Login;
+use super::{PLACEHOLDER, Use};
 
 /// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
 const MAX_VALUE: usize = 8 << 10;
@@ -36,6 +38,7 @@ enum Kind {
     File(file::File),
     Command(Arc<command::Command>),
     Login(Arc<Login>),
+    App(Arc<app::App>),
 }
 
 /// There is no value.
@@ -45,6 +48,8 @@ pub enum Unavailable {
     Absent,
     /// The source does not work; why is the source's problem.
     Failed,
+    /// It has values for repositories, and nobody has one here.
+    NoRepository,
 }
 
 /// What a source gives: a value, none, or the reason why it fails.
@@ -101,11 +106,35 @@ impl Source {
         }
     }
 
-    /// The value now. `name` is the credential's, for the log; what comes is checked against `format`.
+    /// The tokens of a GitHub App.
+    pub fn app(app: Arc<app::App>) -> Self {
+        Self { kind: Kind::App(app), problem: Mutex::default() }
+    }
+
+    /// One that fails, for a reason that is known from the start.
+    pub fn broken(names: Vec<String>, problem: String) -> Self {
+        Self { kind: Kind::Variables { names, value: None }, problem: Mutex::new(Some(problem)) }
+    }
+
+    /// Its App, if it is one.
+    pub fn as_app(&self) -> Option<&app::App> {
+        match &self.kind {
+            Kind::App(app) => Some(app),
+            _ => None,
+        }
+    }
+
+    /// The value now, for `whom`, which matters to an App only. `name` is the credential's, for the log; what comes is
+    /// checked against `format`.
     ///
     /// # Errors
     /// There is none.
-    pub async fn value(&self, name: &str, format: &Format) -> Result<Arc<SecretString>, Unavailable> {
+    pub async fn value(
+        &self,
+        name: &str,
+        format: &Format,
+        whom: Option<Use<'_>>,
+    ) -> Result<Arc<SecretString>, Unavailable> {
         match &self.kind {
             Kind::Variables { value: Some(value), .. } => Ok(Arc::clone(value)),
             Kind::Variables { .. } if self.problem().is_some() => Err(Unavailable::Failed),
@@ -121,10 +150,11 @@ impl Source {
                 value.ok_or(Unavailable::Failed)
             }
             Kind::Login(login) => login.value().await.ok_or(Unavailable::Failed),
+            Kind::App(app) => app.value(whom).await,
         }
     }
 
-    /// Whether there is a value at this moment. A command is taken to have one.
+    /// Whether there is a value at this moment. A command and an App are taken to have one.
     pub fn has_value(&self, name: &str, format: &Format) -> bool {
         match &self.kind {
             Kind::Variables { value, .. } => value.is_some(),
@@ -133,7 +163,7 @@ impl Source {
                 self.report(name, reading.as_ref().err().cloned().or(warning));
                 matches!(reading, Ok(Some(_)))
             }
-            Kind::Command(_) | Kind::Login(_) => true,
+            Kind::Command(_) | Kind::Login(_) | Kind::App(_) => true,
         }
     }
 
@@ -141,14 +171,17 @@ impl Source {
     pub fn variables(&self) -> &[String] {
         match &self.kind {
             Kind::Variables { names, .. } => names,
-            Kind::File(_) | Kind::Command(_) | Kind::Login(_) => &[],
+            Kind::File(_) | Kind::Command(_) | Kind::Login(_) | Kind::App(_) => &[],
         }
     }
 
     /// What is wrong with it, as far as it is known.
     pub fn problem(&self) -> Option<String> {
-        let login = self.as_login().and_then(|login| login.problem());
-        login.or_else(|| self.own_problem())
+        match &self.kind {
+            Kind::App(app) => app.problem(),
+            Kind::Login(login) => login.problem().or_else(|| self.own_problem()),
+            _ => self.own_problem(),
+        }
     }
 
     fn own_problem(&self) -> Option<String> {

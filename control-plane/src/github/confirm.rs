@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use super::client::Client;
 use super::recent::Recent;
 use crate::containers::registry::Registry;
+use crate::credentials::Use;
 
 /// The longest id. A ref's holds its name, which has 255 bytes at the most.
 const MAX_ID: usize = 512;
@@ -96,7 +97,7 @@ impl Confirm {
         if open.is_empty() {
             return Ok(());
         }
-        let nodes = self.ask(&open).await?;
+        let nodes = self.ask(&container, &open).await?;
         for (id, node) in open.iter().zip(&nodes) {
             belongs(id, node.as_ref(), &container, &policy)?;
         }
@@ -124,14 +125,15 @@ impl Confirm {
         open
     }
 
-    /// What GitHub says of `ids`, in their order.
-    async fn ask(&self, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
+    /// What GitHub says of `ids`, in their order, with a token for `container`.
+    async fn ask(&self, container: &Container, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
         let body = json!({ "query": QUERY, "variables": { "ids": ids } });
-        let nodes = match self.client.ask("/graphql", body.to_string().into_bytes()).await {
-            Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
-            Ok(answer) => Err(format!("status {}", answer.status)),
-            Err(error) => Err(error.to_string()),
-        };
+        let nodes =
+            match self.client.ask(Use { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
+                Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
+                Ok(answer) => Err(format!("status {}", answer.status)),
+                Err(error) => Err(error.to_string()),
+            };
         nodes.map_err(|why| {
             tracing::warn!(why, "GitHub could not be asked to whom nodes belong");
             Unconfirmed::NotNow("GitHub could not be asked to whom what is named here belongs; try again")

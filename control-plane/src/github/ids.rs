@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::client::{Answer, Client, Error};
 use crate::containers::registry::{Change, Registry};
+use crate::credentials::Use;
 use crate::live::Problems;
 
 /// How long an answer counts.
@@ -155,12 +156,16 @@ impl Ids {
             if let Some(known) = known {
                 let repo = wanted.repo.clone();
                 self.fill(&key, &repo, &known).await;
-            } else if !self.registry.list().iter().any(|record| wants(record, &wanted.repo)) {
+                continue;
+            }
+            let Some(record) = self.registry.list().into_iter().find(|record| wants(record, &wanted.repo)) else {
                 self.forget(&key);
-            } else if self.flights.len() < FLIGHTS {
+                continue;
+            };
+            if self.flights.len() < FLIGHTS {
                 wanted.due = None;
                 let (client, repo) = (Arc::clone(&self.client), wanted.repo.clone());
-                self.flights.spawn(async move { (key, ask(&client, &repo).await) });
+                self.flights.spawn(async move { (key, ask(&client, &record, &repo).await) });
             }
         }
     }
@@ -287,9 +292,11 @@ fn noted(record: &Container, repo: &Repo, known: &Known) -> Option<Container> {
     more.then_some(changed)
 }
 
-async fn ask(client: &Client, repo: &Repo) -> Result<Known, Failure> {
+/// Asks for `repo`, which `record` has.
+async fn ask(client: &Client, record: &Container, repo: &Repo) -> Result<Known, Failure> {
+    let whom = Use { container: record, repo: Some(repo) };
     // A repository's name has no character that a path could not have.
-    let answer = client.get(&format!("/repos/{repo}")).await.map_err(Failure::Later)?;
+    let answer = client.get(Some(whom), &format!("/repos/{repo}")).await.map_err(Failure::Later)?;
     read(repo, &answer)
 }
 

@@ -8,8 +8,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::try_join_all;
-use policy::Repo;
 use policy::push::MAX_REFS;
+use policy::{Container, Repo};
 use push::{MAX_BOUNDARY, Oid};
 use registry_proto::address_of;
 use registry_proto::push::push_server::{Push as Service, PushServer};
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 use super::client::{Answer, Client};
 use super::recent::Recent;
 use crate::containers::registry::Registry;
+use crate::credentials::Use;
 
 /// The service.
 #[derive(Debug)]
@@ -31,6 +32,13 @@ pub struct Push {
 
 /// A repository in lower case, and an ancestor and a commit that GitHub has found in it.
 type Known = (String, Oid, Oid);
+
+/// Whose push to which repository.
+#[derive(Debug)]
+struct Pushed {
+    container: Arc<Container>,
+    repo: Repo,
+}
 
 /// A ref, and where a push says that it is.
 #[derive(Debug)]
@@ -52,13 +60,14 @@ impl Push {
         PushServer::new(Self { registry, client, descents: Mutex::default() })
     }
 
-    /// The repository `name` of the container at `address`, as its record has it.
-    fn repo(&self, address: &[u8], name: &str) -> Result<Repo, Status> {
+    /// The container at `address`, and its repository `name` as its record has it.
+    fn pushed(&self, address: &[u8], name: &str) -> Result<Pushed, Status> {
         let address = address_of(address).ok_or_else(|| malformed("an address has 4 or 16 bytes"))?;
         let asked = Repo::parse(name).map_err(|error| malformed(error.to_string()))?;
         let own = super::container(&self.registry, address).and_then(|container| {
             let own = container.repos.iter().find(|repo| **repo == asked).cloned();
-            own.ok_or_else(|| format!("{asked} is not one of this container's repositories"))
+            own.map(|repo| Pushed { container, repo })
+                .ok_or_else(|| format!("{asked} is not one of this container's repositories"))
         });
         own.map_err(|reason| {
             // The record has changed since the filter has read it.
@@ -68,46 +77,48 @@ impl Push {
     }
 
     /// Those of `claims` that are not so.
-    async fn read_refs(&self, repo: &Repo, claims: &[Claim]) -> Result<Vec<Ref>, Status> {
-        let found = try_join_all(claims.iter().map(|claim| self.read_ref(repo, &claim.name))).await?;
+    async fn read_refs(&self, pushed: &Pushed, claims: &[Claim]) -> Result<Vec<Ref>, Status> {
+        let found = try_join_all(claims.iter().map(|claim| self.read_ref(pushed, &claim.name))).await?;
         // GitHub says 404 of what does not exist and of what the token may not see. An existing ref that was taken for
         // a new one would let its old commits be dropped unproved, so the repository has to be known to be visible: it
         // has a number, which GitHub gives for visible ones only, or is asked for now.
-        if found.contains(&None) && repo.id().is_none() {
-            self.see(repo).await?;
+        if found.contains(&None) && pushed.repo.id().is_none() {
+            self.see(pushed).await?;
         }
         let others = claims.iter().zip(found).filter(|(claim, found)| claim.object != *found);
         Ok(others.map(|(claim, found)| as_ref(&claim.name, found)).collect())
     }
 
     /// The object that the ref `name` is at; a tag's own, where it is annotated. `None` where GitHub shows no such ref.
-    async fn read_ref(&self, repo: &Repo, name: &str) -> Result<Option<Oid>, Status> {
+    async fn read_ref(&self, pushed: &Pushed, name: &str) -> Result<Option<Oid>, Status> {
+        let repo = &pushed.repo;
         let path = format!("/repos/{repo}/git/ref/{}", encoded(name.strip_prefix("refs/").unwrap_or(name)));
-        let answer = self.get(repo, &path).await?;
+        let answer = self.get(pushed, &path).await?;
         ref_of(name, &answer).map_err(|why| not_now(repo, &why))
     }
 
     /// Makes sure that `repo` exists for the gateway's token.
-    async fn see(&self, repo: &Repo) -> Result<(), Status> {
-        match self.get(repo, &format!("/repos/{repo}")).await?.status {
+    async fn see(&self, pushed: &Pushed) -> Result<(), Status> {
+        let repo = &pushed.repo;
+        match self.get(pushed, &format!("/repos/{repo}")).await?.status {
             200 => Ok(()),
             status => Err(not_now(repo, &format!("status {status} of the repository itself"))),
         }
     }
 
     /// Whether one of the question's commits has its ancestor, or is it.
-    async fn descends(&self, repo: &Repo, question: &Question) -> Result<bool, Status> {
+    async fn descends(&self, pushed: &Pushed, question: &Question) -> Result<bool, Status> {
         let Question { ancestor, commits } = question;
         if commits.contains(ancestor) {
             return Ok(true);
         }
-        let keys: Vec<Known> =
-            commits.iter().map(|commit| (repo.to_string().to_ascii_lowercase(), *ancestor, *commit)).collect();
+        let name = pushed.repo.to_string().to_ascii_lowercase();
+        let keys: Vec<Known> = commits.iter().map(|commit| (name.clone(), *ancestor, *commit)).collect();
         if keys.iter().any(|key| self.descents().holds(key)) {
             return Ok(true);
         }
         for key in keys {
-            if self.compare(repo, ancestor, &key.2).await? {
+            if self.compare(pushed, ancestor, &key.2).await? {
                 self.descents().insert(key);
                 return Ok(true);
             }
@@ -120,17 +131,22 @@ impl Push {
     }
 
     /// Whether GitHub says that `commit` has `ancestor` among its ancestors.
-    async fn compare(&self, repo: &Repo, ancestor: &Oid, commit: &Oid) -> Result<bool, Status> {
+    async fn compare(&self, pushed: &Pushed, ancestor: &Oid, commit: &Oid) -> Result<bool, Status> {
         // "The list of changed files is only shown on the first page of results" (docs.github.com, "Compare two
         // commits"), and with it up to 300 patches. The second page, with one commit or none, has all that is read
         // here, which the API's description requires of every page.
+        let repo = &pushed.repo;
         let path = format!("/repos/{repo}/compare/{ancestor}...{commit}?per_page=1&page=2");
-        let answer = self.get(repo, &path).await?;
+        let answer = self.get(pushed, &path).await?;
         ahead(ancestor, &answer).map_err(|why| not_now(repo, &why))
     }
 
-    async fn get(&self, repo: &Repo, path: &str) -> Result<Answer, Status> {
-        self.client.get(path).await.map_err(|error| not_now(repo, &error.to_string()))
+    async fn get(&self, pushed: &Pushed, path: &str) -> Result<Answer, Status> {
+        let Pushed { container, repo } = pushed;
+        self.client
+            .get(Some(Use { container, repo: Some(repo) }), path)
+            .await
+            .map_err(|error| not_now(repo, &error.to_string()))
     }
 }
 
@@ -139,16 +155,16 @@ impl Service for Push {
     async fn read_refs(&self, request: Request<ReadRefsRequest>) -> Result<Response<ReadRefsResponse>, Status> {
         let ReadRefsRequest { address, repo, refs } = request.into_inner();
         let claims = claims(refs).map_err(malformed)?;
-        let repo = self.repo(&address, &repo)?;
-        let others = Self::read_refs(self, &repo, &claims).await?;
+        let pushed = self.pushed(&address, &repo)?;
+        let others = Self::read_refs(self, &pushed, &claims).await?;
         Ok(Response::new(ReadRefsResponse { others }))
     }
 
     async fn descends(&self, request: Request<DescendsRequest>) -> Result<Response<DescendsResponse>, Status> {
         let DescendsRequest { address, repo, descents } = request.into_inner();
         let questions = questions(descents).map_err(malformed)?;
-        let repo = self.repo(&address, &repo)?;
-        let descends = try_join_all(questions.iter().map(|question| Self::descends(self, &repo, question))).await?;
+        let pushed = self.pushed(&address, &repo)?;
+        let descends = try_join_all(questions.iter().map(|question| Self::descends(self, &pushed, question))).await?;
         Ok(Response::new(DescendsResponse { descends }))
     }
 }
@@ -305,7 +321,6 @@ fn encoded(name: &str) -> String {
 mod tests {
     use super::super::testing::Rig;
     use super::*;
-    use policy::Container;
     use serde_json::json;
     use std::net::IpAddr;
     use tonic::Code;

@@ -49,6 +49,9 @@ pub const GITHUB: &str = "github";
 /// The push filter.
 pub const PUSH: &str = "push";
 
+/// The filter that keeps credentials out of answers.
+pub const SCRUB: &str = "scrub";
+
 /// What may wait in one connection's buffer before Envoy stops reading, and the most it holds of a body that a
 /// filter keeps back. Above every limit of our own, so that Envoy's 413 never comes first.
 pub const CONNECTION_BUFFER: u32 = 2 << 20;

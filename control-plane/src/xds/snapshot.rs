@@ -9,11 +9,11 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{Access, HostName, HostPattern, Policy};
+use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
-use super::resources::{self, GITHUB, IDENTITY, PUSH, cluster, extension, listener, route};
+use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
 use crate::config::Config;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
@@ -76,18 +76,19 @@ pub fn short_hash(bytes: &[u8]) -> String {
 
 /// Every host that any container may reach, as routing needs to know it.
 ///
-/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. A credential is
-/// for exact names alone.
+/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. What only
+/// a suffix covers has a credential where one is for that suffix.
 fn hosts(
     config: &Config,
     policy: &Policy,
     extra: &BTreeSet<HostPattern>,
-    credentialed: impl Fn(&HostName) -> bool,
+    credentialed: impl Fn(&HostPattern) -> bool,
 ) -> Vec<route::Host> {
     let mut egress = policy.egress.clone();
     for pattern in extra {
         egress.add(pattern.clone(), Access::FULL);
     }
+    let listed = egress.clone();
     for host in config.upstreams.keys() {
         if let Some(access) = egress.access(host).cloned() {
             egress.add(HostPattern::Exact(host.clone()), access);
@@ -100,7 +101,9 @@ fn hosts(
                 HostPattern::Exact(name) => Some(name),
                 HostPattern::Below(_) => None,
             };
-            let credentialed = exact.is_some_and(&credentialed);
+            // A pin makes no exact entry out of a suffix.
+            let by = exact.and_then(|name| listed.by(name));
+            let credentialed = credentialed(by.as_ref().unwrap_or(&pattern));
             route::Host {
                 pinned: exact.is_some_and(|name| config.upstreams.contains_key(name)),
                 credentialed,
@@ -121,15 +124,16 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds all of it: the same inputs give the same snapshot, versions included.
     ///
-    /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside the policy's. `credentialed` says of a host whether a
-    /// credential may be added there. `filters` are the modules by name.
+    /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside
+    /// the policy's. `credentialed` says of an entry of the list whether a credential may be added there. `module` is
+    /// the code of all filters.
     pub fn build(
         config: &Config,
         roots_pem: &str,
         policy: &Policy,
         extra: &BTreeSet<HostPattern>,
-        credentialed: impl Fn(&HostName) -> bool,
-        filters: &BTreeMap<String, Vec<u8>>,
+        credentialed: impl Fn(&HostPattern) -> bool,
+        module: &[u8],
     ) -> Self {
         let hosts = hosts(config, policy, extra, credentialed);
         let mut snapshot = Self::default();
@@ -141,11 +145,10 @@ impl Snapshot {
         for cluster in config.upstreams.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
-        for (name, code) in filters {
-            // The identity filter has a stream on which its rules reach it; these have none.
-            let rules =
-                [GITHUB, PUSH].contains(&name.as_str()).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
-            snapshot.add(Kind::Extension, name, extension::filter(name, code.clone(), rules));
+        for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
+            // The identity filter has a stream on which its rules reach it.
+            let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
+            snapshot.add(Kind::Extension, name, extension::filter(name, module, rules));
         }
         snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy, config.resolver));
         snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel(config.resolver));
@@ -155,9 +158,6 @@ impl Snapshot {
         snapshot.add(Kind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
         snapshot
     }
-
-    /// The filters that the listeners wait for.
-    pub const FILTERS: [&'static str; 3] = [IDENTITY, GITHUB, PUSH];
 
     fn add<T: Message + Name>(&mut self, kind: Kind, name: &str, message: T) {
         self.insert(kind, name, Resource::of(message));
@@ -188,8 +188,7 @@ mod tests {
     fn build(policy: &Policy) -> Snapshot {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/sallyport.yaml");
         let config = Config::load(Some(&shipped)).unwrap();
-        let filters = BTreeMap::from([(IDENTITY.to_owned(), b"module".to_vec())]);
-        Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, &filters)
+        Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, b"module")
     }
 
     #[test]

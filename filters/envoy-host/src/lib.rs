@@ -79,6 +79,14 @@ pub fn configuration(size: usize) -> Result<Vec<u8>, Error> {
     bytes.filter(|bytes| bytes.len() == size).ok_or(Error::Unreadable { call })
 }
 
+/// Which of a module's filters is to be the root context at hand, as the plugin's configuration names it.
+///
+/// # Errors
+/// As Envoy answers, and when there is none.
+pub fn root_id() -> Result<Vec<u8>, Error> {
+    property(&["plugin_root_id"])?.ok_or(Error::Unreadable { call: "get_property" })
+}
+
 /// Calls `on_tick` of the current root context every `period`, first after one `period`.
 ///
 /// # Errors
@@ -103,6 +111,14 @@ pub fn act_for(id: u32) -> Result<(), Error> {
 /// As Envoy answers.
 pub fn request_headers() -> Result<Vec<(String, Vec<u8>)>, Error> {
     hostcalls::get_map_bytes(MapType::HttpRequestHeaders).map_err(refused("get_header_map_pairs"))
+}
+
+/// The value of the header `name`, as the filters and stages before have left it.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn request_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
+    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).map_err(refused("get_header_map_value"))
 }
 
 /// Removes every header called `name`.
@@ -198,6 +214,30 @@ pub fn response_status() -> Result<u16, Error> {
     let status = response_header(":status")?.unwrap_or_default();
     let status = std::str::from_utf8(&status).ok().and_then(|status| status.parse().ok());
     status.ok_or(Error::Unreadable { call: "get_header_map_value" })
+}
+
+/// All of its headers in order, `:status` included.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn response_headers() -> Result<Vec<(String, Vec<u8>)>, Error> {
+    hostcalls::get_map_bytes(MapType::HttpResponseHeaders).map_err(refused("get_header_map_pairs"))
+}
+
+/// All of its trailers in order.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn response_trailers() -> Result<Vec<(String, Vec<u8>)>, Error> {
+    hostcalls::get_map_bytes(MapType::HttpResponseTrailers).map_err(refused("get_header_map_pairs"))
+}
+
+/// Removes every trailer of it called `name`.
+///
+/// # Errors
+/// As Envoy answers.
+pub fn remove_response_trailer(name: &str) -> Result<(), Error> {
+    hostcalls::remove_map_value(MapType::HttpResponseTrailers, name).map_err(refused("remove_header_map_value"))
 }
 
 /// The value of its header `name`.

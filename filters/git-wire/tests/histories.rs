@@ -8,17 +8,22 @@ use git_wire::pack::{Scanner, TRAILER};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// Commits and their parents.
 type Commits = BTreeMap<Oid, Vec<Oid>>;
 
-struct Repo(TempDir);
+struct Repo {
+    path: PathBuf,
+    _made: Option<TempDir>,
+}
 
 impl Repo {
     fn new() -> Self {
-        let repo = Self(tempfile::tempdir().unwrap());
+        let made = tempfile::tempdir().unwrap();
+        let repo = Self { path: made.path().to_owned(), _made: Some(made) };
         repo.git(&["init", "-q", "-b", "main"]);
         repo
     }
@@ -30,7 +35,7 @@ impl Repo {
     /// What git says, given `input`.
     fn fed(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
         let mut child = Command::new("git")
-            .current_dir(self.0.path())
+            .current_dir(&self.path)
             .args(args)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -93,18 +98,24 @@ impl Repo {
 
     /// Every kind of pack of a range is read as git lists it.
     fn is_read(&self, range: &[&str]) {
+        self.is_read_in(range, &[1, 7, 4096]);
+    }
+
+    /// The same, in chunks of these sizes and whole; how many commits there are.
+    fn is_read_in(&self, range: &[&str], sizes: &[usize]) -> usize {
         let listed = self.listed(range);
         assert!(!listed.is_empty(), "{range:?}");
         for thin in [&[][..], &["--thin"]] {
             for offsets in [&[][..], &["--delta-base-offset"]] {
                 let args = [&["pack-objects", "-q", "--revs", "--stdout"], thin, offsets].concat();
                 let pack = self.fed(&args, format!("{}\n", range.join("\n")).as_bytes());
-                for size in [1, 7, 4096, pack.len()] {
+                for size in sizes.iter().copied().chain([pack.len()]) {
                     let what = format!("{range:?} {args:?} {size}");
                     assert!(read(&pack, size, &what) == listed, "{what}");
                 }
             }
         }
+        listed.len()
     }
 }
 
@@ -187,7 +198,7 @@ fn commits_that_were_amended_and_rebased() {
     }
     repo.git(&["checkout", "-q", "-b", "topic", "main~2"]);
     for n in 0..4 {
-        std::fs::write(repo.0.path().join(format!("file{n}")), "text\n").unwrap();
+        std::fs::write(repo.path.join(format!("file{n}")), "text\n").unwrap();
         repo.git(&["add", "."]);
         repo.git(&["commit", "-q", "-m", &message(&format!("topic {n}"))]);
     }
@@ -243,4 +254,25 @@ fn thousands_of_commits() {
     assert_eq!(repo.listed(&["main"]).len(), COUNT);
     repo.is_read(&["main"]);
     repo.is_read(&["main", "^main~900"]);
+}
+
+/// Repositories that people have made, as bare or other directories in `REAL_HISTORIES`, between colons: each history
+/// from its root in steps of 2,000 commits, which is what one push may hold.
+#[test]
+#[ignore = "needs REAL_HISTORIES, and takes minutes"]
+fn real_histories() {
+    let places = std::env::var("REAL_HISTORIES").unwrap_or_default();
+    for place in places.split(':').filter(|place| !place.is_empty()) {
+        let repo = Repo { path: place.into(), _made: None };
+        let all = repo.git(&["rev-list", "--reverse", "--topo-order", "HEAD"]);
+        let all: Vec<_> = all.lines().collect();
+        let mut before: Vec<String> = Vec::new();
+        let mut commits = 0;
+        for tip in all.chunks(2_000).filter_map(<[_]>::last) {
+            let range: Vec<_> = [*tip].into_iter().chain(before.iter().map(String::as_str)).collect();
+            commits += repo.is_read_in(&range, &[16_384]);
+            before.push(format!("^{tip}"));
+        }
+        println!("{place}: {commits} commits of {} in {} packs", all.len(), 4 * before.len());
+    }
 }

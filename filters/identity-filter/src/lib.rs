@@ -22,12 +22,9 @@ mod request;
 mod verdict;
 mod waiting;
 
-/// What Envoy calls first, when it has loaded the filter.
-mod exports {
-    proxy_wasm::main! {{
-        // Also makes a panic leave its message in Envoy's log.
-        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
-        envoy_host::note_panics();
-        proxy_wasm::set_root_context(|id| Box::new(crate::filter::Root::new(id)));
-    }}
+use proxy_wasm::traits::RootContext;
+
+/// The root context `id`.
+pub fn root(id: u32) -> Box<dyn RootContext> {
+    Box::new(filter::Root::new(id))
 }

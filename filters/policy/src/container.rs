@@ -137,6 +137,11 @@ impl Repo {
         &self.owner
     }
 
+    /// Its name, without the owner.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether it is `owner/name`.
     pub fn is(&self, owner: &[u8], name: &[u8]) -> bool {
         self.owner.as_bytes().eq_ignore_ascii_case(owner) && self.name.as_bytes().eq_ignore_ascii_case(name)

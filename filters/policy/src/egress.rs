@@ -137,6 +137,14 @@ impl Egress {
         self.exact.get(host).or_else(|| host.parents().find_map(|parent| self.below.get(parent)))
     }
 
+    /// The entry by which `host` may be reached, as [`Egress::access`] finds it.
+    pub fn by(&self, host: &HostName) -> Option<HostPattern> {
+        let below =
+            |parent: &str| self.below.get_key_value(parent).map(|(suffix, _)| HostPattern::Below(suffix.clone()));
+        let exact = self.exact.get_key_value(host).map(|(name, _)| HostPattern::Exact(name.clone()));
+        exact.or_else(|| host.parents().find_map(below))
+    }
+
     /// Whether an entry names `host` itself.
     pub fn names_exactly(&self, host: &HostName) -> bool {
         self.exact.contains_key(host)

@@ -8,11 +8,9 @@
 mod filter;
 mod load;
 
-/// What Envoy calls first, when it has loaded the filter.
-mod exports {
-    proxy_wasm::main! {{
-        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
-        envoy_host::note_panics();
-        proxy_wasm::set_root_context(|_| Box::new(crate::filter::Root::default()));
-    }}
+use proxy_wasm::traits::RootContext;
+
+/// A root context.
+pub fn root() -> Box<dyn RootContext> {
+    Box::new(filter::Root::default())
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use test_support::client::Followed;
+use test_support::filters::Filters;
 use test_support::process::{self, Signal};
 use test_support::raw::web_socket;
 use test_support::{Client, Finished, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async, scratch};
@@ -585,22 +586,12 @@ async fn nothing_is_left_running_or_taken_after_sigterm_and_kill_9() {
 
 // A new filter.
 
-/// A custom section (WebAssembly core specification, section 5.5.3), which changes a module and not what it does.
-fn custom_section(number: u8) -> Vec<u8> {
-    let content = [&[4][..], b"test", &[number]].concat();
-    [&[0, u8::try_from(content.len()).unwrap()][..], &content].concat()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     let _alone = ALONE.lock().await;
-    let filters = scratch("filters");
-    for entry in fs::read_dir(std::env::var_os("SALLYPORT_FILTERS").unwrap()).unwrap() {
-        let file = entry.unwrap().path();
-        fs::copy(&file, filters.join(file.file_name().unwrap())).unwrap();
-    }
+    let filters = Filters::copied(scratch("filters"));
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream).with_variable("SALLYPORT_FILTERS", filters.to_str().unwrap());
+    let gateway = Gateway::unstarted(&upstream).with_variable("SALLYPORT_FILTERS", filters.directory());
     gateway.up();
     let rig = Rig { upstream, gateway };
     let sandboxes = [rig.registered(&[REPO]), rig.registered(&[REPO])];
@@ -631,16 +622,11 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     assert_eq!(all.len(), 50);
     flow(&all).await;
     let in_force = || rig.gateway.envoy_stat("extension_config_discovery.http_filter.identity.config_reload");
-    // Those of all filters together: only one is exchanged.
     let version = || rig.gateway.envoy_admin("/config_dump?resource=ecds_filters&mask=version_info");
     let mut versions = vec![version()];
     for number in 0..3 {
         let reloads = in_force();
-        let module = filters.join("identity.wasm");
-        let code = [fs::read(&module).unwrap(), custom_section(number)].concat();
-        // As `mv` does it.
-        fs::write(filters.join("new"), code).unwrap();
-        fs::rename(filters.join("new"), &module).unwrap();
+        filters.exchange(number);
         let now =
             eventually("Envoy has the new code", SOON, || Some(version()).filter(|now| versions.last() != Some(now)));
         assert!(!versions.contains(&now), "{versions:?} {now}");

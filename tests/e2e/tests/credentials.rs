@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use test_support::gateway::{container_id, pins, policy};
+use test_support::upstream::REPEAT;
 use test_support::{Client, Finished, Gateway, Http, Recorded, Rig, Sandbox, Upstream, eventually, scratch, secrets};
 
 const ANTHROPIC: &str = "anthropic_fixture_Kq3vT8";
@@ -144,6 +145,38 @@ async fn a_body_that_comes_faster_than_the_credential_arrives_whole() {
         let body = vec![b'x'; 8_000_001].into();
         client.post(path, "application/json", body).await.unwrap().ok().unwrap();
         assert_eq!(only(rig, path).body_bytes, 8_000_001, "{http:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_repeats_of_a_request_tells_no_credential() {
+    let keyed = keyed();
+    let sandbox = keyed.rig.registered(&[]);
+    for http in [Http::One, Http::Two] {
+        for (target, header, value) in endpoints() {
+            let (host, path) = target.split_once('/').unwrap();
+            let mut client = Client::connect(&sandbox, sandbox.address, host, http).await.unwrap();
+            let path = format!("/{path}?{REPEAT}");
+            let (status, headers, trailers) = client.fields(&path).await.unwrap();
+            assert_eq!(status, 200, "{target}");
+            assert!(!headers.contains_key("set-cookie"), "{target}");
+            if http == Http::Two {
+                assert!(trailers.contains_key("seen-path"), "{target}: {trailers:?}");
+            }
+            assert!(headers.contains_key("seen-path"), "{target}: {headers:?}");
+            let secret = value.rsplit([' ', '=']).next().unwrap();
+            for (name, value) in headers.iter().chain(&trailers) {
+                assert!(
+                    !value.as_bytes().windows(secret.len()).any(|part| part == secret.as_bytes()),
+                    "{target} {name}"
+                );
+            }
+            let arrived = keyed.rig.upstream.requests_with(&path);
+            assert!(
+                arrived.iter().all(|request| request.header(header) == [value.as_bytes()]),
+                "{target}: {arrived:?}"
+            );
+        }
     }
 }
 

@@ -36,15 +36,20 @@ async fn envoy_is_started_again_after_kill_9_and_serves() {
     let rig = Rig::start();
     let sandbox = rig.registered(&["acme/app"]);
     served(&sandbox, END).await;
+    let mut fastest = END;
     for round in 0..3 {
         let envoy = rig.gateway.envoy_pid().expect("Envoy runs");
         process::signal(envoy, Signal::KILL);
         let killed = Instant::now();
         served(&sandbox, END).await;
-        println!("round {round}: served again {:?} after kill -9 of Envoy", killed.elapsed());
+        let took = killed.elapsed();
+        println!("round {round}: served again {took:?} after kill -9 of Envoy");
+        fastest = fastest.min(took);
         assert_ne!(rig.gateway.envoy_pid(), Some(envoy));
         eventually("ready", END, || rig.gateway.ready().then_some(()));
     }
+    // Most of it is what compiling the filters takes of the CPU, which other tests may have.
+    assert!(fastest <= Duration::from_secs(2), "{fastest:?}");
 }
 
 #[test]

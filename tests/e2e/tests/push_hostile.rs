@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use test_support::client::tls;
+use test_support::filters::Filters;
 use test_support::gateway::policy;
 use test_support::process::{Signal, stopped};
 use test_support::push::{CAPABILITIES, CONTENT_TYPE, Update, Upload, Work, ZERO, at, list, list_with, pkt};
@@ -1256,21 +1257,11 @@ async fn a_push_of_a_container_that_is_removed_meanwhile_moves_nothing() {
     waiting.again().await;
 }
 
-/// A custom section (WebAssembly core specification, section 5.5.3), which changes a module and not what it does.
-fn custom_section(number: u8) -> Vec<u8> {
-    let content = [&[4][..], b"test", &[number]].concat();
-    [&[0, u8::try_from(content.len()).unwrap()][..], &content].concat()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_waits_goes_on() {
-    let filters = scratch("filters");
-    for entry in fs::read_dir(std::env::var_os("SALLYPORT_FILTERS").unwrap()).unwrap() {
-        let file = entry.unwrap().path();
-        fs::copy(&file, filters.join(file.file_name().unwrap())).unwrap();
-    }
+    let filters = Filters::copied(scratch("filters"));
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream).with_variable("SALLYPORT_FILTERS", filters.to_str().unwrap());
+    let gateway = Gateway::unstarted(&upstream).with_variable("SALLYPORT_FILTERS", filters.directory());
     gateway.up();
     let rig = Rig { upstream, gateway };
     let place = Place::new(&rig, "exchanged");
@@ -1278,15 +1269,12 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
     let (tip, aside) = (work.commit(&[seed], "tip"), work.commit(&[seed], "aside"));
     work.deliver(&tip, X);
     let body = place.body(&[(&tip, &aside, X)], &[seed]);
-    let module = filters.join("push.wasm");
-    let code = fs::read(&module).unwrap();
     let in_force = || rig.gateway.envoy_stat("extension_config_discovery.http_filter.push.config_reload");
     let mut pushes = 0;
     for number in 0..5 {
         let waiting = Waiting::begin(&rig, &format!("exchanged-{number}")).await;
         let reloads = in_force();
-        fs::write(filters.join("new"), [code.clone(), custom_section(number)].concat()).unwrap();
-        fs::rename(filters.join("new"), &module).unwrap();
+        filters.exchange(number);
         let begun = Instant::now();
         // Over all of the exchange, and a little beyond it.
         let mut since = None;

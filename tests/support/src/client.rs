@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::http::request::Builder;
-use hyper::{Method, Request, Response};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io;
 use std::net::Ipv4Addr;
@@ -122,6 +122,21 @@ impl Client {
         let host = self.host.clone();
         let request = Request::builder().header("content-type", content_type);
         Answer::read(self.send_with(request, Method::POST, &host, path, body).await?).await
+    }
+
+    /// Sends a POST without a body, and returns the answer's status, headers and trailers.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub async fn fields(&mut self, path: &str) -> io::Result<(StatusCode, HeaderMap, HeaderMap)> {
+        let host = self.host.clone();
+        // Without it no trailers are sent over HTTP/1.1 (RFC 9110, section 6.5.1).
+        let request = Request::builder().header("te", "trailers");
+        let answer = self.send_with(request, Method::POST, &host, path, Bytes::new()).await?;
+        let (head, body) = answer.into_parts();
+        let body = timeout(STEP, body.collect()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let trailers = body.map_err(io::Error::other)?.trailers().cloned().unwrap_or_default();
+        Ok((head.status, head.headers, trailers))
     }
 
     /// Sends a request without a body. `path` is empty for CONNECT, whose target is all in `authority`.

@@ -253,10 +253,17 @@ impl Gateway {
         status
     }
 
-    /// What `sallyport env` prints for a sandbox that reaches the gateway at `address`.
+    /// What `sallyport env`, run with the gateway's own variables, prints for a sandbox that reaches the gateway at `address`.
     pub fn sandbox_env(&self, address: Ipv4Addr) -> BTreeMap<String, String> {
+        self.sandbox_env_with(address, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn sandbox_env_with(&self, address: Ipv4Addr, arguments: &[&str]) -> BTreeMap<String, String> {
         let mut command = self.sallyport();
-        command.args(["env", "--shell", "json", "--config"]).arg(self.config()).arg("--state-dir").arg(&self.state);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(["env", "--shell", "json"]).args(arguments).arg("--config").arg(self.config());
+        command.arg("--state-dir").arg(&self.state);
         command.args(["--gateway", &format!("http://{address}:{}", self.proxy_port)]);
         let printed = crate::Finished::of(&mut command).success().stdout;
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("sallyport env: {error}: {printed}"))

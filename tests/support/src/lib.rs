@@ -5,12 +5,16 @@
 //! [`raw`] is what no client sends. All of it lives in the namespaces that tests/support/in-netns.sh made; no address of the real machine is ever touched.
 
 pub mod client;
+pub mod filters;
 pub mod gateway;
 pub mod internet;
+pub mod models;
 pub mod process;
 pub mod push;
 pub mod raw;
+pub mod registries;
 pub mod sandbox;
+pub mod scripted;
 pub mod secrets;
 pub mod upstream;
 pub mod ways;

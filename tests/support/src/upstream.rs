@@ -3,13 +3,14 @@
 //!
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
+pub mod app;
 mod git;
 mod git_api;
 pub mod graphql;
 pub mod odd;
 pub mod pranks;
 mod sites;
-mod tls;
+pub(crate) mod tls;
 pub mod tokens;
 
 use base64::Engine;
@@ -36,7 +37,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 13] = [
+pub const OTHER_HOSTS: [&str; 14] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
@@ -50,6 +51,7 @@ pub const OTHER_HOSTS: [&str; 13] = [
     "oauth2.googleapis.com",
     "console.anthropic.com",
     "platform.claude.com",
+    "second.example.com",
 ];
 
 /// A request that arrived, as it arrived.
@@ -113,6 +115,7 @@ struct Shared {
     connections: AtomicU64,
     pranks: pranks::Pranks,
     tokens: tokens::Tokens,
+    app: app::App,
 }
 
 impl Shared {
@@ -148,6 +151,7 @@ impl Upstream {
             connections: AtomicU64::new(0),
             pranks: pranks::Pranks::default(),
             tokens: tokens::Tokens::default(),
+            app: app::App::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
@@ -253,6 +257,10 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     }
 }
 
+/// A request whose target holds this has its own headers and target back in the answer's headers and in its trailers,
+/// as `seen-…`, beside a cookie.
+pub const REPEAT: &str = "please-repeat";
+
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
@@ -265,8 +273,9 @@ async fn answer(
     };
     let host = authority.split(':').next().unwrap_or_default().to_owned();
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let headers =
+    let headers: Vec<_> =
         request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let repeated = path.contains(REPEAT).then(|| sites::repeated(request.headers(), &path));
     let method = request.method().to_string();
     let index = {
         let mut requests = shared.requests.lock().unwrap();
@@ -277,10 +286,14 @@ async fn answer(
     if host != sni {
         return Ok(sites::text(421, "the name in the handshake is not the host"));
     }
-    match host.as_str() {
-        "github.com" => git::serve(request, shared, index).await,
-        _ => Ok(sites::serve(&host, request, shared, index).await),
-    }
+    let answer = match host.as_str() {
+        "github.com" => git::serve(request, shared, index).await?,
+        _ => sites::serve(&host, request, shared, index).await,
+    };
+    Ok(match repeated {
+        Some(repeated) => sites::with(answer, repeated),
+        None => answer,
+    })
 }
 
 fn header(request: &Request<Incoming>, name: &str) -> String {

@@ -19,7 +19,7 @@ use super::provider::Service;
 use super::tokens::Renewed;
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::github::client::{connector, dial};
+use crate::github::transport::{connector, dial};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -95,12 +95,26 @@ fn look(path: &Path, last: &Mutex<Option<Looked>>, format: &Format) -> (Reading,
 
 fn read(path: &Path, metadata: std::io::Result<std::fs::Metadata>, format: &Format) -> Reading {
     let problem = |what: &str| format!("the file {} {what}", path.display());
+    let Some(bytes) = content(path, metadata, MAX_FILE)? else { return Ok(None) };
+    accept(bytes, format).map_err(|error| problem(&error))
+}
+
+/// What is in the file, if it is there and no longer than `limit`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn content(
+    path: &Path,
+    metadata: std::io::Result<std::fs::Metadata>,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, String> {
+    let problem = |what: &str| format!("the file {} {what}", path.display());
     match metadata {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(problem(&format!("cannot be read: {error}"))),
         // A pipe would keep us waiting.
         Ok(metadata) if !metadata.is_file() => return Err(problem("is no regular file")),
-        Ok(metadata) if metadata.len() > MAX_FILE => return Err(problem(&format!("is longer than {MAX_FILE} bytes"))),
+        Ok(metadata) if metadata.len() > limit => return Err(problem(&format!("is longer than {limit} bytes"))),
         Ok(_) => {}
     }
     let content = || std::fs::read(path).map_err(|error| problem(&format!("cannot be read: {error}")));
@@ -109,7 +123,7 @@ fn read(path: &Path, metadata: std::io::Result<std::fs::Metadata>, format: &Form
         std::thread::sleep(SETTLE);
         bytes = content()?;
     }
-    accept(bytes, format).map_err(|error| problem(&error))
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]

@@ -18,14 +18,16 @@ use super::{duration, flag};
 /// default is a second.
 const RELOAD: Duration = Duration::from_millis(100);
 
-/// The filter `name` with `code`, a WebAssembly module, and what it is configured with.
-pub fn filter(name: &str, code: Vec<u8>, configuration: Option<Vec<u8>>) -> TypedExtensionConfig {
+/// The filter `name` of `module`, a WebAssembly module, and what it is configured with.
+///
+/// The filters of one module run in one VM, which has one id for all of them: Envoy compiles the module once.
+pub fn filter(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> TypedExtensionConfig {
     let vm = VmConfig {
-        vm_id: name.into(),
+        vm_id: "sallyport".into(),
         runtime: "envoy.wasm.runtime.v8".into(),
         code: Some(AsyncDataSource {
             specifier: Some(async_data_source::Specifier::Local(DataSource {
-                specifier: Some(data_source::Specifier::InlineBytes(code)),
+                specifier: Some(data_source::Specifier::InlineBytes(module.to_vec())),
                 ..Default::default()
             })),
         }),

@@ -52,7 +52,7 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, TUNNEL, UPSTREAM, ads,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM, ads,
     chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
 use crate::audit::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER};
@@ -185,6 +185,7 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
             discovered(GITHUB),
             http_filter(CREDENTIALS, credentials()),
             http_filter(UPSTREAM, forward_proxy(resolver)),
+            discovered(SCRUB),
             // A stream has one buffer for all of its filters, and whichever goes on sends all that is in it: what this
             // one keeps back of a body is kept only where no filter behind it ever waits.
             discovered(PUSH),

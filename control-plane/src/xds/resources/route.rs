@@ -20,8 +20,8 @@ use envoy_types::util::pack_any;
 use policy::{HostName, HostPattern};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, TUNNEL, UPSTREAM_CLEARTEXT, cluster, duration,
-    flag, inline,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
+    duration, flag, inline,
 };
 use crate::credentials;
 
@@ -37,6 +37,9 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-envoy-expected-rq-timeout-ms",
     "x-request-id",
 ];
+
+/// What no sandbox may see of an upstream that got a credential of ours: a session that was opened with it.
+const NEVER_WITH_CREDENTIAL: [&str; 2] = ["set-cookie", "set-cookie2"];
 
 /// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
 /// named by the gateway alone.
@@ -93,10 +96,14 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
                 true => credentials::client::HEADERS.map(str::to_owned).to_vec(),
                 false => Vec::new(),
             },
-            typed_per_filter_config: without_stages_of_others(&host.pattern),
+            typed_per_filter_config: without_stages_of_others(host),
             request_body_buffer_limit: body_buffer(),
             // Not for the refusal below, which names its rule in such a header.
-            response_headers_to_remove: NEVER_DOWNSTREAM.map(str::to_owned).to_vec(),
+            response_headers_to_remove: NEVER_DOWNSTREAM
+                .iter()
+                .chain(NEVER_WITH_CREDENTIAL.iter().filter(|_| host.credentialed))
+                .map(|name| (*name).to_owned())
+                .collect(),
             ..Default::default()
         })
         .collect();
@@ -237,21 +244,25 @@ fn without_credentials() -> HashMap<String, Any> {
 }
 
 /// Turns off the stages that have nothing to say of a host: a call of a filter costs as much as a small request.
-fn without_stages_of_others(pattern: &HostPattern) -> HashMap<String, Any> {
-    let off = |name: &str| (name.to_owned(), pack_any(FilterConfig { disabled: true, ..Default::default() }));
+fn without_stages_of_others(host: &Host) -> HashMap<String, Any> {
     let other = |name: &HostName| policy::github::kind(name).is_some_and(|kind| kind != policy::github::Kind::Web);
-    match pattern {
-        pattern if !pattern.may_be_github() => ordered([off(GITHUB), off(PUSH)]),
-        HostPattern::Exact(name) if other(name) => ordered([off(PUSH)]),
-        _ => HashMap::new(),
+    let mut off = match &host.pattern {
+        pattern if !pattern.may_be_github() => vec![GITHUB, PUSH],
+        HostPattern::Exact(name) if other(name) => vec![PUSH],
+        _ => vec![],
+    };
+    if !host.credentialed {
+        off.push(SCRUB);
     }
+    let disabled = pack_any(FilterConfig { disabled: true, ..Default::default() });
+    ordered(&off.into_iter().map(|name| (name.to_owned(), disabled.clone())).collect::<Vec<_>>())
 }
 
 /// A map that is written in this order. Each map has an order of its own, and another one would be another version of
 /// the same resource; so there are made some until one has it.
-fn ordered<const N: usize>(entries: [(String, Any); N]) -> HashMap<String, Any> {
+fn ordered(entries: &[(String, Any)]) -> HashMap<String, Any> {
     loop {
-        let map = HashMap::from(entries.clone());
+        let map: HashMap<_, _> = entries.iter().cloned().collect();
         if map.keys().eq(entries.iter().map(|(name, _)| name)) {
             return map;
         }

@@ -29,7 +29,8 @@ pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize
     let Some((name, service)) = split(&path) else { return Ok(text(404, "not found")) };
     let push = service == "/git-receive-pack" || query.contains("service=git-receive-pack");
     let visibility = shared.repositories.lock().unwrap().get(name).copied();
-    let authorized = request.headers().get("authorization").is_some_and(|v| v.as_bytes() == shared.basic.as_bytes());
+    let shown = request.headers().get("authorization").map(|value| value.as_bytes()).unwrap_or_default();
+    let authorized = shown == shared.basic.as_bytes() || shared.app.admits(shown, Some(name));
     // As GitHub: to a stranger, a private repository and none at all look the same.
     if !authorized && (push || visibility != Some(Visibility::Public)) {
         let mut response = text(401, "who are you?");

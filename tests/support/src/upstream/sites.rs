@@ -1,10 +1,10 @@
 //! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
-use super::{Shared, Visibility, git_api, graphql, odd, pranks};
+use super::{Shared, Visibility, app, git_api, graphql, odd, pranks};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::io;
@@ -46,7 +46,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
     }
     let (head, mut body) = request.into_parts();
     let path = head.uri.path();
-    let keep = path == "/graphql" || host == "auth.openai.com";
+    let keep = path == "/graphql" || path.ends_with("/access_tokens") || host == "auth.openai.com";
     let mut read = Vec::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
@@ -61,7 +61,13 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
     }
     match host {
         "api.github.com" => {
-            if head.headers.get("authorization").is_none_or(|value| value.as_bytes() != shared.bearer.as_bytes()) {
+            let shown = head.headers.get("authorization").map(|value| value.as_bytes()).unwrap_or_default();
+            if let Some(answer) = app::answer(&shared, path, shown, &read) {
+                return answer;
+            }
+            let repo =
+                path.strip_prefix("/repos/").map(|rest| rest.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"));
+            if shown != shared.bearer.as_bytes() && !shared.app.admits(shown, repo.as_deref()) {
                 return json(401, &json!({"message": "Bad credentials"}));
             }
             if path == "/graphql" {
@@ -93,11 +99,37 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         "auth.openai.com" if path == "/oauth/token" => shared.tokens.answer(&read).await,
         "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
         "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
-        "api.openai.com" | "generativelanguage.googleapis.com" | "keyed.example.com" => {
+        // `?to=URL`: a redirect there.
+        "keyed.example.com" if path == "/v1/redirect" => {
+            let pairs = head.uri.query().unwrap_or_default().split('&');
+            let to = pairs.filter_map(|pair| pair.strip_prefix("to=")).next().unwrap_or_default();
+            let mut response = text(302, "elsewhere");
+            response.headers_mut().insert("location", to.parse().unwrap());
+            response
+        }
+        "api.openai.com" | "generativelanguage.googleapis.com" | "keyed.example.com" | "second.example.com" => {
             json(200, &json!({"path": path}))
         }
         _ => text(421, "no such host here"),
     }
+}
+
+/// What an answer repeats of its request.
+pub fn repeated(headers: &HeaderMap, path: &str) -> HeaderMap {
+    let seen = headers.iter().map(|(name, value)| (format!("seen-{name}").parse().unwrap(), value.clone()));
+    seen.chain([("seen-path".parse().unwrap(), path.parse().unwrap())]).collect()
+}
+
+/// An answer with these headers and trailers, and a cookie.
+pub fn with(answer: Response<Body>, repeated: HeaderMap) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    head.headers.extend(repeated.clone());
+    // Over HTTP/1.1 only trailers that were announced are sent.
+    let names: Vec<_> = repeated.keys().map(|name| name.as_str()).collect();
+    head.headers.insert("trailer", names.join(", ").parse().unwrap());
+    head.headers.remove("content-length");
+    head.headers.insert("set-cookie", "session=1".parse().unwrap());
+    Response::from_parts(head, body.with_trailers(std::future::ready(Some(Ok(repeated)))).boxed_unsync())
 }
 
 /// A WebSocket, over HTTP/1.1 only, that sends back the bytes it gets as they are.

@@ -1,0 +1,40 @@
+//! The filters of the chain as the one module that Envoy loads, for which of them it is told by the plugin's root id.
+//!
+//! One module and one VM in each worker: Envoy compiles all of a module before its listeners open, and what the filters
+//! have in common (the policy, JSON, the standard library) is most of each.
+
+use envoy_host::{self as host, Level};
+use proxy_wasm::traits::{Context, RootContext};
+
+/// What Envoy calls first, when it has loaded the module.
+mod exports {
+    proxy_wasm::main! {{
+        // Also makes a panic leave its message in Envoy's log.
+        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+        envoy_host::note_panics();
+        proxy_wasm::set_root_context(crate::root);
+    }}
+}
+
+/// The root context `id` of the filter that Envoy has asked for.
+fn root(id: u32) -> Box<dyn RootContext> {
+    match host::root_id().as_deref() {
+        Ok(b"identity") => identity_filter::root(id),
+        Ok(b"github") => github_filter::root(),
+        Ok(b"push") => push_filter::root(),
+        Ok(b"scrub") => scrub_filter::root(),
+        _ => Box::new(Unknown),
+    }
+}
+
+/// What was asked for is no filter of ours: it is not configured, so Envoy refuses each request that comes to it.
+struct Unknown;
+
+impl Context for Unknown {}
+
+impl RootContext for Unknown {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        host::log(Level::Error, "there is no filter of this root id");
+        false
+    }
+}

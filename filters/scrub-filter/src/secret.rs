@@ -1,0 +1,159 @@
+//! What must not be told: the credential in a request's header or query, in the spellings in which it may come back.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bstr::ByteSlice;
+
+/// Where in a request the credential stands, as the credential stage says it: `header authorization 7 0`, with how
+/// many bytes stand before and behind it there; `basic authorization 15 0`, the same within what is encoded
+/// (RFC 7617); `query key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In a header.
+    Header {
+        /// Its name.
+        name: &'a str,
+        /// It is the password or more of `Basic`.
+        basic: bool,
+        /// Bytes before it.
+        before: usize,
+        /// Bytes behind it.
+        after: usize,
+    },
+    /// In a parameter of the query.
+    Query {
+        /// Its name.
+        name: &'a str,
+    },
+}
+
+impl<'a> Place<'a> {
+    /// Reads one.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let place = match (words.next()?, words.next()?) {
+            (kind @ ("header" | "basic"), name) => Self::Header {
+                name,
+                basic: kind == "basic",
+                before: words.next()?.parse().ok()?,
+                after: words.next()?.parse().ok()?,
+            },
+            ("query", name) => Self::Query { name },
+            _ => return None,
+        };
+        words.next().is_none().then_some(place)
+    }
+}
+
+/// A credential's spellings.
+#[derive(Debug)]
+pub struct Secret(Vec<Vec<u8>>);
+
+impl Secret {
+    /// That of a header's `value`, which stands there at `place`. None where there is none.
+    pub fn of_header(value: &[u8], basic: bool, before: usize, after: usize) -> Option<Self> {
+        let within = |whole: &[u8]| Some(whole.get(before..whole.len().checked_sub(after)?)?.to_vec());
+        if !basic {
+            return Self::spelled([within(value)?]);
+        }
+        let encoded = value.strip_prefix(b"Basic ")?;
+        Self::spelled([within(&STANDARD.decode(encoded).ok()?)?, encoded.to_vec()])
+    }
+
+    /// That of the parameter `name` of a path's query. None where there is none.
+    pub fn of_query(path: &[u8], name: &str) -> Option<Self> {
+        let (_, query) = path.split_once_str("?")?;
+        let value = query
+            .split_str("&")
+            .find_map(|pair| pair.split_once_str("=").filter(|(key, _)| *key == name.as_bytes()))
+            .map(|(_, value)| value)?;
+        Self::spelled([decoded(value), value.to_vec()])
+    }
+
+    fn spelled<const N: usize>(plain: [Vec<u8>; N]) -> Option<Self> {
+        let mut spellings: Vec<Vec<u8>> =
+            plain.into_iter().flat_map(|value| [encoded(&value), value]).filter(|value| !value.is_empty()).collect();
+        spellings.sort_unstable();
+        spellings.dedup();
+        (!spellings.is_empty()).then_some(Self(spellings))
+    }
+
+    /// Whether `value` holds it.
+    pub fn is_in(&self, value: &[u8]) -> bool {
+        self.0.iter().any(|spelling| value.contains_str(spelling))
+    }
+}
+
+/// Percent-encoded, but for what never needs to be (RFC 3986, section 2.3).
+fn encoded(value: &[u8]) -> Vec<u8> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    value.iter().flat_map(|byte| if plain(*byte) { vec![*byte] } else { format!("%{byte:02X}").into_bytes() }).collect()
+}
+
+/// Without the percent-encoding of our own making.
+fn decoded(value: &[u8]) -> Vec<u8> {
+    let mut parts = value.split_str("%");
+    let mut decoded = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|hex| u8::from_str_radix(hex.to_str().ok()?, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                decoded.extend(part.get(2..).unwrap_or_default());
+            }
+            None => {
+                decoded.push(b'%');
+                decoded.extend(part);
+            }
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_or_refused() {
+        let header = Place::Header { name: "authorization", basic: false, before: 7, after: 0 };
+        assert_eq!(Place::parse("header authorization 7 0"), Some(header));
+        let basic = Place::Header { name: "authorization", basic: true, before: 15, after: 1 };
+        assert_eq!(Place::parse("basic authorization 15 1"), Some(basic));
+        assert_eq!(Place::parse("query key"), Some(Place::Query { name: "key" }));
+        for text in
+            ["", "header", "header a", "header a 1", "header a 1 x", "header a 1 2 3", "query", "query a b", "x y"]
+        {
+            assert_eq!(Place::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_in_each_spelling_that_it_may_come_back_in() {
+        let bearer = Secret::of_header(b"Bearer s3c/ret+", false, 7, 0).unwrap();
+        let basic = Secret::of_header(b"Basic eC1hY2Nlc3MtdG9rZW46czNjL3JldCs=", true, 15, 0).unwrap();
+        let query = Secret::of_query(b"/v1/models?alt=sse&key=s3c%2Fret%2B", "key").unwrap();
+        for secret in [&bearer, &basic, &query] {
+            for value in ["s3c/ret+", "Bearer s3c/ret+", "a=s3c%2Fret%2B&b", "{\"token\":\"s3c/ret+\"}"] {
+                assert!(secret.is_in(value.as_bytes()), "{value} {secret:?}");
+            }
+            for value in ["", "s3c/ret", "S3C/RET+", "Bearer"] {
+                assert!(!secret.is_in(value.as_bytes()), "{value} {secret:?}");
+            }
+        }
+        assert!(basic.is_in(b"Basic eC1hY2Nlc3MtdG9rZW46czNjL3JldCs="));
+        assert!(basic.is_in(b"%20eC1hY2Nlc3MtdG9rZW46czNjL3JldCs%3D"));
+    }
+
+    #[test]
+    fn where_no_secret_stands_none_is_read() {
+        assert!(Secret::of_header(b"Bear", false, 7, 0).is_none());
+        assert!(Secret::of_header(b"Bearer ", false, 7, 0).is_none());
+        assert!(Secret::of_header(b"Bearer s", false, 7, 9).is_none());
+        assert!(Secret::of_header(b"Basic !", true, 0, 0).is_none());
+        assert!(Secret::of_header(b"Bearer eA==", true, 0, 0).is_none());
+        assert!(Secret::of_query(b"/?key=", "key").is_none());
+        assert!(Secret::of_query(b"/?monkey=1", "key").is_none());
+        assert!(Secret::of_query(b"/", "key").is_none());
+    }
+}

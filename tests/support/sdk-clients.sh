@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Prints the directory of the clients that clients.rs runs, made from PyPI at the first time, in versions that are
+# pinned in sdk-clients.txt: sdks/ is a virtual environment with the libraries, agents/ one with Claude Code and Codex,
+# whose wheels bring their programs.
+#
+#   tests/support/sdk-clients.sh           the libraries; the agents (320 MB) only where they are there already
+#   tests/support/sdk-clients.sh --all     both
+#
+# What can't be had is not there, and missing/NAME says why. Nothing is installed outside of target/clients.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly place=$root/target/clients
+readonly pins=$root/tests/support/sdk-clients.txt
+readonly sdks=(anthropic openai google-genai requests httpx uv) agents=(claude-agent-sdk openai-codex)
+
+# install NAME PACKAGE…: all of them, or the file missing/NAME.
+install() {
+    local name=$1 made=$place/$1/made why
+    shift
+    rm -f "$place/missing/$name"
+    if cmp --silent "$pins" "$made"; then return; fi
+    rm -rf "${place:?}/$name"
+    why=$place/missing/$name.log
+    if python3 -m venv "$place/$name" >"$why" 2>&1 &&
+        "$place/$name/bin/pip" install --quiet --disable-pip-version-check --retries 1 --timeout 20 \
+            --only-binary=:all: --constraint "$pins" "$@" >"$why" 2>&1; then
+        cp "$pins" "$made"
+        rm -f "$why"
+    else
+        tail -n 1 "$why" >"$place/missing/$name"
+        rm -rf "${place:?}/$name" "$why"
+    fi
+}
+
+mkdir -p "$place/missing"
+install sdks "${sdks[@]}"
+if [[ ${1:-} == --all ]]; then install agents "${agents[@]}"; fi
+echo "$place"
