@@ -42,6 +42,9 @@ use crate::xds::server::{Fleet, Server as Discovery};
 /// How long the admin API may take to finish what it is doing when the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// How long a refresh that has begun may take to be ended and saved when the process stops.
+const LAST_REFRESH: Duration = Duration::from_secs(5);
+
 /// How long the proxy's port may take to accept a connection before it counts as not there.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -99,11 +102,12 @@ impl App {
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
         let github = Arc::new(github::client::Client::new(&config, &roots_pem, Arc::clone(&resolver))?);
+        let (stop, stopped) = watch::channel(false);
+        let mut logins = config.credentials.keep_logins(&config, &roots_pem, &resolver, &state_dir, &stopped)?;
         let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
         let snapshots = live.snapshots();
         tokio::spawn(live.run());
         let fleet = Fleet::default();
-        let (stop, stopped) = watch::channel(false);
         let ids = Ids::new(Arc::clone(&registry), Arc::clone(&github), problems.clone());
         let ids = tokio::spawn(ids.run(stopped.clone()));
 
@@ -117,7 +121,7 @@ impl App {
             .add_service(Confirm::service(Arc::clone(&registry), Arc::clone(&github)))
             .add_service(Push::service(Arc::clone(&registry), github))
             .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
-            .add_service(Arc::clone(&audit).service())
+            .add_service(Arc::clone(&audit).service(Arc::clone(&config.credentials)))
             .serve_with_incoming(UnixListenerStream::new(socket));
 
         let observed = telemetry::routes(Arc::clone(&registry), fleet.clone())
@@ -176,7 +180,9 @@ impl App {
         // Envoy's end is waited for, so that nothing is left running; the control plane answers it until then.
         stop.send_replace(true);
         let (http, ids) = (tokio::time::timeout(DRAIN, http), tokio::time::timeout(DRAIN, ids));
-        drop(tokio::join!(http, ids));
+        // The answer to a refresh may hold the only token that is left.
+        let logins = tokio::time::timeout(LAST_REFRESH, async { while logins.join_next().await.is_some() {} });
+        drop(tokio::join!(http, ids, logins));
         if let Some(envoy) = envoy
             && tokio::task::spawn_blocking(|| envoy.join()).await.is_err()
         {

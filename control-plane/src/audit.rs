@@ -34,6 +34,7 @@ use self::panics::Panics;
 use self::writer::{Job, QUEUE, Rotation, Writer};
 use crate::containers::registry::Registry;
 use crate::containers::store;
+use crate::credentials::Credentials;
 use crate::live::Problems;
 use crate::telemetry;
 
@@ -198,9 +199,9 @@ impl Audit {
         }))
     }
 
-    /// As Envoy's access log service.
-    pub fn service(self: Arc<Self>) -> AccessLogServiceServer<Service> {
-        AccessLogServiceServer::new(Service(self))
+    /// As Envoy's access log service. `credentials` hear of the requests to which a provider says 401.
+    pub fn service(self: Arc<Self>, credentials: Arc<Credentials>) -> AccessLogServiceServer<Service> {
+        AccessLogServiceServer::new(Service(self, credentials))
     }
 
     /// Waits until Envoy's streams have ended and everything they brought is on disk.
@@ -294,14 +295,15 @@ async fn block(registry: &Arc<Registry>, address: IpAddr) {
 /// One Envoy's stream, counted for as long as it is open.
 struct Source<'a> {
     audit: &'a Audit,
+    credentials: &'a Credentials,
     name: String,
     taken: u64,
 }
 
 impl<'a> Source<'a> {
-    fn open(audit: &'a Audit) -> Self {
+    fn open(audit: &'a Audit, credentials: &'a Credentials) -> Self {
         audit.streams.send_modify(|open| *open += 1);
-        Self { audit, name: String::new(), taken: 0 }
+        Self { audit, credentials, name: String::new(), taken: 0 }
     }
 
     fn take(&mut self, message: StreamAccessLogsMessage) {
@@ -322,6 +324,9 @@ impl<'a> Source<'a> {
             (line.envoy, line.seq) = (self.name.clone(), self.taken);
             self.name_container(&mut line);
             self.audit.take(&line);
+            if line.status == 401 && line.verdict == "allow" {
+                self.credentials.rejected(&line.host, line.ts);
+            }
             if line.panicked
                 && let Some(address) = line.container_ip
             {
@@ -351,7 +356,7 @@ impl Drop for Source<'_> {
 
 /// [`Audit`] as a tonic service.
 #[derive(Debug)]
-pub struct Service(Arc<Audit>);
+pub struct Service(Arc<Audit>, Arc<Credentials>);
 
 #[tonic::async_trait]
 impl AccessLogService for Service {
@@ -359,7 +364,7 @@ impl AccessLogService for Service {
         &self,
         request: Request<Streaming<StreamAccessLogsMessage>>,
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let mut source = Source::open(&self.0);
+        let mut source = Source::open(&self.0, &self.1);
         let mut messages = request.into_inner();
         loop {
             match messages.message().await {
@@ -416,8 +421,9 @@ mod tests {
     async fn each_stream_counts_its_lines_and_what_was_written_is_shown_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let first_run = audit(directory.path());
+        let none = Credentials::default();
         {
-            let (mut one, mut two) = (Source::open(&first_run), Source::open(&first_run));
+            let (mut one, mut two) = (Source::open(&first_run, &none), Source::open(&first_run, &none));
             one.take(first(requests(2)));
             two.take(first(LogEntries::TcpLogs(TcpAccessLogEntries { log_entry: vec![failed_handshake()] })));
             one.take(StreamAccessLogsMessage { identifier: None, log_entries: Some(requests(1)) });
@@ -438,7 +444,8 @@ mod tests {
     async fn a_stop_waits_for_the_streams_that_are_open() {
         let directory = tempfile::tempdir().unwrap();
         let audit = audit(directory.path());
-        let mut source = Source::open(&audit);
+        let none = Credentials::default();
+        let mut source = Source::open(&audit, &none);
         let late = async {
             tokio::task::yield_now().await;
             source.take(first(requests(1)));
@@ -454,10 +461,10 @@ mod tests {
         let (queue, jobs) = mpsc::sync_channel(2);
         let mut audit = Arc::into_inner(audit(directory.path())).unwrap();
         audit.queue = queue;
-        Source::open(&audit).take(first(requests(5)));
+        Source::open(&audit, &Credentials::default()).take(first(requests(5)));
         assert_eq!(jobs.try_iter().count(), 2, "and this test has not hung");
         assert_eq!(*audit.full.lock().unwrap(), 3);
-        Source::open(&audit).take(first(requests(1)));
+        Source::open(&audit, &Credentials::default()).take(first(requests(1)));
         assert_eq!(*audit.full.lock().unwrap(), 0);
         assert_eq!(audit.follow().0.len(), 6, "followers are not the disk");
     }

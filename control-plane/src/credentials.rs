@@ -14,21 +14,29 @@ mod decide;
 mod endpoint;
 mod entry;
 mod github;
+mod oauth;
 mod raw;
 pub mod server;
 mod source;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
 use policy::{Denial, HostName, HostPattern, Stage};
 
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::dns::Resolver;
+use crate::github::transport::Transport;
 pub use entry::Use;
 use entry::{Entry, Place};
+use oauth::endpoint::{Endpoint, Refused};
 pub use raw::{Raw, raws, read};
-
-use crate::github::transport::Transport;
 
 /// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
 pub const PLACEHOLDER: &str = "held-by-the-gateway";
@@ -100,6 +108,55 @@ impl Credentials {
         let mut value = HeaderValue::try_from(way.fill(&value)).map_err(|_| none())?;
         value.set_sensitive(true);
         Ok((name, value))
+    }
+
+    /// A provider has answered 401 to a request to `host` that began at `began` and had a credential of ours.
+    pub fn rejected(&self, host: &str, began: Timestamp) {
+        let entry = HostName::parse(host.as_bytes()).ok().and_then(|host| self.entry(&host));
+        entry.into_iter().flat_map(Entry::logins).for_each(|login| login.rejected(began));
+    }
+
+    /// Keeps the logins fresh until `stopped`, in `state_dir`: one task for each.
+    ///
+    /// # Errors
+    /// The roots cannot be read.
+    pub fn keep_logins(
+        &self,
+        config: &Config,
+        roots_pem: &str,
+        resolver: &Arc<Resolver>,
+        state_dir: &Path,
+        stopped: &watch::Receiver<bool>,
+    ) -> anyhow::Result<JoinSet<()>> {
+        let mut tasks = JoinSet::new();
+        for login in self.entries.values().flat_map(Entry::logins) {
+            let endpoint = match login.refreshed_by() {
+                Some((service, client)) => {
+                    let endpoint = Endpoint::of(service, config, roots_pem, Arc::clone(resolver))?;
+                    Some((endpoint, client.clone()))
+                }
+                None => None,
+            };
+            let ask: oauth::Ask = Box::new(move |token| {
+                let endpoint = endpoint.clone();
+                Box::pin(async move {
+                    match endpoint {
+                        Some((endpoint, client)) => endpoint.refresh(&client, &token).await,
+                        None => Err(Refused::ForGood("nobody refreshes it".into())),
+                    }
+                })
+            });
+            tasks.spawn(Arc::clone(login).run(login.home(state_dir), ask, stopped.clone()));
+        }
+        Ok(tasks)
+    }
+
+    /// What is wrong with the files of logins, for a command that does not keep them.
+    pub fn logins_that_fail(&self) -> Vec<String> {
+        let look = |entry: &Entry| {
+            entry.logins().filter_map(|login| login.look()).map(|p| format!("{}: {p}", entry.name)).collect::<Vec<_>>()
+        };
+        self.entries.values().flat_map(look).collect()
     }
 
     fn entry(&self, host: &HostName) -> Option<&Entry> {

@@ -1,9 +1,9 @@
 //! Writing a file so that it is there whole or not at all.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Its mode is
 /// `mode`, whatever the umask.
@@ -11,23 +11,57 @@ use std::path::Path;
 /// # Errors
 /// Whatever the file system says; `path` is then as it was.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::other("the path has no directory"))?;
-    let mut name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?.to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = directory.join(name);
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        // Nothing more can be done about a temporary file that cannot even be removed.
-        drop(std::fs::remove_file(&temporary));
+    Reserved::beside(path, 0, mode)?.fill(bytes)
+}
+
+/// A temporary file beside the one that it will replace, on disk with all of its room.
+#[derive(Debug)]
+pub struct Reserved {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Reserved {
+    /// Room for `size` bytes in place of `path`, which stays as it is.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn beside(path: &Path, size: usize, mode: u32) -> io::Result<Self> {
+        let directory = path.parent().ok_or_else(|| io::Error::other("the path has no directory"))?;
+        let mut name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?.to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = directory.join(name);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut reserved = Self { file, temporary, path: path.to_owned() };
+        reserved.file.set_permissions(Permissions::from_mode(mode))?;
+        if size > 0 {
+            // Written, since a hole takes no room.
+            reserved.file.write_all(&vec![b' '; size])?;
+            reserved.file.sync_all()?;
+            reserved.file.rewind()?;
+        }
+        Ok(reserved)
     }
-    written?;
-    File::open(directory)?.sync_all()
+
+    /// Puts `bytes` in its place.
+    ///
+    /// # Errors
+    /// Whatever the file system says; the file is then as it was.
+    pub fn fill(mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.file.set_len(bytes.len() as u64)?;
+        self.file.sync_all()?;
+        std::fs::rename(&self.temporary, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // It has gone where it was put in place, and nothing more can be done about one that cannot even be removed.
+        drop(std::fs::remove_file(&self.temporary));
+    }
 }
 
 /// Gives the file at `path` its mode, where it has another.
@@ -52,6 +86,18 @@ mod tests {
         write_atomic(&path, b"two", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_reserved_is_filled_whatever_its_size_and_leaves_nothing_where_it_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        for content in ["", "short", "longer than what was reserved"] {
+            Reserved::beside(&path, 8, 0o600).unwrap().fill(content.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        drop(Reserved::beside(&path, 8, 0o600).unwrap());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

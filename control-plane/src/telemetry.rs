@@ -99,6 +99,30 @@ pub fn injected(name: &str) {
     GLOBAL.injected.get_or_create(&Injected { credential: name.to_owned() }).inc();
 }
 
+/// What became of the attempt to refresh a login.
+#[derive(Clone, Copy, Debug)]
+pub enum Refresh {
+    /// There is a new token, and it is on disk.
+    Done,
+    /// It can be tried again.
+    Failed,
+    /// Only a new login helps.
+    Refused,
+    /// There is a new token, and the disk does not take it.
+    Unsaved,
+}
+
+/// The login of the credential `name` was to be refreshed.
+pub fn refreshed(name: &str, what: Refresh) {
+    let what = match what {
+        Refresh::Done => "done",
+        Refresh::Failed => "failed",
+        Refresh::Refused => "refused",
+        Refresh::Unsaved => "unsaved",
+    };
+    GLOBAL.refreshed.get_or_create(&Refreshed { credential: name.to_owned(), what }).inc();
+}
+
 /// `GET /metrics`.
 pub fn routes(containers: Arc<Containers>, fleet: Fleet) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet })
@@ -158,6 +182,12 @@ struct Injected {
     credential: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refreshed {
+    credential: String,
+    what: &'static str,
+}
+
 /// All counters of one process.
 struct Telemetry {
     registry: Registry,
@@ -171,6 +201,7 @@ struct Telemetry {
     leaves_held: Gauge,
     nacks: Family<Nacks, Counter>,
     injected: Family<Injected, Counter>,
+    refreshed: Family<Refreshed, Counter>,
 }
 
 impl Telemetry {
@@ -188,6 +219,7 @@ impl Telemetry {
             leaves_held: Gauge::default(),
             nacks: Family::default(),
             injected: Family::default(),
+            refreshed: Family::default(),
             registry: Registry::default(),
         };
         let help = "Requests, refused CONNECTs and refused handshakes, by the rule that decided";
@@ -201,6 +233,8 @@ impl Telemetry {
         registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
         registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());
         registry.register("credentials_injected", "Requests that a credential went into", all.injected.clone());
+        let help = "Attempts to refresh a login, by what became of them";
+        registry.register("credentials_refreshed", help, all.refreshed.clone());
         // What is counted is there from the start, as 0.
         for why in [Lost::Queue, Lost::Disk] {
             drop(all.audit_lost.get_or_create(&AuditLost { why: why.name() }));

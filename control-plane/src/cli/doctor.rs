@@ -278,7 +278,8 @@ fn ports(config: &Config, running: bool) -> Vec<Finding> {
 
 /// The variables of this shell, and what is wrong with the sources that are configured.
 fn credentials(config: &Config) -> Vec<Finding> {
-    let problems = config.credentials.problems();
+    let mut problems = config.credentials.problems();
+    problems.extend(config.credentials.logins_that_fail());
     if !problems.is_empty() {
         return vec![Finding::warn("credentials", problems.join("; "), "correct `credentials:`, or its source")];
     }

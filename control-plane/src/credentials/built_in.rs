@@ -196,6 +196,30 @@ pub const BUILT_IN: &[BuiltIn] = &[
         ways: &[Way { variables: &["OPENAI_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
+        name: "codex",
+        group: None,
+        host: "chatgpt.com",
+        scope: Scope::Endpoints(&[
+            "POST /backend-api/codex/responses",
+            "POST /backend-api/codex/responses/compact",
+            "GET /backend-api/codex/models",
+            "GET /backend-api/wham/config/requirements",
+            "GET /backend-api/wham/accounts/check",
+            "GET /backend-api/wham/usage",
+        ]),
+        also: &[],
+        // A login: oauth/provider.rs.
+        ways: &[],
+    },
+    BuiltIn {
+        name: "gemini-cli",
+        group: None,
+        host: "cloudcode-pa.googleapis.com",
+        scope: Scope::Endpoints(&["POST /v1internal:*"]),
+        also: &[],
+        ways: &[],
+    },
+    BuiltIn {
         name: "gemini",
         group: None,
         host: "generativelanguage.googleapis.com",

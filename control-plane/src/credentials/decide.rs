@@ -61,14 +61,15 @@ pub fn decide<'a, 'c>(
     let Some(entry) = credentials.entry(request.host) else {
         return refuse("credentials.host", format!("there is no credential for {}", request.host));
     };
-    if !entry.admits(container) {
+    // What the gateway answers by itself is worth nothing, and so for everybody.
+    if !matches!(entry.scope, Scope::Answer(_)) && !entry.admits(container) {
         return refuse("credentials.container", format!("this container may not use the credential {}", entry.name));
     }
     // Where.
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
     let plain = match &entry.scope {
         Scope::GitHubApi => github::canonical_api(path),
-        Scope::GitHubGit | Scope::Endpoints(_) => canonical(path),
+        Scope::GitHubGit | Scope::Endpoints(_) | Scope::Answer(_) => canonical(path),
     };
     if !plain {
         return refuse("credentials.path", "the path is not in its canonical spelling".into());
@@ -78,6 +79,19 @@ pub fn decide<'a, 'c>(
         Scope::GitHubApi => ("credentials.api", github::api(container, request.method, path)?),
         Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
             ("credentials.endpoint", None)
+        }
+        Scope::Answer(service) => {
+            let own = service.endpoints().iter().find(|(host, _)| *host == request.host.as_str());
+            match own {
+                Some((_, own)) if request.method == "POST" && path == own.as_bytes() => ("credentials.stub", None),
+                _ => {
+                    let reason = format!(
+                        "the gateway keeps the login; of {} it answers the token endpoint by itself, and nothing passes",
+                        request.host
+                    );
+                    return refuse("credentials.path", reason);
+                }
+            }
         }
         Scope::Endpoints(endpoints) => {
             let known: Vec<String> = endpoints.iter().map(ToString::to_string).collect();

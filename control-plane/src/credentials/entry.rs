@@ -9,6 +9,8 @@ use policy::{AuthMode, Container, Denial, HostPattern, Repo, Stage};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::endpoint::Endpoint;
+use super::oauth::Login;
+use super::oauth::provider::Service;
 use super::source::{Source, Unavailable};
 
 /// A credential.
@@ -57,6 +59,8 @@ pub enum Scope {
     GitHubApi,
     /// These; empty is none.
     Endpoints(Vec<Endpoint>),
+    /// A token endpoint: the gateway answers by itself, and nothing goes on.
+    Answer(Service),
 }
 
 /// A source, and how what comes from it is put in.
@@ -152,7 +156,14 @@ impl Entry {
 
     /// Whether there is a value at this moment; a command is not run for it.
     pub fn has_value(&self) -> bool {
-        self.ways.iter().any(|way| way.source.has_value(&self.name, &way.format))
+        // What the gateway answers by itself is there where its login is.
+        matches!(self.scope, Scope::Answer(_))
+            || self.ways.iter().any(|way| way.source.has_value(&self.name, &way.format))
+    }
+
+    /// The logins that it may come from.
+    pub fn logins(&self) -> impl Iterator<Item = &Arc<Login>> {
+        self.ways.iter().filter_map(|way| way.source.as_login())
     }
 
     /// The variables of the way in force, or of the last where none is.

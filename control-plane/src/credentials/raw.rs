@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use policy::{AuthMode, HostPattern};
+use policy::{AuthMode, HostName, HostPattern};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -17,6 +18,9 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use super::built_in::{self, BUILT_IN, BuiltIn};
 use super::endpoint::{Endpoint, read_method};
 use super::entry::{Admits, Entry, Format, Place, Scope, Way};
+use super::oauth::endpoint::Client;
+use super::oauth::provider::{Layout, Program, Service};
+use super::oauth::{self, Login};
 use super::source::Source;
 use super::source::app::{self, App, Settings};
 use super::{Credentials, within};
@@ -74,6 +78,10 @@ struct RawSource {
     env: Option<Names>,
     file: Option<PathBuf>,
     command: Option<Vec<String>>,
+    oauth: Option<Program>,
+    provider: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<SecretString>,
     ttl: Option<String>,
     app: Option<app::Raw>,
 }
@@ -242,6 +250,7 @@ pub fn read(
         }
         entries.insert(entry.host.clone(), entry);
     }
+    answers(&mut entries);
     Ok(Credentials::new(entries))
 }
 
@@ -265,7 +274,7 @@ fn entry(
         admits: Admits { labels: admits.labels, mode: admits.mode, list: admits.list },
         host,
         scope: scope(raw, built_in)?,
-        ways: ways(raw, built_in, surroundings)?,
+        ways: ways(name, raw, built_in, surroundings)?,
     })
 }
 
@@ -312,7 +321,12 @@ fn also(raw: &RawEntry, built_in: Option<&BuiltIn>) -> Result<Vec<&'static str>,
     Ok(endpoints)
 }
 
-fn ways(raw: &RawEntry, built_in: Option<&BuiltIn>, surroundings: &Surroundings<'_>) -> Result<Vec<Way>, Wrong> {
+fn ways(
+    name: &str,
+    raw: &RawEntry,
+    built_in: Option<&BuiltIn>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Vec<Way>, Wrong> {
     let place = match (&raw.header, &raw.query) {
         (Some(_), Some(_)) => return Err(("query", "a credential stands in a header or in the query".to_owned())),
         (Some(header), None) => Some(read_header(header)?),
@@ -330,11 +344,9 @@ fn ways(raw: &RawEntry, built_in: Option<&BuiltIn>, surroundings: &Surroundings<
             let reason = "is required where a built-in credential's header, query or format is changed";
             return Err(("from", reason.to_owned()));
         }
-        let mut ways = built_in
-            .ways
-            .iter()
-            .map(|way| built_in_way(way, surroundings.environment))
-            .collect::<Result<Vec<_>, _>>()?;
+        let login = built_in_login(name, surroundings)?;
+        let own = built_in.ways.iter().map(|way| built_in_way(way, surroundings.environment));
+        let mut ways = login.map(Ok).into_iter().chain(own).collect::<Result<Vec<_>, _>>()?;
         if built_in.is_github() {
             ways.extend(app_way(built_in, surroundings)?);
         }
@@ -355,6 +367,14 @@ fn ways(raw: &RawEntry, built_in: Option<&BuiltIn>, surroundings: &Surroundings<
         (None, None) if matches!(place, Place::Query(_)) => Format::Query,
         (None, None) => read_format(if place == at("authorization") { "Bearer {}" } else { "{}" })?,
     };
+    if let Some(program) = from.oauth {
+        let way = login(name, program, from, raw, surroundings)?;
+        let placeholder = oauth::provider::built_in(name).and_then(|built_in| built_in.placeholder);
+        return Ok(vec![Way { variables: placeholder.map(str::to_owned).into_iter().collect(), ..way }]);
+    }
+    if [from.provider.is_some(), from.client_id.is_some(), from.client_secret.is_some()].contains(&true) {
+        return Err(("from", "provider, client_id and client_secret are for oauth".to_owned()));
+    }
     let (source, own) = source(from, &format, built_in, surroundings)?;
     let looked_for = usual.into_iter().flat_map(|way| way.variables).map(|name| (*name).to_owned());
     let variables = own.into_iter().chain(looked_for).collect();
@@ -378,6 +398,94 @@ fn app_way(built_in: &BuiltIn, surroundings: &Surroundings<'_>) -> Result<Option
     let Some(last) = built_in.ways.last() else { return Ok(None) };
     let way = built_in_way(last, surroundings.environment)?;
     Ok(Some(Way { source, ..way }))
+}
+
+/// The login that a built-in credential may come from, where a variable names its file.
+fn built_in_login(name: &str, surroundings: &Surroundings<'_>) -> Result<Option<Way>, Wrong> {
+    let Some(oauth::provider::BuiltIn { program, placeholder }) = oauth::provider::built_in(name) else {
+        return Ok(None);
+    };
+    let from = RawSource { oauth: Some(program), ..RawSource::default() };
+    if (surroundings.environment)(program.variable()).is_none_or(|file| file.is_empty()) {
+        // One that is never there says what could be set.
+        let format = read_format("Bearer {}")?;
+        let source = Source::variables_of(vec![program.variable().to_owned()], &format, &|_| None);
+        return Ok(Some(Way {
+            source,
+            place: Place::Header("authorization".to_owned()),
+            format,
+            variables: Vec::new(),
+        }));
+    }
+    let way = login(name, program, &from, &RawEntry::default(), surroundings)?;
+    Ok(Some(Way { variables: placeholder.map(str::to_owned).into_iter().collect(), ..way }))
+}
+
+/// The way of a login.
+fn login(
+    name: &str,
+    program: Program,
+    from: &RawSource,
+    raw: &RawEntry,
+    surroundings: &Surroundings<'_>,
+) -> Result<Way, Wrong> {
+    if from.env.is_some() || from.command.is_some() || from.ttl.is_some() {
+        return Err(("from", "beside oauth stand file, provider, client_id and client_secret".to_owned()));
+    }
+    let layout = match (program, &from.provider) {
+        (Program::OpenCode, Some(provider)) => Layout::OpenCode(provider.clone()),
+        (Program::OpenCode, None) => {
+            return Err(("from.provider", "is required: which of the logins in OpenCode's file".to_owned()));
+        }
+        (_, Some(_)) => return Err(("from.provider", "is for OpenCode, whose file has several".to_owned())),
+        (Program::Codex, None) => Layout::Codex,
+        (Program::Gemini, None) => Layout::Gemini,
+        (Program::Claude, None) => Layout::Claude,
+    };
+    let variable = |name: &str| (surroundings.environment)(name).filter(|value| !value.is_empty());
+    let file = from.file.clone().or_else(|| variable(program.variable()).map(PathBuf::from));
+    let file = file
+        .ok_or_else(|| ("from.file", format!("is required, or the variable {} that names it", program.variable())))?;
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let google = layout.service() == Some(Service::Google);
+    let id = from.client_id.clone().or_else(|| layout.service().and_then(Service::client_id).map(str::to_owned));
+    let id = id.or_else(|| google.then(|| text("GEMINI_OAUTH_CLIENT_ID")).flatten());
+    let secret = from.client_secret.clone();
+    let secret = secret.or_else(|| google.then(|| text("GEMINI_OAUTH_CLIENT_SECRET").map(Into::into)).flatten());
+    if google && (id.is_none() || secret.is_none()) {
+        let reason = "and from.client_secret are required for Gemini CLI, or the variables GEMINI_OAUTH_CLIENT_ID and \
+                      GEMINI_OAUTH_CLIENT_SECRET: those that it is shipped with";
+        return Err(("from.client_id", reason.to_owned()));
+    }
+    if raw.query.is_some() {
+        return Err(("query", "a login stands in a header".to_owned()));
+    }
+    let place = read_header(raw.header.as_deref().unwrap_or("authorization"))?;
+    let format = read_format(raw.format.as_deref().unwrap_or("Bearer {}"))?;
+    let client = id.map(|id| Client { id, secret });
+    let source = Source::login(Login::new(name, layout, surroundings.base.join(file), client));
+    Ok(Way { source, place, format, variables: Vec::new() })
+}
+
+/// Adds what the gateway answers by itself: the token endpoints of the logins that there are. A host that has an entry of
+/// the operator's stays as it is.
+fn answers(entries: &mut BTreeMap<HostPattern, Entry>) {
+    let services: BTreeSet<Service> = entries.values().flat_map(Entry::logins).filter_map(|l| l.service()).collect();
+    for (service, (name, _)) in services.into_iter().flat_map(|s| s.endpoints().iter().map(move |e| (s, e))) {
+        let Ok(host) = HostName::parse(name.as_bytes()) else { continue };
+        if entries.keys().any(|taken| taken.covers(&host)) {
+            continue;
+        }
+        let host = HostPattern::Exact(host);
+        entries.entry(host.clone()).or_insert_with(|| Entry {
+            name: (*name).to_owned(),
+            group: None,
+            admits: Admits::default(),
+            host,
+            scope: Scope::Answer(service),
+            ways: Vec::new(),
+        });
+    }
 }
 
 /// The source, and the variables that it reads.
@@ -424,7 +532,7 @@ fn source(
             Ok((surroundings.app(app.check(base)?), Vec::new()))
         }
         (None, None, None, Some(_)) => Err(("from.app", "is for github, github-git and github-api".to_owned())),
-        _ => Err(("from", "expected one of env, file, command and app".to_owned())),
+        _ => Err(("from", "expected one of env, file, command, oauth and app".to_owned())),
     }
 }
 

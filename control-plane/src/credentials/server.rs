@@ -20,11 +20,15 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::{Place, Use, Way};
+use super::entry::{Place, Scope, Use, Way};
+use super::oauth::provider::Service;
+use super::oauth::stub;
 use super::{Credentials, client};
 use crate::containers::registry::Registry;
 use crate::telemetry;
 
+/// The header in which requests of Codex name the account of their token.
+const ACCOUNT: &str = "chatgpt-account-id";
 /// How often a record may become another while a value is fetched.
 const CHANGES: usize = 3;
 
@@ -56,6 +60,9 @@ impl Server {
             let (_, container) = self.registry.lookup(source);
             let container = container.as_deref();
             let grant = decide(container, request, &self.credentials, Timestamp::now())?;
+            if let Scope::Answer(service) = grant.entry.scope {
+                return Ok(answer(service, grant.rule));
+            }
             let generation = container.map_or(0, |container| container.generation);
             // A source can take seconds, and the container may have been removed or narrowed meanwhile. What was for
             // the record of before may be for more than this one has.
@@ -111,10 +118,30 @@ fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckRespon
             ok.query_parameters_to_set.push(QueryParameter { key: name.clone(), value: filled });
         }
     }
+    if let Some(login) = way.source.as_login().filter(|login| login.names_account()) {
+        match login.account() {
+            Some(account) => ok.headers.push(header(ACCOUNT, &account)),
+            None => ok.headers_to_remove.push(ACCOUNT.to_owned()),
+        }
+    }
     CheckResponse {
         status: Some(status(Code::Ok)),
         dynamic_metadata: Some(said("allow", grant.rule, "", Some(&way.whereabouts()))),
         http_response: Some(HttpResponse::OkResponse(ok)),
+    }
+}
+
+/// An answer of the gateway's own, in place of a token endpoint's. To Envoy it is a denial, since nothing goes on.
+fn answer(service: Service, rule: &str) -> CheckResponse {
+    let answered = DeniedHttpResponse {
+        status: Some(HttpStatus { code: 200 }),
+        headers: vec![header("content-type", "application/json"), header("cache-control", "no-store")],
+        body: stub::body(service),
+    };
+    CheckResponse {
+        status: Some(status(Code::PermissionDenied)),
+        dynamic_metadata: Some(said("allow", rule, "answered by the gateway", None)),
+        http_response: Some(HttpResponse::DeniedResponse(answered)),
     }
 }
 

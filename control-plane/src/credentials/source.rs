@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 use super::entry::Format;
+use super::oauth::Login;
 use super::{PLACEHOLDER, Use};
 
 /// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
@@ -36,6 +37,7 @@ enum Kind {
     },
     File(file::File),
     Command(Arc<command::Command>),
+    Login(Arc<Login>),
     App(Arc<app::App>),
 }
 
@@ -91,6 +93,19 @@ impl Source {
         Self { kind: Kind::Command(Arc::new(command)), problem: Mutex::default() }
     }
 
+    /// A login that the gateway keeps fresh.
+    pub fn login(login: Login) -> Self {
+        Self { kind: Kind::Login(Arc::new(login)), problem: Mutex::default() }
+    }
+
+    /// The login, where it is one.
+    pub fn as_login(&self) -> Option<&Arc<Login>> {
+        match &self.kind {
+            Kind::Login(login) => Some(login),
+            _ => None,
+        }
+    }
+
     /// The tokens of a GitHub App.
     pub fn app(app: Arc<app::App>) -> Self {
         Self { kind: Kind::App(app), problem: Mutex::default() }
@@ -109,7 +124,8 @@ impl Source {
         }
     }
 
-    /// The value now, for `whom`, which matters to an App only. `name` is the credential's, for the log; what comes is checked against `format`.
+    /// The value now, for `whom`, which matters to an App only. `name` is the credential's, for the log; what comes is
+    /// checked against `format`.
     ///
     /// # Errors
     /// There is none.
@@ -133,6 +149,7 @@ impl Source {
                 self.report(name, problem);
                 value.ok_or(Unavailable::Failed)
             }
+            Kind::Login(login) => login.value().await.ok_or(Unavailable::Failed),
             Kind::App(app) => app.value(whom).await,
         }
     }
@@ -146,7 +163,7 @@ impl Source {
                 self.report(name, reading.as_ref().err().cloned().or(warning));
                 matches!(reading, Ok(Some(_)))
             }
-            Kind::Command(_) | Kind::App(_) => true,
+            Kind::Command(_) | Kind::Login(_) | Kind::App(_) => true,
         }
     }
 
@@ -154,7 +171,7 @@ impl Source {
     pub fn variables(&self) -> &[String] {
         match &self.kind {
             Kind::Variables { names, .. } => names,
-            Kind::File(_) | Kind::Command(_) | Kind::App(_) => &[],
+            Kind::File(_) | Kind::Command(_) | Kind::Login(_) | Kind::App(_) => &[],
         }
     }
 
@@ -162,8 +179,13 @@ impl Source {
     pub fn problem(&self) -> Option<String> {
         match &self.kind {
             Kind::App(app) => app.problem(),
-            _ => self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Kind::Login(login) => login.problem().or_else(|| self.own_problem()),
+            _ => self.own_problem(),
         }
+    }
+
+    fn own_problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps what is wrong, and says so when it changes.

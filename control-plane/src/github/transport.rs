@@ -245,7 +245,10 @@ async fn one(connection: &mut Connection, request: Request<Full<Bytes>>) -> Resu
 }
 
 /// Connects to the first of `addresses` that takes it.
-async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+///
+/// # Errors
+/// None does, or there is none.
+pub async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     let mut last = Error::NoAddress;
     for address in addresses {
         // An address that is silent leaves time for the next one.
@@ -262,7 +265,11 @@ async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     Err(last)
 }
 
-fn connector(roots_pem: &str) -> Result<TlsConnector, Error> {
+/// TLS in which these roots vouch for a server.
+///
+/// # Errors
+/// There is none among them.
+pub fn connector(roots_pem: &str) -> Result<TlsConnector, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
         // A bundle may hold what is too old to be used; a pinned host's CA that is left out fails as loudly later.

@@ -11,6 +11,7 @@ pub mod odd;
 pub mod pranks;
 mod sites;
 pub(crate) mod tls;
+pub mod tokens;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -36,7 +37,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 8] = [
+pub const OTHER_HOSTS: [&str; 14] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
@@ -44,6 +45,12 @@ pub const OTHER_HOSTS: [&str; 8] = [
     "api.openai.com",
     "generativelanguage.googleapis.com",
     "keyed.example.com",
+    "chatgpt.com",
+    "cloudcode-pa.googleapis.com",
+    "auth.openai.com",
+    "oauth2.googleapis.com",
+    "console.anthropic.com",
+    "platform.claude.com",
     "second.example.com",
 ];
 
@@ -107,6 +114,7 @@ struct Shared {
     requests: Mutex<Vec<Recorded>>,
     connections: AtomicU64,
     pranks: pranks::Pranks,
+    tokens: tokens::Tokens,
     app: app::App,
 }
 
@@ -142,6 +150,7 @@ impl Upstream {
             requests: Mutex::default(),
             connections: AtomicU64::new(0),
             pranks: pranks::Pranks::default(),
+            tokens: tokens::Tokens::default(),
             app: app::App::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -161,6 +170,11 @@ impl Upstream {
     pub fn requests_with(&self, text: &str) -> Vec<Recorded> {
         let requests = self.shared.requests.lock().unwrap();
         requests.iter().filter(|request| format!("{}{}", request.host, request.path).contains(text)).cloned().collect()
+    }
+
+    /// The token endpoint of auth.openai.com.
+    pub fn tokens(&self) -> &tokens::Tokens {
+        &self.shared.tokens
     }
 
     /// How many connections were ever accepted.

@@ -46,7 +46,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
     }
     let (head, mut body) = request.into_parts();
     let path = head.uri.path();
-    let keep = path == "/graphql" || path.ends_with("/access_tokens");
+    let keep = path == "/graphql" || path.ends_with("/access_tokens") || host == "auth.openai.com";
     let mut read = Vec::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
@@ -96,6 +96,9 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         | "aliased.example.net"
         | "uploads.github.com"
         | "codeload.github.com" => text(200, format!("raw {path}")),
+        "auth.openai.com" if path == "/oauth/token" => shared.tokens.answer(&read).await,
+        "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
+        "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
         // `?to=URL`: a redirect there.
         "keyed.example.com" if path == "/v1/redirect" => {
             let pairs = head.uri.query().unwrap_or_default().split('&');

@@ -1,0 +1,247 @@
+//! The question to a token endpoint, and what its answer means.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::handshake;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use policy::HostName;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::provider::Service;
+use super::tokens::Renewed;
+use crate::config::Config;
+use crate::dns::Resolver;
+use crate::github::transport::{connector, dial};
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take. Long: an answer that is not waited for may hold the only refresh token that is left.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// The longest answer; one has some KiB.
+const MAX_ANSWER: usize = 256 << 10;
+
+const PORT: u16 = 443;
+
+/// Errors (RFC 6749 section 5.2, and OpenAI's own) after which asking again is of no use.
+const FINAL: [&str; 12] = [
+    "invalid_grant",
+    "invalid_client",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_refresh_token",
+    "token_expired",
+    "refresh_token_expired",
+    "refresh_token_reused",
+    "refresh_token_invalidated",
+    "refresh_token_revoked",
+    "app_session_terminated",
+];
+
+/// Who we are to a token endpoint.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its id.
+    pub id: String,
+    /// Its secret, where it has one.
+    pub secret: Option<SecretString>,
+}
+
+/// Why there is no new token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It can be asked again.
+    ForNow(String),
+    /// Only a new login helps.
+    ForGood(String),
+}
+
+/// A token endpoint.
+#[derive(Clone)]
+pub struct Endpoint {
+    service: Service,
+    host: HostName,
+    path: &'static str,
+    place: Place,
+    tls: TlsConnector,
+}
+
+#[derive(Clone)]
+enum Place {
+    Pinned(String, u16),
+    Public(Arc<Resolver>),
+}
+
+impl Endpoint {
+    /// The one that refreshes what is `service`'s.
+    ///
+    /// # Errors
+    /// The roots cannot be read.
+    pub fn of(service: Service, config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> anyhow::Result<Self> {
+        let (host, path) = service.endpoints().first().copied().unwrap_or_default();
+        let host = HostName::parse(host.as_bytes())?;
+        let (place, roots) = match config.upstreams.get(&host) {
+            Some(pinned) => (Place::Pinned(pinned.address.clone(), pinned.port), pinned.ca_pem.as_str()),
+            None => (Place::Public(resolver), roots_pem),
+        };
+        Ok(Self { service, host, path, place, tls: connector(roots)? })
+    }
+
+    /// Asks for a new token.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn refresh(&self, client: &Client, token: &SecretString) -> Result<Renewed, Refused> {
+        let failed = |what: String| Refused::ForNow(format!("{} {what}", self.host));
+        let (kind, body) = body(self.service, client, token);
+        let request = Request::post(self.path)
+            .header(header::HOST, self.host.as_str())
+            .header(header::USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")))
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, kind)
+            .body(Full::new(body))
+            .map_err(|error| failed(format!("cannot be asked: {error}")))?;
+        let connect = async {
+            let addresses: Vec<SocketAddr> = match &self.place {
+                Place::Pinned(address, port) => {
+                    tokio::net::lookup_host((address.as_str(), *port)).await.map_err(|e| e.to_string())?.collect()
+                }
+                Place::Public(resolver) => {
+                    let found = resolver.own_request(&self.host).await.map_err(|error| error.to_string())?;
+                    found.into_iter().map(|address| SocketAddr::new(address, PORT)).collect()
+                }
+            };
+            let stream = dial(&addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
+            let name = ServerName::try_from(self.host.as_str().to_owned()).map_err(|error| error.to_string())?;
+            let stream = self.tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+        };
+        let (mut sender, connection) = tokio::time::timeout(CONNECT, connect)
+            .await
+            .unwrap_or_else(|_| Err(format!("not within {} s", CONNECT.as_secs())))
+            .map_err(|error| failed(format!("cannot be reached: {error}")))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a token endpoint broke off");
+            }
+        });
+        let exchange = async {
+            let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+            Ok((head.status.as_u16(), body.to_bytes()))
+        };
+        let (status, body) = tokio::time::timeout(ANSWER, exchange)
+            .await
+            .unwrap_or_else(|_| Err(format!("not within {} s", ANSWER.as_secs())))
+            .map_err(|error: String| failed(format!("does not answer: {error}")))?;
+        read(self.host.as_str(), status, &body)
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// The content type and the body of the question. One of the two places in this directory where a secret is taken out of
+/// its wrapper; the other is [`super::home::Room::fill`].
+fn body(service: Service, client: &Client, token: &SecretString) -> (&'static str, Bytes) {
+    let mut fields = vec![
+        ("grant_type", "refresh_token"),
+        ("refresh_token", token.expose_secret()),
+        ("client_id", client.id.as_str()),
+    ];
+    if let Some(secret) = &client.secret {
+        fields.push(("client_secret", secret.expose_secret()));
+    }
+    match service {
+        Service::Google => {
+            let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", form(value))).collect();
+            ("application/x-www-form-urlencoded", pairs.join("&").into())
+        }
+        Service::OpenAi | Service::Anthropic => {
+            let fields: Value = fields.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+            ("application/json", fields.to_string().into())
+        }
+    }
+}
+
+/// A value of a form: everything but the unreserved characters (RFC 3986 section 2.3) percent-encoded.
+fn form(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// What an answer means. Of its body nothing is told but an error that is on our own list.
+fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, Refused> {
+    if status == 200 {
+        return Renewed::read(body).ok_or_else(|| Refused::ForNow(format!("{host} answers 200 without a token")));
+    }
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    // {"error": "code"} is RFC 6749's, {"error": {"code": …}} and {"code": …} are OpenAI's.
+    let told = [&body["error"], &body["error"]["code"], &body["error"]["type"], &body["code"]];
+    let known = FINAL.iter().find(|code| told.iter().any(|told| told.as_str() == Some(code)));
+    match known {
+        Some(code) if matches!(status, 400 | 401 | 403) => {
+            Err(Refused::ForGood(format!("{host} answers {status} {code}")))
+        }
+        _ => Err(Refused::ForNow(format!("{host} answers with status {status}"))),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_is_asked_in_its_own_form() {
+        let client = Client { id: "id".into(), secret: Some("s/1".into()) };
+        let asked = |service| {
+            let (kind, body) = body(service, &client, &"1//r+t".into());
+            (kind, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let (kind, text) = asked(Service::Google);
+        assert_eq!(kind, "application/x-www-form-urlencoded");
+        assert_eq!(text, "grant_type=refresh_token&refresh_token=1%2F%2Fr%2Bt&client_id=id&client_secret=s%2F1");
+        for service in [Service::OpenAi, Service::Anthropic] {
+            let (kind, text) = asked(service);
+            assert_eq!(kind, "application/json");
+            let body: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&body["grant_type"], &body["refresh_token"]), (&"refresh_token".into(), &"1//r+t".into()));
+        }
+    }
+
+    #[test]
+    fn only_an_error_on_our_list_is_final_and_nothing_else_of_an_answer_is_told() {
+        for (status, body, expected) in [
+            (400, r#"{"error": "invalid_grant", "error_description": "secret"}"#, "good invalid_grant"),
+            (401, r#"{"error": {"code": "refresh_token_reused", "message": "secret"}}"#, "good refresh_token_reused"),
+            (401, r#"{"code": "refresh_token_expired"}"#, "good refresh_token_expired"),
+            (401, r#"{"error": "invalid_client"}"#, "good invalid_client"),
+            (400, r#"{"error": "secret"}"#, "now 400"),
+            (401, "secret", "now 401"),
+            (500, r#"{"error": "invalid_grant"}"#, "now 500"),
+            (429, r#"{"error": "rate_limit"}"#, "now 429"),
+            (200, r#"{"secret": 1}"#, "now 200"),
+        ] {
+            let (kind, text) = match read("h", status, body.as_bytes()).unwrap_err() {
+                Refused::ForGood(text) => ("good", text),
+                Refused::ForNow(text) => ("now", text),
+            };
+            let (expected, what) = expected.split_once(' ').unwrap();
+            assert!(kind == expected && text.contains(what) && !text.contains("secret"), "{status} {body}: {text}");
+        }
+    }
+}

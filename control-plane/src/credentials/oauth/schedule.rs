@@ -1,0 +1,71 @@
+//! When a login is refreshed. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::tokens::Tokens;
+
+/// How long before its end a token is refreshed, at the least.
+const MARGIN: SignedDuration = SignedDuration::from_mins(5);
+
+/// The first pause after a failure, and the longest.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// When a new token is due: a tenth of its life before its end, and five minutes at the least; of a short life the half.
+pub fn due(tokens: &Tokens) -> Option<Timestamp> {
+    let expires = tokens.expires?;
+    let margin = match tokens.issued {
+        Some(issued) => {
+            let lifetime = expires.duration_since(issued).max(SignedDuration::ZERO);
+            (lifetime / 10).max(MARGIN).min(lifetime / 2)
+        }
+        None => MARGIN,
+    };
+    Some(expires.saturating_sub(margin).unwrap_or(Timestamp::MIN))
+}
+
+/// The pause after so many failures in a row; `random` is in 0..1 and takes away up to a half.
+pub fn pause(failures: u32, random: f64) -> Duration {
+    let full = FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST);
+    full.mul_f64(1.0 - random / 2.0)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn due_of(issued: Option<i64>, expires: i64) -> i64 {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let tokens = Tokens {
+            access: Arc::new("A".into()),
+            refresh: None,
+            account: None,
+            issued: issued.map(at),
+            expires: Some(at(expires)),
+        };
+        due(&tokens).unwrap().as_second()
+    }
+
+    #[test]
+    fn a_token_is_due_a_tenth_of_its_life_before_its_end_or_five_minutes() {
+        assert_eq!(due_of(None, 10_000), 9_700);
+        assert_eq!(due_of(Some(0), 3_000), 2_700);
+        assert_eq!(due_of(Some(0), 864_000), 777_600, "ten days");
+        assert_eq!(due_of(Some(0), 60), 30, "not at once, again and again");
+        assert_eq!(due_of(Some(100), 60), 60);
+    }
+
+    #[test]
+    fn pauses_grow_to_five_minutes_and_differ() {
+        let seconds = |failures, random| pause(failures, random).as_secs_f64();
+        assert_eq!([1, 2, 3, 4].map(|failures| seconds(failures, 0.0)), [1.0, 2.0, 4.0, 8.0]);
+        assert_eq!(seconds(9, 0.0), 256.0);
+        assert_eq!(seconds(10, 0.0), 300.0);
+        assert_eq!(seconds(u32::MAX, 0.0), 300.0);
+        assert_eq!(seconds(2, 0.5), 1.5);
+    }
+}
