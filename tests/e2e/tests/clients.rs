@@ -108,7 +108,7 @@ impl World {
             .map(|host| format!("  {host}: {{address: {address}, port: {port}, ca: {ca}}}\n"))
             .concat();
         let own = format!(
-            "credentials:\n  login:\n    host: {CHATGPT_HOST}\n    paths: ['/backend-api/codex/**', /backend-api/wham/accounts/check]\n    \
+            "credentials:\n  codex: false\n  login:\n    host: {CHATGPT_HOST}\n    paths: ['/backend-api/codex/**', /backend-api/wham/accounts/check]\n    \
              header: authorization\n    format: Bearer {{}}\n    from: {{env: CHATGPT_TOKEN}}\n"
         );
         let settings = format!("{own}upstreams:\n{github}{}", scripted.pins());
