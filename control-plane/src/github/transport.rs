@@ -65,6 +65,28 @@ impl Place {
     pub fn of_the_machine() -> Self {
         Self::Pinned(HOST.into(), PORT)
     }
+
+    /// Where `config` has `host`, or else `otherwise`, and the roots that vouch for it there.
+    pub fn of<'a>(host: &HostName, config: &'a Config, roots_pem: &'a str, otherwise: Self) -> (Self, &'a str) {
+        match config.upstreams.get(host) {
+            Some(pinned) => (Self::Pinned(pinned.address.clone(), pinned.port), pinned.ca_pem.as_str()),
+            None => (otherwise, roots_pem),
+        }
+    }
+
+    /// The addresses of `host` there.
+    ///
+    /// # Errors
+    /// It cannot be resolved.
+    pub async fn addresses(&self, host: &HostName) -> Result<Vec<SocketAddr>, Unresolved> {
+        Ok(match self {
+            Self::Pinned(address, port) => tokio::net::lookup_host((address.as_str(), *port)).await?.collect(),
+            Self::Public(resolver) => {
+                let found = resolver.own_request(host).await?;
+                found.into_iter().map(|address| SocketAddr::new(address, PORT)).collect()
+            }
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -87,6 +109,17 @@ pub struct Answer {
     pub body: Bytes,
     /// The header `x-oauth-scopes`, which classic tokens have.
     pub scopes: Option<String>,
+}
+
+/// A host has no address.
+#[derive(Debug, thiserror::Error)]
+pub enum Unresolved {
+    /// By our own resolver.
+    #[error(transparent)]
+    Name(#[from] nameservers::Failure),
+    /// By the machine's.
+    #[error(transparent)]
+    Machine(#[from] std::io::Error),
 }
 
 /// There is no answer.
@@ -132,10 +165,7 @@ impl Transport {
     /// The roots cannot be read.
     pub fn new(config: &Config, roots_pem: &str, otherwise: Place, at_a_time: usize) -> Result<Self, Error> {
         let host = HostName::parse(HOST.as_bytes()).map_err(|error| Error::Roots(error.to_string()))?;
-        let (place, roots) = match config.upstreams.get(&host) {
-            Some(pinned) => (Place::Pinned(pinned.address.clone(), pinned.port), pinned.ca_pem.as_str()),
-            None => (otherwise, roots_pem),
-        };
+        let (place, roots) = Place::of(&host, config, roots_pem, otherwise);
         Ok(Self { host, place, tls: Tls(connector(roots)?), turns: Semaphore::new(at_a_time), idle: Mutex::default() })
     }
 
@@ -211,13 +241,10 @@ impl Transport {
     }
 
     async fn connect(&self) -> Result<Connection, Error> {
-        let addresses = match &self.place {
-            Place::Pinned(address, port) => tokio::net::lookup_host((address.as_str(), *port)).await?.collect(),
-            Place::Public(resolver) => {
-                let found = resolver.own_request(&self.host).await?;
-                found.into_iter().map(|address| SocketAddr::new(address, PORT)).collect::<Vec<_>>()
-            }
-        };
+        let addresses = self.place.addresses(&self.host).await.map_err(|unresolved| match unresolved {
+            Unresolved::Name(failure) => Error::Name(failure),
+            Unresolved::Machine(error) => Error::Connect(error),
+        })?;
         let stream = dial(&addresses).await?;
         let name = ServerName::try_from(HOST).map_err(|error| Error::Roots(error.to_string()))?;
         let stream = self.tls.0.connect(name, stream).await?;

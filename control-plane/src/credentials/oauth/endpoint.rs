@@ -1,6 +1,5 @@
 //! The question to a token endpoint, and what its answer means.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::provider::Service;
 use super::tokens::Renewed;
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::github::transport::{connector, dial};
+use crate::github::transport::{Place, connector, dial};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -29,8 +28,6 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// The longest answer; one has some KiB.
 const MAX_ANSWER: usize = 256 << 10;
-
-const PORT: u16 = 443;
 
 /// Errors (RFC 6749 section 5.2, and OpenAI's own) after which asking again is of no use.
 const FINAL: [&str; 12] = [
@@ -76,12 +73,6 @@ pub struct Endpoint {
     tls: TlsConnector,
 }
 
-#[derive(Clone)]
-enum Place {
-    Pinned(String, u16),
-    Public(Arc<Resolver>),
-}
-
 impl Endpoint {
     /// The one that refreshes what is `service`'s.
     ///
@@ -90,10 +81,7 @@ impl Endpoint {
     pub fn of(service: Service, config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> anyhow::Result<Self> {
         let (host, path) = service.endpoints().first().copied().unwrap_or_default();
         let host = HostName::parse(host.as_bytes())?;
-        let (place, roots) = match config.upstreams.get(&host) {
-            Some(pinned) => (Place::Pinned(pinned.address.clone(), pinned.port), pinned.ca_pem.as_str()),
-            None => (Place::Public(resolver), roots_pem),
-        };
+        let (place, roots) = Place::of(&host, config, roots_pem, Place::Public(resolver));
         Ok(Self { service, host, path, place, tls: connector(roots)? })
     }
 
@@ -112,15 +100,7 @@ impl Endpoint {
             .body(Full::new(body))
             .map_err(|error| failed(format!("cannot be asked: {error}")))?;
         let connect = async {
-            let addresses: Vec<SocketAddr> = match &self.place {
-                Place::Pinned(address, port) => {
-                    tokio::net::lookup_host((address.as_str(), *port)).await.map_err(|e| e.to_string())?.collect()
-                }
-                Place::Public(resolver) => {
-                    let found = resolver.own_request(&self.host).await.map_err(|error| error.to_string())?;
-                    found.into_iter().map(|address| SocketAddr::new(address, PORT)).collect()
-                }
-            };
+            let addresses = self.place.addresses(&self.host).await.map_err(|error| error.to_string())?;
             let stream = dial(&addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
             let name = ServerName::try_from(self.host.as_str().to_owned()).map_err(|error| error.to_string())?;
             let stream = self.tls.connect(name, stream).await.map_err(|error| error.to_string())?;
