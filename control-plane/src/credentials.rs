@@ -24,9 +24,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
-use policy::{Denial, HostName, HostPattern, Stage};
-
 use jiff::Timestamp;
+use policy::{Denial, HostName, HostPattern, Stage};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

@@ -429,7 +429,7 @@ fn login(
     raw: &RawEntry,
     surroundings: &Surroundings<'_>,
 ) -> Result<Way, Wrong> {
-    if from.env.is_some() || from.command.is_some() || from.ttl.is_some() {
+    if from.env.is_some() || from.command.is_some() || from.ttl.is_some() || from.app.is_some() {
         return Err(("from", "beside oauth stand file, provider, client_id and client_secret".to_owned()));
     }
     let layout = match (program, &from.provider) {
@@ -477,14 +477,15 @@ fn answers(entries: &mut BTreeMap<HostPattern, Entry>) {
             continue;
         }
         let host = HostPattern::Exact(host);
-        entries.entry(host.clone()).or_insert_with(|| Entry {
+        let answer = Entry {
             name: (*name).to_owned(),
             group: None,
             admits: Admits::default(),
-            host,
+            host: host.clone(),
             scope: Scope::Answer(service),
             ways: Vec::new(),
-        });
+        };
+        entries.insert(host, answer);
     }
 }
 

@@ -179,13 +179,9 @@ impl Source {
     pub fn problem(&self) -> Option<String> {
         match &self.kind {
             Kind::App(app) => app.problem(),
-            Kind::Login(login) => login.problem().or_else(|| self.own_problem()),
-            _ => self.own_problem(),
+            Kind::Login(login) => login.problem(),
+            _ => self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
-    }
-
-    fn own_problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps what is wrong, and says so when it changes.
