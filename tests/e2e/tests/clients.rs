@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -304,22 +305,13 @@ fn compare(rows: &[(&str, [String; 3])]) {
     }
 }
 
-/// Of the variables for trust only these, so that a row names what is enough.
+/// Of the variables for trust, which name the bundle, only these, so that a row names what is enough.
 fn trusting<'a>(command: &'a mut Command, variables: &[&str]) -> &'a mut Command {
-    const ALL: [&str; 11] = [
-        "GIT_SSL_CAINFO",
-        "CURL_CA_BUNDLE",
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "PIP_CERT",
-        "CARGO_HTTP_CAINFO",
-        "AWS_CA_BUNDLE",
-        "DENO_CERT",
-        "NIX_SSL_CERT_FILE",
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-        "NODE_EXTRA_CA_CERTS",
-    ];
-    for name in ALL.iter().filter(|name| !variables.contains(name)) {
+    let bundle = |value: Option<&OsStr>| value.is_some_and(|value| value.to_string_lossy().ends_with("/ca-bundle.pem"));
+    let set = command.get_envs().filter(|(_, value)| bundle(*value)).map(|(name, _)| name.to_owned());
+    let others: Vec<_> = set.filter(|name| !variables.iter().any(|kept| name == kept)).collect();
+    assert!(!others.is_empty(), "sallyport env names the bundle in more than one variable");
+    for name in others {
         command.env_remove(name);
     }
     command
