@@ -29,6 +29,9 @@ const WATCH: Method<'_> = Method { cluster: "control-plane", service: "sallyport
 const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
 /// How long a request waits for the registry: its answer, or the first snapshot.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How much of a held request's body Envoy keeps: so much that the next read of its connection still fits below the
+/// limit of Envoy's own (4 MiB, `body_buffer` in the control plane's `route.rs`), whose 413 would not give the reason.
+const MAX_HELD_BODY: usize = 2 << 20;
 /// Where the request's id lies for Envoy's own answers, which come after the router has removed its header.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
@@ -232,7 +235,7 @@ impl Context for Stream {
             }
             Err(reason) => {
                 host::log(Level::Warn, &format!("identity: the registry can't say who {source} is: {reason}"));
-                self.shared.end(self.id, &self.shared.not_known(source));
+                self.shared.end(self.id, self.shared.not_known(source));
             }
         }
     }
@@ -271,8 +274,10 @@ impl Stream {
     /// More of the request has come, after its headers.
     fn more(&self, size: usize, end: bool) -> Action {
         self.progress.ended.set(end);
-        if self.progress.phase.get() == Phase::Dropping {
-            self.shared.drop_body(self.id, size, end);
+        match self.progress.phase.get() {
+            Phase::Dropping => self.shared.drop_body(self.id, size, end),
+            Phase::Held => self.hold_body(size),
+            Phase::New | Phase::Passed | Phase::Refused => {}
         }
         self.progress.phase.get().action()
     }
@@ -346,7 +351,20 @@ impl Stream {
             return self.carry_out(&facts, &self.shared.unsettled(Outcome::Refuse(denial), Some(source)));
         }
         if let Err(error) = self.ask(source) {
-            self.shared.end(self.id, &self.shared.broken(&error));
+            self.shared.end(self.id, self.shared.broken(&error));
+        }
+    }
+
+    /// `size` bytes of a held request's body wait in Envoy. Past the limit they are dropped and so is what follows: the
+    /// request can't pass any more, and is still told why it is refused.
+    fn hold_body(&self, size: usize) {
+        if size > MAX_HELD_BODY {
+            self.progress.cut.set(true);
+        }
+        if self.progress.cut.get()
+            && let Err(error) = host::drop_request_body(size)
+        {
+            self.shared.end(self.id, self.shared.broken(&error));
         }
     }
 
@@ -372,14 +390,14 @@ impl Shared {
                 Ok(now) => verdict::on_request(&held.facts, held.sni.as_deref(), container.as_deref(), &policy, now),
                 Err(error) => self.broken(&error),
             };
-            self.conclude(id, &held, &judgement);
+            self.conclude(id, &held, judgement);
         }
     }
 
     fn give_up_overdue(&self) {
         let overdue = self.waiting.borrow_mut().take_overdue(self.uptime.get());
         for (id, held) in overdue {
-            self.conclude(id, &held, &self.not_known(held.source));
+            self.conclude(id, &held, self.not_known(held.source));
         }
         let overdue = self.bodies.borrow_mut().take_overdue(self.uptime.get());
         for (id, refused) in overdue {
@@ -405,7 +423,7 @@ impl Shared {
     }
 
     /// Ends the held request `id`, if it is still held.
-    fn end(&self, id: u32, judgement: &Judgement) {
+    fn end(&self, id: u32, judgement: Judgement) {
         let held = self.waiting.borrow_mut().take(id);
         if let Some(held) = held {
             self.conclude(id, &held, judgement);
@@ -428,12 +446,13 @@ impl Shared {
     }
 
     /// Carries out what was judged of a held request, from another context's callback.
-    fn conclude(&self, id: u32, held: &Held, judgement: &Judgement) {
+    fn conclude(&self, id: u32, held: &Held, judgement: Judgement) {
         // A context that is gone has taken its request with it.
         if host::act_for(id).is_err() {
             return;
         }
-        self.carry_out(id, &held.progress, &held.facts, judgement);
+        let judgement = if held.progress.cut.get() { judgement.of_a_part() } else { judgement };
+        self.carry_out(id, &held.progress, &held.facts, &judgement);
         if held.progress.phase.get() == Phase::Passed
             && let Err(error) = host::resume_request()
         {

@@ -127,6 +127,17 @@ impl Judgement {
         Self { outcome, container_id, policy_version, right: None, record: None }
     }
 
+    /// The same of a request of whose body a part was dropped: it never passes.
+    pub fn of_a_part(self) -> Self {
+        let reason = "too much of the body had come before your registration was known here; try again";
+        match self.outcome {
+            Outcome::Refuse(_) => self,
+            Outcome::Open(_) | Outcome::Forward(..) => {
+                Self { outcome: Outcome::Refuse(unavailable(reason)), right: None, record: None, ..self }
+            }
+        }
+    }
+
     /// JSON for the access log's collector.
     pub fn audit(&self, request_id: &str) -> Vec<u8> {
         let (verdict, stage, rule, reason) = match &self.outcome {
@@ -210,6 +221,17 @@ mod tests {
     fn a_request_without_one_authority_is_refused_whoever_sends_it() {
         assert_eq!(rule(judge(None, Some(&container())).outcome), "request.authority");
         assert_eq!(rule(on_connect(&facts(None), Place::Proxy)), "request.authority");
+    }
+
+    #[test]
+    fn a_request_of_whose_body_a_part_was_dropped_never_passes_and_keeps_the_reason_that_it_has() {
+        let cut = judge(Some("github.com"), Some(&container())).of_a_part();
+        assert_eq!(
+            (cut.right.is_some(), cut.record.is_some(), cut.container_id.as_deref()),
+            (false, false, Some("abc"))
+        );
+        assert_eq!(rule(cut.outcome), "identity.unavailable");
+        assert_eq!(rule(judge(Some("github.com"), None).of_a_part().outcome), "identity.unknown");
     }
 
     #[test]

@@ -42,11 +42,13 @@ pub struct Progress {
     pub phase: Cell<Phase>,
     /// Whether all of it has come.
     pub ended: Cell<bool>,
+    /// Whether part of its body was dropped while it was held: it can only be refused.
+    pub cut: Cell<bool>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { phase: Cell::new(Phase::New), ended: Cell::new(false) }
+        Self { phase: Cell::new(Phase::New), ended: Cell::new(false), cut: Cell::new(false) }
     }
 }
 
