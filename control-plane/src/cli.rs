@@ -19,6 +19,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
 
+/// The program that runs, for its hidden commands: also where its file has been replaced since.
+pub const OURSELVES: &str = "/proc/self/exe";
+
 /// The one door out for AI agents in containers: Envoy ends TLS, Rust filters decide, credentials are added on the
 /// way and never enter a sandbox.
 #[derive(Debug, Parser)]
@@ -79,6 +82,9 @@ enum Command {
     /// Become Envoy, to die with this process's parent
     #[command(hide = true)]
     RunEnvoy(serve::RunEnvoy),
+    /// Refresh one login, as standard input says
+    #[command(hide = true)]
+    RefreshLogin(serve::RefreshLogin),
 }
 
 /// Why a command failed.
@@ -120,6 +126,7 @@ impl Cli {
                 print(&String::from_utf8_lossy(&script))
             }
             Command::RunEnvoy(envoy) => envoy.run(),
+            Command::RefreshLogin(refresh) => refresh.run(),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,

@@ -35,6 +35,8 @@ use crate::github::transport::Transport;
 pub use entry::Use;
 use entry::{Entry, Place};
 use oauth::endpoint::{Endpoint, Refused};
+use oauth::refresh::Outcome;
+pub use oauth::refresh::run as refresh_login;
 pub use raw::{Raw, raws, read};
 
 /// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
@@ -136,12 +138,12 @@ impl Credentials {
                 }
                 None => None,
             };
-            let ask: oauth::Ask = Box::new(move |token| {
+            let ask: oauth::Ask = Box::new(move |order| {
                 let endpoint = endpoint.clone();
                 Box::pin(async move {
                     match endpoint {
-                        Some((endpoint, client)) => endpoint.refresh(&client, &token).await,
-                        None => Err(Refused::ForGood("nobody refreshes it".into())),
+                        Some((endpoint, client)) => endpoint.refresh(&client, order).await,
+                        None => Outcome::Refused(Refused::ForGood("nobody refreshes it".into())),
                     }
                 })
             });

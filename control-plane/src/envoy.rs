@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cli::OURSELVES;
 use crate::files;
 use crate::xds::resources::listener::AUDIT_FLUSH;
 
@@ -114,7 +115,7 @@ impl Envoy {
         let mut pause = FIRST_PAUSE;
         while !*stop.borrow() {
             let started = Instant::now();
-            let mut child = tokio::process::Command::from(self.command(state_dir)?)
+            let mut child = tokio::process::Command::from(self.command(state_dir))
                 .kill_on_drop(true)
                 .spawn()
                 .context("cannot start Envoy")?;
@@ -132,8 +133,8 @@ impl Envoy {
         Ok(())
     }
 
-    fn command(&self, state_dir: &Path) -> anyhow::Result<Command> {
-        let mut command = Command::new(std::env::current_exe().context("cannot find our own program")?);
+    fn command(&self, state_dir: &Path) -> Command {
+        let mut command = Command::new(OURSELVES);
         command.args(["run-envoy", "--parent", &std::process::id().to_string(), "--"]).arg(&self.program).args([
             "--config-path",
             BOOTSTRAP_FILE,
@@ -150,7 +151,7 @@ impl Envoy {
         // In a process group of its own, Ctrl-C reaches us alone, and Envoy ends when we have drained it.
         command.process_group(0);
         command.current_dir(state_dir).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(command)
+        command
     }
 }
 

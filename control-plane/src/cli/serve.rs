@@ -51,6 +51,20 @@ pub struct RunEnvoy {
     command: Vec<std::ffi::OsString>,
 }
 
+/// The argument of the other hidden step.
+#[derive(Debug, Args)]
+pub struct RefreshLogin {
+    /// What is locked meanwhile
+    lock: PathBuf,
+}
+
+impl RefreshLogin {
+    pub(super) fn run(self) -> Result<(), Error> {
+        keep_out_of_dumps().context("memory cannot be kept out of core dumps")?;
+        Ok(crate::credentials::refresh_login(&self.lock)?)
+    }
+}
+
 impl Up {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
         let program = envoy::find(self.envoy).map_err(|error| Error::Usage(error.to_string()))?;

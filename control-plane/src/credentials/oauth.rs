@@ -1,8 +1,8 @@
 //! Logins that the gateway owns: it refreshes them ahead of their end, and a sandbox never sees one.
 //!
 //! `tokens` reads and changes the files in which programs keep them, `provider` says whose they are, `schedule` when a
-//! new token is due; `home` is where they live, `endpoint` asks for new ones, `stub` is what a sandbox gets that asks
-//! itself. One task owns each login ([`Login::run`]), so there is never more than one refresh of it; requests look at what
+//! new token is due; `home` is where they live, `refresh` has a process ask for new ones, which `endpoint` does, and
+//! `stub` is what a sandbox gets that asks itself. One task owns each login ([`Login::run`]), so there is never more than one refresh of it; requests look at what
 //! is in force, and wait where that has ended.
 //!
 //! **Invariant:** a new token is on disk before it goes into a request, unless the disk refuses it and the old one has
@@ -11,6 +11,7 @@
 pub mod endpoint;
 pub mod home;
 pub mod provider;
+pub mod refresh;
 mod schedule;
 pub mod stub;
 mod tokens;
@@ -28,7 +29,8 @@ use tokio::time::Instant;
 use self::endpoint::{Client, Refused};
 use self::home::{Found, Home};
 use self::provider::{Layout, Service};
-use self::tokens::{Renewed, Tokens};
+use self::refresh::{Order, Outcome};
+use self::tokens::Tokens;
 use crate::telemetry::{self, Refresh};
 
 /// How often a login is looked at, and its file.
@@ -43,8 +45,8 @@ const FLOOR: SignedDuration = SignedDuration::from_secs(60);
 /// The least time between two refreshes, whatever a provider says of how long its tokens live.
 const APART: Duration = Duration::from_secs(10);
 
-/// How a new token is asked for with a refresh token.
-pub type Ask = Box<dyn Fn(Arc<SecretString>) -> BoxFuture<'static, Result<Renewed, Refused>> + Send + Sync>;
+/// How a login is refreshed.
+pub type Ask = Box<dyn Fn(Order) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// A login.
 #[derive(Debug)]
@@ -240,6 +242,14 @@ impl Keeper<'_> {
         if self.seen == Some(seen) && (self.text.is_some() || waits) {
             return;
         }
+        if self.text.is_none() {
+            let home = self.home.clone();
+            match blocking(move || home.busy().map_err(|error| error.to_string())).await.and_then(|busy| busy) {
+                Ok(false) => {}
+                Ok(true) => return self.fails("is being refreshed, by an earlier run of the gateway", Outlook::Soon),
+                Err(error) => return self.failed(&format!("cannot be used: the state directory: {error}")),
+            }
+        }
         let (home, layout) = (self.home.clone(), self.login.layout.clone());
         let usable = move |text: &str| tokens::read(&layout, text).map(drop);
         let found = blocking(move || home.find(usable)).await.unwrap_or_else(Err);
@@ -294,65 +304,54 @@ impl Keeper<'_> {
 
     async fn refresh(&mut self) {
         let held = self.login.state.borrow().tokens.clone();
-        let Some(token) = held.and_then(|tokens| tokens.refresh.clone()) else {
+        let (Some(text), Some(_)) = (self.text.clone(), held.and_then(|tokens| tokens.refresh.clone())) else {
             return self.ends("ends, and has no refresh token; log in again");
         };
         if self.login.refreshed_by().is_none() {
             return self
                 .ends("ends, and the gateway does not know how to refresh it; log in again, or set `from.client_id`");
         }
-        let size = self.text.as_ref().map_or(0, |text| text.expose_secret().len());
-        let home = self.home.clone();
-        let room =
-            match blocking(move || home.room(size).map_err(|error| error.to_string())).await.and_then(|room| room) {
-                Ok(room) => room,
-                Err(error) => {
-                    self.turn.failed();
-                    telemetry::refreshed(&self.login.name, Refresh::Failed);
-                    let problem = format!("is not refreshed while the state directory cannot be written: {error}");
-                    return self.fails(&problem, Outlook::Later);
-                }
-            };
         self.login.update(|state| state.outlook = Outlook::Soon);
-        let answered = (self.ask)(token).await;
-        let began = Instant::now();
-        match answered {
-            Ok(renewed) => self.renewed(room, &renewed, began).await,
-            Err(Refused::ForNow(why)) => {
-                self.turn.failed();
-                telemetry::refreshed(&self.login.name, Refresh::Failed);
-                self.fails(&format!("cannot be refreshed now: {why}"), Outlook::Later);
+        let order = Order { home: self.home.clone(), layout: self.login.layout.clone(), text };
+        match (self.ask)(order).await {
+            Outcome::Renewed { text, unsaved } => self.renewed(text, unsaved),
+            Outcome::NoRoom(why) => {
+                self.failed(&format!("is not refreshed while the state directory cannot be written: {why}"));
             }
-            Err(Refused::ForGood(why)) => {
+            Outcome::Refused(Refused::ForNow(why)) => self.failed(&format!("cannot be refreshed now: {why}")),
+            Outcome::Refused(Refused::ForGood(why)) => {
                 telemetry::refreshed(&self.login.name, Refresh::Refused);
                 self.ends(&format!("cannot be refreshed any more: {why}; log in again"));
+            }
+            Outcome::Unknown(why) => {
+                // It may have been saved.
+                (self.text, self.seen) = (None, None);
+                self.look().await;
+                self.failed(&format!("cannot be refreshed now: {why}"));
             }
         }
     }
 
-    /// Saves what has come, before anything else.
-    async fn renewed(&mut self, room: home::Room, renewed: &Renewed, began: Instant) {
+    fn failed(&mut self, problem: &str) {
+        self.turn.failed();
+        telemetry::refreshed(&self.login.name, Refresh::Failed);
+        self.fails(problem, Outlook::Later);
+    }
+
+    fn renewed(&mut self, text: SecretString, unsaved: Option<String>) {
         let now = Timestamp::now();
-        let layout = &self.login.layout;
-        let old = self.text.as_ref().map_or("", |text| text.expose_secret());
-        let new = tokens::renew(layout, old, renewed, now)
-            .and_then(|text| tokens::read(layout, text.expose_secret()).map(|tokens| (text, tokens)));
-        let (text, tokens) = match new {
-            Ok(new) => new,
+        let tokens = match tokens::read(&self.login.layout, text.expose_secret()) {
+            Ok(tokens) => Arc::new(Tokens { issued: tokens.issued.or(Some(now)), ..tokens }),
             Err(problem) => return self.ends(&format!("BUG: {problem}")),
         };
-        let copy = text.clone();
-        let saved = blocking(move || room.fill(&copy).map_err(|error| error.to_string())).await.and_then(|done| done);
-        let tokens = Arc::new(Tokens { issued: tokens.issued.or(Some(now)), ..tokens });
         (self.text, self.turn) = (Some(text), Turn { after: Some(Instant::now() + APART), ..Turn::default() });
-        match saved {
-            Ok(()) => {
-                let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                tracing::info!(credential = self.login.name, saved_after_us = micros, "a login was refreshed");
+        match unsaved {
+            None => {
+                tracing::info!(credential = self.login.name, "a login was refreshed");
                 telemetry::refreshed(&self.login.name, Refresh::Done);
                 self.publish(tokens, Some(now));
             }
-            Err(error) => {
+            Some(error) => {
                 telemetry::refreshed(&self.login.name, Refresh::Unsaved);
                 self.unsaved = Some(tokens);
                 self.unsaved(&error);
@@ -447,14 +446,14 @@ mod tests {
             let login = Arc::new(Login::new("gemini-cli", Layout::Gemini, source, Some(client)));
             let (asked, times) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
             let (counted, noted, answer) = (Arc::clone(&asked), Arc::clone(&times), Arc::new(answer));
-            let ask: Ask = Box::new(move |_| {
-                let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
-                noted.lock().unwrap().push(Instant::now());
-                let answer = Arc::clone(&answer);
-                Box::pin(async move {
+            let ask: Ask = Box::new(move |order| {
+                let (counted, noted, answer) = (Arc::clone(&counted), Arc::clone(&noted), Arc::clone(&answer));
+                Box::pin(refresh::carry_out(order, async move |_| {
+                    let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
+                    noted.lock().unwrap().push(Instant::now());
                     tokio::time::sleep(delay).await;
-                    answer(call).map(|body| Renewed::read(body.as_bytes()).unwrap())
-                })
+                    answer(call).map(|body| tokens::Renewed::read(body.as_bytes()).unwrap())
+                }))
             });
             let (stop, stopped) = watch::channel(false);
             tokio::spawn(Arc::clone(&login).run(login.home(directory.path()), ask, stopped));

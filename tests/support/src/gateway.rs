@@ -75,7 +75,8 @@ impl Gateway {
         gateway
     }
 
-    fn configure(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
+    /// The same, but not started yet.
+    pub fn configure(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = crate::scratch("gateway");

@@ -1,5 +1,6 @@
 //! The question to a token endpoint, and what its answer means.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use policy::HostName;
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::provider::Service;
+use super::refresh::{Order, Outcome, Told, apart, exposed};
 use super::tokens::Renewed;
 use crate::config::Config;
 use crate::dns::Resolver;
@@ -46,16 +48,24 @@ const FINAL: [&str; 12] = [
 ];
 
 /// Who we are to a token endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Client {
     /// Its id.
     pub id: String,
     /// Its secret, where it has one.
+    #[serde(serialize_with = "exposed_where_there_is_one")]
     pub secret: Option<SecretString>,
 }
 
+fn exposed_where_there_is_one<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => exposed(secret, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// Why there is no new token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refused {
     /// It can be asked again.
     ForNow(String),
@@ -64,13 +74,12 @@ pub enum Refused {
 }
 
 /// A token endpoint.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     service: Service,
     host: HostName,
-    path: &'static str,
     place: Place,
-    tls: TlsConnector,
+    roots_pem: String,
 }
 
 impl Endpoint {
@@ -79,63 +88,72 @@ impl Endpoint {
     /// # Errors
     /// The roots cannot be read.
     pub fn of(service: Service, config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> anyhow::Result<Self> {
-        let (host, path) = service.endpoints().first().copied().unwrap_or_default();
-        let host = HostName::parse(host.as_bytes())?;
+        let host = HostName::parse(service.endpoint().0.as_bytes())?;
         let (place, roots) = Place::of(&host, config, roots_pem, Place::Public(resolver));
-        Ok(Self { service, host, path, place, tls: connector(roots)? })
+        connector(roots)?;
+        Ok(Self { service, host, place, roots_pem: roots.to_owned() })
     }
 
-    /// Asks for a new token.
-    ///
-    /// # Errors
-    /// See [`Refused`].
-    pub async fn refresh(&self, client: &Client, token: &SecretString) -> Result<Renewed, Refused> {
-        let failed = |what: String| Refused::ForNow(format!("{} {what}", self.host));
-        let (kind, body) = body(self.service, client, token);
-        let request = Request::post(self.path)
-            .header(header::HOST, self.host.as_str())
-            .header(header::USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")))
-            .header(header::ACCEPT, "application/json")
-            .header(header::CONTENT_TYPE, kind)
-            .body(Full::new(body))
-            .map_err(|error| failed(format!("cannot be asked: {error}")))?;
-        let connect = async {
-            let addresses = self.place.addresses(&self.host).await.map_err(|error| error.to_string())?;
-            let stream = dial(&addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
-            let name = ServerName::try_from(self.host.as_str().to_owned()).map_err(|error| error.to_string())?;
-            let stream = self.tls.connect(name, stream).await.map_err(|error| error.to_string())?;
-            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
-        };
-        let (mut sender, connection) = tokio::time::timeout(CONNECT, connect)
-            .await
-            .unwrap_or_else(|_| Err(format!("not within {} s", CONNECT.as_secs())))
-            .map_err(|error| failed(format!("cannot be reached: {error}")))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a token endpoint broke off");
+    /// Refreshes a login, by a process of its own.
+    pub async fn refresh(&self, client: &Client, order: Order) -> Outcome {
+        let addresses = match self.place.addresses(&self.host).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                return Outcome::Refused(Refused::ForNow(format!("{} cannot be resolved: {error}", self.host)));
             }
-        });
-        let exchange = async {
-            let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
-            Ok((head.status.as_u16(), body.to_bytes()))
         };
-        let (status, body) = tokio::time::timeout(ANSWER, exchange)
-            .await
-            .unwrap_or_else(|_| Err(format!("not within {} s", ANSWER.as_secs())))
-            .map_err(|error: String| failed(format!("does not answer: {error}")))?;
-        read(self.host.as_str(), status, &body)
+        let (service, roots_pem, client) = (self.service, self.roots_pem.clone(), client.clone());
+        apart(&Told { order, service, addresses, roots_pem, client }).await
     }
 }
 
-impl std::fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("host", &self.host).finish_non_exhaustive()
-    }
+/// Asks the token endpoint of `service`, which is at one of `addresses`, for a new token.
+///
+/// # Errors
+/// See [`Refused`].
+pub async fn ask(
+    service: Service,
+    addresses: &[SocketAddr],
+    roots_pem: &str,
+    client: &Client,
+    token: &SecretString,
+) -> Result<Renewed, Refused> {
+    let (host, path) = service.endpoint();
+    let failed = |what: String| Refused::ForNow(format!("{host} {what}"));
+    let (kind, body) = body(service, client, token);
+    let request = Request::post(path)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")))
+        .header(header::ACCEPT, "application/json")
+        .header(header::CONTENT_TYPE, kind)
+        .body(Full::new(body))
+        .map_err(|error| failed(format!("cannot be asked: {error}")))?;
+    let connect = async {
+        let tls = connector(roots_pem).map_err(|error| error.to_string())?;
+        let stream = dial(addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
+        let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+        let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+        handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+    };
+    let (mut sender, connection) = tokio::time::timeout(CONNECT, connect)
+        .await
+        .unwrap_or_else(|_| Err(format!("not within {} s", CONNECT.as_secs())))
+        .map_err(|error| failed(format!("cannot be reached: {error}")))?;
+    tokio::spawn(connection);
+    let exchange = async {
+        let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        Ok((head.status.as_u16(), body.to_bytes()))
+    };
+    let (status, body) = tokio::time::timeout(ANSWER, exchange)
+        .await
+        .unwrap_or_else(|_| Err(format!("not within {} s", ANSWER.as_secs())))
+        .map_err(|error: String| failed(format!("does not answer: {error}")))?;
+    read(host, status, &body)
 }
 
-/// The content type and the body of the question. One of the two places in this directory where a secret is taken out of
-/// its wrapper; the other is [`super::home::Room::fill`].
+/// The content type and the body of the question. One of the three places in this directory where a secret leaves its
+/// wrapper; the others are [`super::home::Room::fill`] and [`exposed`].
 fn body(service: Service, client: &Client, token: &SecretString) -> (&'static str, Bytes) {
     let mut fields = vec![
         ("grant_type", "refresh_token"),

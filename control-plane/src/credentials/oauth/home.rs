@@ -3,10 +3,13 @@
 //! Beside it stands what its file was when it was copied. A file that is another one and newer was written by a new
 //! login, and is copied again.
 
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -26,11 +29,31 @@ const GROWTH: usize = 16 << 10;
 pub const DIRECTORY: &str = "tokens";
 
 /// The home of one login.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Home {
     source: PathBuf,
     own: PathBuf,
     copied: PathBuf,
+    lock: PathBuf,
+}
+
+/// A login that nobody else refreshes until this is dropped, or its process has ended in whatever way.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held, not used")] File);
+
+impl Lock {
+    /// Takes the lock `path`; none where somebody has it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// What a file was when it was copied.
@@ -57,8 +80,27 @@ impl Home {
     /// In `state_dir`, for the credential `name` whose program has the file `source`.
     pub fn new(state_dir: &Path, name: &str, source: &Path) -> Self {
         let directory = state_dir.join(DIRECTORY);
-        let (own, copied) = (directory.join(format!("{name}.json")), directory.join(format!("{name}.copied")));
-        Self { source: source.to_owned(), own, copied }
+        let file = |kind: &str| directory.join(format!("{name}.{kind}"));
+        Self { source: source.to_owned(), own: file("json"), copied: file("copied"), lock: file("lock") }
+    }
+
+    /// What is locked while it is refreshed. It holds nothing, and stays.
+    pub fn lock_file(&self) -> &Path {
+        &self.lock
+    }
+
+    /// Whether it is being refreshed.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn busy(&self) -> io::Result<bool> {
+        self.make_directory()?;
+        Ok(Lock::take(&self.lock)?.is_none())
+    }
+
+    fn make_directory(&self) -> io::Result<()> {
+        let directory = self.own.parent().unwrap_or(Path::new("."));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
     }
 
     /// What changes when the program's file does.
@@ -116,16 +158,14 @@ impl Home {
     /// # Errors
     /// The disk is full, or the state directory cannot be written.
     pub fn room(&self, size: usize) -> io::Result<Room> {
-        if let Some(directory) = self.own.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        }
+        self.make_directory()?;
         Reserved::beside(&self.own, size.saturating_add(GROWTH), MODE).map(Room)
     }
 }
 
 impl Room {
-    /// Writes the login: file, name and directory are on disk when this returns. One of the two places in this directory
-    /// where a secret is taken out of its wrapper; the other is the body in `endpoint`.
+    /// Writes the login: file, name and directory are on disk when this returns. One of the three places in this directory
+    /// where a secret leaves its wrapper; the others are the body in `endpoint` and the pipes in `refresh`.
     ///
     /// # Errors
     /// Whatever the file system says; the login on disk is then the old one.

@@ -1,6 +1,6 @@
 //! Whose logins these are: the programs that made them, and the services that refresh them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A program that keeps a login in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -17,7 +17,7 @@ pub enum Program {
 }
 
 /// How a file is laid out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     /// Codex.
     Codex,
@@ -30,7 +30,7 @@ pub enum Layout {
 }
 
 /// Who refreshes a login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Service {
     /// auth.openai.com
     OpenAi,
@@ -116,6 +116,11 @@ impl Service {
                 &[("console.anthropic.com", "/v1/oauth/token"), ("platform.claude.com", "/v1/oauth/token")]
             }
         }
+    }
+
+    /// The one that the gateway asks.
+    pub fn endpoint(self) -> (&'static str, &'static str) {
+        self.endpoints().first().copied().unwrap_or_default()
     }
 
     /// The client that its programs are, where that is the same in all of them.
