@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use policy::HostPattern;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -86,6 +87,12 @@ impl Filters {
     }
 }
 
+/// Whether a file was opened or read, and nothing has changed: by ourselves, whenever something has.
+fn only_looked_at(event: &notify::Result<Event>) -> bool {
+    let changed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    event.as_ref().is_ok_and(|event| event.kind.is_access() && event.kind != changed)
+}
+
 /// Keeps the snapshot true.
 #[derive(Debug)]
 pub struct Live {
@@ -120,7 +127,10 @@ impl Live {
         let module = filters.read()?;
         // One is enough: it says that something has changed, not what.
         let (touch, touched) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |_| {
+        let mut watcher = notify::recommended_watcher(move |event| {
+            if only_looked_at(&event) {
+                return;
+            }
             // Full: it is already known that something has changed.
             let _full = touch.try_send(());
         })?;
