@@ -124,7 +124,7 @@ impl App {
             .add_service(Arc::clone(&audit).service(Arc::clone(&config.credentials)))
             .serve_with_incoming(UnixListenerStream::new(socket));
 
-        let observed = telemetry::routes(Arc::clone(&registry), fleet.clone())
+        let observed = telemetry::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
             .merge(audit::api::routes(Arc::clone(&audit), stopped.clone()));
         let readiness = Arc::new(Readiness {
             fleet,

@@ -80,6 +80,11 @@ impl Credentials {
         self.entries.values().flat_map(Entry::problems).collect()
     }
 
+    /// Whether the source of each is known to fail, by its name.
+    pub fn failing(&self) -> BTreeMap<&str, bool> {
+        self.entries.values().map(|entry| (entry.name.as_str(), entry.problems().next().is_some())).collect()
+    }
+
     /// Tells those that ask GitHub the way there.
     pub fn reach_github(&self, transport: &Arc<Transport>) {
         let ways = self.entries.values().flat_map(|entry| &entry.ways);

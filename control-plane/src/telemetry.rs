@@ -25,6 +25,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::containers::registry::Registry as Containers;
+use crate::credentials::Credentials;
 use crate::xds::server::Fleet;
 use crate::xds::snapshot::Kind;
 
@@ -124,8 +125,8 @@ pub fn refreshed(name: &str, what: Refresh) {
 }
 
 /// `GET /metrics`.
-pub fn routes(containers: Arc<Containers>, fleet: Fleet) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet })
+pub fn routes(containers: Arc<Containers>, fleet: Fleet, credentials: Arc<Credentials>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet, credentials })
 }
 
 /// Where the numbers are that are looked up, not counted.
@@ -133,6 +134,7 @@ pub fn routes(containers: Arc<Containers>, fleet: Fleet) -> Router {
 struct Facts {
     containers: Arc<Containers>,
     fleet: Fleet,
+    credentials: Arc<Credentials>,
 }
 
 async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
@@ -143,6 +145,12 @@ async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
     gauge("containers", "Containers that are registered", facts.containers.list().len());
     gauge("watchers", "Envoy workers that follow the registry", facts.containers.following());
     gauge("xds_sessions", "Envoys that are connected", facts.fleet.sessions());
+    let failing = Family::<Failing, Gauge>::default();
+    for (name, fails) in facts.credentials.failing() {
+        failing.get_or_create(&Failing { credential: name.to_owned() }).set(fails.into());
+    }
+    let help = "Whether the source of a credential fails; /readyz says why";
+    now.register("credentials_failing", help, failing);
     let process = process();
     (
         [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
@@ -179,6 +187,11 @@ struct Nacks {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Injected {
+    credential: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failing {
     credential: String,
 }
 

@@ -24,11 +24,22 @@ isolate=(unshare --net --mount --pid --fork --kill-child --mount-proc)
 scratch=$(mktemp -d /tmp/sp-e2e.XXXXXX)
 status=0
 SALLYPORT_SCRATCH=$scratch "${isolate[@]}" "$0" --inside "$@" || status=$?
-# Whatever the gateway, its Envoy and the sandboxes wrote in all of that: no fixture secret, raw (which is also its
-# URL-encoded form) or in base64 of any alignment. `keys*` is where tests keep those that the gateway reads, and
-# `tokens` where it keeps logins.
-if [[ $status == 0 ]] && found=$(grep -rlaE --exclude-dir='keys*' --exclude-dir=tokens 'fixture_|Zml4dHVyZV|ZpeHR1cmVf|maXh0dXJlX' "$scratch"); then
+# Whatever the gateway, its Envoy and the sandboxes wrote in all of that, and what the gateway answered (`answers`, from
+# tests/support/src/kept.rs): no fixture secret, raw (which is also its URL-encoded form), in base64 of any alignment,
+# in hexadecimal or in UTF-16; no private key in an answer; no core file. `keys*` is where tests keep those that the
+# gateway reads, and `tokens` where it keeps logins.
+search=(env LC_ALL=C grep -rlaP --exclude-dir='keys*' --exclude-dir=tokens)
+secret='fixture_|Zml4dHVyZV|ZpeHR1cmVf|maXh0dXJlX|(?i:666978747572655f)|f\x00i\x00x\x00t\x00u\x00r\x00e\x00_'
+if [[ $status == 0 ]] && found=$("${search[@]}" "$secret" "$scratch"); then
     echo "a fixture secret is in: $found" >&2
+    status=1
+fi
+if [[ $status == 0 && -e $scratch/answers ]] && "${search[@]}" 'PRIVATE KEY' "$scratch/answers" >/dev/null; then
+    echo "a private key is in an answer" >&2
+    status=1
+fi
+if [[ $status == 0 ]] && found=$(find "$scratch" -type f \( -name core -o -name 'core.*' \) | grep .); then
+    echo "a core file was written: $found" >&2
     status=1
 fi
 if [[ $status == 0 && -z "${SALLYPORT_KEEP:-}" ]]; then

@@ -723,6 +723,45 @@ mod tests {
     }
 
     #[test]
+    fn a_login_is_the_first_way_of_a_built_in_one_and_the_gateway_answers_for_its_token_endpoint() {
+        let of = |yaml: &str, set: &'static [(&str, &str)]| {
+            let get = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            read(&raws(serde_yaml::Deserializer::from_str(yaml)).unwrap(), Path::new("/etc"), &get).unwrap()
+        };
+        let login = |credentials: &Credentials, host: &str| {
+            let logins: Vec<_> = entry(credentials, host).unwrap().logins().map(|login| login.service()).collect();
+            logins
+        };
+        let answered = |credentials: &Credentials, host: &str| {
+            entry(credentials, host).is_some_and(|entry| matches!(entry.scope, Scope::Answer(_)))
+        };
+        let none = of("{}", &[]);
+        assert_eq!(login(&none, "chatgpt.com"), []);
+        assert!(!answered(&none, "auth.openai.com"));
+
+        let variables = of("{}", &[("CODEX_AUTH_FILE", "/codex"), ("CLAUDE_OAUTH_FILE", "/claude")]);
+        assert_eq!(login(&variables, "chatgpt.com"), [Some(Service::OpenAi)]);
+        assert_eq!(login(&variables, "api.anthropic.com"), [Some(Service::Anthropic)]);
+        assert!(
+            entry(&variables, "api.anthropic.com").unwrap().ways.len() > 1,
+            "a key is taken where there is no login"
+        );
+        for host in ["auth.openai.com", "console.anthropic.com", "platform.claude.com"] {
+            assert!(answered(&variables, host), "{host}");
+        }
+        assert!(!answered(&variables, "oauth2.googleapis.com"));
+
+        let gemini = "gemini-cli: {from: {oauth: gemini, file: a, client_id: i, client_secret: s}}";
+        assert_eq!(login(&of(gemini, &[]), "cloudcode-pa.googleapis.com"), [Some(Service::Google)]);
+        let open = "openai: {from: {oauth: opencode, provider: openai, file: a}}";
+        assert_eq!(login(&of(open, &[]), "api.openai.com"), [Some(Service::OpenAi)]);
+        let other = "groq: {from: {oauth: opencode, provider: groq, file: a}}";
+        assert_eq!(login(&of(other, &[]), "api.groq.com"), [None], "used to its end");
+        let own = "mine: {host: auth.openai.com, from: {env: X}}";
+        assert!(!answered(&of(own, &[("CODEX_AUTH_FILE", "/codex")]), "auth.openai.com"), "the operator's stays");
+    }
+
+    #[test]
     fn an_entry_for_a_suffix_concerns_what_is_allowed_below_it() {
         let yaml = "own: {host: '*.example.com', query: sig, from: {env: OAI}}";
         let credentials = credentials(yaml).unwrap();
@@ -801,6 +840,18 @@ mod tests {
             ("github-api: {paths: [/]}", "github-api.paths: "),
             ("openai: {methods: [POST]}", "openai.methods: "),
             ("openai: {header: x-key}", "openai.from: is required"),
+            ("anthropic: {from: {oauth: cursor}}", "unknown variant `cursor`"),
+            (
+                "anthropic: {from: {oauth: claude}}",
+                "anthropic.from.file: is required, or the variable CLAUDE_OAUTH_FILE",
+            ),
+            ("anthropic: {from: {oauth: claude, file: a, env: X}}", "anthropic.from: "),
+            ("anthropic: {from: {oauth: claude, file: a, ttl: 5m}}", "anthropic.from: beside oauth stand"),
+            ("anthropic: {from: {oauth: claude, file: a, provider: anthropic}}", "from.provider: is for OpenCode"),
+            ("anthropic: {from: {oauth: opencode, file: a}}", "anthropic.from.provider: is required"),
+            ("gemini-cli: {from: {oauth: gemini, file: a}}", "gemini-cli.from.client_id: and from.client_secret"),
+            ("anthropic: {from: {oauth: claude, file: a}, query: k}", "anthropic.query: a login stands in a header"),
+            ("openai: {from: {file: a, client_id: b}}", "openai.from: provider, client_id and client_secret"),
         ];
         for (yaml, word) in cases {
             let error = credentials(yaml).map(drop).unwrap_err();

@@ -1,12 +1,13 @@
 //! A login that the gateway owns: refreshed once whoever asks, on disk before it is used, and never in a sandbox.
 
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use test_support::gateway::pins;
 use test_support::process::Signal;
 use test_support::upstream::tokens;
-use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, scratch, secrets};
+use test_support::{Client, Finished, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, scratch, secrets};
 
 const PATH: &str = "/backend-api/codex/responses";
 
@@ -36,32 +37,40 @@ fn write(file: &PathBuf, number: u64, seconds: i64) {
     std::fs::write(file, text.to_string()).unwrap();
 }
 
+/// A gateway with these entries of `credentials:` and these variables, at endpoints that take `delay`.
+fn rig(credentials: &str, variables: &[(&str, &str)], delay: Duration, before: impl FnOnce(&Gateway)) -> Rig {
+    let upstream = Upstream::start();
+    upstream.tokens().set(delay, HOUR);
+    let settings = format!("credentials: {{{credentials}}}\n{}", pins(&upstream, &[]));
+    let gateway = Gateway::configure("strip_foreign_credentials: true\n", &settings, variables);
+    before(&gateway);
+    gateway.up();
+    Rig { upstream, gateway }
+}
+
+/// The JSON in a file; null where there is none.
+fn read(file: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap_or_default()).unwrap_or_default()
+}
+
 impl Login {
-    /// One that ends in `seconds`, at an endpoint that takes `delay`.
+    /// One of Codex that ends in `seconds`, at an endpoint that takes `delay`.
     fn start(seconds: i64, delay: Duration) -> Self {
         Self::start_after(seconds, delay, |_| {})
     }
 
     /// The same, with something done before the gateway's start.
     fn start_after(seconds: i64, delay: Duration, before: impl FnOnce(&Gateway)) -> Self {
-        let upstream = Upstream::start();
-        upstream.tokens().set(delay, HOUR);
         let file = scratch("keys").join("auth.json");
         write(&file, 0, seconds);
-        let settings = format!(
-            "credentials: {{keyed: {{host: keyed.example.com, from: {{env: KEYED}}}}}}\n{}",
-            pins(&upstream, &[])
-        );
+        let keyed = "keyed: {host: keyed.example.com, from: {env: KEYED}}";
         let set = [("CODEX_AUTH_FILE", file.to_str().unwrap()), ("KEYED", "keyed_fixture_8Jd")];
-        let gateway = Gateway::configure("strip_foreign_credentials: true\n", &settings, &set);
-        before(&gateway);
-        gateway.up();
-        Self { rig: Rig { upstream, gateway }, file }
+        let rig = rig(keyed, &set, delay, before);
+        Self { rig, file }
     }
 
     fn saved(&self) -> Value {
-        let text = std::fs::read_to_string(self.rig.gateway.state.join("tokens/codex.json")).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+        read(&self.rig.gateway.state.join("tokens/codex.json"))
     }
 
     fn refreshed(&self, number: u64) {
@@ -70,12 +79,16 @@ impl Login {
         });
     }
 
-    /// The access tokens and the accounts of what arrived at `path`.
     fn arrived(&self, path: &str) -> Vec<(String, String)> {
-        let text = |value: &[&[u8]]| String::from_utf8_lossy(&value.concat()).into_owned();
-        let requests = self.rig.upstream.requests_with(path);
-        requests.iter().map(|r| (text(&r.header("authorization")), text(&r.header("chatgpt-account-id")))).collect()
+        arrived(&self.rig.upstream, path)
     }
+}
+
+/// The access tokens and the accounts of what arrived at `path`.
+fn arrived(upstream: &Upstream, path: &str) -> Vec<(String, String)> {
+    let text = |value: &[&[u8]]| String::from_utf8_lossy(&value.concat()).into_owned();
+    let requests = upstream.requests_with(path);
+    requests.iter().map(|r| (text(&r.header("authorization")), text(&r.header("chatgpt-account-id")))).collect()
 }
 
 async fn client(sandbox: &Sandbox, host: &str) -> Client {
@@ -127,6 +140,150 @@ fn no_secret_is_anywhere_else(login: &Login, sandbox: &Sandbox) {
         secrets::assert_absent(&secret, &texts);
     }
     assert!(texts.iter().any(|(_, text)| String::from_utf8_lossy(text).contains("sallyport_credentials_refreshed")));
+}
+
+/// One program's login, and what it is for.
+struct Program {
+    /// The credential, which is also the name of the gateway's own file.
+    credential: &'static str,
+    /// The login of a number that ends at a time in milliseconds, as the program writes it.
+    file: fn(u64, i64) -> Value,
+    /// Where its end stands.
+    ends: &'static str,
+    /// Its entry in `credentials:`, and the variables beside `FILE`'s; `FILE` is the file.
+    entry: &'static str,
+    variables: &'static [(&'static str, &'static str)],
+    /// What a sandbox asks.
+    url: &'static str,
+    /// Who gives a new token, and how its program asks for one.
+    endpoint: &'static str,
+    question: &'static [&'static str],
+}
+
+const JSON: &[&str] =
+    &["-H", "content-type: application/json", "-d", r#"{"grant_type":"refresh_token","refresh_token":"placeholder"}"#];
+
+const PROGRAMS: [Program; 3] = [
+    Program {
+        credential: "gemini-cli",
+        file: |number, ends| {
+            json!({
+                "access_token": tokens::access(number), "refresh_token": tokens::refresh(number), "expiry_date": ends,
+                "scope": "openid", "token_type": "Bearer", "id_token": "id", "kept": [1],
+            })
+        },
+        ends: "/expiry_date",
+        entry: "",
+        variables: &[
+            ("GEMINI_OAUTH_FILE", "FILE"),
+            ("GEMINI_OAUTH_CLIENT_ID", "id"),
+            ("GEMINI_OAUTH_CLIENT_SECRET", "client_fixture_5Rt"),
+        ],
+        url: "https://cloudcode-pa.googleapis.com/v1internal:generateContent",
+        endpoint: "https://oauth2.googleapis.com/token",
+        question: &["-d", "grant_type=refresh_token&refresh_token=placeholder"],
+    },
+    Program {
+        credential: "anthropic",
+        file: |number, ends| {
+            json!({"claudeAiOauth": {
+                "accessToken": tokens::access(number), "refreshToken": tokens::refresh(number), "expiresAt": ends,
+                "scopes": ["user:inference"], "subscriptionType": "max",
+            }, "kept": {"mcp": true}})
+        },
+        ends: "/claudeAiOauth/expiresAt",
+        entry: "",
+        variables: &[("CLAUDE_OAUTH_FILE", "FILE")],
+        url: "https://api.anthropic.com/v1/messages",
+        endpoint: "https://console.anthropic.com/v1/oauth/token",
+        question: JSON,
+    },
+    Program {
+        credential: "openai",
+        file: |number, ends| {
+            json!({
+                "openai": {
+                    "type": "oauth", "access": tokens::access(number), "refresh": tokens::refresh(number), "expires": ends,
+                },
+                "groq": {"type": "api", "key": "other_fixture_3Lm"},
+            })
+        },
+        ends: "/openai/expires",
+        entry: "openai: {from: {oauth: opencode, provider: openai, file: FILE}}",
+        variables: &[],
+        url: "https://api.openai.com/v1/responses",
+        endpoint: "https://auth.openai.com/oauth/token",
+        question: JSON,
+    },
+];
+
+/// Codex's is the one of the other tests.
+#[test]
+fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
+    for program in &PROGRAMS {
+        let file = scratch("keys").join("login.json");
+        std::fs::write(&file, (program.file)(0, at(-1) * 1_000).to_string()).unwrap();
+        let named = |text: &str| text.replace("FILE", file.to_str().unwrap());
+        let variables: Vec<(&str, String)> =
+            program.variables.iter().map(|(name, value)| (*name, named(value))).collect();
+        let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let rig = rig(&named(program.entry), &variables, Duration::ZERO, |_| {});
+        let sandbox = rig.registered(&[]);
+
+        let curled = sandbox.curl(&["-H", "authorization: Bearer placeholder", "-d", "{}", program.url]);
+        assert_eq!(curled.status, 200, "{}: {curled:?}", program.credential);
+        let path = program.url.strip_prefix("https://").unwrap();
+        let expected = format!("Bearer {}", tokens::access(1));
+        assert_eq!(arrived(&rig.upstream, path), [(expected, String::new())], "{}", program.credential);
+
+        let own = rig.gateway.state.join("tokens").join(format!("{}.json", program.credential));
+        assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
+        let saved = read(&own);
+        let ends = saved.pointer(program.ends).and_then(Value::as_i64).unwrap_or_default();
+        assert!((at(3_500)..=at(3_600)).contains(&(ends / 1_000)), "{saved}");
+        assert_eq!(saved, (program.file)(1, ends), "{}: all else as it was", program.credential);
+        assert_eq!(read(&file), (program.file)(0, read(&file).pointer(program.ends).unwrap().as_i64().unwrap()));
+
+        let mut question = program.question.to_vec();
+        question.push(program.endpoint);
+        let stub = sandbox.curl(&question);
+        let answer: Value = serde_json::from_str(&stub.body).unwrap();
+        let token = answer["access_token"].as_str().unwrap_or_default();
+        assert!(stub.status == 200 && !token.is_empty() && !token.contains("fixture"), "{stub:?}");
+        assert_eq!(rig.upstream.tokens().asked(), (1, 0), "{}", program.credential);
+    }
+}
+
+#[test]
+fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one() {
+    let login = Login::start(3_000, Duration::ZERO);
+    let (gateway, upstream) = (&login.rig.gateway, &login.rig.upstream);
+    let sandbox = login.rig.registered(&[]);
+    let post = || sandbox.curl(&["--http1.1", "-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+    let metric = |line: &str| gateway.call("GET", "/metrics", None).1.lines().any(|found| found == line);
+    let told = |what: &str| gateway.warnings().iter().any(|warning| warning.contains(what));
+    assert_eq!(post().status, 200);
+    assert!(metric(r#"sallyport_credentials_failing{credential="codex"} 0"#));
+
+    // A login whose refresh token somebody else has used.
+    write(&login.file, 77, -1);
+    eventually("it is told", REFRESHED, || told("401 refresh_token_reused; log in again").then_some(()));
+    let begun = Instant::now();
+    let refused = post();
+    assert_eq!((refused.status, refused.rule().as_deref()), (503, Some("credentials.source")), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "nobody waits for what does not come");
+    assert!(metric(r#"sallyport_credentials_failing{credential="codex"} 1"#));
+    assert!(metric(r#"sallyport_credentials_refreshed_total{credential="codex",what="refused"} 1"#));
+    let doctor = Finished::of(&mut gateway.operator(&["doctor"]));
+    assert!(doctor.stdout.contains("refresh_token_reused"), "{doctor:?}");
+    // Final.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(upstream.tokens().asked(), (1, 1));
+
+    write(&login.file, 0, -1);
+    eventually("all is well", REFRESHED, || (post().status == 200).then_some(()));
+    assert!(!told("auth.json") && metric(r#"sallyport_credentials_failing{credential="codex"} 0"#));
+    assert_eq!(arrived(upstream, PATH).last().unwrap().0, format!("Bearer {}", tokens::access(1)));
 }
 
 #[test]

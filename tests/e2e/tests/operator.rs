@@ -2,21 +2,13 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use test_support::process::{self, Signal};
 use test_support::{Finished, Rig, TOKEN, eventually, gateway};
 
 /// The longest that anything here may take.
 const WITHIN: Duration = Duration::from_secs(10);
-
-/// `sallyport ARGUMENTS` for the rig's gateway, from a shell of its operator.
-fn sallyport(rig: &Rig, arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("SALLYPORT_BIN").unwrap());
-    command.args(arguments).arg("--config").arg(rig.gateway.config()).arg("--state-dir").arg(&rig.gateway.state);
-    command.env("GITHUB_TOKEN", TOKEN).stdin(Stdio::null());
-    command
-}
 
 fn metrics(rig: &Rig) -> String {
     let (status, body) = rig.gateway.call("GET", "/metrics", None);
@@ -66,9 +58,24 @@ fn metrics_count_by_rule_and_name_nothing_that_a_sandbox_chose() {
     assert_eq!(value(&metrics(&rig), "sallyport_containers"), Some(0.0));
 }
 
+#[test]
+fn a_gateway_without_requests_does_next_to_nothing() {
+    let rig = Rig::start();
+    let policy = std::fs::read(rig.gateway.policy_file()).unwrap();
+    // Something to read anew; not what was read is what it then looks at.
+    std::fs::write(rig.gateway.policy_file(), policy).unwrap();
+    let spent = || value(&metrics(&rig), "process_cpu_seconds_total").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let before = spent();
+    std::thread::sleep(Duration::from_secs(5));
+    let spent = spent() - before;
+    println!("{spent} s of processor time in 5 s");
+    assert!(spent < 0.1, "{spent} s of processor time in 5 s");
+}
+
 /// The line that `doctor` has for `check`; the first, where there are more.
 fn finding(rig: &Rig, check: &str) -> (Option<i32>, Value) {
-    let finished = Finished::of(&mut sallyport(rig, &["doctor", "--json"]));
+    let finished = Finished::of(&mut rig.gateway.operator(&["doctor", "--json"]));
     let printed: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
     let checks = printed["checks"].as_array().unwrap();
     assert_eq!(printed["ok"] == true, finished.code == Some(0), "{printed}");
@@ -79,7 +86,7 @@ fn finding(rig: &Rig, check: &str) -> (Option<i32>, Value) {
 #[test]
 fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
     let rig = Rig::start();
-    let finished = Finished::of(&mut sallyport(&rig, &["doctor"])).success();
+    let finished = Finished::of(&mut rig.gateway.operator(&["doctor"])).success();
     for line in finished.stdout.lines() {
         assert!(line.starts_with("ok") || line.starts_with("warn"), "{line}");
     }
@@ -126,15 +133,15 @@ fn a_policy_is_checked_before_it_is_put_in_place() {
     let check = |text: &str| {
         let draft = directory.join("draft.yaml");
         std::fs::write(&draft, text).unwrap();
-        Finished::of(&mut sallyport(&rig, &["policy", "check", draft.to_str().unwrap()]))
+        Finished::of(&mut rig.gateway.operator(&["policy", "check", draft.to_str().unwrap()]))
     };
     check("egress:\n  - github\n").success();
     let wrong = check("egress:\n  - github\n  - localhost\n");
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
     assert!(wrong.stderr.contains("draft.yaml:3:5: ") && wrong.stderr.contains("presets are"), "{wrong:?}");
-    let configured = Finished::of(&mut sallyport(&rig, &["policy", "check", "--json"])).success();
+    let configured = Finished::of(&mut rig.gateway.operator(&["policy", "check", "--json"])).success();
     assert_eq!(serde_json::from_str::<Value>(&configured.stdout).unwrap()["ok"], true);
-    let missing = Finished::of(&mut sallyport(&rig, &["policy", "check", "/nonexistent/policy.yaml"]));
+    let missing = Finished::of(&mut rig.gateway.operator(&["policy", "check", "/nonexistent/policy.yaml"]));
     assert_eq!(missing.code, Some(2), "{missing:?}");
 }
 
@@ -146,7 +153,7 @@ fn the_audit_is_followed_as_it_goes() {
     sandbox.curl(&["https://unlisted.example.com/before"]);
     rig.gateway.audit_line("/before", |line| line["path"] == "/before");
     let arguments = ["audit", "tail", "--verdict", "deny", "--container", &id, "-n", "1"];
-    let mut tail = sallyport(&rig, &arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut tail = rig.gateway.operator(&arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.contains(" deny ") && first.contains("unlisted.example.com/before"), "{first}");
@@ -163,7 +170,8 @@ fn the_audit_is_followed_as_it_goes() {
     assert!(lines.next().is_none());
 
     rig.gateway.up();
-    let shown = Finished::of(&mut sallyport(&rig, &["audit", "tail", "--no-follow", "--json", "-n", "2"])).success();
+    let shown =
+        Finished::of(&mut rig.gateway.operator(&["audit", "tail", "--no-follow", "--json", "-n", "2"])).success();
     let shown: Vec<Value> = shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(shown.iter().map(|line| &line["path"]).collect::<Vec<_>>(), ["/allowed", "/after"]);
     assert!(process::alive(rig.gateway.pid()));

@@ -1,7 +1,7 @@
 //! One kept connection out of a sandbox: CONNECT, TLS with trust in the gateway's CA only, HTTP/1.1 or HTTP/2.
 //! [`tunnel`] and [`tls`] are its first steps, for tests that go on in bytes of their own (raw.rs).
 
-use crate::Sandbox;
+use crate::{Sandbox, kept};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -136,6 +136,7 @@ impl Client {
         let (head, body) = answer.into_parts();
         let body = timeout(STEP, body.collect()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         let trailers = body.map_err(io::Error::other)?.trailers().cloned().unwrap_or_default();
+        kept::note("trailers", format!("{trailers:?}").as_bytes());
         Ok((head.status, head.headers, trailers))
     }
 
@@ -173,7 +174,9 @@ impl Client {
             }
         };
         let answered = timeout(STEP, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
-        answered.map_err(io::Error::other)
+        let answer = answered.map_err(io::Error::other)?;
+        kept::note(authority, format!("{} {:?}", answer.status(), answer.headers()).as_bytes());
+        Ok(answer)
     }
 
     /// Sends a GET and reads the answer.
@@ -207,7 +210,12 @@ impl Answer {
         let rule = response.headers().get("x-sallyport-rule").map(|rule| rule.to_str().unwrap().to_owned());
         let body = timeout(STEP, response.into_body().collect()).await;
         let body = body.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map_err(io::Error::other)?;
-        Ok(Answer { status, rule, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+        if let Some(trailers) = body.trailers() {
+            kept::note("trailers", format!("{trailers:?}").as_bytes());
+        }
+        let body = body.to_bytes();
+        kept::note("body", &body);
+        Ok(Answer { status, rule, body: String::from_utf8_lossy(&body).into_owned() })
     }
 }
 

@@ -6,7 +6,7 @@
 mod admin;
 
 use crate::process::{self, Signal};
-use crate::{TOKEN, Upstream, eventually, upstream};
+use crate::{TOKEN, Upstream, eventually, kept, upstream};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -166,12 +166,18 @@ impl Gateway {
         crate::Finished::of(&mut command)
     }
 
-    fn begin(&self, arguments: &[&str]) -> Child {
+    /// `sallyport ARGUMENTS` for this gateway, from a shell of its operator.
+    pub fn operator(&self, arguments: &[&str]) -> Command {
         let mut command = self.sallyport();
         command.args(arguments).arg("--config").arg(self.config()).arg("--state-dir").arg(&self.state);
         command.env("GITHUB_TOKEN", TOKEN).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(self.log("stdout.log")).stderr(self.log("stderr.log"));
-        command.spawn().unwrap()
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.operator(arguments);
+        command.stdout(self.log("stdout.log")).stderr(self.log("stderr.log")).spawn().unwrap()
     }
 
     fn started(&self, child: Child) {
@@ -361,8 +367,35 @@ impl Gateway {
     }
 }
 
+/// What of Envoy's own is kept at a gateway's end.
+const KEPT_OF_ENVOY: [&str; 4] = ["/config_dump?include_eds", "/certs", "/clusters", "/stats"];
+
+impl Gateway {
+    /// Keeps what a look from outside shows of a gateway that runs, for the search for secrets at the end of all.
+    fn keep_what_is_seen(&self) {
+        let pid = self.child.lock().unwrap().as_ref().map(Child::id);
+        let Some(pid) = pid.filter(|_| self.ready()) else { return };
+        let Some(envoy) = self.envoy_pid() else { return };
+        for path in ["/metrics", "/internal/containers", "/readyz", "/healthz", "/", "/ca.pem"] {
+            // It is noted where it is read.
+            drop(self.try_call("GET", path, None));
+        }
+        let socket = self.state.join("run/envoy-admin.sock");
+        for path in KEPT_OF_ENVOY {
+            kept::note(path, admin::envoy(&socket, path).unwrap_or_default().as_bytes());
+        }
+        // What is in our own environment was put there by whoever started us.
+        for file in [format!("{pid}/cmdline"), format!("{envoy}/cmdline"), format!("{envoy}/environ")] {
+            kept::note(&file, &std::fs::read(Path::new("/proc").join(&file)).unwrap_or_default());
+        }
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if !thread::panicking() {
+            self.keep_what_is_seen();
+        }
         // Its Envoy ends with it; that, too, is a test (lifecycle.rs).
         for mut child in [&self.child, &self.beside].into_iter().filter_map(|child| child.lock().unwrap().take()) {
             let _ = child.kill();

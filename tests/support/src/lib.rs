@@ -9,6 +9,7 @@ pub mod disk;
 pub mod filters;
 pub mod gateway;
 pub mod internet;
+pub mod kept;
 pub mod models;
 pub mod process;
 pub mod push;

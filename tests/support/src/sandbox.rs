@@ -2,7 +2,7 @@
 //!
 //! Programs run in it by `nsenter`; sockets for the Rust client are made on a thread that has entered it.
 
-use crate::Gateway;
+use crate::{Gateway, kept};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -50,6 +50,8 @@ impl Finished {
     /// Runs `command` to its end.
     pub fn of(command: &mut Command) -> Self {
         let output = command.output().unwrap();
+        kept::note(&format!("{:?}", command.get_program()), &output.stdout);
+        kept::note("stderr", &output.stderr);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
@@ -162,7 +164,9 @@ impl Sandbox {
     pub fn curl(&self, args: &[impl AsRef<OsStr>]) -> Curled {
         let mut command = self.command("curl");
         command.args(["--silent", "--show-error", "--max-time", "20", "-w", "\n%{http_connect} %{http_code}"]);
-        let finished = Finished::of(command.args(args));
+        let head = self.home.with_extension("head");
+        let finished = Finished::of(command.arg("--dump-header").arg(&head).args(args));
+        kept::note("head", &std::fs::read(&head).unwrap_or_default());
         let (body, statuses) = finished.stdout.rsplit_once('\n').unwrap_or_else(|| panic!("{finished:?}"));
         let (connect, status) = statuses.split_once(' ').unwrap();
         let (connect, status) = (connect.parse().unwrap(), status.parse().unwrap());

@@ -172,7 +172,7 @@ impl Upstream {
         requests.iter().filter(|request| format!("{}{}", request.host, request.path).contains(text)).cloned().collect()
     }
 
-    /// The token endpoint of auth.openai.com.
+    /// The token endpoints.
     pub fn tokens(&self) -> &tokens::Tokens {
         &self.shared.tokens
     }

@@ -1,5 +1,6 @@
 //! The least HTTP client that speaks to the admin API, and to Envoy's: one call for each connection, blocking.
 
+use crate::kept;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,6 +25,7 @@ pub fn call(
     let mut stream = begin(address, method, path, headers, body)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
+    kept::note(path, &answer);
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no complete answer"))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -1,5 +1,6 @@
 //! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
+use super::tokens::Tokens;
 use super::{Shared, Visibility, app, git_api, graphql, odd, pranks};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -46,7 +47,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
     }
     let (head, mut body) = request.into_parts();
     let path = head.uri.path();
-    let keep = path == "/graphql" || path.ends_with("/access_tokens") || host == "auth.openai.com";
+    let keep = path == "/graphql" || path.ends_with("/access_tokens") || Tokens::are(host, path);
     let mut read = Vec::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
@@ -58,6 +59,9 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             }
         }
         trailers = frame.into_trailers().ok();
+    }
+    if Tokens::are(host, path) {
+        return shared.tokens.answer(host, &read).await;
     }
     match host {
         "api.github.com" => {
@@ -96,7 +100,6 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         | "aliased.example.net"
         | "uploads.github.com"
         | "codeload.github.com" => text(200, format!("raw {path}")),
-        "auth.openai.com" if path == "/oauth/token" => shared.tokens.answer(&read).await,
         "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
         "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
         // `?to=URL`: a redirect there.

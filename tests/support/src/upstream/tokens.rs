@@ -1,12 +1,14 @@
-//! A token endpoint that rotates: each refresh token is good once, and the newest alone is.
+//! Token endpoints that rotate: each refresh token is good once, and the newest alone is.
 
 use super::sites::{Body, json};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::Response;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The endpoint. Tokens carry a number: `refresh_fixture_N` and, in the access token's last part, `access_fixture_N`.
+/// All of them, which share one login. Tokens carry a number: `refresh_fixture_N` and `access_fixture_N`.
 #[derive(Default)]
 pub struct Tokens(Mutex<State>);
 
@@ -31,23 +33,32 @@ impl Tokens {
         self.0.lock().unwrap().newest
     }
 
-    /// How often it was asked, and how often with a token that is used up.
+    /// How often one was asked, and how often with a token that is used up.
     pub fn asked(&self) -> (u64, u64) {
         let state = self.0.lock().unwrap();
         (state.asked, state.reused)
     }
 
-    /// Takes the tokens of this number for the newest, as a new login does.
-    pub fn begin_again(&self, newest: u64) {
-        self.0.lock().unwrap().newest = newest;
+    /// Whether `host` and `path` are a token endpoint's.
+    pub(super) fn are(host: &str, path: &str) -> bool {
+        matches!(
+            (host, path),
+            ("auth.openai.com", "/oauth/token")
+                | ("oauth2.googleapis.com", "/token")
+                | ("console.anthropic.com", "/v1/oauth/token")
+        )
     }
 
-    pub(super) async fn answer(&self, body: &[u8]) -> Response<Body> {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    /// Answers as the endpoint at `host` does.
+    pub(super) async fn answer(&self, host: &str, body: &[u8]) -> Response<Body> {
+        let body: Value = match host {
+            "oauth2.googleapis.com" => form(body),
+            _ => serde_json::from_slice(body).unwrap_or_default(),
+        };
         let (state, rotated) = {
             let mut state = self.0.lock().unwrap();
             state.asked += 1;
-            let good = body["refresh_token"] == refresh(state.newest).as_str();
+            let good = body["refresh_token"] == refresh(state.newest).as_str() && body["grant_type"] == "refresh_token";
             if good {
                 state.newest += 1;
             } else {
@@ -56,14 +67,38 @@ impl Tokens {
             (*state, good)
         };
         tokio::time::sleep(state.delay).await;
-        match rotated {
-            true => json(
-                200,
-                &json!({"access_token": access(state.newest), "refresh_token": refresh(state.newest), "expires_in": state.lifetime}),
-            ),
-            false => json(401, &json!({"error": {"code": "refresh_token_reused", "message": "used up"}})),
+        if !rotated {
+            return match host {
+                "auth.openai.com" => {
+                    json(401, &json!({"error": {"code": "refresh_token_reused", "message": "used up"}}))
+                }
+                _ => json(400, &json!({"error": "invalid_grant", "error_description": "used up"})),
+            };
         }
+        let mut answer = json!({
+            "access_token": access(state.newest), "refresh_token": refresh(state.newest), "expires_in": state.lifetime,
+            "token_type": "Bearer",
+        });
+        match host {
+            "auth.openai.com" => answer["id_token"] = web_token().into(),
+            "oauth2.googleapis.com" => answer["scope"] = "openid".into(),
+            _ => answer["account"] = json!({"uuid": "a"}),
+        }
+        json(200, &answer)
     }
+}
+
+fn form(body: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(body).into_owned();
+    text.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), json!(value)))
+        .collect()
+}
+
+fn web_token() -> String {
+    let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.c2lnbmF0dXJl", part(json!({"alg": "RS256"})), part(json!({"email": "owner@example.com"})))
 }
 
 /// The refresh token of a number.
