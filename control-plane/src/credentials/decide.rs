@@ -20,6 +20,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// Path and query, raw.
     pub path: &'a [u8],
+    /// Whether it asks for another protocol, a WebSocket's.
+    pub upgrade: bool,
 }
 
 /// What is to be done.
@@ -96,7 +98,10 @@ pub fn decide<'a, 'c>(
         Scope::Endpoints(endpoints) => {
             let known: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             let reason = format!("the credential {} is for {} only", entry.name, known.join(", "));
-            return refuse("credentials.path", reason);
+            let denial = Denial::forbidden(Stage::Credentials, "credentials.path", reason);
+            // 426 is understood as "not by WebSocket": Codex then goes on with a POST, and after any other status tries
+            // the WebSocket again and again, for seconds.
+            return Err(if request.upgrade { Denial { status: 426, ..denial } } else { denial });
         }
     };
     // How.
@@ -144,7 +149,7 @@ mod tests {
         let at = url.find('/').unwrap();
         let (host, path) = url.split_at(at);
         let host = HostName::parse(host.as_bytes()).unwrap();
-        let request = Request { host: &host, method, path: path.as_bytes() };
+        let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
         let grant = decide(container, request, credentials, NOW.parse().unwrap())?;
         let whom = container.map(|container| Use { container, repo: grant.repo });
         let (way, value) = grant.entry.value(whom).await?;

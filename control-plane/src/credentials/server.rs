@@ -54,7 +54,8 @@ impl Server {
             .and_then(|request| request.http.as_ref())
             .ok_or_else(|| unreadable("the request is missing"))?;
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
-        let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes() };
+        let upgrade = http.headers.contains_key("upgrade");
+        let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes(), upgrade };
         let mut found: Option<(u64, &Way, Arc<SecretString>)> = None;
         for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);

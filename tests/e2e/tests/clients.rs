@@ -410,6 +410,11 @@ fn codex(world: &World) -> Result<Row, Skipped> {
     assert_credentials(&asked, OPENAI_HOST, 2);
     assert_used_its_tool(&asked);
     refused(world, &sandbox);
+    // It takes one refusal for an answer, and goes on by POST: with another status than 426 it tries seven times.
+    let address = sandbox.address.to_string();
+    let web_sockets = |line: &serde_json::Value| line["container_ip"] == address.as_str() && line["status"] == 426;
+    world.gateway.audit_line("Codex's WebSocket", web_sockets);
+    assert_eq!(world.gateway.audit().iter().filter(|line| web_sockets(line)).count(), 1);
 
     let (_, asked) = world.streams(world.sandbox().command(&python_of("agents")?).arg(script("use_codex.py")));
     assert_credentials(&asked, OPENAI_HOST, 2);
@@ -429,8 +434,7 @@ fn codex(world: &World) -> Result<Row, Skipped> {
     );
     refused(world, &sandbox);
     let needs = "`OPENAI_API_KEY` (placeholder) or a stub login; `SSL_CERT_FILE`";
-    let outcome = "yes: streams, runs its tools, after some seconds in which its WebSocket is refused";
-    works(version(&program, "--version", "codex-cli "), needs, outcome)
+    works(version(&program, "--version", "codex-cli "), needs, "yes: streams, runs its tools")
 }
 
 /// What the tool printed went back to the model.

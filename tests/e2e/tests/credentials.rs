@@ -217,7 +217,8 @@ fn what_a_credential_is_not_for_is_refused_and_does_not_arrive() {
     // A WebSocket is no way around.
     let upgrade = ["--http1.1", "-H", "upgrade: websocket", "-H", "connection: upgrade"];
     let curled = sandbox.curl(&[&upgrade[..], &["https://api.openai.com/v1/realtime"]].concat());
-    assert_eq!((curled.status, curled.rule().as_deref()), (403, Some("credentials.path")), "{curled:?}");
+    assert_eq!((curled.status, curled.rule().as_deref()), (426, Some("credentials.path")), "{curled:?}");
+    assert!(rig.upstream.requests_with("/v1/realtime").is_empty());
 }
 
 #[test]

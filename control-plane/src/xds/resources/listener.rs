@@ -248,7 +248,7 @@ fn credentials() -> ExtAuthz {
         transport_api_version: ApiVersion::V3.into(),
         failure_mode_allow: false,
         status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable.into() }),
-        allowed_headers: Some(ListStringMatcher { patterns: vec![by_name("x-request-id")] }),
+        allowed_headers: Some(ListStringMatcher { patterns: ["x-request-id", "upgrade"].map(by_name).to_vec() }),
         validate_mutations: true,
         ..Default::default()
     }
