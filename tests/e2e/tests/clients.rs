@@ -2,7 +2,9 @@
 //! check the credential: each does its work, is streamed to as the upstream sends, and never holds a secret.
 //! docs/clients.md says what each needs; its table is this test's.
 
-use serde_json::Value;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -16,7 +18,7 @@ use test_support::models::{self, COMMAND, FIRST, LAST, PRINTED};
 use test_support::registries::{self, PACKAGE, Registries};
 use test_support::scripted::{Asked, Gate, Play, Scripted};
 use test_support::upstream::Visibility;
-use test_support::{Finished, Gateway, Git, Sandbox, TOKEN, Upstream, secrets, skip};
+use test_support::{Finished, Gateway, Git, Sandbox, TOKEN, Upstream, scratch, secrets, skip};
 
 const ANTHROPIC: &str = "anthropic_fixture_Vd4kW8";
 const CLAUDE_LOGIN: &str = "claude_login_fixture_Tb8nG5";
@@ -29,6 +31,8 @@ const OPENAI_HOST: &str = "api.openai.com";
 const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
 /// Where Codex goes with a login instead of a key.
 const CHATGPT_HOST: &str = "chatgpt.com";
+/// Where Codex and Claude Code ask for a new token.
+const TOKEN_ENDPOINTS: [&str; 3] = ["auth.openai.com", "console.anthropic.com", "platform.claude.com"];
 const REPO: &str = "acme/clients";
 
 /// The longest that a client may take to print the first word, or the last.
@@ -81,9 +85,18 @@ struct World {
     gate: Arc<Mutex<Gate>>,
 }
 
+/// What stands for a login at chatgpt.com, where the gateway has none: one that is never asked to be refreshed.
+const CHATGPT_LOGIN: &str = "codex: false, login: {host: chatgpt.com, header: authorization, format: 'Bearer {}', \
+                             paths: ['/backend-api/codex/**', /backend-api/wham/accounts/check], from: {env: CHATGPT_TOKEN}}";
+
 impl World {
     /// With this variable for api.anthropic.com.
     fn start(anthropic: (&str, &str)) -> Self {
+        Self::start_with(&[anthropic, ("CHATGPT_TOKEN", CHATGPT)], CHATGPT_LOGIN)
+    }
+
+    /// With these variables for api.anthropic.com and chatgpt.com, and these entries of `credentials:`.
+    fn start_with(variables: &[(&str, &str)], credentials: &str) -> Self {
         let upstream = Upstream::start();
         upstream.create_repo(REPO, Visibility::Private);
         let registries = Registries::make();
@@ -95,7 +108,7 @@ impl World {
             move |asked| {
                 let gate = gate.lock().unwrap().clone();
                 match (asked.head.host.as_str(), has_its_credential(asked)) {
-                    (_, false) => Play::json(401, &serde_json::json!({"error": {"message": "no credential"}})),
+                    (_, false) => Play::json(401, &json!({"error": {"message": "no credential"}})),
                     (ANTHROPIC_HOST, _) => models::anthropic(asked, &gate),
                     (OPENAI_HOST | CHATGPT_HOST, _) => models::openai(asked, &gate),
                     (GEMINI_HOST, _) => models::gemini(asked, &gate),
@@ -108,13 +121,9 @@ impl World {
         let github = ["github.com", "api.github.com"]
             .map(|host| format!("  {host}: {{address: {address}, port: {port}, ca: {ca}}}\n"))
             .concat();
-        let own = format!(
-            "credentials:\n  codex: false\n  login:\n    host: {CHATGPT_HOST}\n    paths: ['/backend-api/codex/**', /backend-api/wham/accounts/check]\n    \
-             header: authorization\n    format: Bearer {{}}\n    from: {{env: CHATGPT_TOKEN}}\n"
-        );
-        let settings = format!("{own}upstreams:\n{github}{}", scripted.pins());
-        let allowed = [&["github.com", "api.github.com"], &hosts[..]].concat();
-        let keys = [anthropic, ("OPENAI_API_KEY", OPENAI), ("GEMINI_API_KEY", GEMINI), ("CHATGPT_TOKEN", CHATGPT)];
+        let settings = format!("credentials: {{{credentials}}}\nupstreams:\n{github}{}", scripted.pins());
+        let allowed = [&["github.com", "api.github.com"], &hosts[..], &TOKEN_ENDPOINTS].concat();
+        let keys = [variables, &[("OPENAI_API_KEY", OPENAI), ("GEMINI_API_KEY", GEMINI)]].concat();
         let gateway = Gateway::start_in(&policy(&allowed), &settings, &keys);
         Self { gateway, upstream, scripted, gate }
     }
@@ -272,6 +281,65 @@ fn claude_code_uses_a_login_that_the_gateway_has() {
     secrets::assert_absent(CLAUDE_LOGIN, &world.gateway.readable());
 }
 
+/// Their stubs have ended, as those do of a sandbox that is older than this gateway's: they ask for new tokens, take what
+/// the gateway answers, and go on.
+#[test]
+fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
+    let (claude, codex) = match (file_of("agents", "claude_agent_sdk", "_bundled/claude"), codex_program()) {
+        (Ok(claude), Ok(codex)) => (claude, codex),
+        (Err(skipped), _) | (_, Err(skipped)) => return skip("clients that refresh a login", &skipped.why),
+    };
+    let keys = scratch("keys");
+    let login = |name: &str, login: Value| {
+        let file = keys.join(name);
+        std::fs::write(&file, login.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let never = 4_102_444_800_u64;
+    let claudes = login(
+        "claude.json",
+        json!({"claudeAiOauth": {
+            "accessToken": CLAUDE_LOGIN, "refreshToken": "refresh_fixture_1", "expiresAt": never * 1_000,
+        }}),
+    );
+    let codexs = login(
+        "codex.json",
+        json!({"expires_at": never, "tokens": {
+            "access_token": CHATGPT, "refresh_token": "refresh_fixture_2", "account_id": models::ACCOUNT,
+        }}),
+    );
+    let variables = [("CLAUDE_OAUTH_FILE", claudes.as_str()), ("CODEX_AUTH_FILE", codexs.as_str())];
+    let world = World::start_with(&variables, "");
+    let sandbox = world.sandbox();
+    let stubs = ["--stub-files", sandbox.home.to_str().unwrap(), "--codex-account-id", models::ACCOUNT];
+    world.gateway.sandbox_env_with(sandbox.gateway_address, &stubs);
+    let end = |name: &str, change: &dyn Fn(&mut Value)| {
+        let file = sandbox.home.join(name);
+        let mut stub = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        change(&mut stub);
+        std::fs::write(&file, stub.to_string()).unwrap();
+    };
+    end(".claude/.credentials.json", &|stub| stub["claudeAiOauth"]["expiresAt"] = json!(1));
+    end(".codex/auth.json", &|stub| {
+        stub["last_refresh"] = json!("2020-01-01T00:00:00Z");
+        stub["tokens"]["access_token"] = json!(format!("e30.{}.e30", BASE64_URL_SAFE_NO_PAD.encode(r#"{"exp": 1}"#)));
+    });
+    // With one of these it looks for no login.
+    let mut command = sandbox.command(&claude);
+    command.env_remove("ANTHROPIC_API_KEY").env_remove("CLAUDE_CODE_OAUTH_TOKEN");
+    let (printed, asked) = world.runs(command.args(["-p", "hello"]));
+    assert!(printed.contains(LAST), "{printed}");
+    assert_credentials(&asked, ANTHROPIC_HOST, 1);
+    let (printed, asked) = world.runs(sandbox.command(&codex).args(CODEX_EXEC));
+    assert!(printed.contains(LAST), "{printed}");
+    assert_credentials(&asked, CHATGPT_HOST, 2);
+    for host in ["platform.claude.com", "auth.openai.com"] {
+        let line = world.gateway.audit_line(host, |line| line["host"] == host);
+        assert_eq!((&line["rule"], &line["status"]), (&json!("credentials.stub"), &json!(200)), "{line}");
+    }
+    refused(&world, &sandbox);
+}
+
 /// The table in docs/clients.md is the one that was found, but for versions, which are those of the machine, and for
 /// clients that were skipped. With SALLYPORT_WRITE_CLIENTS=1 it is written.
 fn compare(rows: &[(&str, [String; 3])]) {
@@ -401,18 +469,24 @@ fn claude_code(world: &World) -> Result<Row, Skipped> {
     works(version(&program, "--version", ""), needs, "yes: streams, runs its tools; its other calls are refused")
 }
 
+const CODEX_EXEC: [&str; 7] =
+    ["exec", "--skip-git-repo-check", "--sandbox", "danger-full-access", "-m", "gpt-5", "Run the command."];
+
+fn codex_program() -> Result<String, Skipped> {
+    file_of("agents", "codex_cli_bin", "bin/codex")
+}
+
 fn codex(world: &World) -> Result<Row, Skipped> {
-    let program = file_of("agents", "codex_cli_bin", "bin/codex")?;
+    let program = codex_program()?;
     let sandbox = world.sandbox();
-    let exec = ["exec", "--skip-git-repo-check", "--sandbox", "danger-full-access", "-m", "gpt-5", "Run the command."];
-    let (printed, asked) = world.runs(trusting(sandbox.command(&program).args(exec), &["SSL_CERT_FILE"]));
+    let (printed, asked) = world.runs(trusting(sandbox.command(&program).args(CODEX_EXEC), &["SSL_CERT_FILE"]));
     assert!(printed.contains(LAST), "{printed}");
     assert_credentials(&asked, OPENAI_HOST, 2);
     assert_used_its_tool(&asked);
     refused(world, &sandbox);
     // It takes one refusal for an answer, and goes on by POST: with another status than 426 it tries seven times.
     let address = sandbox.address.to_string();
-    let web_sockets = |line: &serde_json::Value| line["container_ip"] == address.as_str() && line["status"] == 426;
+    let web_sockets = |line: &Value| line["container_ip"] == address.as_str() && line["status"] == 426;
     world.gateway.audit_line("Codex's WebSocket", web_sockets);
     assert_eq!(world.gateway.audit().iter().filter(|line| web_sockets(line)).count(), 1);
 
@@ -424,7 +498,7 @@ fn codex(world: &World) -> Result<Row, Skipped> {
     let sandbox = world.sandbox();
     let stub = ["--stub-files", sandbox.home.to_str().unwrap(), "--codex-account-id", models::ACCOUNT];
     world.gateway.sandbox_env_with(sandbox.gateway_address, &stub);
-    let (printed, asked) = world.runs(sandbox.command(&program).env_remove("OPENAI_API_KEY").args(exec));
+    let (printed, asked) = world.runs(sandbox.command(&program).env_remove("OPENAI_API_KEY").args(CODEX_EXEC));
     assert!(printed.contains(LAST), "{printed}");
     assert_credentials(&asked, CHATGPT_HOST, 2);
     // What it sends there is compressed, so the stand-in sees no tools in it and answers at once.
