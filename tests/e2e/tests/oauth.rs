@@ -344,6 +344,14 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
         times.sort();
         times[times.len() / 2]
     };
+    // Whatever else this machine does only makes it later.
+    let median = async |client: &mut Client| {
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            best = best.min(median(client).await);
+        }
+        best
+    };
     let during = median(&mut keyed).await;
     let mut codex = client(&sandbox, "chatgpt.com").await;
     let began = Instant::now();

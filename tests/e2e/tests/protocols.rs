@@ -5,10 +5,9 @@ use serde_json::Value;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use test_support::client::{follow, tls};
-use test_support::process::{Signal, stopped};
 use test_support::raw::{self, h2};
 use test_support::upstream::{Recorded, Visibility, odd};
-use test_support::{Answer, Client, Http, Rig, Sandbox, eventually};
+use test_support::{Answer, Client, Http, Rig, Sandbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -430,36 +429,6 @@ async fn a_head_that_takes_too_long_is_refused_with_its_rule() {
 
 /// How long a request's head may take.
 const HEAD_TIME: Duration = Duration::from_secs(30);
-
-#[tokio::test]
-async fn a_body_that_fills_the_buffer_before_it_is_known_who_sends_it_is_refused_with_its_rule() {
-    let rig = Rig::start();
-    let stranger = rig.sandbox();
-    let mut stream = tls(&stranger, stranger.address, PLAIN, Http::One).await.unwrap();
-    // The registry cannot say who it is.
-    rig.gateway.signal(Signal::STOP);
-    eventually("the control plane is stopped", Duration::from_secs(5), || stopped(rig.gateway.pid()).then_some(()));
-    let head = format!("POST /held HTTP/1.1\r\nHost: {PLAIN}\r\nContent-Length: {}\r\n\r\n", 16 << 20);
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let body = vec![b'x'; 16 << 20];
-    let send = async {
-        // It may be refused before all is sent.
-        let _ = writer.write_all(&body).await;
-        let _ = writer.flush().await;
-    };
-    let mut answer = vec![0; 4096];
-    let read =
-        async { timeout(Duration::from_secs(20), reader.read(&mut answer)).await.expect("it is answered").unwrap() };
-    let length = tokio::select! {
-        length = read => length,
-        () = async { send.await; std::future::pending().await } => unreachable!(),
-    };
-    rig.gateway.signal(Signal::CONT);
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("x-sallyport-rule: limit.body\r\n"), "{answer}");
-    assert!(rig.upstream.requests_with("/held").is_empty());
-}
 
 #[tokio::test]
 async fn a_target_without_a_path_is_refused_with_its_rule() {
