@@ -278,6 +278,44 @@ mod tests {
         assert!(denial.reason.contains("POST /v1/chat/completions"), "{}", denial.reason);
     }
 
+    #[test]
+    fn of_a_login_s_hosts_the_token_endpoint_is_answered_and_nothing_else_passes() {
+        let credentials = credentials("{}", &["CODEX_AUTH_FILE"]);
+        let known = container();
+        let judge = |method, host: &str, path: &str| {
+            let host = HostName::parse(host.as_bytes()).unwrap();
+            let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
+            let decided = decide(Some(&known), request, &credentials, NOW.parse().unwrap());
+            decided.map_or_else(|denial| denial.rule, |grant| grant.rule)
+        };
+        assert_eq!(judge("POST", "auth.openai.com", "/oauth/token"), "credentials.stub");
+        assert_eq!(judge("POST", "auth.openai.com", "/oauth/token?x=1"), "credentials.stub");
+        for (method, path) in [
+            ("GET", "/oauth/token"),
+            ("POST", "/oauth/token/"),
+            ("POST", "/oauth/revoke"),
+            ("POST", "/oauth/%74oken"),
+            ("POST", "/api/accounts/deviceauth/usercode"),
+            ("GET", "/oauth/authorize"),
+        ] {
+            assert_eq!(judge(method, "auth.openai.com", path), "credentials.path", "{method} {path}");
+        }
+        assert_eq!(judge("POST", "oauth2.googleapis.com", "/token"), "credentials.host", "there is no such login");
+    }
+
+    #[test]
+    fn a_refused_web_socket_is_told_so_by_a_status_of_its_own() {
+        let (credentials, known) = (all(), container());
+        let status = |path: &str, upgrade| {
+            let host = HostName::parse(b"api.openai.com").unwrap();
+            let request = Request { host: &host, method: "GET", path: path.as_bytes(), upgrade };
+            decide(Some(&known), request, &credentials, NOW.parse().unwrap()).map(drop).map_err(|denial| denial.status)
+        };
+        assert_eq!(status("/v1/responses", true), Err(426));
+        assert_eq!(status("/v1/responses", false), Err(403));
+        assert_eq!(status("/v1/models", true), Ok(()));
+    }
+
     #[tokio::test]
     async fn nobody_and_the_expired_and_the_narrowed_get_nothing() {
         for target in ["GET github.com/acme/app/info/refs", "POST api.openai.com/v1/responses"] {
