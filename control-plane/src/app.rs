@@ -25,7 +25,7 @@ use crate::containers::api::{self, Api, Limits};
 use crate::containers::feed::Feed;
 use crate::containers::registry::Registry;
 use crate::containers::store::Store;
-use crate::credentials::{Credentials, server as authz};
+use crate::credentials::{self, Credentials, server as authz};
 use crate::dns::nameservers::Nameservers;
 use crate::dns::{self, Resolver};
 use crate::envoy::Envoy;
@@ -42,7 +42,8 @@ use crate::xds::server::{Fleet, Server as Discovery};
 /// How long the admin API may take to finish what it is doing when the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long a refresh that has begun may take to be ended and saved when the process stops.
+/// How long a stop waits for a refresh that has begun. It goes on without us, but not without the first process of its
+/// container, which then waits until it has ended.
 const LAST_REFRESH: Duration = Duration::from_secs(5);
 
 /// How long the proxy's port may take to accept a connection before it counts as not there.
@@ -181,7 +182,8 @@ impl App {
         stop.send_replace(true);
         let (http, ids) = (tokio::time::timeout(DRAIN, http), tokio::time::timeout(DRAIN, ids));
         // The answer to a refresh may hold the only token that is left.
-        let logins = tokio::time::timeout(LAST_REFRESH, async { while logins.join_next().await.is_some() {} });
+        let patience = if std::process::id() == 1 { credentials::REFRESH_LIFETIME } else { LAST_REFRESH };
+        let logins = tokio::time::timeout(patience, async { while logins.join_next().await.is_some() {} });
         drop(tokio::join!(http, ids, logins));
         if let Some(envoy) = envoy
             && tokio::task::spawn_blocking(|| envoy.join()).await.is_err()
@@ -283,7 +285,16 @@ impl Readiness {
 
 /// What an operator asks of the process itself.
 fn routes(readiness: Arc<Readiness>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(readiness)
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/internal/placeholders", get(placeholders))
+        .with_state(readiness)
+}
+
+/// The variables in which a sandbox has placeholders; `sallyport env` asks for them.
+async fn placeholders(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    Json(serde_json::json!(readiness.credentials.placeholders()))
 }
 
 async fn ready(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {

@@ -36,7 +36,7 @@ pub use entry::Use;
 use entry::{Entry, Place};
 use oauth::endpoint::{Endpoint, Refused};
 use oauth::refresh::Outcome;
-pub use oauth::refresh::run as refresh_login;
+pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
 pub use raw::{Raw, raws, read};
 
 /// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.

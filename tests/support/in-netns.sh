@@ -4,6 +4,40 @@
 # Called by tests/run-e2e.sh. Exit code: that of "$@".
 set -euo pipefail
 
+# Whatever the gateway, its Envoy and the sandboxes wrote below $1, and what the gateway answered (`answers`, from
+# tests/support/src/kept.rs): no fixture secret, raw (which is also its URL-encoded form), in base64 of any alignment,
+# in hexadecimal or in UTF-16; no private key in an answer; no core file. `keys*` is where tests keep those that the
+# gateway reads, and `tokens` where it keeps logins.
+search() {
+    local secret='fixture_|Zml4dHVyZV|ZpeHR1cmVf|maXh0dXJlX|(?i:666978747572655f)|f\x00i\x00x\x00t\x00u\x00r\x00e\x00_'
+    local canary=$1/canary found
+    # A search that finds nothing is worth what it finds.
+    printf 'f\0i\0x\0t\0u\0r\0e\0_' >"$canary"
+    found=$(holds "$secret" "$1") || return 1
+    rm "$canary"
+    if [[ $found != "$canary" ]]; then
+        echo "a fixture secret is in: $found" >&2
+        return 1
+    fi
+    touch "$1/answers"
+    if found=$(holds 'PRIVATE KEY' "$1/answers") && [[ -n $found ]]; then
+        echo "a private key is in an answer" >&2
+        return 1
+    fi
+    found=$(find "$1" -type f \( -name core -o -name 'core.*' \)) || return 1
+    if [[ -n $found ]]; then
+        echo "a core file was written: $found" >&2
+        return 1
+    fi
+}
+
+# The files below $2 with a match of $1; an error of grep's is one.
+holds() {
+    local status=0
+    env LC_ALL=C grep -rlaP --exclude-dir='keys*' --exclude-dir=tokens -- "$1" "$2" || status=$?
+    [[ $status -lt 2 ]]
+}
+
 if [[ "${1:-}" == --inside ]]; then
     shift
     ip link set lo up
@@ -14,6 +48,8 @@ if [[ "${1:-}" == --inside ]]; then
     # No exec: this shell is process 1 here, reaps orphans, and takes the rest with it when it ends.
     status=0
     SALLYPORT_NETNS=1 "$@" || status=$?
+    # Here, where the disks are still mounted that a test has made.
+    [[ $status != 0 ]] || search "$SALLYPORT_SCRATCH" || status=1
     exit "$status"
 fi
 
@@ -24,24 +60,6 @@ isolate=(unshare --net --mount --pid --fork --kill-child --mount-proc)
 scratch=$(mktemp -d /tmp/sp-e2e.XXXXXX)
 status=0
 SALLYPORT_SCRATCH=$scratch "${isolate[@]}" "$0" --inside "$@" || status=$?
-# Whatever the gateway, its Envoy and the sandboxes wrote in all of that, and what the gateway answered (`answers`, from
-# tests/support/src/kept.rs): no fixture secret, raw (which is also its URL-encoded form), in base64 of any alignment,
-# in hexadecimal or in UTF-16; no private key in an answer; no core file. `keys*` is where tests keep those that the
-# gateway reads, and `tokens` where it keeps logins.
-search=(env LC_ALL=C grep -rlaP --exclude-dir='keys*' --exclude-dir=tokens)
-secret='fixture_|Zml4dHVyZV|ZpeHR1cmVf|maXh0dXJlX|(?i:666978747572655f)|f\x00i\x00x\x00t\x00u\x00r\x00e\x00_'
-if [[ $status == 0 ]] && found=$("${search[@]}" "$secret" "$scratch"); then
-    echo "a fixture secret is in: $found" >&2
-    status=1
-fi
-if [[ $status == 0 && -e $scratch/answers ]] && "${search[@]}" 'PRIVATE KEY' "$scratch/answers" >/dev/null; then
-    echo "a private key is in an answer" >&2
-    status=1
-fi
-if [[ $status == 0 ]] && found=$(find "$scratch" -type f \( -name core -o -name 'core.*' \) | grep .); then
-    echo "a core file was written: $found" >&2
-    status=1
-fi
 if [[ $status == 0 && -z "${SALLYPORT_KEEP:-}" ]]; then
     rm -rf "$scratch"
 else

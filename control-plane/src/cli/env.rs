@@ -4,9 +4,11 @@
 mod stubs;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::client::Client;
 use super::{Common, Error, print};
 use crate::credentials::PLACEHOLDER;
 
@@ -30,6 +32,9 @@ const BUNDLE: [&str; 10] = [
     "NIX_SSL_CERT_FILE",
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
+
+/// How long the gateway may take to say what it has.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// git over HTTP/1.1: over HTTP/2, libcurl 7.88.1 (Debian 12) may send 64 KiB of a push twice.
 const GIT_CONFIG: [(&str, &str); 3] =
@@ -88,7 +93,10 @@ impl Env {
             None => common.state_dir(&config)?.join("ca-bundle.pem"),
         };
         let shell = if self.json { Shell::Json } else { self.shell };
-        let placeholders = config.credentials.placeholders();
+        // Which of a provider's variables it has, the gateway knows best; this shell may have none of them.
+        let placeholders = told(&Client::new(common, &config))
+            .unwrap_or_else(|| config.credentials.placeholders().into_iter().map(str::to_owned).collect());
+        let placeholders: Vec<&str> = placeholders.iter().map(String::as_str).collect();
         let mut variables = variables(&gateway, &bundle.display().to_string(), &placeholders);
         variables.push(("JAVA_TOOL_OPTIONS", java(&gateway, self.java_trust_store.as_deref())?));
         // The variables are printed last: where a file is refused there are none, and a script stops.
@@ -100,6 +108,15 @@ impl Env {
         }
         print(&text)
     }
+}
+
+/// The names that a gateway which runs has placeholders for.
+fn told(client: &Client) -> Option<Vec<String>> {
+    let (status, body) = client.probe("/internal/placeholders", PATIENCE).ok()?;
+    let names: Vec<String> = serde_json::from_str(&body).ok().filter(|_| status == 200)?;
+    // They become lines of a shell's.
+    let plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    names.iter().all(plain).then_some(names)
 }
 
 fn variables<'a>(gateway: &str, bundle: &str, placeholders: &[&'a str]) -> Vec<(&'a str, String)> {

@@ -246,7 +246,7 @@ impl Keeper<'_> {
             let home = self.home.clone();
             match blocking(move || home.busy().map_err(|error| error.to_string())).await.and_then(|busy| busy) {
                 Ok(false) => {}
-                Ok(true) => return self.fails("is being refreshed, by an earlier run of the gateway", Outlook::Soon),
+                Ok(true) => return self.wait().await,
                 Err(error) => return self.failed(&format!("cannot be used: the state directory: {error}")),
             }
         }
@@ -264,6 +264,18 @@ impl Keeper<'_> {
             Err(problem) => return self.fails(&problem, Outlook::Soon),
         }
         self.seen = Some(seen);
+    }
+
+    /// Its refresh, begun by an earlier run, is not done. Until it is, the token goes on that was there before.
+    async fn wait(&mut self) {
+        let (home, layout) = (self.home.clone(), self.login.layout.clone());
+        let own = blocking(move || home.own().and_then(|text| tokens::read(&layout, text.expose_secret()))).await;
+        if let Ok(tokens) = own.and_then(|tokens| tokens)
+            && self.login.state.borrow().tokens.is_none()
+        {
+            self.publish(Arc::new(tokens), None);
+        }
+        self.fails("is being refreshed by a process that an earlier run has begun", Outlook::Soon);
     }
 
     fn take(&mut self, text: SecretString, copied: bool) {
@@ -299,7 +311,7 @@ impl Keeper<'_> {
         let Some(tokens) = &state.tokens else { return false };
         let waits = self.turn.after.is_some_and(|after| Instant::now() < after);
         let wanted = state.rejected || schedule::due(tokens).is_some_and(|due| now >= due);
-        wanted && !waits && !self.turn.ended && self.unsaved.is_none()
+        wanted && !waits && !self.turn.ended && self.unsaved.is_none() && self.text.is_some()
     }
 
     async fn refresh(&mut self) {
@@ -323,13 +335,23 @@ impl Keeper<'_> {
                 telemetry::refreshed(&self.login.name, Refresh::Refused);
                 self.ends(&format!("cannot be refreshed any more: {why}; log in again"));
             }
-            Outcome::Unknown(why) => {
-                // It may have been saved.
-                (self.text, self.seen) = (None, None);
-                self.look().await;
-                self.failed(&format!("cannot be refreshed now: {why}"));
-            }
+            Outcome::Unknown(why) => self.unknown(&why).await,
         }
+    }
+
+    /// What has become of a refresh is not known. What is on disk holds, and may be the new login.
+    async fn unknown(&mut self, why: &str) {
+        let (turn, rejected) = (std::mem::take(&mut self.turn), self.login.state.borrow().rejected);
+        let old = self.text.take();
+        self.seen = None;
+        self.look().await;
+        let text = |text: &Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
+        if self.text.is_some() && text(&self.text) != text(&old) {
+            return;
+        }
+        self.turn = turn;
+        self.login.update(|state| state.rejected |= rejected);
+        self.failed(&format!("cannot be refreshed now: {why}"));
     }
 
     fn failed(&mut self, problem: &str) {

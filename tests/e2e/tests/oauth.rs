@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use test_support::gateway::pins;
-use test_support::process::Signal;
+use test_support::process::{self, Signal};
 use test_support::upstream::tokens;
 use test_support::{Client, Finished, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, scratch, secrets};
 
@@ -244,8 +244,7 @@ fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
         assert_eq!(saved, (program.file)(1, ends), "{}: all else as it was", program.credential);
         assert_eq!(read(&file), (program.file)(0, read(&file).pointer(program.ends).unwrap().as_i64().unwrap()));
 
-        let mut question = program.question.to_vec();
-        question.push(program.endpoint);
+        let question = [&["--http1.1"], program.question, &[program.endpoint]].concat();
         let stub = sandbox.curl(&question);
         let answer: Value = serde_json::from_str(&stub.body).unwrap();
         let token = answer["access_token"].as_str().unwrap_or_default();
@@ -398,6 +397,62 @@ fn a_kill_around_a_refresh_loses_no_login() {
         assert_eq!(login.arrived(PATH).last().unwrap().0, expected, "kill {kill}");
         assert_eq!(upstream.tokens().asked(), (u64::from(kill) + 2, 0), "kill {kill}");
     }
+}
+
+#[test]
+fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
+    // Due, and good for some minutes more.
+    let login = Login::start(200, Duration::from_secs(15));
+    let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
+    let sandbox = login.rig.registered(&[]);
+    eventually("it is asked", REFRESHED, || (upstream.tokens().newest() == 1).then_some(()));
+    gateway.signal(Signal::KILL);
+    gateway.ended(REFRESHED);
+    gateway.up();
+    let carried = || {
+        let served = sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+        assert_eq!(served.status, 200, "{served:?}");
+        login.arrived(PATH).last().unwrap().0.clone()
+    };
+    let first = carried();
+    let saved = login.saved();
+    assert_eq!(saved["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the start took too long");
+    assert_eq!(first, format!("Bearer {}", tokens::access(0)));
+    login.refreshed(1);
+    let renewed = format!("Bearer {}", tokens::access(1));
+    eventually("the new one is in force", REFRESHED, || (carried() == renewed).then_some(()));
+    assert_eq!(upstream.tokens().asked(), (1, 0));
+    assert!(gateway.warnings().iter().all(|warning| !warning.contains("auth.json")), "{:?}", gateway.warnings());
+}
+
+/// The processes that refresh a login.
+fn refreshing() -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is = |pid: &u32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"sallyport\0refresh-login\0")
+    };
+    pids.filter(is).collect()
+}
+
+#[test]
+fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
+    let login = Login::start(200, Duration::from_secs(30));
+    let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
+    let sandbox = login.rig.registered(&[]);
+    eventually("it is asked", REFRESHED, || (upstream.tokens().newest() == 1).then_some(()));
+    upstream.tokens().set(Duration::ZERO, HOUR);
+    let [child] = refreshing()[..] else { panic!("{:?}", refreshing()) };
+    // What it was told is not where anybody could read it.
+    let seen = ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{child}/{file}")).unwrap_or_default());
+    assert!(!String::from_utf8_lossy(&seen.concat()).contains("fixture"), "{seen:?}");
+    process::signal(child, Signal::KILL);
+    // The endpoint has taken that token. It is the one party that this can't be kept from, and says so.
+    eventually("it is told", REFRESHED, || {
+        gateway.warnings().iter().any(|warning| warning.contains("refresh_token_reused")).then_some(())
+    });
+    assert_eq!(upstream.tokens().asked(), (2, 1));
+    let served = sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+    assert_eq!(served.status, 200, "the token in force goes on to its end: {served:?}");
 }
 
 #[test]

@@ -267,8 +267,8 @@ impl Gateway {
 
     /// The same with further arguments.
     pub fn sandbox_env_with(&self, address: Ipv4Addr, arguments: &[&str]) -> BTreeMap<String, String> {
+        // In a shell without its variables, which the gateway then says.
         let mut command = self.sallyport();
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["env", "--shell", "json"]).args(arguments).arg("--config").arg(self.config());
         command.arg("--state-dir").arg(&self.state);
         command.args(["--gateway", &format!("http://{address}:{}", self.proxy_port)]);
@@ -367,8 +367,18 @@ impl Gateway {
     }
 }
 
-/// What of Envoy's own is kept at a gateway's end.
-const KEPT_OF_ENVOY: [&str; 4] = ["/config_dump?include_eds", "/certs", "/clusters", "/stats"];
+/// What of Envoy's own is kept at a gateway's end: all but the filters' code.
+const KEPT_OF_ENVOY: [&str; 9] = [
+    "/config_dump?resource=bootstrap",
+    "/config_dump?resource=dynamic_listeners",
+    "/config_dump?resource=dynamic_route_configs",
+    "/config_dump?resource=dynamic_active_clusters",
+    "/config_dump?resource=dynamic_active_secrets",
+    "/config_dump?resource=static_clusters",
+    "/certs",
+    "/clusters",
+    "/stats",
+];
 
 impl Gateway {
     /// Keeps what a look from outside shows of a gateway that runs, for the search for secrets at the end of all.
@@ -382,7 +392,7 @@ impl Gateway {
         }
         let socket = self.state.join("run/envoy-admin.sock");
         for path in KEPT_OF_ENVOY {
-            kept::note(path, admin::envoy(&socket, path).unwrap_or_default().as_bytes());
+            kept::all(path, admin::envoy(&socket, path).unwrap_or_default().as_bytes());
         }
         // What is in our own environment was put there by whoever started us.
         for file in [format!("{pid}/cmdline"), format!("{envoy}/cmdline"), format!("{envoy}/environ")] {

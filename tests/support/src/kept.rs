@@ -10,9 +10,14 @@ const MOST: usize = 256 << 10;
 
 /// Keeps `bytes`, which came of `what`.
 pub fn note(what: &str, bytes: &[u8]) {
+    all(what, &bytes[..bytes.len().min(MOST)]);
+}
+
+/// The same, however long they are.
+pub fn all(what: &str, bytes: &[u8]) {
     let Some(scratch) = std::env::var_os("SALLYPORT_SCRATCH") else { return };
     let mut text = format!("--- {what}\n").into_bytes();
-    text.extend_from_slice(&bytes[..bytes.len().min(MOST)]);
+    text.extend_from_slice(bytes);
     text.push(b'\n');
     let file = Path::new(&scratch).join("answers");
     // In one write each, so that they stay apart.

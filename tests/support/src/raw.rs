@@ -3,7 +3,7 @@
 pub mod h2;
 
 use crate::client::{self, STEP};
-use crate::{Answer, Http, Sandbox, upstream};
+use crate::{Answer, Http, Sandbox, kept, upstream};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -131,7 +131,9 @@ pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8
     };
     timeout(STEP, sent).await??;
     // An answer to HEAD has the length of the body that it leaves out.
-    hear(stream, !bytes.starts_with(b"HEAD ")).await
+    let answer = hear(stream, !bytes.starts_with(b"HEAD ")).await?;
+    kept::note("raw", format!("{answer:?}").as_bytes());
+    Ok(answer)
 }
 
 /// Reads one HTTP/1.1 answer, and its body where it has one that is measured or in chunks.

@@ -4,7 +4,7 @@
 //! login, and is copied again.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,10 @@ impl Lock {
     /// # Errors
     /// Whatever the file system says.
     pub fn take(path: &Path) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        Self::of(OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?)
+    }
+
+    fn of(file: File) -> io::Result<Option<Self>> {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self(file))),
             Err(Errno::WOULDBLOCK) => Ok(None),
@@ -89,13 +92,41 @@ impl Home {
         &self.lock
     }
 
-    /// Whether it is being refreshed.
+    /// Whether it is being refreshed. Takes no room on the disk.
     ///
     /// # Errors
     /// Whatever the file system says.
     pub fn busy(&self) -> io::Result<bool> {
-        self.make_directory()?;
-        Ok(Lock::take(&self.lock)?.is_none())
+        match OpenOptions::new().write(true).open(&self.lock) {
+            Ok(file) => Ok(Lock::of(file)?.is_none()),
+            // Nobody has ever refreshed it.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The gateway's own file.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn own(&self) -> Result<SecretString, String> {
+        read(&self.own).map(|(text, _)| text)
+    }
+
+    /// Removes what a process left that was killed while it wrote. Only one at a time writes.
+    fn sweep(&self) -> io::Result<()> {
+        let (Some(directory), Some(name)) = (self.own.parent(), self.own.file_name().and_then(|name| name.to_str()))
+        else {
+            return Ok(());
+        };
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+            if file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".tmp")) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn make_directory(&self) -> io::Result<()> {
@@ -159,6 +190,7 @@ impl Home {
     /// The disk is full, or the state directory cannot be written.
     pub fn room(&self, size: usize) -> io::Result<Room> {
         self.make_directory()?;
+        self.sweep()?;
         Reserved::beside(&self.own, size.saturating_add(GROWTH), MODE).map(Room)
     }
 }
@@ -231,6 +263,33 @@ mod tests {
         assert_eq!(found(&home), ("two".into(), true));
         std::fs::remove_file(&source).unwrap();
         assert_eq!(found(&home), ("two".into(), false));
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_and_what_a_killed_process_left_is_swept_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("auth.json");
+        let home = Home::new(directory.path(), "codex", &source);
+        assert!(!home.busy().unwrap(), "nobody has ever refreshed it");
+        write(&source, "one", 100);
+        found(&home);
+        let lock = Lock::take(home.lock_file()).unwrap().unwrap();
+        assert!(home.busy().unwrap() && Lock::take(home.lock_file()).unwrap().is_none());
+        drop(lock);
+        assert!(!home.busy().unwrap());
+
+        let tokens = directory.path().join("tokens");
+        for name in ["codex.json.77.tmp", "codex-2.json.77.tmp", "codex.json.77"] {
+            std::fs::write(tokens.join(name), "left").unwrap();
+        }
+        home.room(3).unwrap().fill(&"two".into()).unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(&tokens)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["codex-2.json.77.tmp", "codex.copied", "codex.json", "codex.json.77", "codex.lock"]);
+        assert_eq!(home.own().unwrap().expose_secret(), "two");
     }
 
     #[test]

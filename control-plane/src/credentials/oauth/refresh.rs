@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -33,6 +34,15 @@ const READY: u8 = b'\n';
 
 /// The longest login, and what stands around it.
 const MAX_OUTCOME: u64 = 1 << 20;
+
+/// The longest reason why it has no lock.
+const MAX_WHY: u64 = 1 << 10;
+
+/// How long it may take to start.
+const START: Duration = Duration::from_secs(10);
+
+/// How long it may take to end: more than the exchange may take, and the disk twice.
+pub const LIFETIME: Duration = Duration::from_secs(75);
 
 /// A login that is to be refreshed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,37 +117,53 @@ pub async fn carry_out(order: Order, ask: impl AsyncFnOnce(Arc<SecretString>) ->
 
 /// Has a process carry it out.
 pub async fn apart(told: &Told) -> Outcome {
-    let (mut stdin, mut stdout) = match begin(told.order.home.lock_file()).await {
-        Ok(pipes) => pipes,
+    let for_now = |why: String| Outcome::Refused(Refused::ForNow(format!("a process for it cannot be started: {why}")));
+    let Ok(told_bytes) = serde_json::to_vec(told) else {
+        return for_now("a path of it is no text".into());
+    };
+    let begun = tokio::time::timeout(START, begin(told.order.home.lock_file())).await;
+    let (mut stdin, mut stdout) = match begun {
+        Ok(Ok(pipes)) => pipes,
         // It has been told nothing.
-        Err(error) => return Outcome::Refused(Refused::ForNow(format!("a process for it cannot be started: {error}"))),
+        Ok(Err(error)) => return for_now(error.to_string()),
+        Err(_) => return for_now(format!("not within {} s", START.as_secs())),
     };
     let exchange = async {
-        stdin.write_all(&serde_json::to_vec(told)?).await?;
+        stdin.write_all(&told_bytes).await?;
         drop(stdin);
         let mut answer = Vec::new();
         (&mut stdout).take(MAX_OUTCOME).read_to_end(&mut answer).await?;
         // What serde says of a text may quote it.
         serde_json::from_slice(&answer).map_err(|_| std::io::Error::other("it has ended by itself"))
     };
-    exchange.await.unwrap_or_else(|error| Outcome::Unknown(format!("the process that refreshed it failed: {error}")))
+    match tokio::time::timeout(LIFETIME, exchange).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Outcome::Unknown(format!("the process that refreshed it failed: {error}")),
+        Err(_) => Outcome::Unknown("the process that refreshes it does not end".into()),
+    }
 }
 
 /// Starts the process and waits until it has the lock.
 async fn begin(lock: &Path) -> std::io::Result<(tokio::process::ChildStdin, tokio::process::ChildStdout)> {
     let mut child = tokio::process::Command::new(OURSELVES)
+        .arg0("sallyport")
         .arg(COMMAND)
         .arg(lock)
         .env_clear()
-        // What ends our process group does not end it.
+        // What ends our process group does not end it, and who waits for the end of our output does not wait for it.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()?;
     let gone = || std::io::Error::other("BUG: it has no pipes");
     let (stdin, mut stdout) = (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
-    if stdout.read_u8().await? != READY {
-        return Err(std::io::Error::other("BUG: it says something else"));
+    let mut first = [0];
+    let length = stdout.read(&mut first).await?;
+    if first[..length] != [READY] {
+        let mut why = first[..length].to_vec();
+        stdout.take(MAX_WHY).read_to_end(&mut why).await?;
+        return Err(std::io::Error::other(String::from_utf8_lossy(&why).into_owned()));
     }
     // The runtime reaps it.
     Ok((stdin, stdout))
@@ -157,8 +183,15 @@ pub fn run(lock: &Path) -> anyhow::Result<()> {
             .map(signal)
             .collect::<std::io::Result<Vec<_>>>()?
     };
-    let _lock = Lock::take(lock).context("the login cannot be locked")?.context("the login is being refreshed")?;
     let mut stdout = std::io::stdout().lock();
+    let locked = Lock::take(lock).context("the login cannot be locked").and_then(|lock| lock.context("it is locked"));
+    let _lock = match locked {
+        Ok(lock) => lock,
+        Err(error) => {
+            write!(stdout, "{error:#}")?;
+            return Err(error);
+        }
+    };
     stdout.write_all(&[READY])?;
     stdout.flush()?;
     let mut told = Vec::new();
