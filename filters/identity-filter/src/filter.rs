@@ -307,11 +307,15 @@ impl Stream {
             let judgement = verdict::on_request(facts, sni.as_deref(), container.as_deref(), &policy, host::now()?);
             return Ok(Step::Done(judgement));
         }
+        if let Err(denial) = self.shared.limits.borrow_mut().ask(source, self.shared.uptime.get()) {
+            return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(denial), Some(source))));
+        }
         Ok(Step::Hold { source, sni })
     }
 
     fn enter(&self, source: IpAddr, kind: Kind) -> Result<(), Denial> {
-        self.shared.limits.borrow_mut().enter(source, kind, self.shared.uptime.get())?;
+        let known = self.shared.memory.borrow().container_id(source).is_some();
+        self.shared.limits.borrow_mut().enter(source, kind, known, self.shared.uptime.get())?;
         self.counted.set(Some((source, kind)));
         Ok(())
     }
@@ -386,6 +390,9 @@ impl Shared {
     fn settle(&self) {
         let settled = self.waiting.borrow_mut().take_settled(&self.memory.borrow());
         for (id, held, Settled { container, policy }) in settled {
+            if container.is_some() {
+                self.limits.borrow_mut().known(held.source);
+            }
             let judgement = match host::now() {
                 Ok(now) => verdict::on_request(&held.facts, held.sni.as_deref(), container.as_deref(), &policy, now),
                 Err(error) => self.broken(&error),

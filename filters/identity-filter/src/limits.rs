@@ -12,9 +12,15 @@ use std::time::Duration;
 /// Tunnels that an address has open.
 pub const MAX_TUNNELS: u32 = 256;
 /// Tunnels that an address may open in a second, once it has opened [`MAX_TUNNELS`] at once. A handshake costs more than
-/// anything else that a sandbox can have done without being known.
+/// anything else that a sandbox can have done.
 pub const TUNNELS_PER_SECOND: u32 = 32;
-/// The rule of one more. It is answered late (`refused::RATE_PAUSE`), so that who asks again and again has to wait.
+/// The same of an address at which this worker knows nobody.
+pub const TUNNELS_OF_STRANGERS_PER_SECOND: u32 = 8;
+/// Questions to the registry about such an address, at once.
+pub const MAX_QUESTIONS: u32 = 128;
+/// As many more in a second. A registration is known to every worker after 50 ms, so whoever asks more often is nobody.
+pub const QUESTIONS_PER_SECOND: u32 = 8;
+/// The rule of one more of either. It is answered late (`refused::RATE_PAUSE`), so that who asks again and again has to wait.
 pub const RATE: &str = "limit.rate";
 /// Requests of an address that are under way, held or refused ones included.
 pub const MAX_STREAMS: u32 = 256;
@@ -55,12 +61,33 @@ struct Usage {
     tunnels: u32,
     streams: u32,
     strange: u32,
-    /// Tunnels that were opened and not made good again by time.
-    opened: u32,
-    /// The second of the uptime at which that was so.
-    second: u64,
+    /// Tunnels that were opened.
+    opened: Rate,
+    /// Questions that were asked.
+    asked: Rate,
     /// The uptime at which `strange` starts anew.
     until: Duration,
+}
+
+/// How much was done and not made good again by time.
+#[derive(Debug, Default)]
+struct Rate {
+    used: u32,
+    /// The second of the uptime at which that was so.
+    second: u64,
+}
+
+impl Rate {
+    /// Whether one more may be done at `uptime`, which then is counted: `most` at once, and `per_second` after that.
+    fn may(&mut self, uptime: Duration, most: u32, per_second: u32) -> bool {
+        let passed = uptime.as_secs().saturating_sub(self.second);
+        let good = u32::try_from(passed).unwrap_or(u32::MAX).saturating_mul(per_second);
+        self.used = self.used.saturating_sub(good);
+        self.second = uptime.as_secs();
+        let may = self.used < most;
+        self.used = self.used.saturating_add(u32::from(may));
+        may
+    }
 }
 
 impl Usage {
@@ -71,36 +98,29 @@ impl Usage {
         }
     }
 
-    /// Whether one more tunnel may be opened at `uptime`, which then is counted.
-    fn may_open(&mut self, uptime: Duration) -> bool {
-        let passed = uptime.as_secs().saturating_sub(self.second);
-        let good = u32::try_from(passed).unwrap_or(u32::MAX).saturating_mul(TUNNELS_PER_SECOND);
-        self.opened = self.opened.saturating_sub(good);
-        self.second = uptime.as_secs();
-        let may = self.opened < MAX_TUNNELS;
-        self.opened = self.opened.saturating_add(u32::from(may));
-        may
-    }
-
     fn idle(&self) -> bool {
         self.tunnels == 0 && self.streams == 0
     }
 }
 
 impl Limits {
-    /// One more of `kind` at `source`, at `uptime`. When it is granted, [`Limits::leave`] has to follow.
+    /// One more of `kind` at `source`, where somebody is `known` or not, at `uptime`. When it is granted, [`Limits::leave`] has to follow.
     ///
     /// # Errors
     /// The refusal, 429: `source` has as many as it may have, or opens tunnels too fast.
-    pub fn enter(&mut self, source: IpAddr, kind: Kind, uptime: Duration) -> Result<(), Denial> {
+    pub fn enter(&mut self, source: IpAddr, kind: Kind, known: bool, uptime: Duration) -> Result<(), Denial> {
         let usage = self.by_source.entry(source).or_default();
+        if known {
+            usage.asked = Rate::default();
+        }
         let (limit, rule, what) = kind.limit();
         if *usage.count(kind) >= limit {
             return Err(too_many(rule, format!("your address has {limit} {what}, which is the limit")));
         }
-        if kind == Kind::Tunnel && !usage.may_open(uptime) {
+        let per_second = if known { TUNNELS_PER_SECOND } else { TUNNELS_OF_STRANGERS_PER_SECOND };
+        if kind == Kind::Tunnel && !usage.opened.may(uptime, MAX_TUNNELS, per_second) {
             let reason = format!(
-                "your address opens more than {TUNNELS_PER_SECOND} connections in a second, after the first {MAX_TUNNELS}"
+                "your address opens more than {per_second} connections in a second, after the first {MAX_TUNNELS}"
             );
             return Err(too_many(RATE, reason));
         }
@@ -114,10 +134,39 @@ impl Limits {
         if let Some(usage) = self.by_source.get_mut(&source) {
             let count = usage.count(kind);
             *count = count.saturating_sub(1);
-            if usage.idle() && usage.strange == 0 && usage.opened == 0 {
+            if usage.idle() && usage.strange == 0 && usage.opened.used == 0 && usage.asked.used == 0 {
                 self.by_source.remove(&source);
             }
         }
+    }
+
+    /// The registry is to be asked about `source`, at `uptime`.
+    ///
+    /// # Errors
+    /// The refusal, 429: it was asked too often.
+    pub fn ask(&mut self, source: IpAddr, uptime: Duration) -> Result<(), Denial> {
+        if self.usage(source).asked.may(uptime, MAX_QUESTIONS, QUESTIONS_PER_SECOND) {
+            return Ok(());
+        }
+        let reason = format!(
+            "nobody is known at your address, and it makes more than {QUESTIONS_PER_SECOND} requests in a second, after the first {MAX_QUESTIONS}"
+        );
+        Err(too_many(RATE, reason))
+    }
+
+    /// Somebody is registered at `source`, the registry says: the questions before that are forgiven.
+    pub fn known(&mut self, source: IpAddr) {
+        if let Some(usage) = self.by_source.get_mut(&source) {
+            usage.asked = Rate::default();
+        }
+    }
+
+    /// What `source` uses, where not too many others are kept in mind.
+    fn usage(&mut self, source: IpAddr) -> &mut Usage {
+        if self.by_source.len() > MAX_IDLE {
+            self.by_source.retain(|_, usage| !usage.idle());
+        }
+        self.by_source.entry(source).or_default()
     }
 
     /// A tunnel to a host that the policy does not name is asked for at `uptime`.
@@ -125,10 +174,7 @@ impl Limits {
     /// # Errors
     /// The refusal, 429: there were too many in this hour.
     pub fn strange_host(&mut self, source: IpAddr, uptime: Duration) -> Result<(), Denial> {
-        if self.by_source.len() > MAX_IDLE {
-            self.by_source.retain(|_, usage| !usage.idle());
-        }
-        let usage = self.by_source.entry(source).or_default();
+        let usage = self.usage(source);
         if usage.until <= uptime {
             usage.strange = 0;
             usage.until = uptime.saturating_add(WINDOW);
@@ -166,37 +212,70 @@ mod tests {
             let mut limits = Limits::default();
             let (limit, rule, _) = kind.limit();
             for _ in 0..limit {
-                limits.enter(ip("10.0.0.1"), kind, LATE).unwrap();
+                limits.enter(ip("10.0.0.1"), kind, true, LATE).unwrap();
             }
-            let denial = limits.enter(ip("10.0.0.1"), kind, LATE).unwrap_err();
+            let denial = limits.enter(ip("10.0.0.1"), kind, true, LATE).unwrap_err();
             assert_eq!((denial.status, denial.rule), (429, rule));
-            limits.enter(ip("10.0.0.2"), kind, LATE).unwrap();
+            limits.enter(ip("10.0.0.2"), kind, true, LATE).unwrap();
             limits.leave(ip("10.0.0.1"), kind);
             let later = LATE + Duration::from_secs(1);
-            limits.enter(ip("10.0.0.1"), kind, later).unwrap();
+            limits.enter(ip("10.0.0.1"), kind, true, later).unwrap();
         }
     }
 
     #[test]
     fn tunnels_that_come_and_go_are_limited_by_the_second_after_the_first() {
+        for (known, per_second) in [(true, TUNNELS_PER_SECOND), (false, TUNNELS_OF_STRANGERS_PER_SECOND)] {
+            let mut limits = Limits::default();
+            let mut opens = |second| {
+                let at = Duration::from_secs(second);
+                let opened = (0..1_000).take_while(|_| {
+                    let granted = limits.enter(ip("10.0.0.1"), Kind::Tunnel, known, at);
+                    if let Err(denial) = &granted {
+                        assert_eq!((denial.status, denial.rule), (429, RATE));
+                        return false;
+                    }
+                    limits.leave(ip("10.0.0.1"), Kind::Tunnel);
+                    true
+                });
+                u32::try_from(opened.count()).unwrap()
+            };
+            assert_eq!(opens(5), MAX_TUNNELS);
+            assert_eq!(opens(5), 0);
+            assert_eq!(opens(6), per_second);
+            assert_eq!(opens(1_000), MAX_TUNNELS);
+        }
+    }
+
+    #[test]
+    fn questions_about_one_address_are_limited_by_the_second_after_the_first() {
         let mut limits = Limits::default();
-        let mut opens = |second| {
-            let at = Duration::from_secs(second);
-            let opened = (0..1_000).take_while(|_| {
-                let granted = limits.enter(ip("10.0.0.1"), Kind::Tunnel, at);
-                if let Err(denial) = &granted {
+        let mut asks = |address, second| {
+            let asked = (0..1_000).take_while(|_| match limits.ask(ip(address), Duration::from_secs(second)) {
+                Ok(()) => true,
+                Err(denial) => {
                     assert_eq!((denial.status, denial.rule), (429, RATE));
-                    return false;
+                    false
                 }
-                limits.leave(ip("10.0.0.1"), Kind::Tunnel);
-                true
             });
-            u32::try_from(opened.count()).unwrap()
+            u32::try_from(asked.count()).unwrap()
         };
-        assert_eq!(opens(5), MAX_TUNNELS);
-        assert_eq!(opens(5), 0);
-        assert_eq!(opens(6), TUNNELS_PER_SECOND);
-        assert_eq!(opens(1_000), MAX_TUNNELS);
+        assert_eq!(asks("10.0.0.1", 5), MAX_QUESTIONS);
+        assert_eq!(asks("10.0.0.1", 5), 0);
+        assert_eq!(asks("10.0.0.2", 5), MAX_QUESTIONS);
+        assert_eq!(asks("10.0.0.1", 7), 2 * QUESTIONS_PER_SECOND);
+        // Whoever is registered begins anew.
+        let mut limits = Limits::default();
+        let at = Duration::from_secs(5);
+        for found in [true, false] {
+            (0..MAX_QUESTIONS).for_each(|_| limits.ask(ip("10.0.0.1"), at).unwrap());
+            limits.ask(ip("10.0.0.1"), at).unwrap_err();
+            match found {
+                true => limits.known(ip("10.0.0.1")),
+                false => limits.enter(ip("10.0.0.1"), Kind::Stream, true, at).unwrap(),
+            }
+        }
+        limits.ask(ip("10.0.0.1"), at).unwrap();
     }
 
     #[test]
@@ -218,7 +297,7 @@ mod tests {
             limits.strange_host(IpAddr::from(n.to_be_bytes()), Duration::ZERO).unwrap();
         }
         assert!(limits.by_source.len() <= MAX_IDLE);
-        limits.enter(ip("10.0.0.1"), Kind::Stream, LATE).unwrap();
+        limits.enter(ip("10.0.0.1"), Kind::Stream, true, LATE).unwrap();
         limits.leave(ip("10.0.0.1"), Kind::Stream);
         assert!(!limits.by_source.contains_key(&ip("10.0.0.1")));
     }
