@@ -65,7 +65,7 @@ async fn flood_of_tunnels(sandbox: &Sandbox, done: &Done) {
     }
 }
 
-/// Requests of an address that nobody knows: the registry is asked for each.
+/// Requests of an address where nobody is known, about which the registry is asked.
 async fn flood_of_lookups(sandbox: &Sandbox, done: &Done) -> io::Result<()> {
     let client = Client::connect(sandbox, sandbox.address, PLAIN, Http::Two).await?;
     let streams = (0..STREAMS).map(|_| async {
