@@ -21,6 +21,8 @@ BODY = "x" * 1024
 # The upstream's answer to a request with this header says which `authorization` arrived.
 # One that GitHub's API gets: those that are not known there are removed on the way.
 ECHO = "time-zone"
+# And what it says to the gateway's own.
+INJECTED = "the credential"
 # Filters without which nothing would be forwarded; every other one is a stage.
 PLUMBING = ("upstream", "router")
 DEADLINE = 60.0
@@ -164,7 +166,12 @@ def upstream_configuration(port):
     answer = {"status": 200, "body": {"inline_string": BODY}}
     echo = {"header": {"key": ECHO, "value": "[%REQ(authorization)%]"}}
     asked = {"prefix": "/", "headers": [{"name": ECHO, "present_match": True}]}
+    # Told in words: an answer that repeats the credential loses it on its way.
+    ours = {"name": "authorization", "string_match": {"exact": f"Bearer {TOKEN}"}}
+    injected = {"prefix": "/", "headers": [*asked["headers"], ours]}
+    told = {"header": {"key": ECHO, "value": INJECTED}}
     routes = [
+        {"match": injected, "direct_response": answer, "response_headers_to_add": [told]},
         {"match": asked, "direct_response": answer, "response_headers_to_add": [echo]},
         {"match": {"prefix": "/"}, "direct_response": answer},
     ]
