@@ -81,7 +81,8 @@ def make_variants(processes, chain, gateway):
     def reduced(label, name, stages, audited):
         port = free_port()
         process = processes.start_envoy(f"envoy-{label}", chain.with_stages(label, stages, audited, port))
-        return Variant(name, stages, port, process.pid, CREDENTIALED, audited, "identity" in stages, "credentials" in stages)
+        identified, injected = "identity" in stages, "credentials" in stages
+        return Variant(name, stages, port, process.pid, CREDENTIALED, audited, identified, injected)
 
     whole = chain.stages
     if whole[:1] != ["identity"] or "credentials" not in whole:

@@ -2,8 +2,8 @@
 //!
 //! `tokens` reads and changes the files in which programs keep them, `provider` says whose they are, `schedule` when a
 //! new token is due; `home` is where they live, `refresh` has a process ask for new ones, which `endpoint` does, and
-//! `stub` is what a sandbox gets that asks itself. One task owns each login ([`Login::run`]), so there is never more than one refresh of it; requests look at what
-//! is in force, and wait where that has ended.
+//! `stub` is what a sandbox gets that asks itself. One task owns each login ([`Login::run`]), so there is never more than
+//! one refresh of it; requests look at what is in force, and wait where that has ended.
 //!
 //! **Invariant:** a new token is on disk before it goes into a request, unless the disk refuses it and the old one has
 //! ended.
@@ -266,7 +266,8 @@ impl Keeper<'_> {
         self.seen = Some(seen);
     }
 
-    /// Its refresh, begun by an earlier run, is not done. Until it is, the token goes on that was there before.
+    /// A process refreshes it that is not ours to wait for: of an earlier run, or one that does not end. Until it has, the
+    /// token goes on that was there before.
     async fn wait(&mut self) {
         let (home, layout) = (self.home.clone(), self.login.layout.clone());
         let own = blocking(move || home.own().and_then(|text| tokens::read(&layout, text.expose_secret()))).await;
@@ -345,8 +346,9 @@ impl Keeper<'_> {
         let old = self.text.take();
         self.seen = None;
         self.look().await;
-        let text = |text: &Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
-        if self.text.is_some() && text(&self.text) != text(&old) {
+        if let Some(now) = &self.text
+            && old.is_none_or(|old| old.expose_secret() != now.expose_secret())
+        {
             return;
         }
         self.turn = turn;

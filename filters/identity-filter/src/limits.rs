@@ -20,7 +20,8 @@ pub const TUNNELS_OF_STRANGERS_PER_SECOND: u32 = 8;
 pub const MAX_QUESTIONS: u32 = 128;
 /// As many more in a second. A registration is known to every worker after 50 ms, so whoever asks more often is nobody.
 pub const QUESTIONS_PER_SECOND: u32 = 8;
-/// The rule of one more of either. It is answered late (`refused::RATE_PAUSE`), so that who asks again and again has to wait.
+/// The rule of one more of either. It is answered late (`refused::RATE_PAUSE`), so that who asks again and again has to
+/// wait.
 pub const RATE: &str = "limit.rate";
 /// Requests of an address that are under way, held or refused ones included.
 pub const MAX_STREAMS: u32 = 256;
@@ -104,7 +105,8 @@ impl Usage {
 }
 
 impl Limits {
-    /// One more of `kind` at `source`, where somebody is `known` or not, at `uptime`. When it is granted, [`Limits::leave`] has to follow.
+    /// One more of `kind` at `source`, where somebody is `known` or not, at `uptime`. When it is granted,
+    /// [`Limits::leave`] has to follow.
     ///
     /// # Errors
     /// The refusal, 429: `source` has as many as it may have, or opens tunnels too fast.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use test_support::gateway::pins;
 use test_support::process::{self, Signal};
 use test_support::upstream::tokens;
-use test_support::{Client, Finished, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, scratch, secrets};
+use test_support::{
+    Client, Curled, Finished, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, scratch, secrets,
+};
 
 const PATH: &str = "/backend-api/codex/responses";
 
@@ -79,6 +81,12 @@ impl Login {
         });
     }
 
+    /// The endpoint is asked, and has made the token of this number.
+    fn asked(&self, number: u64) {
+        let tokens = self.rig.upstream.tokens();
+        eventually("the endpoint is asked", REFRESHED, || (tokens.newest() == number).then_some(()));
+    }
+
     fn arrived(&self, path: &str) -> Vec<(String, String)> {
         arrived(&self.rig.upstream, path)
     }
@@ -89,6 +97,11 @@ fn arrived(upstream: &Upstream, path: &str) -> Vec<(String, String)> {
     let text = |value: &[&[u8]]| String::from_utf8_lossy(&value.concat()).into_owned();
     let requests = upstream.requests_with(path);
     requests.iter().map(|r| (text(&r.header("authorization")), text(&r.header("chatgpt-account-id")))).collect()
+}
+
+/// What Codex asks for.
+fn post(sandbox: &Sandbox) -> Curled {
+    sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")])
 }
 
 async fn client(sandbox: &Sandbox, host: &str) -> Client {
@@ -104,7 +117,7 @@ async fn a_hundred_requests_at_its_end_are_one_refresh_and_all_carry_the_new_tok
         clients.push(client(&sandbox, "chatgpt.com").await);
     }
     write(&login.file, 0, -1);
-    eventually("the endpoint is asked", REFRESHED, || (login.rig.upstream.tokens().newest() == 1).then_some(()));
+    login.asked(1);
     let waiting = login.saved()["tokens"]["refresh_token"] == tokens::refresh(0).as_str();
     assert!(waiting, "the answer has not come yet");
     let began = Instant::now();
@@ -381,7 +394,7 @@ fn a_kill_around_a_refresh_loses_no_login() {
         let delay = Duration::from_millis(if kill % 2 == 0 { 0 } else { 1_500 });
         upstream.tokens().set(delay, HOUR);
         gateway.serve();
-        eventually("it is asked", REFRESHED, || (upstream.tokens().newest() == newest + 1).then_some(()));
+        login.asked(newest + 1);
         std::thread::sleep(Duration::from_micros(u64::from(kill) * 1_500));
         gateway.signal(Signal::KILL);
         gateway.ended(REFRESHED);
@@ -391,7 +404,7 @@ fn a_kill_around_a_refresh_loses_no_login() {
         }
         // The next one finds either the new login, or that it is on its way and worth waiting for.
         gateway.up();
-        let served = sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+        let served = post(&sandbox);
         assert_eq!(served.status, 200, "kill {kill}: {served:?}");
         let expected = format!("Bearer {}", tokens::access(newest + 1));
         assert_eq!(login.arrived(PATH).last().unwrap().0, expected, "kill {kill}");
@@ -405,12 +418,12 @@ fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
     let login = Login::start(200, Duration::from_secs(15));
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
-    eventually("it is asked", REFRESHED, || (upstream.tokens().newest() == 1).then_some(()));
+    login.asked(1);
     gateway.signal(Signal::KILL);
     gateway.ended(REFRESHED);
     gateway.up();
     let carried = || {
-        let served = sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+        let served = post(&sandbox);
         assert_eq!(served.status, 200, "{served:?}");
         login.arrived(PATH).last().unwrap().0.clone()
     };
@@ -439,7 +452,7 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
     let login = Login::start(200, Duration::from_secs(30));
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
-    eventually("it is asked", REFRESHED, || (upstream.tokens().newest() == 1).then_some(()));
+    login.asked(1);
     upstream.tokens().set(Duration::ZERO, HOUR);
     let [child] = refreshing()[..] else { panic!("{:?}", refreshing()) };
     // What it was told is not where anybody could read it.
@@ -451,7 +464,7 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
         gateway.warnings().iter().any(|warning| warning.contains("refresh_token_reused")).then_some(())
     });
     assert_eq!(upstream.tokens().asked(), (2, 1));
-    let served = sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+    let served = post(&sandbox);
     assert_eq!(served.status, 200, "the token in force goes on to its end: {served:?}");
 }
 
@@ -471,12 +484,12 @@ fn on_a_full_disk_nothing_is_asked_and_what_was_asked_before_has_its_room() {
     }
     eventually("it is told", REFRESHED, || problem("No space left on device").then_some(()));
     assert_eq!(upstream.tokens().asked(), (0, 0));
-    let served = sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+    let served = post(&sandbox);
     assert_eq!(served.status, 200, "the token in force goes on: {served:?}");
 
     // There is room again, and none from when the endpoint was asked.
     std::fs::remove_file(&filler).unwrap();
-    eventually("it is asked", REFRESHED, || (upstream.tokens().newest() == 1).then_some(()));
+    login.asked(1);
     disk::fill(&filler);
     assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the answer has not come");
     login.refreshed(1);
@@ -485,7 +498,7 @@ fn on_a_full_disk_nothing_is_asked_and_what_was_asked_before_has_its_room() {
     gateway.signal(Signal::KILL);
     gateway.ended(REFRESHED);
     gateway.up();
-    assert_eq!(sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")]).status, 200);
+    assert_eq!(post(&sandbox).status, 200);
     assert_eq!(login.arrived(PATH).last().unwrap().0, format!("Bearer {}", tokens::access(1)));
     assert_eq!(upstream.tokens().asked(), (1, 0));
 }

@@ -260,7 +260,7 @@ impl Gateway {
         status
     }
 
-    /// What `sallyport env`, run with the gateway's own variables, prints for a sandbox that reaches the gateway at `address`.
+    /// What `sallyport env` prints for a sandbox that reaches the gateway at `address`.
     pub fn sandbox_env(&self, address: Ipv4Addr) -> BTreeMap<String, String> {
         self.sandbox_env_with(address, &[])
     }
@@ -360,12 +360,15 @@ impl Gateway {
         let mut found = crate::secrets::files(&self.directory);
         let secret = self.state.join("tokens").display().to_string();
         found.retain(|(path, _)| !path.starts_with(&secret));
-        for path in ["/metrics", "/internal/containers", "/readyz", "/healthz", "/"] {
+        for path in READABLE {
             found.push((path.to_owned(), self.call("GET", path, None).1.into_bytes()));
         }
         found
     }
 }
+
+/// What of the admin API anybody may read who may use it, and no secret may be in.
+const READABLE: [&str; 6] = ["/metrics", "/internal/containers", "/readyz", "/healthz", "/", "/ca.pem"];
 
 /// What of Envoy's own is kept at a gateway's end: all but the filters' code.
 const KEPT_OF_ENVOY: [&str; 9] = [
@@ -386,7 +389,7 @@ impl Gateway {
         let pid = self.child.lock().unwrap().as_ref().map(Child::id);
         let Some(pid) = pid.filter(|_| self.ready()) else { return };
         let Some(envoy) = self.envoy_pid() else { return };
-        for path in ["/metrics", "/internal/containers", "/readyz", "/healthz", "/", "/ca.pem"] {
+        for path in READABLE {
             // It is noted where it is read.
             drop(self.try_call("GET", path, None));
         }
