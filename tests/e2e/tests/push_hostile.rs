@@ -1120,21 +1120,17 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
     let (place, other) = (Place::new(&rig, "many"), Place::new(&rig, "beside"));
     let (new, body) = place.new_branch("many");
     let mut uploads = Vec::new();
-    for _ in 0..PUSHES {
+    for branch in ["a", "b", "c", "d"] {
+        let name = format!("refs/heads/sandbox/{branch}");
+        let body = place.body(&[(ZERO, &new, &name)], &[&place.seed]);
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
-        upload.send(&body[..40]).await.unwrap();
-        uploads.push(upload);
+        let (most, rest) = body.split_at(body.len() - 30);
+        upload.send(most).await.unwrap();
+        uploads.push((upload, rest.to_vec(), name));
+        // In order: what comes before the fourth is under way would take its place.
+        eventually("it is under way", SOON, || (place.arrived().len() == uploads.len()).then_some(()));
     }
-    let full = async || place.push(Http::Two, &body).await;
-    eventually_async("the four are under way", SOON, async || {
-        let answer = full().await;
-        if answer.rule.as_deref() == Some("limit.pushes") { Ok(()) } else { Err(answer) }
-    })
-    .await;
-    // One may have come first.
-    let before = place.at(X);
-    git(&place.bare, &["update-ref", "-d", X]);
-    assert_eq!(before, None, "connections come in order");
+    assert_eq!(uploads.len(), PUSHES);
     for http in BOTH {
         let answer = place.push(http, &body).await;
         assert_refused("the fifth", &answer, 429, "limit.pushes");
@@ -1144,15 +1140,15 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
     place.sandbox.git(&place.sandbox.home, &["clone", "-q", &format!("https://github.com/{}", place.repo)]).success();
     let (_, others) = other.new_branch("beside");
     assert_done("another container's", &other.push(Http::Two, &others).await, X);
-    assert!(place.arrived().is_empty());
+    assert_eq!(place.arrived().len(), PUSHES);
     // One leaves.
     drop(uploads.pop());
     eventually_async("its place is free", SOON, async || {
-        let answer = full().await;
+        let answer = place.push(Http::Two, &body).await;
         if answer.rule.is_none() && answer.status == 200 { Ok(()) } else { Err(answer) }
     })
     .await;
-    assert_eq!(place.at(X), Some(new));
+    assert_eq!(place.at(X), Some(new.clone()));
     // One is refused: free as soon as it is answered.
     let mut fourth = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
     fourth.send(b"zzzz").await.unwrap();
@@ -1161,10 +1157,12 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
     let answer = place.push(Http::Two, b"0000").await;
     assert_eq!((answer.status, answer.rule), (200, None));
     // The other three are none the worse.
-    let mut third = uploads.pop().unwrap();
-    third.send(&body[40..]).await.unwrap();
-    third.end().await.unwrap();
-    assert_reported("it is there by now", &third.hear().await.unwrap(), "push.stale");
+    for (mut upload, rest, name) in uploads {
+        upload.send(&rest).await.unwrap();
+        upload.end().await.unwrap();
+        assert_done("one that waited", &upload.hear().await.unwrap(), &name);
+        assert_eq!(place.at(&name).as_ref(), Some(&new));
+    }
 }
 
 // Chaos.
