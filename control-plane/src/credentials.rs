@@ -35,7 +35,7 @@ use crate::github::transport::Transport;
 pub use entry::Use;
 use entry::{Entry, Place};
 use oauth::endpoint::{Endpoint, Refused};
-use oauth::refresh::Outcome;
+use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
 pub use raw::{Raw, raws, read};
 
@@ -138,8 +138,8 @@ impl Credentials {
         for login in self.entries.values().flat_map(Entry::logins) {
             let endpoint = match login.refreshed_by() {
                 Some((service, client)) => {
-                    let endpoint = Endpoint::of(service, config, roots_pem, Arc::clone(resolver))?;
-                    Some((endpoint, client.clone()))
+                    let endpoint = Endpoint::of(service, client.clone(), config, roots_pem, Arc::clone(resolver))?;
+                    Some(Arc::new(endpoint))
                 }
                 None => None,
             };
@@ -147,7 +147,7 @@ impl Credentials {
                 let endpoint = endpoint.clone();
                 Box::pin(async move {
                     match endpoint {
-                        Some((endpoint, client)) => endpoint.refresh(&client, order).await,
+                        Some(endpoint) => refresh::apart(order, &endpoint).await,
                         None => Outcome::Refused(Refused::ForGood("nobody refreshes it".into())),
                     }
                 })

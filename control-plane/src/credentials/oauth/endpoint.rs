@@ -16,7 +16,6 @@ use serde_json::Value;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::provider::Service;
-use super::refresh::{Order, Outcome, Told, apart, exposed};
 use super::tokens::Renewed;
 use crate::config::Config;
 use crate::dns::Resolver;
@@ -57,6 +56,11 @@ pub struct Client {
     pub secret: Option<SecretString>,
 }
 
+/// Writes a secret in the clear: only for the pipes of the process that refreshes a login.
+pub(super) fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose_secret())
+}
+
 fn exposed_where_there_is_one<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
     match secret {
         Some(secret) => exposed(secret, serializer),
@@ -73,10 +77,11 @@ pub enum Refused {
     ForGood(String),
 }
 
-/// A token endpoint.
+/// A token endpoint, and who we are to it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     service: Service,
+    client: Client,
     host: HostName,
     place: Place,
     roots_pem: String,
@@ -87,73 +92,86 @@ impl Endpoint {
     ///
     /// # Errors
     /// The roots cannot be read.
-    pub fn of(service: Service, config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> anyhow::Result<Self> {
+    pub fn of(
+        service: Service,
+        client: Client,
+        config: &Config,
+        roots_pem: &str,
+        resolver: Arc<Resolver>,
+    ) -> anyhow::Result<Self> {
         let host = HostName::parse(service.endpoint().0.as_bytes())?;
         let (place, roots) = Place::of(&host, config, roots_pem, Place::Public(resolver));
         connector(roots)?;
-        Ok(Self { service, host, place, roots_pem: roots.to_owned() })
+        Ok(Self { service, client, host, place, roots_pem: roots.to_owned() })
     }
 
-    /// Refreshes a login, by a process of its own.
-    pub async fn refresh(&self, client: &Client, order: Order) -> Outcome {
-        let addresses = match self.place.addresses(&self.host).await {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                return Outcome::Refused(Refused::ForNow(format!("{} cannot be resolved: {error}", self.host)));
-            }
-        };
-        let (service, roots_pem, client) = (self.service, self.roots_pem.clone(), client.clone());
-        apart(&Told { order, service, addresses, roots_pem, client }).await
+    /// What asks it now.
+    ///
+    /// # Errors
+    /// Its name cannot be resolved: [`Refused::ForNow`].
+    pub async fn question(&self) -> Result<Question, Refused> {
+        let (service, client, roots_pem) = (self.service, self.client.clone(), self.roots_pem.clone());
+        match self.place.addresses(&self.host).await {
+            Ok(addresses) => Ok(Question { service, client, addresses, roots_pem }),
+            Err(error) => Err(Refused::ForNow(format!("{} cannot be resolved: {error}", self.host))),
+        }
     }
 }
 
-/// Asks the token endpoint of `service`, which is at one of `addresses`, for a new token.
-///
-/// # Errors
-/// See [`Refused`].
-pub async fn ask(
+/// All that is needed to ask a token endpoint, but the refresh token.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Question {
     service: Service,
-    addresses: &[SocketAddr],
-    roots_pem: &str,
-    client: &Client,
-    token: &SecretString,
-) -> Result<Renewed, Refused> {
-    let (host, path) = service.endpoint();
-    let failed = |what: String| Refused::ForNow(format!("{host} {what}"));
-    let (kind, body) = body(service, client, token);
-    let request = Request::post(path)
-        .header(header::HOST, host)
-        .header(header::USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")))
-        .header(header::ACCEPT, "application/json")
-        .header(header::CONTENT_TYPE, kind)
-        .body(Full::new(body))
-        .map_err(|error| failed(format!("cannot be asked: {error}")))?;
-    let connect = async {
-        let tls = connector(roots_pem).map_err(|error| error.to_string())?;
-        let stream = dial(addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
-        let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-        let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
-        handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
-    };
-    let (mut sender, connection) = tokio::time::timeout(CONNECT, connect)
-        .await
-        .unwrap_or_else(|_| Err(format!("not within {} s", CONNECT.as_secs())))
-        .map_err(|error| failed(format!("cannot be reached: {error}")))?;
-    tokio::spawn(connection);
-    let exchange = async {
-        let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
-        Ok((head.status.as_u16(), body.to_bytes()))
-    };
-    let (status, body) = tokio::time::timeout(ANSWER, exchange)
-        .await
-        .unwrap_or_else(|_| Err(format!("not within {} s", ANSWER.as_secs())))
-        .map_err(|error: String| failed(format!("does not answer: {error}")))?;
-    read(host, status, &body)
+    client: Client,
+    /// Where the service's endpoint is.
+    addresses: Vec<SocketAddr>,
+    /// Who vouches for it there.
+    roots_pem: String,
+}
+
+impl Question {
+    /// Asks for a new token.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn ask(&self, token: &SecretString) -> Result<Renewed, Refused> {
+        let (host, path) = self.service.endpoint();
+        let failed = |what: String| Refused::ForNow(format!("{host} {what}"));
+        let (kind, body) = body(self.service, &self.client, token);
+        let request = Request::post(path)
+            .header(header::HOST, host)
+            .header(header::USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")))
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, kind)
+            .body(Full::new(body))
+            .map_err(|error| failed(format!("cannot be asked: {error}")))?;
+        let connect = async {
+            let tls = connector(&self.roots_pem).map_err(|error| error.to_string())?;
+            let stream = dial(&self.addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
+            let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+            let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+        };
+        let (mut sender, connection) = tokio::time::timeout(CONNECT, connect)
+            .await
+            .unwrap_or_else(|_| Err(format!("not within {} s", CONNECT.as_secs())))
+            .map_err(|error| failed(format!("cannot be reached: {error}")))?;
+        tokio::spawn(connection);
+        let exchange = async {
+            let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+            Ok((head.status.as_u16(), body.to_bytes()))
+        };
+        let (status, body) = tokio::time::timeout(ANSWER, exchange)
+            .await
+            .unwrap_or_else(|_| Err(format!("not within {} s", ANSWER.as_secs())))
+            .map_err(|error: String| failed(format!("does not answer: {error}")))?;
+        read(host, status, &body)
+    }
 }
 
 /// The content type and the body of the question. One of the three places in this directory where a secret leaves its
-/// wrapper; the others are [`super::home::Room::fill`] and [`exposed`].
+/// wrapper; the others are [`exposed`] and [`super::home::Room::fill`].
 fn body(service: Service, client: &Client, token: &SecretString) -> (&'static str, Bytes) {
     let mut fields = vec![
         ("grant_type", "refresh_token"),

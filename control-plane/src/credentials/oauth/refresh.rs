@@ -7,7 +7,6 @@
 //! before it is told anything, and the next gateway waits for the lock.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,13 +15,13 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::endpoint::{self, Client, Refused};
+use super::endpoint::{Endpoint, Question, Refused, exposed};
 use super::home::{Home, Lock};
-use super::provider::{Layout, Service};
+use super::provider::Layout;
 use super::tokens::{self, Renewed};
 use crate::cli::OURSELVES;
 
@@ -58,17 +57,9 @@ pub struct Order {
 
 /// What the process is told.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Told {
-    /// What it is to do.
-    pub order: Order,
-    /// Who it asks, and where that is.
-    pub service: Service,
-    /// The addresses of the service's token endpoint.
-    pub addresses: Vec<SocketAddr>,
-    /// Who vouches for it there.
-    pub roots_pem: String,
-    /// Who it is to the endpoint.
-    pub client: Client,
+struct Told {
+    order: Order,
+    question: Question,
 }
 
 /// What became of a refresh.
@@ -115,10 +106,15 @@ pub async fn carry_out(order: Order, ask: impl AsyncFnOnce(Arc<SecretString>) ->
     }
 }
 
-/// Has a process carry it out.
-pub async fn apart(told: &Told) -> Outcome {
+/// Has a process carry it out, which asks `endpoint`.
+pub async fn apart(order: Order, endpoint: &Endpoint) -> Outcome {
+    let question = match endpoint.question().await {
+        Ok(question) => question,
+        Err(refused) => return Outcome::Refused(refused),
+    };
     let for_now = |why: String| Outcome::Refused(Refused::ForNow(format!("a process for it cannot be started: {why}")));
-    let Ok(told_bytes) = serde_json::to_vec(told) else {
+    let told = Told { order, question };
+    let Ok(bytes) = serde_json::to_vec(&told) else {
         return for_now("a path of it is no text".into());
     };
     let begun = tokio::time::timeout(START, begin(told.order.home.lock_file())).await;
@@ -129,7 +125,7 @@ pub async fn apart(told: &Told) -> Outcome {
         Err(_) => return for_now(format!("not within {} s", START.as_secs())),
     };
     let exchange = async {
-        stdin.write_all(&told_bytes).await?;
+        stdin.write_all(&bytes).await?;
         drop(stdin);
         let mut answer = Vec::new();
         (&mut stdout).take(MAX_OUTCOME).read_to_end(&mut answer).await?;
@@ -197,17 +193,10 @@ pub fn run(lock: &Path) -> anyhow::Result<()> {
     let mut told = Vec::new();
     std::io::stdin().lock().read_to_end(&mut told)?;
     // What serde says of a text may quote it.
-    let told: Told = serde_json::from_slice(&told).map_err(|_| anyhow::anyhow!("the order ends too early"))?;
-    let Told { order, service, addresses, roots_pem, client } = told;
-    let outcome = runtime.block_on(carry_out(order, async |token| {
-        endpoint::ask(service, &addresses, &roots_pem, &client, &token).await
-    }));
+    let Told { order, question } =
+        serde_json::from_slice(&told).map_err(|_| anyhow::anyhow!("the order ends too early"))?;
+    let outcome = runtime.block_on(carry_out(order, async |token| question.ask(&token).await));
     // Whoever wanted to know may be gone.
     drop(stdout.write_all(&serde_json::to_vec(&outcome)?));
     Ok(())
-}
-
-/// The pipes of this process are the one place where a login is written in the clear but its file.
-pub(super) fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(secret.expose_secret())
 }
