@@ -15,6 +15,7 @@ use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Phase, Progress, Settled, Waiting};
 use envoy_host::{self as host, AUDIT, CONTAINER, Direction, Level, Method, Response};
+use jiff::Timestamp;
 use policy::{Authority, Denial, Form, HostName};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -94,6 +95,7 @@ impl RootContext for Root {
         }
         self.shared.give_up_overdue();
         self.shared.end_without_right();
+        self.shared.end_tunnels_without_right();
         self.adjust_tick();
     }
 
@@ -324,6 +326,7 @@ impl Stream {
     fn admit_tunnel(&self, facts: &Facts, source: Option<IpAddr>) -> Result<(), Denial> {
         let Some(source) = source else { return Err(verdict::no_source()) };
         self.enter(source, Kind::Tunnel)?;
+        self.shared.live.borrow_mut().open(self.id, source, &self.shared.memory.borrow());
         let authority = facts.authority.as_deref().and_then(|authority| Authority::parse(authority).ok());
         match authority {
             Some(to) if !self.shared.memory.borrow().names_host(source, &to.host) => {
@@ -469,12 +472,21 @@ impl Shared {
 
     /// Ends the requests under way whose record has gone, was replaced, or has expired.
     fn end_without_right(&self) {
-        let now = match host::now() {
-            Ok(now) => now,
+        self.reset(|now| self.live.borrow().without_right(&self.memory.borrow(), now));
+    }
+
+    /// The same of tunnels, a tick later.
+    fn end_tunnels_without_right(&self) {
+        self.reset(|now| self.live.borrow_mut().tunnels_without_right(&self.memory.borrow(), now));
+    }
+
+    /// Ends what `chosen` names.
+    fn reset(&self, chosen: impl FnOnce(Timestamp) -> Vec<u32>) {
+        let chosen = match host::now() {
+            Ok(now) => chosen(now),
             Err(error) => return host::log(Level::Error, &format!("identity: {error}")),
         };
-        let ended = self.live.borrow().without_right(&self.memory.borrow(), now);
-        for id in ended {
+        for id in chosen {
             // A context that is gone has taken its request with it.
             if let Err(error) = host::act_for(id).and_then(|()| host::reset_request()) {
                 host::log(Level::Info, &format!("identity: a request could not be ended: {error}"));

@@ -9,8 +9,9 @@ use std::time::Duration;
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest pause before it is reopened: a restarted control plane is in touch again within this.
 const LONGEST: Duration = Duration::from_secs(2);
-/// How often a tick comes while the stream is up; it only has to find requests that have waited too long.
-const IDLE: Duration = Duration::from_secs(1);
+/// How often a tick comes while the stream is up: it finds what has waited too long, and what has lost its right. A
+/// tunnel is to end within a second of its record, and that is seen at one tick and done at the next.
+const IDLE: Duration = Duration::from_millis(250);
 
 /// The stream to the registry.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! The requests that have passed and are still under way, with the record that let each of them pass. Pure: `filter`
-//! puts them in, ends those that this says have lost their right, and takes out those that have ended.
+//! The requests that have passed and the tunnels that are open, with the record that each of them has its right from.
+//! Pure: `filter` puts them in, ends those that this says have lost their right, and takes out those that have ended.
 
 use crate::memory::Memory;
 use jiff::Timestamp;
@@ -29,27 +29,63 @@ impl Right {
     }
 }
 
-/// The requests under way.
+/// The requests under way and the open tunnels.
 #[derive(Debug, Default)]
-pub struct Live(HashMap<u32, Right>);
+pub struct Live {
+    requests: HashMap<u32, Right>,
+    tunnels: HashMap<u32, Tunnel>,
+}
+
+#[derive(Debug)]
+struct Tunnel {
+    source: IpAddr,
+    /// Of the first record that was seen at its source; `None` while there has been none.
+    right: Option<Right>,
+    /// It had lost it a tick ago.
+    lost: bool,
+}
 
 impl Live {
     /// The request `id` has passed.
     pub fn insert(&mut self, id: u32, right: Right) {
-        self.0.insert(id, right);
+        self.requests.insert(id, right);
     }
 
-    /// The request `id` has ended, if it ever passed.
+    /// `source` opens the tunnel `id`. Whoever is there need not be known yet: each request in it is judged by itself.
+    pub fn open(&mut self, id: u32, source: IpAddr, memory: &Memory) {
+        self.tunnels.insert(id, Tunnel { source, right: memory.record(source).map(Right::of), lost: false });
+    }
+
+    /// The request or tunnel `id` has ended, if it ever passed.
     pub fn remove(&mut self, id: u32) {
-        self.0.remove(&id);
+        self.requests.remove(&id);
+        self.tunnels.remove(&id);
     }
 
     /// The requests whose record has gone, was replaced, or has expired at `now`. A record that the memory has not
     /// been told of yet has let its request pass by the registry's own answer, and stands.
     pub fn without_right(&self, memory: &Memory, now: Timestamp) -> Vec<u32> {
-        let lost = |right: &Right| right.expires_at <= now || !memory.confirms(right.source, right.generation);
-        self.0.iter().filter(|(_, right)| lost(right)).map(|(id, _)| *id).collect()
+        self.requests.iter().filter(|(_, right)| lost(right, memory, now)).map(|(id, _)| *id).collect()
     }
+
+    /// A tick has come at `now`: the tunnels that have been without their record since the one before. Until then
+    /// what is sent in them is still told why it is refused.
+    pub fn tunnels_without_right(&mut self, memory: &Memory, now: Timestamp) -> Vec<u32> {
+        let mut ended = Vec::new();
+        for (id, tunnel) in &mut self.tunnels {
+            tunnel.right = tunnel.right.or_else(|| memory.record(tunnel.source).map(Right::of));
+            let lost = tunnel.right.is_some_and(|right| lost(&right, memory, now));
+            if lost && tunnel.lost {
+                ended.push(*id);
+            }
+            tunnel.lost = lost;
+        }
+        ended
+    }
+}
+
+fn lost(right: &Right, memory: &Memory, now: Timestamp) -> bool {
+    right.expires_at <= now || !memory.confirms(right.source, right.generation)
 }
 
 #[cfg(test)]
@@ -94,5 +130,34 @@ mod tests {
         memory.apply(message(4, vec![upsert("10.0.0.3", 3), upsert("10.0.0.2", 4)], &[])).unwrap();
         assert_eq!(live.without_right(&memory, now), [8], "replaced");
         assert_eq!(live.without_right(&memory, "2027-01-15T00:00:00Z".parse().unwrap()).len(), 2, "expired");
+    }
+
+    #[test]
+    fn a_tunnel_ends_a_tick_after_its_record_and_no_other_does() {
+        let now = "2026-12-01T00:00:00Z".parse().unwrap();
+        let mut memory = Memory::default();
+        memory.apply(message(1, vec![upsert("10.0.0.1", 1), upsert("10.0.0.2", 1)], &[])).unwrap();
+        let mut live = Live::default();
+        for (id, source) in [(7, "10.0.0.1"), (8, "10.0.0.2"), (9, "10.0.0.3")] {
+            live.open(id, source.parse().unwrap(), &memory);
+        }
+        let tick = |live: &mut Live, memory: &Memory| {
+            let mut ended = live.tunnels_without_right(memory, now);
+            ended.sort_unstable();
+            ended
+        };
+        assert!(tick(&mut live, &memory).is_empty());
+        memory.apply(message(2, vec![upsert("10.0.0.3", 2)], &["10.0.0.1"])).unwrap();
+        assert!(tick(&mut live, &memory).is_empty(), "what is sent now is told why it is refused");
+        assert_eq!(tick(&mut live, &memory), [7]);
+        live.remove(7);
+        // One that was open before its record was there has it from then on.
+        memory.apply(message(3, vec![], &["10.0.0.3"])).unwrap();
+        assert!(tick(&mut live, &memory).is_empty());
+        assert_eq!(tick(&mut live, &memory), [9]);
+        live.remove(9);
+        let expired = "2027-01-15T00:00:00Z".parse().unwrap();
+        assert!(live.tunnels_without_right(&memory, expired).is_empty());
+        assert_eq!(live.tunnels_without_right(&memory, expired), [8]);
     }
 }

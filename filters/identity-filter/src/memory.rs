@@ -174,9 +174,14 @@ impl Memory {
             || self.containers.get(&address).is_some_and(|container| container.generation == generation)
     }
 
-    /// The id of whoever the stream has told of at `address`; for the audit only.
+    /// The record that the stream has told of at `address`. No request may be judged by it: see [`Memory::who`].
+    pub fn record(&self, address: IpAddr) -> Option<&Container> {
+        self.containers.get(&address).map(Rc::as_ref)
+    }
+
+    /// Its id; for the audit only.
     pub fn container_id(&self, address: IpAddr) -> Option<&str> {
-        self.containers.get(&address).map(|container| container.container_id.as_str())
+        self.record(address).map(|container| container.container_id.as_str())
     }
 
     /// Whether the policy, or the record of whoever is at `source`, names `host`. Before the first snapshot none does.

@@ -4,11 +4,15 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
-use std::time::Duration;
-use test_support::client::drain;
+use std::time::{Duration, Instant};
+use test_support::client::{drain, tls};
 use test_support::process::Signal;
+use test_support::raw::web_socket;
 use test_support::upstream::Visibility;
-use test_support::{Answer, Client, Http, Rig, eventually_async};
+use test_support::{Answer, Client, Http, Rig, Sandbox, eventually_async};
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// Every container here has this repository, so that api.github.com, where the control plane adds a credential, serves
 /// what is below `/repos/acme/app`.
@@ -71,9 +75,10 @@ async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answe
     let sandbox = rig.sandbox();
     for host in [PLAIN, "api.github.com"] {
         for http in [Http::One, Http::Two] {
-            let mut client = Client::connect(&sandbox, sandbox.address, host, http).await.unwrap();
             for round in 0..50 {
                 rig.gateway.register(sandbox.address, &[REPO]);
+                // It is ended as well, but not before it has told.
+                let mut client = Client::connect(&sandbox, sandbox.address, host, http).await.unwrap();
                 let served = client.get(&format!("/repos/acme/app/commits/kept/{round}")).await.unwrap();
                 assert_eq!(served.status, 200, "{host} {http:?} {round}: {served:?}");
                 rig.gateway.remove(sandbox.address);
@@ -84,25 +89,67 @@ async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answe
     assert!(rig.upstream.requests_with("/repos/acme/app/commits/removed").is_empty());
 }
 
-#[tokio::test]
-async fn an_open_stream_ends_with_the_record_and_nobody_else_s_does() {
-    let rig = rig();
-    let (removed, kept) = (rig.registered(&[REPO]), rig.registered(&[REPO]));
-    for http in [Http::One, Http::Two] {
-        rig.gateway.register(removed.address, &[]);
-        let mut streams = Vec::new();
-        for sandbox in [&removed, &kept] {
-            let mut client = Client::connect(sandbox, sandbox.address, "api.anthropic.com", http).await.unwrap();
-            let response = client.open("/v1/stream").await.unwrap();
-            assert_eq!(response.status(), 200);
+/// All that a container can have open, and when each of it has ended.
+async fn open(sandbox: &Sandbox) -> Vec<(&'static str, JoinHandle<Instant>)> {
+    let mut open = Vec::new();
+    for (what, http) in [("a stream over HTTP/1.1", Http::One), ("a stream over HTTP/2", Http::Two)] {
+        let mut client = Client::connect(sandbox, sandbox.address, "api.anthropic.com", http).await.unwrap();
+        let response = client.open("/v1/stream").await.unwrap();
+        assert_eq!(response.status(), 200);
+        let ended = async move {
+            drop(drain(response.into_body(), Duration::from_secs(30)).await);
             // An HTTP/2 connection ends with its last handle.
-            streams.push((client, response.into_body()));
+            drop(client);
+            Instant::now()
+        };
+        open.push((what, tokio::spawn(ended)));
+    }
+    let socket = web_socket(sandbox, "api.anthropic.com", "/v1/echo").await.unwrap();
+    let tunnel = tls(sandbox, sandbox.address, PLAIN, Http::One).await.unwrap();
+    for (what, mut stream) in [("a WebSocket", socket), ("a tunnel that nothing is sent in", tunnel)] {
+        let ended = async move {
+            let _ended = stream.read(&mut [0; 1]).await;
+            Instant::now()
+        };
+        open.push((what, tokio::spawn(ended)));
+    }
+    open
+}
+
+#[tokio::test]
+async fn what_is_open_ends_within_a_second_of_its_record_and_nobody_else_s_does() {
+    let rig = rig();
+    let (sandbox, kept) = (rig.registered(&[REPO]), rig.registered(&[REPO]));
+    let path = format!("/internal/containers/{}", sandbox.address);
+    let others = open(&kept).await;
+    for way in ["removed", "replaced", "narrowed", "expired"] {
+        rig.gateway.register(sandbox.address, &[REPO]);
+        let expires_at = Timestamp::now() + SignedDuration::from_secs(3);
+        if way == "expired" {
+            let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"expires_at": expires_at})));
+            assert_eq!(status, 200, "{body}");
         }
-        let (_kept_client, kept_body) = streams.pop().unwrap();
-        let (_removed_client, removed_body) = streams.pop().unwrap();
-        rig.gateway.remove(removed.address);
-        drain(removed_body, Duration::from_secs(5)).await.expect("the stream of a removed container ends");
-        drain(kept_body, Duration::from_millis(500)).await.expect_err("the stream of another container goes on");
+        let mine = open(&sandbox).await;
+        assert!(mine.iter().all(|(_, ended)| !ended.is_finished()), "{way}");
+        match way {
+            "removed" => rig.gateway.remove(sandbox.address),
+            "replaced" => rig.gateway.register(sandbox.address, &[REPO]),
+            "narrowed" => {
+                let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": []})));
+                assert_eq!(status, 200, "{body}");
+            }
+            _ => tokio::time::sleep((expires_at - Timestamp::now()).try_into().unwrap()).await,
+        }
+        let since = Instant::now();
+        for (what, ended) in mine {
+            let ended = timeout(Duration::from_secs(10), ended).await.unwrap_or_else(|_| panic!("{way}: {what}: open"));
+            let late = ended.unwrap().duration_since(since);
+            assert!(late < Duration::from_secs(1), "{way}: {what} ended after {late:?}");
+        }
+    }
+    for (what, ended) in others {
+        assert!(!ended.is_finished(), "another container's: {what}");
+        ended.abort();
     }
 }
 
@@ -140,8 +187,8 @@ async fn a_replaced_record_counts_at_once_on_kept_connections() {
     let path = format!("/internal/containers/{}", sandbox.address);
     for http in [Http::One, Http::Two] {
         rig.gateway.register(sandbox.address, &["acme/one", "acme/two"]);
-        let mut client = Client::connect(&sandbox, sandbox.address, "github.com", http).await.unwrap();
         for round in 0..20 {
+            let mut client = Client::connect(&sandbox, sandbox.address, "github.com", http).await.unwrap();
             let served = client.get(refs).await.unwrap();
             assert_eq!(served.status, 200, "{http:?} {round}: {served:?}");
             rig.gateway.register(sandbox.address, &["acme/one"]);

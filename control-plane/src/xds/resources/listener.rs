@@ -63,6 +63,13 @@ const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// How long a client may take to send its request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection that Envoy ends is kept for what the other side has yet to read. A stream over HTTP/1.1 ends
+/// with its connection, and is to end within a second of its record.
+const CLOSE: Duration = Duration::from_millis(200);
+
+/// How long a connection to the proxy may be without a request. A tunnel is one for as long as it is open.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// How long a client may take until Envoy knows whether it speaks TLS, and then until the handshake is done, which
 /// waits for the leaf.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -201,6 +208,7 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         common_http_protocol_options: Some(CommonOptions {
             // CGI and its heirs read `X_Real_IP` as `X-Real-IP`, which the identity filter strips.
             headers_with_underscores_action: HeadersWithUnderscoresAction::DropHeader.into(),
+            idle_timeout: (routes == PROXY).then_some(SILENCE).map(duration),
             ..Default::default()
         }),
         // Without it Envoy takes X-Forwarded-For for the peer.
@@ -224,6 +232,7 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         max_request_headers_kb: number(HEADERS_KIB),
         stream_idle_timeout: Some(duration(STREAM_IDLE)),
         request_headers_timeout: Some(duration(HEADERS_TIMEOUT)),
+        delayed_close_timeout: Some(duration(CLOSE)),
         access_log: vec![audit_log()],
         access_log_options: Some(http_connection_manager::HcmAccessLogOptions {
             access_log_flush_interval: Some(duration(LONG)),
