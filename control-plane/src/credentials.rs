@@ -34,6 +34,7 @@ use crate::dns::Resolver;
 use crate::github::transport::Transport;
 pub use entry::Use;
 use entry::{Entry, Place};
+use oauth::Login;
 use oauth::endpoint::{Endpoint, Refused};
 use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
@@ -135,7 +136,13 @@ impl Credentials {
         stopped: &watch::Receiver<bool>,
     ) -> anyhow::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
+        let mut kept: Vec<&Arc<Login>> = Vec::new();
         for login in self.entries.values().flat_map(Entry::logins) {
+            // Two credentials may have the same.
+            if kept.iter().any(|other| Arc::ptr_eq(other, login)) {
+                continue;
+            }
+            kept.push(login);
             let endpoint = match login.refreshed_by() {
                 Some((service, client)) => {
                     let endpoint = Endpoint::of(service, client.clone(), config, roots_pem, Arc::clone(resolver))?;

@@ -215,8 +215,26 @@ pub const BUILT_IN: &[BuiltIn] = &[
         name: "gemini-cli",
         group: None,
         host: "cloudcode-pa.googleapis.com",
-        scope: Scope::Endpoints(&["POST /v1internal:*"]),
-        also: &[],
+        // What gemini-cli's packages/core/src/code_assist/server.ts asks for, but for what changes the account.
+        scope: Scope::Endpoints(&[
+            "POST /v1internal:generateContent",
+            "POST /v1internal:streamGenerateContent",
+            "POST /v1internal:countTokens",
+            "POST /v1internal:loadCodeAssist",
+            "POST /v1internal:retrieveUserQuota",
+            "POST /v1internal:listExperiments",
+            "POST /v1internal:fetchAdminControls",
+            "POST /v1internal:recordCodeAssistMetrics",
+            "GET /v1internal:getCodeAssistGlobalUserSetting",
+        ]),
+        also: &[Also {
+            name: "account",
+            endpoints: &[
+                "POST /v1internal:onboardUser",
+                "GET /v1internal/operations/*",
+                "POST /v1internal:setCodeAssistGlobalUserSetting",
+            ],
+        }],
         ways: &[],
     },
     BuiltIn {

@@ -3,8 +3,10 @@
 /// Headers, whatever the provider.
 pub const HEADERS: [&str; 6] = ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
 
-/// Parameters of a query. Google reads each of its own also with a `$` in front.
-const PARAMETERS: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "oauth_token", "bearer_token"];
+/// Parameters of a query. Google reads each of its own also with a `$` in front; by the last two it takes headers and
+/// the method (Closure's goog.net.rpc.HttpCors).
+const PARAMETERS: [&str; 9] =
+    ["key", "api_key", "api-key", "apikey", "access_token", "oauth_token", "bearer_token", "httpheaders", "httpmethod"];
 
 /// The parameters of a target's query that carry a credential, `ours` among them where there is one, in the spelling in
 /// which they stand there, for Envoy to remove: it compares the bytes. None where there is one that Envoy would not find.
@@ -68,13 +70,14 @@ mod tests {
 
     #[test]
     fn a_credential_in_a_query_is_found_in_every_spelling() {
-        let cases: [(&str, Option<&[&str]>); 12] = [
+        let cases: [(&str, Option<&[&str]>); 13] = [
             ("/v1/models", Some(&[])),
             ("/v1/models?", Some(&[])),
             ("/v1/models?alt=sse&monkey=1&keys=2", Some(&[])),
             ("/v1/models?key=K", Some(&["key"])),
             ("/v1/models?alt=sse&key=K&key=L&access_token=T", Some(&["key", "access_token"])),
             ("/v1/models?%6bey=K&KEY=K&$key=K&%24k%65y=K", Some(&["%6bey", "KEY", "$key", "%24k%65y"])),
+            ("/v1/models?$httpHeaders=x&httpMethod=y", Some(&["$httpHeaders", "httpMethod"])),
             ("/v1/models?key", Some(&["key"])),
             ("/v1/models?api%5Fkey=K", Some(&["api%5Fkey"])),
             ("/v1/models?%=1&%6=2&%zz=3", Some(&[])),

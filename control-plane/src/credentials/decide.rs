@@ -3,13 +3,13 @@
 //! Everything on a host of ours that a credential is not for is refused: no credential, no request.
 
 use jiff::Timestamp;
-use policy::{Container, Denial, HostName, Repo, Stage};
+use policy::{Container, Denial, Egress, HostName, Repo, Stage};
 
-use super::Credentials;
 use super::client::query_credentials;
 use super::endpoint::canonical;
 use super::entry::{Entry, Scope};
 use super::github;
+use super::{Credentials, within};
 
 /// A request, as the credential stage sees it.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +37,15 @@ pub struct Grant<'a, 'c> {
     pub parameters: Vec<String>,
 }
 
-/// Decides.
+/// Decides. `egress` is what every container may reach.
 ///
 /// # Errors
 /// The refusal: an address that nobody is registered at any more, a record expired at `now` or blocked, a host or a path
-/// that no credential is for, a container that may not use it.
+/// that no credential is for, a container that may not use it, or that may reach the host by a suffix only.
 pub fn decide<'a, 'c>(
     container: Option<&'c Container>,
     request: Request<'_>,
+    egress: &Egress,
     credentials: &'a Credentials,
     now: Timestamp,
 ) -> Result<Grant<'a, 'c>, Denial> {
@@ -66,6 +67,14 @@ pub fn decide<'a, 'c>(
     // What the gateway answers by itself is worth nothing, and so for everybody.
     if !matches!(entry.scope, Scope::Answer(_)) && !entry.admits(container) {
         return refuse("credentials.container", format!("this container may not use the credential {}", entry.name));
+    }
+    // A suffix on a list is no word for a credential, and the host may stand on another container's list by its name.
+    let own = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host)).cloned();
+    let mut by = own.chain(egress.by(request.host));
+    if !matches!(entry.scope, Scope::Answer(_)) && !by.any(|pattern| within(&entry.host, &pattern)) {
+        let reason =
+            format!("{} is allowed here by a suffix; the credential {} wants its name", request.host, entry.name);
+        return refuse("credentials.host", reason);
     }
     // Where.
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
@@ -117,6 +126,7 @@ mod tests {
     use super::*;
     use crate::credentials::entry::{Place, Use, Way};
     use crate::credentials::{raws, read};
+    use policy::{Access, HostPattern};
     use secrecy::ExposeSecret;
     use std::path::Path;
 
@@ -143,6 +153,12 @@ mod tests {
         .unwrap()
     }
 
+    fn egress(pattern: &str) -> Egress {
+        let mut egress = Egress::default();
+        egress.add(HostPattern::parse(pattern).unwrap(), Access::FULL);
+        egress
+    }
+
     /// The header that is added, or the rule of the refusal.
     async fn run(container: Option<&Container>, target: &str, credentials: &Credentials) -> Result<String, Denial> {
         let (method, url) = target.split_once(' ').unwrap();
@@ -150,7 +166,7 @@ mod tests {
         let (host, path) = url.split_at(at);
         let host = HostName::parse(host.as_bytes()).unwrap();
         let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
-        let grant = decide(container, request, credentials, NOW.parse().unwrap())?;
+        let grant = decide(container, request, &egress(host.as_str()), credentials, NOW.parse().unwrap())?;
         let whom = container.map(|container| Use { container, repo: grant.repo });
         let (way, value) = grant.entry.value(whom).await?;
         Ok(format!("{}: {}", place(way), way.format.fill(value.expose_secret())))
@@ -285,7 +301,8 @@ mod tests {
         let judge = |method, host: &str, path: &str| {
             let host = HostName::parse(host.as_bytes()).unwrap();
             let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
-            let decided = decide(Some(&known), request, &credentials, NOW.parse().unwrap());
+            let decided =
+                decide(Some(&known), request, &egress(request.host.as_str()), &credentials, NOW.parse().unwrap());
             decided.map_or_else(|denial| denial.rule, |grant| grant.rule)
         };
         assert_eq!(judge("POST", "auth.openai.com", "/oauth/token"), "credentials.stub");
@@ -309,7 +326,9 @@ mod tests {
         let status = |path: &str, upgrade| {
             let host = HostName::parse(b"api.openai.com").unwrap();
             let request = Request { host: &host, method: "GET", path: path.as_bytes(), upgrade };
-            decide(Some(&known), request, &credentials, NOW.parse().unwrap()).map(drop).map_err(|denial| denial.status)
+            decide(Some(&known), request, &egress(request.host.as_str()), &credentials, NOW.parse().unwrap())
+                .map(drop)
+                .map_err(|denial| denial.status)
         };
         assert_eq!(status("/v1/responses", true), Err(426));
         assert_eq!(status("/v1/responses", false), Err(403));
@@ -395,5 +414,31 @@ mod tests {
         // What is refused anyway is not told what is missing.
         let refused = run(Some(&container()), "GET api.openai.com/v1/files", &none).await.unwrap_err();
         assert_eq!(refused.rule, "credentials.path");
+    }
+
+    #[test]
+    fn a_host_that_is_allowed_by_a_suffix_has_no_credential_of_its_name() {
+        let credentials = all();
+        let rule = |own: &[&str], egress: &Egress, host: &str| {
+            let egress_allow = own.iter().map(|pattern| HostPattern::parse(pattern).unwrap()).collect();
+            let container = Container { egress_allow, ..container() };
+            let host = HostName::parse(host.as_bytes()).unwrap();
+            let request = Request { host: &host, method: "GET", path: b"/v1/models", upgrade: false };
+            decide(Some(&container), request, egress, &credentials, NOW.parse().unwrap())
+                .map_or_else(|d| d.rule, |g| g.rule)
+        };
+        let (named, below, none) = (egress("api.openai.com"), egress("*.openai.com"), Egress::default());
+        let (host, granted) = ("api.openai.com", "credentials.endpoint");
+        assert_eq!(rule(&[], &named, host), granted);
+        assert_eq!(rule(&["api.openai.com"], &below, host), granted);
+        assert_eq!(rule(&["*.openai.com"], &named, host), granted);
+        for (own, egress) in [(&[][..], &below), (&["*.openai.com"], &none), (&["*.openai.com"], &below), (&[], &none)]
+        {
+            assert_eq!(rule(own, egress, host), "credentials.host", "{own:?}");
+        }
+        // One for a suffix is for what is allowed by it, or by a longer one.
+        for pattern in ["*.example.org", "*.b.example.org", "a.b.example.org"] {
+            assert_eq!(rule(&[pattern], &none, "a.b.example.org"), granted, "{pattern}");
+        }
     }
 }

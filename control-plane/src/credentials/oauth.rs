@@ -36,8 +36,13 @@ use self::tokens::Tokens;
 /// How long a request waits for a refresh: less than Envoy waits for us (5 s), so that the answer is ours.
 const WAIT: Duration = Duration::from_secs(4);
 
-/// The least time between a refresh and one that a provider's 401 begins.
+/// The least time between a refresh and one that a provider's 401 begins. Twice that after each that a 401 has begun,
+/// up to an hour: a request that is wrong by itself is answered with 401 as well, and whoever sends it could otherwise
+/// have the login rotated for ever.
 const FLOOR: SignedDuration = SignedDuration::from_secs(60);
+
+/// How often that is doubled.
+const DOUBLED: u32 = 6;
 
 /// How a login is refreshed.
 pub type Ask = Box<dyn Fn(Order) -> BoxFuture<'static, Outcome> + Send + Sync>;
@@ -66,6 +71,8 @@ struct State {
     problem: Option<String>,
     /// A provider has said 401 to the token in force.
     rejected: bool,
+    /// How many refreshes in a row a 401 has begun.
+    blamed: u32,
 }
 
 /// What can be hoped for where the token in force has ended.
@@ -79,6 +86,11 @@ enum Outlook {
 }
 
 impl State {
+    /// How long after a refresh a 401 begins none.
+    fn floor(&self) -> SignedDuration {
+        FLOOR * 2_i32.pow(self.blamed.min(DOUBLED))
+    }
+
     fn usable(&self, now: Timestamp) -> Option<&Arc<Tokens>> {
         self.tokens.as_ref().filter(|tokens| tokens.expires.is_none_or(|expires| now < expires))
     }
@@ -94,6 +106,16 @@ impl Login {
     /// Who refreshes it, where we know how and who we are.
     pub fn refreshed_by(&self) -> Option<(Service, &Client)> {
         self.layout.service().zip(self.client.as_ref())
+    }
+
+    /// Who we are where it is refreshed, if we know.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Whether it is the one in `source`.
+    pub fn is_of(&self, layout: &Layout, source: &std::path::Path) -> bool {
+        self.layout == *layout && self.source == source
     }
 
     /// Who its program asks for a new token.
@@ -149,13 +171,14 @@ impl Login {
     }
 
     /// A provider has answered 401 to a request that began at `began`. Begins a refresh where that was with the token in
-    /// force, once for each, and no more often than [`FLOOR`].
+    /// force and there can be another, once for each, and no more often than [`FLOOR`] says.
     pub fn rejected(&self, began: Timestamp) {
         let now = Timestamp::now();
         let mut begins = false;
         self.state.send_if_modified(|state| {
-            let settled = state.refreshed.is_none_or(|at| now.duration_since(at) >= FLOOR);
-            begins = !state.rejected && settled && state.tokens.is_some() && began >= state.since;
+            let settled = state.refreshed.is_none_or(|at| now.duration_since(at) >= state.floor());
+            let renewable = state.tokens.as_ref().is_some_and(|tokens| tokens.refresh.is_some());
+            begins = !state.rejected && settled && renewable && began >= state.since;
             state.rejected |= begins;
             false
         });
@@ -176,5 +199,16 @@ impl Login {
 
     fn update(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_401_begins_a_refresh_ever_more_seldom_up_to_an_hour() {
+        let floor = |blamed| State { blamed, ..State::default() }.floor().as_secs();
+        assert_eq!([0, 1, 2, 6, 7, u32::MAX].map(floor), [60, 120, 240, 3840, 3840, 3840]);
     }
 }

@@ -181,6 +181,8 @@ struct Surroundings<'a> {
     environment: &'a dyn Fn(&str) -> Option<OsString>,
     /// Each App once, so that its tokens serve all entries.
     apps: RefCell<Vec<Arc<App>>>,
+    /// Each login once: a refresh token that two tasks spend is spent once too often.
+    logins: RefCell<Vec<Arc<Login>>>,
 }
 
 impl Surroundings<'_> {
@@ -192,6 +194,20 @@ impl Surroundings<'_> {
             apps.push(Arc::clone(&app));
             app
         }))
+    }
+
+    fn login(&self, name: &str, layout: Layout, file: &Path, client: Option<Client>) -> Result<Source, Wrong> {
+        let (mut logins, file) = (self.logins.borrow_mut(), self.base.join(file));
+        let Some(known) = logins.iter().find(|login| login.is_of(&layout, &file)) else {
+            let login = Arc::new(Login::new(name, layout, file, client));
+            logins.push(Arc::clone(&login));
+            return Ok(Source::login(login));
+        };
+        let id = |client: Option<&Client>| client.map(|client| client.id.clone());
+        match id(known.client()) == id(client.as_ref()) {
+            true => Ok(Source::login(Arc::clone(known))),
+            false => Err(("from.client_id", "is another one than elsewhere for the same file".to_owned())),
+        }
     }
 }
 
@@ -205,7 +221,7 @@ pub fn read(
     base: &Path,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Credentials, Problem> {
-    let surroundings = &Surroundings { base, environment, apps: RefCell::default() };
+    let surroundings = &Surroundings { base, environment, apps: RefCell::default(), logins: RefCell::default() };
     let problem = |name: &str, (key, problem): Wrong| {
         let key = if key.is_empty() { name.to_owned() } else { format!("{name}.{key}") };
         Problem { key, problem }
@@ -266,6 +282,10 @@ fn entry(
         .map_err(|error| ("host", format!("{host:?}: {error}; a credential is for one name, or for *.NAME")))?;
     if built_in.is_some() && matches!(host, HostPattern::Below(_)) {
         return Err(("host", "a built-in credential is for one exact name; write one of your own".to_owned()));
+    }
+    if let Some(built_in) = built_in.filter(|built_in| built_in.is_github() && host.to_string() != built_in.host) {
+        // Elsewhere nobody would read what a request does with the token.
+        return Err(("host", format!("{} is for {} only; write one of your own", built_in.name, built_in.host)));
     }
     let admits = raw.containers.clone().unwrap_or_default();
     Ok(Entry {
@@ -463,7 +483,7 @@ fn login(
     let place = read_header(raw.header.as_deref().unwrap_or("authorization"))?;
     let format = read_format(raw.format.as_deref().unwrap_or("Bearer {}"))?;
     let client = id.map(|id| Client { id, secret });
-    let source = Source::login(Login::new(name, layout, surroundings.base.join(file), client));
+    let source = surroundings.login(name, layout, &file, client)?;
     Ok(Way { source, place, format, variables: Vec::new() })
 }
 
@@ -762,6 +782,21 @@ mod tests {
     }
 
     #[test]
+    fn two_credentials_of_one_file_have_one_login() {
+        let login = |credentials: &Credentials, host: &str| entry(credentials, host).unwrap().logins().next().cloned();
+        let yaml = "openai: {from: {oauth: codex, file: /codex}}\ncodex: {from: {oauth: codex, file: /codex}}";
+        let shared = credentials(yaml).unwrap();
+        let [one, other] = ["api.openai.com", "chatgpt.com"].map(|host| login(&shared, host).unwrap());
+        assert!(Arc::ptr_eq(&one, &other));
+        let yaml = "openai: {from: {oauth: codex, file: /a}}\ncodex: {from: {oauth: codex, file: /b}}";
+        let apart = credentials(yaml).unwrap();
+        let [one, other] = ["api.openai.com", "chatgpt.com"].map(|host| login(&apart, host).unwrap());
+        assert!(!Arc::ptr_eq(&one, &other));
+        let yaml = "openai: {from: {oauth: codex, file: /a, client_id: x}}\ncodex: {from: {oauth: codex, file: /a}}";
+        assert!(credentials(yaml).unwrap_err().contains("from.client_id: is another one"));
+    }
+
+    #[test]
     fn an_entry_for_a_suffix_concerns_what_is_allowed_below_it() {
         let yaml = "own: {host: '*.example.com', query: sig, from: {env: OAI}}";
         let credentials = credentials(yaml).unwrap();
@@ -801,6 +836,8 @@ mod tests {
             ("x: {host: 'api.*.com', from: {env: X}}", "x.host: "),
             ("x: {host: '*.openai.com', from: {env: X}}", "x.host: *.openai.com and api.openai.com of openai have"),
             ("openai: {host: '*.openai.com', from: {env: X}}", "openai.host: a built-in credential"),
+            ("github-git: {host: octocorp.ghe.com}", "github-git.host: github-git is for github.com only"),
+            ("github-api: {host: api.octocorp.ghe.com}", "github-api.host: github-api is for api.github.com only"),
             ("x: {host: '*.a.com', from: {env: X}}\ny: {host: '*.b.a.com', from: {env: X}}", "y.host: "),
             (
                 "openai: {also: [files, file]}",

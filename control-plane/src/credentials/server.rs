@@ -60,7 +60,8 @@ impl Server {
         for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);
             let container = container.as_deref();
-            let grant = decide(container, request, &self.credentials, Timestamp::now())?;
+            let grant =
+                decide(container, request, &self.registry.policy().egress, &self.credentials, Timestamp::now())?;
             if let Scope::Answer(service) = grant.entry.scope {
                 return Ok(answer(service, grant.rule));
             }

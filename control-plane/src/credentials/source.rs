@@ -94,8 +94,8 @@ impl Source {
     }
 
     /// A login that the gateway keeps fresh.
-    pub fn login(login: Login) -> Self {
-        Self { kind: Kind::Login(Arc::new(login)), problem: Mutex::default() }
+    pub fn login(login: Arc<Login>) -> Self {
+        Self { kind: Kind::Login(login), problem: Mutex::default() }
     }
 
     /// The login, where it is one.

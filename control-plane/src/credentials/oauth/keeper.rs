@@ -145,6 +145,7 @@ impl<'a> Keeper<'a> {
                 tokens: Some(tokens),
                 since: Timestamp::now(),
                 refreshed: refreshed.or(state.refreshed),
+                blamed: if refreshed.is_some() && state.rejected { state.blamed.saturating_add(1) } else { 0 },
                 ..State::default()
             };
         });
@@ -467,6 +468,22 @@ mod tests {
         rig.login.rejected(Timestamp::now());
         tokio::time::sleep(LOOK * 2).await;
         assert_eq!(rig.asked(), 1, "not within a minute");
+        assert_eq!(rig.login.state.borrow().blamed, 1);
+    }
+
+    #[tokio::test]
+    async fn a_401_to_a_token_that_cannot_be_another_changes_nothing() {
+        let rig = Rig::start(3_000, Duration::ZERO, |_| Ok(NEXT));
+        let file = rig.directory.path().join("oauth_creds.json");
+        std::fs::write(&file, r#"{"access_token": "A2"}"#).unwrap();
+        rig.until("it is taken up", |rig| rig.saved().contains("A2")).await;
+        rig.until("it is in force", |rig| {
+            rig.login.state.borrow().tokens.as_ref().is_some_and(|tokens| tokens.refresh.is_none())
+        })
+        .await;
+        rig.login.rejected(Timestamp::now());
+        assert!(!rig.login.state.borrow().rejected);
+        assert_eq!(rig.login.problem(), None);
     }
 
     #[tokio::test]
