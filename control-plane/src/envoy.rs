@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::cli::OURSELVES;
 use crate::files;
 use crate::xds::resources::listener::AUDIT_FLUSH;
+use crate::xds::resources::{CLEARTEXT, PROXY, TUNNEL};
 
 /// The release that the configuration we send was tried with.
 const RELEASE: &str = "/1.40.";
@@ -34,7 +35,16 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Envoy's admin interface, as the bootstrap has it.
 const ADMIN_SOCKET: &str = "run/envoy-admin.sock";
 
-/// Envoy's answer to an admin call is a few words.
+/// How long a stop waits for the requests under way.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Envoy's counts of what is open at its listeners for sandboxes.
+const OPEN: &str = "/stats?filter=^(http|listener)\\.[a-z]*\\.downstream_(pre_)?(cx|rq)_active$";
+
+/// Envoy's answer to an admin call is some lines.
 const MAX_ANSWER: u64 = 64 << 10;
 
 /// What Envoy's access log may still hold back after the last request has ended.
@@ -155,10 +165,16 @@ impl Envoy {
     }
 }
 
-/// Ends Envoy: no new connections, then the access log's last lines, then SIGTERM, then SIGKILL.
+/// Ends Envoy: no new connections, then the end of what is under way, then the access log's last lines, then SIGTERM,
+/// then SIGKILL.
 async fn end(mut child: tokio::process::Child, admin: &Path) -> anyhow::Result<()> {
-    match tokio::time::timeout(STOP_DEADLINE, drain(admin)).await {
-        Ok(Ok(())) => tokio::time::sleep(LAST_LINES).await,
+    match tokio::time::timeout(STOP_DEADLINE, call(admin, "POST", "/drain_listeners")).await {
+        Ok(Ok(_)) => {
+            if tokio::time::timeout(UNDER_WAY, finished(admin)).await.is_err() {
+                tracing::warn!("what is still under way after {} s is cut off", UNDER_WAY.as_secs());
+            }
+            tokio::time::sleep(LAST_LINES).await;
+        }
         Ok(Err(error)) => tracing::warn!(%error, "Envoy cannot be asked to drain"),
         Err(_) => tracing::warn!("Envoy does not answer; it is ended without draining"),
     }
@@ -175,11 +191,57 @@ async fn end(mut child: tokio::process::Child, admin: &Path) -> anyhow::Result<(
     Ok(())
 }
 
-/// Closes Envoy's listeners by its admin interface. What is under way goes on until SIGTERM.
-async fn drain(admin: &Path) -> std::io::Result<()> {
+/// Waits until no request is under way, or Envoy does not say.
+async fn finished(admin: &Path) {
+    while let Ok(stats) = call(admin, "GET", OPEN).await {
+        if requests(&stats) == 0 {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How many requests are under way. A tunnel is one at the proxy's own listener for as long as it is open, and is none
+/// here.
+fn requests(stats: &str) -> u64 {
+    let count = |name: String| {
+        let value = stats.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(": ")?.trim().parse().ok());
+        value.unwrap_or(0_u64)
+    };
+    let requests = |listener: &str| count(format!("http.{listener}.downstream_rq_active"));
+    let tunnels =
+        ["cx", "pre_cx"].map(|kind| count(format!("listener.{TUNNEL}.downstream_{kind}_active"))).iter().sum();
+    requests(PROXY).saturating_sub(tunnels) + requests(TUNNEL) + requests(CLEARTEXT)
+}
+
+/// Asks Envoy's admin interface; returns the answer's text, head and all.
+async fn call(admin: &Path, method: &str, path: &str) -> std::io::Result<String> {
     let mut connection = UnixStream::connect(admin).await?;
-    connection.write_all(b"POST /drain_listeners HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = Vec::new();
-    connection.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other("Envoy's admin refused")) }
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    connection.take(MAX_ANSWER).read_to_string(&mut answer).await?;
+    if answer.starts_with("HTTP/1.1 200") { Ok(answer) } else { Err(std::io::Error::other("Envoy's admin refused")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_is_what_is_not_a_tunnel() {
+        let stats = |proxy, tunnel, cleartext, inside, before| {
+            format!(
+                "HTTP/1.1 200 OK\r\n\r\nhttp.admin.downstream_rq_active: 1\n\
+                 http.cleartext.downstream_rq_active: {cleartext}\nhttp.proxy.downstream_rq_active: {proxy}\n\
+                 http.tunnel.downstream_rq_active: {tunnel}\nlistener.tunnel.downstream_cx_active: {inside}\n\
+                 listener.tunnel.downstream_pre_cx_active: {before}\n"
+            )
+        };
+        assert_eq!(requests(&stats(0, 0, 0, 0, 0)), 0);
+        assert_eq!(requests(&stats(5, 0, 0, 3, 2)), 0, "tunnels");
+        assert_eq!(requests(&stats(7, 4, 1, 3, 2)), 7, "two in the proxy's own form");
+        assert_eq!(requests(&stats(1, 0, 0, 2, 0)), 0, "counts are not of one moment");
+        assert_eq!(requests(""), 0);
+    }
 }

@@ -1,8 +1,11 @@
 //! The gateway is one thing: what ends the one process ends the other, and what Envoy loses is put back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use test_support::client::tls;
 use test_support::process::{self, Signal};
+use test_support::raw::hear;
 use test_support::{Client, Http, Rig, Sandbox, eventually, eventually_async};
+use tokio::io::AsyncWriteExt;
 
 /// The longest that the end of all may take.
 const END: Duration = Duration::from_secs(10);
@@ -39,6 +42,32 @@ fn sigterm_ends_both_and_is_no_error() {
     let status = rig.gateway.ended(END);
     assert!(status.success(), "{status}");
     assert!(!process::alive(envoy), "Envoy outlived sallyport up");
+}
+
+#[tokio::test]
+async fn sigterm_lets_what_is_under_way_end_and_waits_for_no_tunnel() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&[]);
+    let _idle = tls(&sandbox, sandbox.address, "files.example.net", Http::One).await.unwrap();
+    let mut upload = tls(&sandbox, sandbox.address, "files.example.net", Http::One).await.unwrap();
+    let head = "POST /upload HTTP/1.1\r\nHost: files.example.net\r\nContent-Length: 8\r\n\r\nhalf";
+    upload.write_all(head.as_bytes()).await.unwrap();
+    upload.flush().await.unwrap();
+    eventually("it is under way", END, || (rig.upstream.requests_with("/upload").len() == 1).then_some(()));
+    rig.gateway.signal(Signal::TERM);
+    eventually_async("nothing new is taken", END, async || {
+        match sandbox.socket(sandbox.address).connect(sandbox.proxy.unwrap()).await {
+            Err(_) => Ok(()),
+            Ok(_) => Err("a connection was taken"),
+        }
+    })
+    .await;
+    upload.write_all(b"half").await.unwrap();
+    upload.flush().await.unwrap();
+    assert_eq!(hear(&mut upload, true).await.unwrap().status, 200);
+    let answered = Instant::now();
+    assert!(rig.gateway.ended(END).success());
+    assert!(answered.elapsed() < Duration::from_secs(4), "the idle tunnel was waited for: {:?}", answered.elapsed());
 }
 
 #[tokio::test]
