@@ -58,9 +58,10 @@ impl Bodies {
         room
     }
 
-    /// Part of a body has come and was dropped: the request, when it is to be answered now.
+    /// Part of a body has come and was dropped: the request, when it is to be answered now. One that is answered late
+    /// on purpose has its own time, whatever comes.
     pub fn dropped(&mut self, id: u32, size: usize, end: bool, uptime: Duration) -> Option<Refused> {
-        let refused = self.0.get_mut(&id)?;
+        let refused = self.0.get_mut(&id).filter(|refused| refused.denial.rule != RATE)?;
         refused.until = uptime.saturating_add(MAX_TIME);
         refused.left = refused.left.saturating_sub(size);
         if end || refused.left == 0 { self.0.remove(&id) } else { None }
@@ -100,6 +101,17 @@ mod tests {
         bodies.await_body(3, refused());
         assert!(bodies.take_overdue(MAX_TIME - Duration::from_nanos(1)).is_empty());
         assert_eq!(bodies.take_overdue(MAX_TIME).len(), 1);
+    }
+
+    #[test]
+    fn what_is_answered_late_is_answered_in_its_time_whatever_comes() {
+        let mut bodies = Bodies::default();
+        let denial = crate::limits::too_many(RATE, String::new());
+        bodies.await_body(1, Refused::new(&Facts::read(vec![]), &denial, &Rc::default(), Duration::ZERO));
+        assert!(bodies.dropped(1, 1, true, Duration::ZERO).is_none());
+        assert!(bodies.dropped(1, 0, false, RATE_PAUSE / 2).is_none());
+        assert!(bodies.take_overdue(RATE_PAUSE / 2).is_empty());
+        assert_eq!(bodies.take_overdue(RATE_PAUSE).len(), 1);
     }
 
     #[test]
