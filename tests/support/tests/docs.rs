@@ -1,0 +1,170 @@
+//! What the docs say of the tree, held against the tree: the tests that they name are there, and the crates lean on
+//! each other as docs/architecture.md draws them. Needs no gateway.
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What looks like the name of a test in the docs, and is somebody else's word: Envoy's, or that of a metric.
+const NO_TESTS: [&str; 9] = [
+    "access_log_flush_interval",
+    "dns_address_filter_out",
+    "downstream_transport_failure_reason",
+    "flush_access_log_on_new_request",
+    "ignore_port_in_host_matching",
+    "query_parameters_to_remove",
+    "sallyport_audit_lost_total",
+    "strip_any_host_port",
+    "strip_trailing_host_dot",
+];
+
+/// The underscores from which on a word in code font is taken for the name of a test, or of a function at least.
+const LONG: usize = 3;
+
+/// Which crates of ours, and whether the hostcalls' SDK, each one needs.
+const ARROWS: [(&str, &[&str]); 13] = [
+    ("policy", &[]),
+    ("git-wire", &[]),
+    ("registry-proto", &[]),
+    ("push", &["git-wire", "policy"]),
+    ("envoy-host", &["proxy-wasm"]),
+    ("identity-filter", &["envoy-host", "policy", "proxy-wasm", "registry-proto"]),
+    ("github-filter", &["envoy-host", "policy", "proxy-wasm", "registry-proto"]),
+    ("push-filter", &["envoy-host", "git-wire", "policy", "proxy-wasm", "push", "registry-proto"]),
+    ("scrub-filter", &["envoy-host", "proxy-wasm"]),
+    ("filter-chain", &["envoy-host", "github-filter", "identity-filter", "proxy-wasm", "push-filter", "scrub-filter"]),
+    ("control-plane", &["policy", "push", "registry-proto"]),
+    ("test-support", &[]),
+    ("e2e", &[]),
+];
+
+/// How the SDK's contexts make hostcalls; what a filter does by the names of `envoy-host` instead.
+const HOSTCALLS: [&str; 9] = [
+    "proxy_wasm::hostcalls",
+    ".get_http_",
+    ".set_http_",
+    ".send_http_",
+    ".resume_http_",
+    ".dispatch_",
+    ".get_property(",
+    ".get_shared_",
+    ".set_tick_period(",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The files below `directory` whose names end like this, but for what was built.
+fn files(directory: &Path, end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(files(&path, end));
+        } else if name.ends_with(end) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn is_name(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+/// The functions in `source`, and whether an attribute makes each a test.
+fn functions(source: &str) -> Vec<(String, bool)> {
+    let (mut functions, mut test) = (Vec::new(), false);
+    for line in source.lines().map(str::trim) {
+        let mut words = line.split(' ').skip_while(|word| *word != "fn").skip(1);
+        if let Some((name, _)) = words.next().and_then(|word| word.split_once(['(', '<'])) {
+            functions.push((name.to_owned(), test));
+        }
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            test = true;
+        } else if !line.starts_with("#[") && !line.starts_with("//") {
+            // What stands between an attribute and its function belongs to both.
+            test = false;
+        }
+    }
+    functions
+}
+
+/// The words of `text` in code font that could be names of functions.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2).filter(|word| is_name(word))
+}
+
+#[test]
+fn every_test_that_the_docs_name_is_there() {
+    let root = root();
+    let mut functions: BTreeMap<String, bool> = BTreeMap::new();
+    for path in files(&root, ".rs") {
+        for (name, test) in self::functions(&std::fs::read_to_string(path).unwrap()) {
+            *functions.entry(name).or_default() |= test;
+        }
+    }
+    let is_test = |name: &str| functions.get(name) == Some(&true);
+    assert!(is_test("every_test_that_the_docs_name_is_there") && !is_test("functions"), "tests are not told apart");
+    let mut docs = files(&root.join("docs"), ".md");
+    docs.extend([root.join("README.md"), root.join("tests/README.md"), root.join("envoy/README.md")]);
+    let mut missing = Vec::new();
+    for path in docs {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let long = named(&text).filter(|word| word.matches('_').count() >= LONG && !NO_TESTS.contains(word));
+        let not_there = long.filter(|word| !functions.contains_key(*word));
+        missing.extend(not_there.map(|word| format!("{}: {word}", path.display())));
+    }
+    let map = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let (_, invariants) = map.split_once("\n## What always holds\n").expect("the invariants have a heading");
+    let cited: Vec<&str> = named(invariants).filter(|word| word.contains('_')).collect();
+    assert!(cited.len() > 100, "the invariants name {} tests", cited.len());
+    missing.extend(cited.into_iter().filter(|word| !is_test(word)).map(|word| format!("an invariant: {word}")));
+    assert!(missing.is_empty(), "there is no such test: {missing:#?}");
+}
+
+#[test]
+fn arrows_between_crates_point_inward() {
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(root());
+    let output = metadata.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap();
+    let own: BTreeSet<String> = packages.iter().map(|package| text(&package["name"])).collect();
+    // What tests need beside it changes nothing of what is built.
+    let needs = |package: &Value| -> BTreeSet<String> {
+        let all = package["dependencies"].as_array().unwrap().iter();
+        let built = all.filter(|dependency| dependency["kind"] != "dev").map(|dependency| text(&dependency["name"]));
+        built.filter(|name| own.contains(name) || name == "proxy-wasm").collect()
+    };
+    let found: BTreeMap<String, BTreeSet<String>> =
+        packages.iter().map(|package| (text(&package["name"]), needs(package))).collect();
+    let drawn = ARROWS.map(|(name, needs)| (name.to_owned(), needs.iter().map(|name| (*name).to_owned()).collect()));
+    assert_eq!(found, BTreeMap::from(drawn), "docs/architecture.md draws them otherwise");
+}
+
+#[test]
+fn only_envoy_host_makes_hostcalls() {
+    let makes = |path: &Path| {
+        let source = std::fs::read_to_string(path).unwrap();
+        HOSTCALLS.into_iter().filter(|call| source.contains(call)).collect::<Vec<_>>()
+    };
+    let filters = root().join("filters");
+    assert_eq!(
+        makes(&filters.join("envoy-host/src/lib.rs")),
+        ["proxy_wasm::hostcalls"],
+        "it makes them by other names now"
+    );
+    for path in files(&filters, ".rs") {
+        let inside = path.strip_prefix(&filters).unwrap();
+        let member = inside.iter().next().unwrap().to_string_lossy();
+        if member == "chain" || member.ends_with("-filter") {
+            assert_eq!(makes(&path), <[&str; 0]>::default(), "{}", path.display());
+        }
+    }
+}
