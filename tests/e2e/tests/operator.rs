@@ -1,11 +1,11 @@
 //! What an operator looks at: metrics, the doctor, the policy's check, the audit as it goes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 use test_support::process::{self, Signal};
-use test_support::{Finished, Rig, TOKEN, eventually, gateway};
+use test_support::{Finished, Gateway, Rig, TOKEN, Upstream, eventually, gateway};
 
 /// The longest that anything here may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -123,6 +123,26 @@ fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
     rig.gateway.ended(WITHIN);
     assert_eq!(finding(&rig, "gateway").1["state"], "warn");
     assert!(finding(&rig, "ports").1["found"].as_str().unwrap().contains("is free"));
+}
+
+#[test]
+fn readiness_names_what_is_missing() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::unstarted(&upstream);
+    let readyz = || {
+        let (status, body) = gateway.try_call("GET", "/readyz", None).ok()?;
+        let said: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("/readyz: {error}: {body}"));
+        Some((status, said["ready"].clone(), said["missing"].clone()))
+    };
+    let missing = json!(["envoy: none is connected", "identity: 0 of 1 Envoy threads hold the registry"]);
+    let without_envoy = (503, json!(false), missing);
+    gateway.serve();
+    let said = eventually("the control plane answers", WITHIN, readyz);
+    assert_eq!(said, without_envoy);
+    gateway.start_envoy();
+    assert_eq!(readyz(), Some((200, json!(true), json!([]))));
+    process::signal(gateway.envoy_pid().unwrap(), Signal::KILL);
+    eventually("it is said that Envoy is gone", WITHIN, || (readyz().as_ref() == Some(&without_envoy)).then_some(()));
 }
 
 #[test]
