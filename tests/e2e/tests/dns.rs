@@ -7,7 +7,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use test_support::gateway::{container_id, policy};
 use test_support::internet::{NameServer, Record, Trap, hosts_file, own_address, public_host};
+use test_support::raw::web_socket;
 use test_support::{Curled, Gateway, Sandbox, Upstream, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 /// A host with a certificate and without a credential, found by DNS alone.
 const HOST: &str = "files.example.net";
@@ -138,6 +141,29 @@ fn a_public_address_is_reached_and_the_others_beside_it_are_not() {
     }
     let asked = internet.nameserver.asked_for(LARGE);
     assert!(asked.iter().any(|asked| !asked.tcp) && asked.iter().any(|asked| asked.tcp), "{asked:?}");
+    assert_eq!(internet.trap.caught(), 0);
+}
+
+#[tokio::test]
+async fn a_web_socket_reaches_a_host_that_only_dns_knows() {
+    let (internet, sandbox) = (internet(), registered());
+    let mut stream = web_socket(&sandbox, HOST, "/v1/echo/by-dns").await.unwrap();
+    let mut echoed = [0; 5];
+    for message in [b"first", b"other"] {
+        let both = async {
+            stream.write_all(message).await?;
+            stream.flush().await?;
+            stream.read_exact(&mut echoed).await
+        };
+        timeout(Duration::from_secs(10), both).await.expect("the upstream sends it back").unwrap();
+        assert_eq!(&echoed, message);
+    }
+    let [arrived] = &internet.upstream.requests_with("/v1/echo/by-dns")[..] else { panic!("not exactly one") };
+    // It prefers HTTP/2, over which it would be no WebSocket.
+    assert_eq!((arrived.alpn.as_str(), arrived.sni.as_str()), ("http/1.1", HOST), "{arrived:?}");
+    assert!(!internet.nameserver.asked_for(HOST).is_empty(), "the host is pinned");
+    let refused = web_socket(&sandbox, "private.example.com", "/v1/echo/inward").await.unwrap_err().to_string();
+    assert!(refused.contains("upstream.dns"), "{refused}");
     assert_eq!(internet.trap.caught(), 0);
 }
 

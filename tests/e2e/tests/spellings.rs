@@ -5,7 +5,9 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
-use test_support::upstream::Visibility;
+use test_support::gateway::policy;
+use test_support::raw::greet;
+use test_support::upstream::{IDN, Visibility};
 use test_support::ways::{Asked, Outcome, REQUESTS, Way};
 use test_support::{Gateway, Rig, Sandbox, TOKEN, eventually};
 use tokio::task::JoinSet;
@@ -14,6 +16,8 @@ use tokio::task::JoinSet;
 const ALLOWED: &str = "api.github.com";
 /// The upstream answers to it, and the policy does not name it.
 const REFUSED: &str = "uploads.github.com";
+/// The longest that a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many are asked for at a time.
 const AT_A_TIME: usize = 32;
 
@@ -252,4 +256,32 @@ async fn no_spelling_of_a_refused_host_reaches_anybody() {
         }
     }
     assert_eq!(rig.upstream.connections(), 0, "{:?}", rig.upstream.requests());
+}
+
+#[tokio::test]
+async fn an_internationalised_name_is_its_a_label_in_whatever_case() {
+    let rig = Rig::start_with(&policy(&[IDN]), &[]);
+    let sandbox = rig.registered(&[]);
+    for (number, name) in [IDN.to_owned(), IDN.to_ascii_uppercase(), format!("{IDN}.")].into_iter().enumerate() {
+        let greeting = greet(&sandbox, sandbox.address, &name, name.as_bytes(), HANDSHAKE).await.unwrap();
+        assert!(greeting.names(IDN), "{name}: {greeting:?}");
+        for way in REQUESTS {
+            let what = format!("{way:?} {name}");
+            let path = format!("/idn/{number}/{way:?}/end");
+            let asked = Asked { method: "GET", authority: name.as_bytes(), path: &path, tunnel: &name };
+            let outcome = way.ask(&sandbox, sandbox.address, asked).await.unwrap();
+            assert!(matches!(&outcome, Outcome::Answered(answer) if answer.status == 200), "{what}: {outcome:?}");
+            let [arrived] = &rig.upstream.requests_with(&path)[..] else { panic!("{what}: not exactly one") };
+            assert_eq!((arrived.host.as_str(), arrived.sni.as_str()), (IDN, IDN), "{what}: {arrived:?}");
+        }
+    }
+    // What the name says to people is no host name, and one label is not the other.
+    for (name, rule) in [("b\u{fc}cher.example", None), ("bcher-kva.example", Some("egress.host"))] {
+        let asked = Asked { method: "GET", authority: name.as_bytes(), path: "/idn/other", tunnel: IDN };
+        match Way::AbsoluteTwo.ask(&sandbox, sandbox.address, asked).await.unwrap() {
+            Outcome::Answered(answer) => assert_eq!(answer.rule.as_deref(), rule, "{name}: {answer:?}"),
+            outcome => assert!(rule.is_none() && matches!(outcome, Outcome::Cut(_)), "{name}: {outcome:?}"),
+        }
+    }
+    assert!(rig.upstream.requests_with("/idn/other").is_empty());
 }

@@ -37,7 +37,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 14] = [
+pub const OTHER_HOSTS: [&str; 15] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
@@ -52,7 +52,11 @@ pub const OTHER_HOSTS: [&str; 14] = [
     "console.anthropic.com",
     "platform.claude.com",
     "second.example.com",
+    IDN,
 ];
+
+/// bücher.example, as it stands in DNS (RFC 5891 section 4.4).
+pub const IDN: &str = "xn--bcher-kva.example";
 
 /// A request that arrived, as it arrived.
 #[derive(Clone)]

@@ -42,7 +42,7 @@ pub fn json(status: u16, body: &serde_json::Value) -> Response<Body> {
 
 /// Reads the body to its end, then answers.
 pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
-    if host == "api.anthropic.com" && request.uri().path().starts_with("/v1/echo") {
+    if matches!(host, "api.anthropic.com" | "files.example.net") && request.uri().path().starts_with("/v1/echo") {
         return echo(request, shared, index);
     }
     let (head, mut body) = request.into_parts();
@@ -99,7 +99,8 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         | "large.example.net"
         | "aliased.example.net"
         | "uploads.github.com"
-        | "codeload.github.com" => text(200, format!("raw {path}")),
+        | "codeload.github.com"
+        | super::IDN => text(200, format!("raw {path}")),
         "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
         "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
         // `?to=URL`: a redirect there.
