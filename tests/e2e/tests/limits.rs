@@ -22,6 +22,12 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Tunnels that are open.
 const TUNNELS: usize = 256;
+/// As many at once, and then as many in a second: of who is registered, and of nobody.
+const PER_SECOND: [usize; 2] = [32, 8];
+/// Tunnels that the test opens at a time: one after the other they might come too slowly.
+const AT_A_TIME: usize = 32;
+/// Questions to the registry about an address where nobody is known, at once.
+const QUESTIONS: usize = 128;
 /// Requests under way.
 const REQUESTS: usize = 256;
 /// Tunnels in an hour to hosts that the policy does not name.
@@ -38,7 +44,12 @@ fn rig() -> Rig {
 
 /// A CONNECT that has to be refused with 429, and the rule of the refusal.
 async fn refused(sandbox: &Sandbox, host: &str) -> String {
-    let error = tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel too many").to_string();
+    rule_of(&tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel too many"))
+}
+
+/// The rule of a CONNECT's refusal with 429.
+fn rule_of(error: &io::Error) -> String {
+    let error = error.to_string();
     let header =
         |name: &str| error.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
     assert!(error.contains(" 429 "), "{error}");
@@ -76,6 +87,68 @@ async fn an_address_has_256_tunnels_and_not_one_more() {
         tunnels.push(eventually_async("a tunnel is free again", SOON, async || opened(sandbox, PLAIN).await).await);
         assert_eq!(refused(sandbox, PLAIN).await, "limit.connections");
     }
+}
+
+/// At once as many may be done, and in a second. `done` were done since `begun`, and none was refused before.
+fn assert_rate(done: usize, at_once: usize, per_second: usize, begun: Instant) {
+    assert!(begun.elapsed() < Duration::from_secs(60), "too slow to come to the limit: {done}");
+    // One second may have begun before, and one may not have ended.
+    let most = at_once + per_second * (usize::try_from(begun.elapsed().as_secs()).unwrap() + 2);
+    assert!(done <= most, "{done}, and not {most} at most");
+}
+
+#[tokio::test]
+async fn an_address_opens_256_tunnels_at_once_and_then_so_many_in_a_second() {
+    let rig = rig();
+    let (known, stranger, other) = (rig.registered(&[]), rig.sandbox(), rig.registered(&[]));
+    let mut beside = Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap();
+    for (sandbox, per_second) in [&known, &stranger].into_iter().zip(PER_SECOND) {
+        let begun = Instant::now();
+        let mut opened_so_far = 0;
+        let mut refused = Vec::new();
+        while refused.is_empty() {
+            // All are closed before the next ones are opened, so few are open at a time.
+            let some = futures::future::join_all((0..AT_A_TIME).map(|_| opened(sandbox, PLAIN))).await;
+            opened_so_far += some.iter().filter(|tunnel| tunnel.is_ok()).count();
+            refused.extend(some.into_iter().filter_map(Result::err));
+            assert_rate(opened_so_far, TUNNELS, per_second, begun);
+        }
+        assert!(opened_so_far >= TUNNELS, "only {opened_so_far}");
+        assert!(refused.iter().all(|error| rule_of(error) == "limit.rate"), "{refused:?}");
+        let line = rig.gateway.audit_line("the refusal", |line| line["container_ip"] == json!(sandbox.address));
+        assert_refusal(&line, "limit.rate");
+        // Nobody else is concerned.
+        beside.get("/beside-a-flood").await.unwrap().ok().unwrap();
+        opened(&other, PLAIN).await.unwrap();
+        // What was too many is made good by time.
+        eventually_async("a tunnel is opened again", 3 * SOON, async || opened(sandbox, PLAIN).await).await;
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_is_known_128_requests_are_looked_up_at_once_and_then_8_in_a_second() {
+    let rig = rig();
+    let (stranger, other) = (rig.sandbox(), rig.registered(&[]));
+    let mut client = Client::connect(&stranger, stranger.address, PLAIN, Http::Two).await.unwrap();
+    let begun = Instant::now();
+    let mut asked = 0;
+    let refused = loop {
+        let answer = client.get("/flood").await.unwrap();
+        match answer.rule.as_deref() {
+            Some("identity.unknown") => asked += 1,
+            _ => break answer,
+        }
+        assert_rate(asked, QUESTIONS, PER_SECOND[1], begun);
+    };
+    assert!(asked >= QUESTIONS, "only {asked}");
+    assert_eq!((refused.status, refused.rule.as_deref()), (429, Some("limit.rate")), "{refused:?}");
+    let line = rig.gateway.audit_line("the refusal", |line| line["status"] == 429);
+    assert_refusal(&line, "limit.rate");
+    Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap().get("/beside").await.unwrap().ok().unwrap();
+    // Who is registered is known at once, whatever was asked before.
+    rig.gateway.register(stranger.address, &[]);
+    client.get("/known").await.unwrap().ok().unwrap();
+    assert!(rig.upstream.requests_with("/flood").is_empty());
 }
 
 #[tokio::test]
