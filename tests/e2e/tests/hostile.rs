@@ -894,6 +894,40 @@ async fn neither_a_registration_nor_a_new_policy_changes_a_listener() {
 }
 
 #[tokio::test]
+async fn a_policy_that_is_deleted_allows_nothing_until_it_is_there_again() {
+    let _alone = ALONE.lock().await;
+    let rig = Rig::start_with(&policy(&[PLAIN, "api.anthropic.com"]), &[]);
+    let sandbox = rig.registered(&[REPO]);
+    let mut other = connect(&sandbox, "api.anthropic.com", Http::Two).await;
+    let stream = other.open("/v1/stream").await.unwrap();
+    let mut clients = vec![other];
+    for http in [Http::Two, Http::One] {
+        clients.push(connect(&sandbox, PLAIN, http).await);
+    }
+    for client in &mut clients {
+        client.get("/listed").await.unwrap().ok().unwrap();
+    }
+    let aside = rig.gateway.policy_file().with_extension("aside");
+    for _ in 0..2 {
+        fs::rename(rig.gateway.policy_file(), &aside).unwrap();
+        let since = Instant::now();
+        for client in &mut clients {
+            let deleted = in_force(client, "/listed", 403, since).await;
+            assert_refused("deleted", &deleted, 403, "egress.host");
+            assert_refused("deleted", &client.get("/deleted").await.unwrap(), 403, "egress.host");
+        }
+        assert_ready(&rig, "the deletion");
+        fs::rename(&aside, rig.gateway.policy_file()).unwrap();
+        let since = Instant::now();
+        for client in &mut clients {
+            in_force(client, "/listed", 200, since).await;
+        }
+    }
+    assert_nothing_arrived(&rig, "/deleted");
+    drain(stream.into_body(), Duration::from_millis(100)).await.expect_err("what is open goes on");
+}
+
+#[tokio::test]
 async fn a_policy_that_cannot_be_read_changes_nothing_and_is_told_with_its_place() {
     let _alone = ALONE.lock().await;
     let rig = Rig::start_with(&policy(&[PLAIN]), &[]);

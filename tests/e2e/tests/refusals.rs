@@ -12,6 +12,7 @@ use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
 use test_support::internet::{NameServer, Record, Trap, hosts_file};
 use test_support::process::{Signal, stopped};
 use test_support::raw::{self, Greeting, greet};
+use test_support::scripted::{Play, Scripted};
 use test_support::upstream::HOSTS;
 use test_support::ways::{ALL, Asked, Outcome, REQUESTS, Way};
 use test_support::{Answer, Gateway, Http, Sandbox, Upstream, eventually};
@@ -331,6 +332,35 @@ async fn whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_i
     }
     assert_cases(cases).await;
     watched.assert_watches(before, turn).await;
+}
+
+/// A registry is for reading: what could publish something, or carry it out in a body, does not arrive.
+#[tokio::test]
+async fn a_registry_is_read_and_nothing_is_sent_to_it() {
+    let registry = Scripted::start(&["pypi.org"], |_| Play::whole(200, "text/plain", "read"));
+    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}upstreams:\n{}", registry.pins());
+    let gateway = Gateway::start_configured(&policy(&["pypi"]), &settings);
+    let sandbox = Sandbox::start().behind(&gateway);
+    gateway.register(sandbox.address, &[]);
+    let mut read = Vec::new();
+    for way in REQUESTS {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let what = format!("{way:?} {method}");
+            let path = format!("/simple/{way:?}/{method}");
+            let asked = Asked { method, authority: b"pypi.org", path: &path, tunnel: "pypi.org" };
+            let outcome = way.ask(&sandbox, sandbox.address, asked).await.unwrap();
+            let Outcome::Answered(answer) = outcome else { panic!("{what}: {outcome:?}") };
+            if matches!(method, "GET" | "HEAD") {
+                assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{what}: {answer:?}");
+                read.push((method.to_owned(), path));
+            } else {
+                assert_eq!((answer.status, answer.rule.as_deref()), (403, Some("egress.method")), "{what}");
+                assert_told(&what, &answer, &gateway.audit_line(&what, |line| line["path"] == path.as_str()));
+            }
+        }
+    }
+    let arrived: Vec<_> = registry.asked().into_iter().map(|asked| (asked.head.method, asked.head.path)).collect();
+    assert_eq!(arrived, read);
 }
 
 #[tokio::test]
