@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use test_support::client::{tls, tunnel_to};
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
-use test_support::internet::{NameServer, Record, Trap, hosts_file};
+use test_support::internet::{NameServer, Trap, hosts_file};
 use test_support::process::{Signal, stopped};
 use test_support::raw::{self, Greeting, greet};
 use test_support::scripted::{Play, Scripted};
@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 
 /// An allowed host with a pinned upstream.
 const PLAIN: &str = "files.example.net";
-/// An allowed host that is found by DNS.
-const ASKED: &str = "asked.example.com";
+/// How the names begin by which a test sees that its watch works.
+const SEEN: &str = "seen";
 
 /// The longest that audit lines may take.
 const AUDIT: Duration = Duration::from_secs(10);
@@ -44,11 +44,9 @@ fn watched() -> &'static Watched {
     WATCHED.get_or_init(|| {
         let upstream = Upstream::start();
         hosts_file("127.0.0.1 localhost intranet\n127.0.0.1 hosts.example.org\n::1 localhost hosts.example.org\n");
-        let nameserver = NameServer::start(&[(ASKED, &[Record::Address(Ipv4Addr::LOCALHOST.into())])]);
-        let allowed: Vec<&str> = HOSTS.into_iter().chain(["\"*.example.com\""]).collect();
-        let names = format!("nameservers: ['{}']\n", nameserver.address);
-        let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{names}{}", pins(&upstream, &[]));
-        let gateway = Gateway::start_configured(&policy(&allowed), &settings);
+        let nameserver = NameServer::start(&[]);
+        let gateway = asking(&upstream, &nameserver);
+        gateway.up();
         let sandbox = Sandbox::start().behind(&gateway);
         let first = sandbox.widen();
         let trap = Trap::set();
@@ -56,13 +54,28 @@ fn watched() -> &'static Watched {
     })
 }
 
+/// A gateway that allows all below example.com, for which it asks `nameserver`; not started.
+fn asking(upstream: &Upstream, nameserver: &NameServer) -> Gateway {
+    let allowed: Vec<&str> = HOSTS.into_iter().chain(["\"*.example.com\""]).collect();
+    let names = format!("nameservers: ['{}']\n", nameserver.address);
+    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{names}{}", pins(upstream, &[]));
+    Gateway::configure(&policy(&allowed), &settings, &[])
+}
+
+/// A host that is allowed, and found by DNS alone; nobody has named it before, so whatever is refused of it would be
+/// seen if it were looked up first.
+fn fresh(begin: &str) -> &'static str {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{begin}{}.example.com", NEXT.fetch_add(1, Ordering::Relaxed)).leak()
+}
+
 /// What has left the gateway: connections to the upstream and to its own machine, questions for names.
 type Left = (u64, u64, usize);
 
 impl Watched {
     fn left(&self) -> Left {
-        // What Envoy has once been asked for by a name that is allowed it asks for again by itself.
-        let questions = self.nameserver.asked().into_iter().filter(|asked| asked.name != ASKED).count();
+        // What Envoy has once asked for it asks for again by itself.
+        let questions = self.nameserver.asked().into_iter().filter(|asked| !asked.name.starts_with(SEEN)).count();
         (self.upstream.connections(), self.trap.caught(), questions)
     }
 
@@ -81,15 +94,15 @@ impl Watched {
     /// The watch is seen to work: what is allowed leaves by both ways.
     async fn assert_watches(&self, before: Left, _turn: MutexGuard<'_, ()>) {
         assert_eq!(self.left(), before, "something has left the gateway");
-        let known = self.known();
-        for (host, status) in [(PLAIN, 200), (ASKED, 503)] {
+        let (known, seen) = (self.known(), fresh(SEEN));
+        for (host, status) in [(PLAIN, 200), (seen, 503)] {
             let asked = Asked { method: "GET", authority: host.as_bytes(), path: "/watched", tunnel: host };
             let Outcome::Answered(answer) = Way::TlsTwo.ask(&self.sandbox, known, asked).await.unwrap() else {
                 panic!("{host} does not answer");
             };
             assert_eq!(answer.status, status, "{host}: {answer:?}");
         }
-        assert!(!self.upstream.requests_with("/watched").is_empty() && !self.nameserver.asked_for(ASKED).is_empty());
+        assert!(!self.upstream.requests_with("/watched").is_empty() && !self.nameserver.asked_for(seen).is_empty());
     }
 }
 
@@ -128,7 +141,7 @@ struct Case {
 
 impl Case {
     fn new(way: Way, authority: Vec<u8>, expected: Told) -> Self {
-        let (method, path, tunnel) = ("GET", "/refused", PLAIN);
+        let (method, path, tunnel) = ("GET", "/refused", fresh("tunnel"));
         Self { source: watched().known(), way, method, authority, path, tunnel, expected }
     }
 }
@@ -200,12 +213,23 @@ fn assert_told(what: &str, answer: &Answer, line: &Value) {
     }
 }
 
-/// Asks for each row's authority in every form from an address of its own.
+/// Asks for each row's authority in every form from an address of its own. [`PLAIN`] in it stands for a name of its own.
 async fn assert_table(rows: &[(&[u8], [Told; 8])], authority: impl Fn(Way, &[u8]) -> Vec<u8>) {
-    let case = |name: &[u8], (way, expected): (Way, &Told)| Case::new(way, authority(way, name), *expected);
+    let case = |name: &[u8], (way, expected): (Way, &Told)| {
+        let case = Case::new(way, authority(way, name), *expected);
+        let authority = replaced(&case.authority, PLAIN.as_bytes(), case.tunnel.as_bytes());
+        Case { authority, ..case }
+    };
     let row =
         |(name, expected): &(&[u8], [Told; 8])| ALL.into_iter().zip(expected).map(|form| case(name, form)).collect();
     assert_cases(rows.iter().map(row).collect::<Vec<Vec<Case>>>().into_iter().flatten().collect()).await;
+}
+
+fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    match bytes.windows(old.len()).position(|window| window == old) {
+        Some(at) => [&bytes[..at], new, &bytes[at + old.len()..]].concat(),
+        None => bytes.to_vec(),
+    }
 }
 
 #[tokio::test]
@@ -288,7 +312,7 @@ async fn other_ports_are_refused_in_every_form() {
     ];
     assert_table(rows, |_, port| [PLAIN.as_bytes(), b":", port].concat()).await;
     // A CONNECT has to name one.
-    let without = |(way, told)| Case::new(way, PLAIN.into(), told);
+    let without = |(way, told)| Case::new(way, fresh("port").into(), told);
     assert_cases([(Way::Connect, MALFORMED), (Way::ConnectTwo, PORT)].map(without).into()).await;
     watched.assert_watches(before, turn).await;
 }
@@ -314,10 +338,9 @@ async fn whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_i
     let turn = watched.turn.lock().await;
     let before = watched.left();
     let mut cases = Vec::new();
-    // Listed by the policy, found by DNS, in the hosts file of the gateway's machine, nowhere.
-    let hosts = [PLAIN, "api.github.com", ASKED, "other.example.com", "hosts.example.org", "nowhere.example"];
     for way in REQUESTS {
-        for host in hosts {
+        // Listed by the policy, found by DNS, in the hosts file of the gateway's machine, nowhere.
+        for host in [PLAIN, "api.github.com", fresh("stranger"), "hosts.example.org", "nowhere.example"] {
             let stranger = Case::new(way, host.into(), UNKNOWN);
             cases.push(Case { source: watched.stranger(), tunnel: host, ..stranger });
         }
@@ -325,7 +348,7 @@ async fn whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_i
             cases.push(Case { tunnel: host, ..Case::new(way, host.into(), HOST) });
         }
         // RFC 9110 section 9.3.8: it would be answered with the credential.
-        for host in [PLAIN, ASKED] {
+        for host in [PLAIN, fresh("trace")] {
             let trace = Case::new(way, host.into(), Told::Rule(403, "request.method"));
             cases.push(Case { method: "TRACE", tunnel: host, ..trace });
         }
@@ -364,11 +387,27 @@ async fn a_registry_is_read_and_nothing_is_sent_to_it() {
 }
 
 #[tokio::test]
+async fn a_request_for_another_host_than_the_handshake_s_asks_for_neither() {
+    let watched = watched();
+    let turn = watched.turn.lock().await;
+    let before = watched.left();
+    let mut cases = Vec::new();
+    for way in [Way::Tls, Way::TlsTwo] {
+        for (host, tunnel) in [(fresh("host"), PLAIN), (PLAIN, fresh("sni")), (fresh("host"), fresh("sni"))] {
+            let other = Case::new(way, host.into(), Told::Rule(421, "request.sni"));
+            cases.push(Case { tunnel, ..other });
+        }
+    }
+    assert_cases(cases).await;
+    watched.assert_watches(before, turn).await;
+}
+
+#[tokio::test]
 async fn a_tunnel_to_a_name_is_opened_to_the_gateway_alone() {
     let watched = watched();
     let turn = watched.turn.lock().await;
     let before = watched.left();
-    for host in [PLAIN, ASKED, "hosts.example.org", "nowhere.example"] {
+    for host in [PLAIN, fresh("opened"), "hosts.example.org", "nowhere.example"] {
         for source in [watched.stranger(), watched.known()] {
             for way in [Way::Connect, Way::ConnectTwo] {
                 let authority = format!("{host}:443").into_bytes();
@@ -387,14 +426,15 @@ async fn a_connect_inside_a_tunnel_names_its_rule() {
     let turn = watched.turn.lock().await;
     let before = watched.left();
     let mut cases = Vec::new();
-    for target in ["files.example.net:443", "asked.example.com:443", "nowhere.example:22", "127.0.0.1:8081"] {
+    let nested = format!("{}:443", fresh("nested"));
+    for target in ["files.example.net:443", &nested, "nowhere.example:22", "127.0.0.1:8081"] {
         for way in [Way::TlsTwo, Way::CleartextTwo] {
             let nested = Case::new(way, target.into(), Told::Rule(403, "request.nested-connect"));
             cases.push(Case { method: "CONNECT", ..nested });
         }
     }
     assert_cases(cases).await;
-    for target in ["files.example.net:443", "nowhere.example:22"] {
+    for target in ["files.example.net:443", &nested, "nowhere.example:22"] {
         let known = watched.known();
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
         let mut cleartext = tunnel_to(&watched.sandbox, known, "files.example.net:80").await.unwrap();
@@ -435,7 +475,8 @@ async fn bytes_that_are_neither_tls_nor_http_reach_nobody() {
         for port in [443, 80] {
             let known = watched.known();
             let what = format!("{} to port {port}", opening.escape_ascii());
-            let mut tunnel = tunnel_to(&watched.sandbox, known, &format!("{PLAIN}:{port}")).await.unwrap();
+            let target = format!("{}:{port}", fresh("opening"));
+            let mut tunnel = tunnel_to(&watched.sandbox, known, &target).await.unwrap();
             let answer = raw::ask(&mut tunnel, opening).await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_told_by(known, "request.malformed", &answer);
             assert_eq!(answer.status, 400, "{what}: {answer:?}");
@@ -454,7 +495,8 @@ async fn a_handshake_for_what_is_no_plain_name_fails() {
     {
         let known = watched.known();
         greetings.spawn(async move {
-            let greeting = greet(&watched.sandbox, known, PLAIN, name.as_bytes(), Duration::from_secs(10)).await;
+            let host = fresh("greeted");
+            let greeting = greet(&watched.sandbox, known, host, name.as_bytes(), Duration::from_secs(10)).await;
             (name, known, greeting)
         });
     }
@@ -470,8 +512,9 @@ async fn a_handshake_for_what_is_no_plain_name_fails() {
 #[tokio::test]
 async fn an_expired_record_is_told_so_in_every_form() {
     let upstream = Upstream::start();
+    let nameserver = NameServer::start(&[]);
     // What one worker knows, all know.
-    let gateway = Gateway::unstarted(&upstream).with_workers(1);
+    let gateway = asking(&upstream, &nameserver).with_workers(1);
     gateway.up();
     let sandbox = Sandbox::start().behind(&gateway);
     let expires_at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
@@ -479,15 +522,19 @@ async fn an_expired_record_is_told_so_in_every_form() {
         json!({"container_ip": sandbox.address, "container_id": "brief", "repos": [], "expires_at": expires_at});
     let (status, body) = gateway.call("POST", "/internal/containers", Some(&record));
     assert_eq!(status, 201, "{body}");
-    let ask = async |way: Way, path: &str| {
-        let asked = Asked { method: "GET", authority: PLAIN.as_bytes(), path, tunnel: PLAIN };
+    let ask = async |way: Way, host: &str, path: &str| {
+        let asked = Asked { method: "GET", authority: host.as_bytes(), path, tunnel: host };
         match way.ask(&sandbox, sandbox.address, asked).await.unwrap() {
             Outcome::Answered(answer) => answer,
             other => panic!("{way:?}: {other:?}"),
         }
     };
-    for way in REQUESTS {
-        assert_eq!(ask(way, "/brief/before").await.status, 200, "{way:?}");
+    let hosts = REQUESTS.map(|_| fresh("expired"));
+    for (way, host) in REQUESTS.into_iter().zip(hosts) {
+        assert_eq!(ask(way, PLAIN, "/brief/before").await.status, 200, "{way:?}");
+        // So that there is a leaf when nobody can issue one.
+        let greeting = greet(&sandbox, sandbox.address, host, host.as_bytes(), AUDIT).await.unwrap();
+        assert!(greeting.names(host), "{greeting:?}");
     }
     assert_eq!(upstream.requests_with("/brief/before").len(), REQUESTS.len());
     // The control plane does not get to tidy the record away, so Envoy judges it by its own clock.
@@ -496,8 +543,8 @@ async fn an_expired_record_is_told_so_in_every_form() {
     eventually("the record has expired", AUDIT, || (jiff::Timestamp::now() > expires_at).then_some(()));
     let answers: Vec<Answer> = {
         let mut answers = Vec::new();
-        for way in REQUESTS {
-            answers.push(ask(way, &format!("/brief/after/{way:?}")).await);
+        for (way, host) in REQUESTS.into_iter().zip(hosts) {
+            answers.push(ask(way, host, &format!("/brief/after/{way:?}")).await);
         }
         answers
     };
@@ -508,4 +555,10 @@ async fn an_expired_record_is_told_so_in_every_form() {
         assert_told(&path, &answer, &gateway.audit_line(&path, |line| line["path"] == path.as_str()));
     }
     assert!(upstream.requests_with("/brief/after").is_empty());
+    // A question that had waited for the control plane would have come before this one.
+    gateway.register(sandbox.address, &[]);
+    let seen = fresh(SEEN);
+    assert_eq!(ask(Way::TlsTwo, seen, "/brief/seen").await.rule.as_deref(), Some("upstream.dns"));
+    assert!(nameserver.asked().iter().all(|asked| asked.name == seen), "{:?}", nameserver.asked());
+    assert!(!nameserver.asked_for(seen).is_empty());
 }
