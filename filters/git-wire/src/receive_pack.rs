@@ -12,6 +12,9 @@ pub const MAX_SHALLOW: usize = 5_000;
 /// The most push options.
 pub const MAX_OPTIONS: usize = 100;
 
+/// The most capabilities. git knows fewer than twenty, and each is looked at more than once.
+pub const MAX_CAPABILITIES: usize = 64;
+
 /// What a push asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -183,22 +186,31 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
         Some(_) if !request.updates.is_empty() => return Err(Error::Line("a NUL after the first update")),
         Some(nul) => {
             let (line, capabilities) = line.split_at(nul);
-            let capabilities = text(capabilities.get(1..).unwrap_or_default(), "a capability")?;
-            request.capabilities = Capabilities(capabilities.split(' ').map(str::to_owned).collect());
+            request.capabilities = self::capabilities(capabilities.get(1..).unwrap_or_default())?;
             line
         }
     };
-    let formats = request.capabilities.0.iter().filter_map(|capability| capability.strip_prefix("object-format="));
-    if let Some(other) = formats.clone().find(|format| *format != "sha1") {
-        return Err(Error::ObjectFormat(other.to_owned()));
-    }
-    if request.capabilities.0.iter().any(|capability| capability.starts_with("push-options=")) {
-        // To git it is as good as without the value (its connect.c, `parse_feature_value`).
-        return Err(Error::Line("a value of push-options"));
-    }
     limit(request.updates.len(), "ref updates", MAX_UPDATES)?;
     request.updates.push(update(line)?);
     Ok(())
+}
+
+/// What follows the NUL. It is judged here, once, and not for each of the updates.
+fn capabilities(bytes: &[u8]) -> Result<Capabilities, Error> {
+    let all = text(bytes, "a capability")?.split(' ').filter(|capability| !capability.is_empty());
+    let all: Vec<_> = all.take(MAX_CAPABILITIES.saturating_add(1)).map(str::to_owned).collect();
+    if all.len() > MAX_CAPABILITIES {
+        return Err(Error::Limit { what: "capabilities", limit: MAX_CAPABILITIES });
+    }
+    let mut formats = all.iter().filter_map(|capability| capability.strip_prefix("object-format="));
+    if let Some(other) = formats.find(|format| *format != "sha1") {
+        return Err(Error::ObjectFormat(other.to_owned()));
+    }
+    if all.iter().any(|capability| capability.starts_with("push-options=")) {
+        // To git it is as good as without the value (its connect.c, `parse_feature_value`).
+        return Err(Error::Line("a value of push-options"));
+    }
+    Ok(Capabilities(all))
 }
 
 fn update(line: &[u8]) -> Result<RefUpdate, Error> {
@@ -370,6 +382,14 @@ mod tests {
         assert_eq!(Parser::default().feed(&updates(MAX_UPDATES)).unwrap().unwrap().0.updates.len(), MAX_UPDATES);
         let over = Parser::default().feed(&updates(MAX_UPDATES + 1));
         assert_eq!(over, Err(Error::Limit { what: "ref updates", limit: MAX_UPDATES }));
+
+        let capable = |count: usize| {
+            let capabilities = "  quiet".repeat(count);
+            Parser::default().feed(&pkts(&[&format!("{A} {B} refs/heads/x\0{capabilities}"), "0000"]))
+        };
+        assert_eq!(capable(MAX_CAPABILITIES).unwrap().unwrap().0.capabilities.0.len(), MAX_CAPABILITIES);
+        let over = Error::Limit { what: "capabilities", limit: MAX_CAPABILITIES };
+        assert_eq!(capable(MAX_CAPABILITIES + 1), Err(over));
 
         let shallow = |count: usize| {
             let line = format!("shallow {A}");
