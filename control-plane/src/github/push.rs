@@ -80,9 +80,9 @@ impl Push {
     async fn read_refs(&self, pushed: &Pushed, claims: &[Claim]) -> Result<Vec<Ref>, Status> {
         let found = try_join_all(claims.iter().map(|claim| self.read_ref(pushed, &claim.name))).await?;
         // GitHub says 404 of what does not exist and of what the token may not see. An existing ref that was taken for
-        // a new one would let its old commits be dropped unproved, so the repository has to be known to be visible: it
-        // has a number, which GitHub gives for visible ones only, or is asked for now.
-        if found.contains(&None) && pushed.repo.id().is_none() {
+        // a new one would let its old commits be dropped unproved, so the repository is asked for now: its number in the
+        // record says nothing, as a registration can bring that, and a token can lose what it had.
+        if found.contains(&None) {
             self.see(pushed).await?;
         }
         let others = claims.iter().zip(found).filter(|(claim, found)| claim.object != *found);
@@ -374,6 +374,7 @@ mod tests {
     fn refs(line: &str, _: &str) -> (u16, String) {
         let Some((repo, name)) = line.split_once("/git/ref/") else {
             return match line {
+                "GET /repos/Acme/App" => (200, json!({"id": 7, "full_name": "Acme/App"}).to_string()),
                 "GET /repos/acme/new" => (200, json!({"id": 8, "full_name": "acme/new"}).to_string()),
                 _ => (404, json!({"message": "Not Found"}).to_string()),
             };
@@ -410,30 +411,33 @@ mod tests {
     #[tokio::test]
     async fn a_ref_is_absent_only_where_its_repository_is_visible() {
         let absent = || wanted(&[("refs/heads/none", vec![]), ("refs/heads/neither", vec![])]);
-        let rig = Rig::start(refs).await;
-        let push = service(&rig).await;
-        assert_eq!(read(&push, "acme/app", absent()).await, Ok(vec![]));
-        assert_eq!(rig.asked("GET /repos/Acme/App"), 0, "its number is known");
-        assert_eq!(read(&push, "acme/new", absent()).await, Ok(vec![]));
-        assert_eq!(rig.asked("GET /repos/acme/new"), 1);
-        assert_eq!(read(&push, "acme/new", wanted(&[("refs/heads/at-5", object(5))])).await, Ok(vec![]));
-        assert_eq!(rig.asked("GET /repos/acme/new"), 1, "a ref that is there says it too");
-
-        for status in [301, 403, 404, 500] {
-            let rig = Rig::start(move |line, body| match line {
-                "GET /repos/acme/new" => (status, "{}".into()),
-                _ => refs(line, body),
-            })
-            .await;
+        // The record has the number of one of them; both are asked for.
+        for (name, asked) in [("acme/app", "GET /repos/Acme/App"), ("acme/new", "GET /repos/acme/new")] {
+            let rig = Rig::start(refs).await;
             let push = service(&rig).await;
-            assert_eq!(read(&push, "acme/new", absent()).await, Err(Code::Unavailable), "{status}");
+            assert_eq!(read(&push, name, absent()).await, Ok(vec![]));
+            assert_eq!(rig.asked(asked), 1, "once for all refs");
+            assert_eq!(read(&push, name, wanted(&[("refs/heads/at-5", object(5))])).await, Ok(vec![]));
+            assert_eq!(rig.asked(asked), 1, "a ref that is there says it too");
+            read(&push, name, absent()).await.unwrap();
+            assert_eq!(rig.asked(asked), 2, "each time anew");
+
+            for status in [301, 403, 404, 500] {
+                let hidden = move |line: &str, body: &str| match line == asked {
+                    true => (status, "{}".into()),
+                    false => refs(line, body),
+                };
+                let rig = Rig::start(hidden).await;
+                let push = service(&rig).await;
+                assert_eq!(read(&push, name, absent()).await, Err(Code::Unavailable), "{name} {status}");
+            }
         }
     }
 
     #[tokio::test]
     async fn an_empty_repository_has_no_refs() {
         let rig = Rig::start(|line, _| match line {
-            "GET /repos/acme/new" => (200, "{}".into()),
+            "GET /repos/Acme/App" | "GET /repos/acme/new" => (200, "{}".into()),
             _ => (409, json!({"message": "Git Repository is empty."}).to_string()),
         })
         .await;
