@@ -1,18 +1,27 @@
 //! The gateway's own calls to api.github.com, with the credential of the API.
+//!
+//! There are turns for all of them together, and for each container fewer: it never stands in the common queue with
+//! more than its share, however much its pushes and writes have to ask.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use hyper::Method;
+use tokio::sync::Semaphore;
 
 pub use super::transport::{Answer, Error};
-use super::transport::{Place, Transport};
+use super::transport::{DEADLINE, Place, Transport};
 use crate::config::Config;
 use crate::credentials::{Credentials, Use};
 use crate::dns::Resolver;
 
 /// Calls at a time. One more waits.
 const CONCURRENT: usize = 8;
+
+/// Calls at a time that are for one container. One more waits, for as long as a call may take, and is in nobody's way.
+const SHARE: usize = 3;
 
 /// Tokens of a GitHub App that are asked for at a time. They have turns of their own: a call that waits for its token
 /// holds none.
@@ -23,6 +32,7 @@ const MINTS: usize = 256;
 pub struct Client {
     transport: Transport,
     credentials: Arc<Credentials>,
+    shares: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
 }
 
 impl Client {
@@ -47,7 +57,7 @@ impl Client {
         let transport = Transport::new(config, roots_pem, otherwise, CONCURRENT)?;
         let credentials = Arc::clone(&config.credentials);
         credentials.reach_github(&Arc::new(transport.beside(MINTS)));
-        Ok(Self { transport, credentials })
+        Ok(Self { transport, credentials, shares: Mutex::default() })
     }
 
     /// GET of `path`, for `whom` and with a credential that is good for them; for nobody with one that is good for all.
@@ -69,7 +79,23 @@ impl Client {
     async fn call(&self, whom: Option<Use<'_>>, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
         let header = self.credentials.own_request(self.transport.host(), whom).await;
         let header = header.map_err(|denial| Error::NoCredential(denial.reason))?;
+        let Some(Use { container, .. }) = whom else { return self.transport.call(method, path, header, body).await };
+        let share = self.share(container.container_ip);
+        let turn = tokio::time::timeout(DEADLINE, share.acquire()).await;
+        let _turn = turn.map_err(|_| Error::Late)?.map_err(|_| Error::Late)?;
         self.transport.call(method, path, header, body).await
+    }
+
+    /// The turns of the container at `address`. They are forgotten when none of its calls waits or is under way.
+    fn share(&self, address: IpAddr) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| share.strong_count() > 0);
+        if let Some(share) = shares.get(&address).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(Semaphore::new(SHARE));
+        shares.insert(address, Arc::downgrade(&share));
+        share
     }
 }
 
@@ -87,6 +113,8 @@ mod tests {
     use super::super::testing::Rig;
     use super::super::transport::MAX_ANSWER;
     use super::*;
+    use policy::Container;
+    use std::time::Duration;
 
     #[tokio::test]
     async fn an_answer_has_a_limit() {
@@ -96,6 +124,39 @@ mod tests {
         assert_eq!(rig.client.get(None, "/fits").await.unwrap().body.len(), MAX_ANSWER);
         assert!(matches!(rig.client.get(None, "/more").await, Err(Error::Answer)));
         assert!(rig.client.get(None, "/fits").await.is_ok(), "the next one has a good connection");
+    }
+
+    #[tokio::test]
+    async fn a_container_that_asks_much_makes_nobody_else_wait() {
+        let rig = Rig::start(|line, _| (200, line.to_owned())).await;
+        let of = |address: &str| -> Arc<Container> {
+            let record = serde_json::json!({
+                "container_ip": address, "container_id": address, "repos": [], "expires_at": "2100-01-01T00:00:00Z",
+            });
+            Arc::new(serde_json::from_value(record).unwrap())
+        };
+        let get = |container: Arc<Container>, path| {
+            let client = Arc::clone(&rig.client);
+            async move {
+                client.get(Some(Use { container: &container, repo: None }), path).await.map(|answer| answer.status)
+            }
+        };
+        let (busy, other) = (of("10.0.0.1"), of("10.0.0.2"));
+        let flood: Vec<_> = (0..100).map(|_| tokio::spawn(get(Arc::clone(&busy), "/slow"))).collect();
+        while rig.asked("GET /slow") < SHARE {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..10 {
+            assert_eq!(get(Arc::clone(&other), "/").await.unwrap(), 200);
+        }
+        assert_eq!(rig.asked("GET /slow"), SHARE);
+        rig.slow.close();
+        for call in flood {
+            assert_eq!(call.await.unwrap().unwrap(), 200, "it only waits");
+        }
+        assert_eq!(rig.asked("GET /slow"), 100);
+        get(other, "/").await.unwrap();
+        assert_eq!(rig.client.shares.lock().unwrap().len(), 1, "who asks no more is forgotten");
     }
 
     #[tokio::test]

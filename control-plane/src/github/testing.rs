@@ -13,6 +13,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use policy::Policy;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -39,6 +40,8 @@ pub struct Rig {
     pub problems: Problems,
     /// The request lines so far.
     pub asked: Arc<Mutex<Vec<String>>>,
+    /// `GET /slow` is answered when this is closed.
+    pub slow: Arc<Semaphore>,
     /// Kept for as long as the rest.
     _directory: tempfile::TempDir,
 }
@@ -76,13 +79,10 @@ impl Rig {
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
         let client = Arc::new(Client::new(&config, "", resolver).unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(serve(
-            listener,
-            acceptor(&certificate.pem(), &key.serialize_pem()),
-            Arc::new(answers),
-            asked.clone(),
-        ));
-        Self { registry, client, problems, asked, _directory: directory }
+        let slow = Arc::new(Semaphore::new(0));
+        let served = Served { answers: Arc::new(answers), asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
+        tokio::spawn(serve(listener, acceptor(&certificate.pem(), &key.serialize_pem()), served));
+        Self { registry, client, problems, asked, slow, _directory: directory }
     }
 
     /// The way of its client.
@@ -113,20 +113,27 @@ fn acceptor(certificate: &str, key: &str) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, answers: Arc<Answers>, asked: Arc<Mutex<Vec<String>>>) {
+/// What a connection needs.
+#[derive(Clone)]
+struct Served {
+    answers: Arc<Answers>,
+    asked: Arc<Mutex<Vec<String>>>,
+    slow: Arc<Semaphore>,
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, served: Served) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let Ok(stream) = acceptor.accept(stream).await else { continue };
-        let (answers, asked) = (Arc::clone(&answers), Arc::clone(&asked));
-        let service = service_fn(move |request| answer(request, Arc::clone(&answers), Arc::clone(&asked)));
+        let served = served.clone();
+        let service = service_fn(move |request| answer(request, served.clone()));
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
 async fn answer(
     request: Request<Incoming>,
-    answers: Arc<Answers>,
-    asked: Arc<Mutex<Vec<String>>>,
+    Served { answers, asked, slow }: Served,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let line = format!("{} {}", request.method(), request.uri());
     let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
@@ -135,7 +142,11 @@ async fn answer(
     let authorized = of_app || shown == format!("Bearer {TOKEN}");
     let body = String::from_utf8(request.into_body().collect().await?.to_bytes().into()).unwrap();
     let (status, body) = if authorized { answers(&line, &body) } else { (401, String::new()) };
+    let waits = line == "GET /slow";
     asked.lock().unwrap().push(line);
+    if waits {
+        let _closed = slow.acquire().await;
+    }
     // This server ends a connection when it likes, as servers do.
     let response = Response::builder().status(status).header("x-oauth-scopes", "repo, workflow");
     Ok(response.body(Full::new(Bytes::from(body))).unwrap())

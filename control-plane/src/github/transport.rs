@@ -28,7 +28,7 @@ use crate::dns::{Resolver, nameservers};
 pub const HOST: &str = "api.github.com";
 
 /// How long a call may take, from the wait for its turn to the last byte.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The longest answer. A repository has 10 KB, a hundred nodes have 20.
 pub const MAX_ANSWER: usize = 1 << 20;
