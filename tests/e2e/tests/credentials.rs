@@ -7,8 +7,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use test_support::gateway::{container_id, pins, policy};
-use test_support::upstream::REPEAT;
-use test_support::{Client, Finished, Gateway, Http, Recorded, Rig, Sandbox, Upstream, eventually, scratch, secrets};
+use test_support::upstream::{REPEAT, Visibility};
+use test_support::{
+    Client, Finished, Gateway, Http, Recorded, Rig, Sandbox, TOKEN, Upstream, eventually, scratch, secrets,
+};
 
 const ANTHROPIC: &str = "anthropic_fixture_Kq3vT8";
 const GEMINI: &str = "gemini_fixture_Zr5wN1";
@@ -23,8 +25,15 @@ const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
 /// As long as a changed file may take to be taken up.
 const TAKEN_UP: Duration = Duration::from_secs(2);
 
-const HOSTS: [&str; 6] =
-    ["github.com", "api.github.com", "api.anthropic.com", "api.openai.com", GEMINI_HOST, "keyed.example.com"];
+const HOSTS: [&str; 7] = [
+    "github.com",
+    "api.github.com",
+    "api.anthropic.com",
+    "api.openai.com",
+    GEMINI_HOST,
+    "keyed.example.com",
+    "second.example.com",
+];
 
 /// A rig whose file and command are in `keys`.
 struct Keyed {
@@ -40,11 +49,12 @@ impl Keyed {
         let command = format!("echo run >>{0}/runs; cat {0}/printed", keys.display());
         let lines = format!(
             "credentials:\n  openai: {{from: {{file: {0}/openai}}}}\n  own:\n    host: keyed.example.com\n    \
-             paths: ['/v1/**']\n    header: x-own-key\n    format: key={{}}\n    from: {{command: [sh, -c, '{command}'], ttl: 1s}}\n",
+             paths: ['/v1/**']\n    header: x-own-key\n    format: key={{}}\n    from: {{command: [sh, -c, '{command}'], ttl: 1s}}\n  \
+             queried: {{host: second.example.com, paths: ['/v1/**'], query: sig, from: {{file: {0}/openai}}}}\n",
             keys.display(),
         );
         let upstream = Upstream::start();
-        let set = [("ANTHROPIC_API_KEY", ANTHROPIC), ("GOOGLE_API_KEY", GEMINI)];
+        let set = [("ANTHROPIC_API_KEY", ANTHROPIC), ("GOOGLE_API_KEY", GEMINI), ("GITHUB_TOKEN", TOKEN)];
         let gateway = Gateway::start_in(&policy(&HOSTS), &(lines + &pins(&upstream, &[])), &set);
         Self { rig: Rig { upstream, gateway }, keys }
     }
@@ -176,6 +186,32 @@ async fn what_an_upstream_repeats_of_a_request_tells_no_credential() {
                 arrived.iter().all(|request| request.header(header) == [value.as_bytes()]),
                 "{target}: {arrived:?}"
             );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_repeats_of_a_password_or_of_a_query_tells_no_credential() {
+    let Keyed { rig, .. } = keyed();
+    let repo = format!("acme/{REPEAT}");
+    rig.upstream.create_repo(&repo, Visibility::Private);
+    let sandbox = rig.registered(&[&repo]);
+    let git = format!("/{repo}.git/info/refs?service=git-upload-pack");
+    let query = format!("/v1/{REPEAT}?a=1");
+    for http in [Http::One, Http::Two] {
+        for (host, path, secret) in [("github.com", &git, TOKEN), ("second.example.com", &query, FILED)] {
+            let mut client = Client::connect(&sandbox, sandbox.address, host, http).await.unwrap();
+            let answer = client.open(path).await.unwrap();
+            assert_eq!(answer.status(), 200, "{host}");
+            assert!(answer.headers().contains_key("seen-user-agent"), "{answer:?}");
+            let told = answer.headers().iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+            secrets::assert_absent(secret, &told.collect::<Vec<_>>());
+            let arrived = rig.upstream.requests_with(path.split('?').next().unwrap());
+            let credentialed = |request: &Recorded| {
+                request.path.contains(&format!("sig={FILED}"))
+                    || request.header("authorization")[0].starts_with(b"Basic ")
+            };
+            assert!(!arrived.is_empty() && arrived.iter().all(credentialed), "{host}: {arrived:?}");
         }
     }
 }
