@@ -28,6 +28,9 @@ use std::time::Duration;
 
 const WATCH: Method<'_> = Method { cluster: "control-plane", service: "sallyport.registry.v1.Registry", name: "Watch" };
 const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
+/// How often the root context looks: for the stream, for what has waited too long, and for what has lost its right. What
+/// an expired record's container has open is to end within a second, and of that Envoy takes half to close a connection.
+const TICK: Duration = Duration::from_millis(100);
 /// How long a request waits for the registry: its answer, or the first snapshot.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much of a held request's body Envoy keeps: so much that the next read of its connection still fits below the
@@ -44,10 +47,8 @@ struct Shared {
     live: RefCell<Live>,
     bodies: RefCell<Bodies>,
     limits: RefCell<Limits>,
-    /// The time that the ticks have counted; up to one `period` behind.
+    /// The time that the ticks have counted; up to one [`TICK`] behind.
     uptime: Cell<Duration>,
-    /// How often a tick comes.
-    period: Cell<Duration>,
 }
 
 /// The root context: one in each worker, and one on Envoy's main thread, which is fed like the others and sees no
@@ -60,7 +61,6 @@ pub struct Root {
 impl Root {
     /// The root context `id`.
     pub fn new(id: u32) -> Self {
-        let link = Link::new();
         let shared = Shared {
             root: id,
             memory: RefCell::default(),
@@ -69,16 +69,15 @@ impl Root {
             bodies: RefCell::default(),
             limits: RefCell::default(),
             uptime: Cell::new(Duration::ZERO),
-            period: Cell::new(link.period()),
         };
-        Self { shared: Rc::new(shared), link }
+        Self { shared: Rc::new(shared), link: Link::new() }
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         // The stream is opened from `on_tick`: this callback also runs in a VM that Envoy only tries out.
-        match host::set_tick_period(self.shared.period.get()) {
+        match host::set_tick_period(TICK) {
             Ok(()) => true,
             Err(error) => {
                 host::log(Level::Error, &format!("identity: {error}"));
@@ -88,15 +87,13 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        let passed = self.shared.period.get();
-        self.shared.uptime.set(self.shared.uptime.get().saturating_add(passed));
-        if self.link.tick(passed) {
+        self.shared.uptime.set(self.shared.uptime.get().saturating_add(TICK));
+        if self.link.tick(TICK) {
             self.open();
         }
         self.shared.give_up_overdue();
         self.shared.end_without_right();
         self.shared.end_tunnels_without_right();
-        self.adjust_tick();
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
@@ -125,7 +122,6 @@ impl Context for Root {
         }
         self.shared.settle();
         self.shared.end_without_right();
-        self.adjust_tick();
     }
 
     fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
@@ -134,7 +130,6 @@ impl Context for Root {
         }
         host::log(Level::Info, &format!("identity: the registry's stream has ended with gRPC status {status}"));
         self.link.closed();
-        self.adjust_tick();
     }
 }
 
@@ -182,18 +177,6 @@ impl Root {
         }
         host::send_message(token, &WatchRequest { applied: version }.encode_to_vec())?;
         Ok(())
-    }
-
-    fn adjust_tick(&mut self) {
-        let period = self.link.period();
-        if period == self.shared.period.get() {
-            return;
-        }
-        // Requests that were concluded just now have left their own context in effect.
-        match host::act_for(self.shared.root).and_then(|()| host::set_tick_period(period)) {
-            Ok(()) => self.shared.period.set(period),
-            Err(error) => host::log(Level::Error, &format!("identity: {error}")),
-        }
     }
 }
 
@@ -350,7 +333,7 @@ impl Stream {
     fn hold(&self, facts: Facts, source: IpAddr, sni: Option<Vec<u8>>) {
         self.progress.phase.set(Phase::Held);
         // The tick under way may have begun just now or be about to end.
-        let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(self.shared.period.get());
+        let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(TICK);
         let held = Held { facts, sni, source, asked: Asked::Waiting, until, progress: self.progress.clone() };
         let facts = held.facts.clone();
         let refused = self.shared.waiting.borrow_mut().hold(self.id, held).err();

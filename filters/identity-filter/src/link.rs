@@ -1,17 +1,13 @@
-//! When the stream that feeds the memory is to be opened, and how often the root context has to look: a pure state
-//! machine that `filter` drives from `on_tick`.
+//! When the stream that feeds the memory is to be opened: a pure state machine that `filter` drives from `on_tick`.
 //!
 //! Time is counted in ticks, not read from a clock that can be set.
 
 use std::time::Duration;
 
-/// The first pause before the stream is reopened, and how often a tick comes while it is down.
+/// The first pause before the stream is reopened.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest pause before it is reopened: a restarted control plane is in touch again within this.
 const LONGEST: Duration = Duration::from_secs(2);
-/// How often a tick comes while the stream is up: it finds what has waited too long, and what has lost its right. A
-/// tunnel is to end within a second of its record, and that is seen at one tick and done at the next.
-const IDLE: Duration = Duration::from_millis(250);
 
 /// The stream to the registry.
 #[derive(Debug)]
@@ -23,14 +19,8 @@ pub struct Link {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    Down {
-        left: Duration,
-    },
-    /// `fed`: a message of it has been applied.
-    Up {
-        token: u32,
-        fed: bool,
-    },
+    Down { left: Duration },
+    Up { token: u32 },
 }
 
 impl Link {
@@ -52,15 +42,12 @@ impl Link {
 
     /// The stream is open.
     pub fn opened(&mut self, token: u32) {
-        self.state = State::Up { token, fed: false };
+        self.state = State::Up { token };
     }
 
     /// A message of it has been applied: the next pause is a short one again.
     pub fn fed(&mut self) {
-        if let State::Up { fed, .. } = &mut self.state {
-            *fed = true;
-            self.pause = SHORTEST;
-        }
+        self.pause = SHORTEST;
     }
 
     /// The stream has ended, or couldn't be opened.
@@ -71,17 +58,7 @@ impl Link {
 
     /// Whether `token` is the stream that is open now, and not one from before.
     pub fn is(&self, token: u32) -> bool {
-        matches!(self.state, State::Up { token: current, .. } if current == token)
-    }
-
-    /// Whether the stream is open and has brought something.
-    pub fn is_fed(&self) -> bool {
-        matches!(self.state, State::Up { fed: true, .. })
-    }
-
-    /// How often a tick is needed now.
-    pub fn period(&self) -> Duration {
-        if self.is_fed() { IDLE } else { SHORTEST }
+        self.state == State::Up { token }
     }
 }
 
@@ -96,9 +73,6 @@ mod tests {
         link.opened(7);
         assert!(!link.tick(SHORTEST));
         assert!(link.is(7) && !link.is(6));
-        assert_eq!(link.period(), SHORTEST);
-        link.fed();
-        assert_eq!(link.period(), IDLE);
     }
 
     #[test]

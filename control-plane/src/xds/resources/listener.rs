@@ -63,9 +63,11 @@ const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// How long a client may take to send its request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a connection that Envoy ends is kept for what the other side has yet to read. A stream over HTTP/1.1 ends
-/// with its connection, and is to end within a second of its record.
-const CLOSE: Duration = Duration::from_millis(200);
+/// How long Envoy waits for the other side of a connection that it closes: for what it has yet to read to be taken, as
+/// long as none of it is, and then for its own close. Short enough for a stream over HTTP/1.1, which ends with its
+/// connection, to end within a second of its record; a client that reads nothing for longer loses the end of an answer
+/// after which the connection was to be closed.
+const CLOSE: Duration = Duration::from_millis(500);
 
 /// How long a connection to the proxy may be without a request. A tunnel is one for as long as it is open.
 const SILENCE: Duration = Duration::from_secs(60);
