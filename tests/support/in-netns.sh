@@ -31,6 +31,70 @@ search() {
     fi
 }
 
+# A look from outside at each gateway that still runs, for the search: tests/support/src/gateway.rs takes the same one of
+# those that tests end, and one that all tests of a file share is never ended by them. One that can't be looked at is a
+# failure.
+look() {
+    local process
+    for process in /proc/[0-9]*; do
+        if ! look_at "$process" && ! ends "$process"; then
+            echo "process ${process#/proc/}, a gateway or its Envoy, still runs and can't be looked at" >&2
+            return 1
+        fi
+    done
+}
+
+# Keeps what can be seen of $1, a directory of /proc, where it is `sallyport up`, `sallyport serve` or Envoy.
+look_at() {
+    local process=$1 name command admin path
+    name=$(cat "$process/comm") || return
+    mapfile -d '' -t command <"$process/cmdline" || return
+    case $name:${command[1]:-} in
+    sallyport:up | sallyport:serve)
+        admin=$(sed -n 's/^  admin: //p' "$(after --config "${command[@]}")") || return
+        for path in /metrics /internal/containers /readyz /healthz / /ca.pem; do
+            ask "http://$admin$path" || return
+        done
+        # What is in its environment was put there by whoever started it.
+        ;;
+    envoy:*)
+        for path in '/config_dump?resource='{bootstrap,static_clusters,dynamic_{listeners,route_configs,active_clusters,active_secrets}} \
+            /certs /clusters /stats; do
+            ask --unix-socket "$process/cwd/run/envoy-admin.sock" "http://envoy$path" || return
+        done
+        cat "$process/environ" >>"$SALLYPORT_SCRATCH/answers" || return
+        ;;
+    *) return 0 ;;
+    esac
+    printf '\n%s\n' "--- $process" "${command[@]}" >>"$SALLYPORT_SCRATCH/answers"
+} 2>/dev/null
+
+# What follows $1 among the other arguments.
+after() {
+    local option=$1
+    shift
+    while [[ $1 != "$option" ]]; do shift; done
+    echo "$2"
+}
+
+# Keeps the answer to a GET, by curl with these arguments.
+ask() {
+    printf '\n--- %s\n' "$*" >>"$SALLYPORT_SCRATCH/answers"
+    curl -q --silent --include --noproxy '*' --max-time 30 "$@" >>"$SALLYPORT_SCRATCH/answers"
+}
+
+# Whether $1 ends: the Envoy of a gateway that was killed a moment ago is on its way.
+ends() {
+    local tries state
+    for ((tries = 0; tries < 100; tries++)); do
+        # Behind the name, which is in brackets and may hold anything (proc_pid_stat(5)).
+        state=$(sed 's/.*) //' "$1/stat" 2>/dev/null) || return 0
+        [[ $state != Z* ]] || return 0
+        sleep 0.1
+    done
+    return 1
+}
+
 # The files below $2 with a match of $1; an error of grep's is one.
 holds() {
     local status=0
@@ -49,7 +113,7 @@ if [[ "${1:-}" == --inside ]]; then
     status=0
     SALLYPORT_NETNS=1 "$@" || status=$?
     # Here, where the disks are still mounted that a test has made.
-    [[ $status != 0 ]] || search "$SALLYPORT_SCRATCH" || status=1
+    [[ $status != 0 ]] || { look && search "$SALLYPORT_SCRATCH"; } || status=1
     exit "$status"
 fi
 

@@ -18,7 +18,7 @@ use test_support::models::{self, COMMAND, FIRST, LAST, PRINTED};
 use test_support::registries::{self, PACKAGE, Registries};
 use test_support::scripted::{Asked, Gate, Play, Scripted};
 use test_support::upstream::Visibility;
-use test_support::{Finished, Gateway, Git, Sandbox, TOKEN, Upstream, scratch, secrets, skip};
+use test_support::{Finished, Gateway, Git, Sandbox, TOKEN, Upstream, kept, scratch, secrets, skip};
 
 const ANTHROPIC: &str = "anthropic_fixture_Vd4kW8";
 const CLAUDE_LOGIN: &str = "claude_login_fixture_Tb8nG5";
@@ -199,6 +199,7 @@ impl World {
         printed.extend(lines.iter().map(|line| line + "\n"));
         let status = child.wait().unwrap();
         let errors = errors.join().unwrap();
+        kept::note("streamed", format!("{printed}\n{errors}").as_bytes());
         let asked = self.scripted.asked().split_off(before);
         assert!(ended.is_ok() && status.success() && closed, "{ended:?} {status}\n{printed}\n{errors}\n{asked:#?}");
         (printed, asked)

@@ -1,8 +1,8 @@
 //! HTTP/2 frame by frame (RFC 9113): one request on a connection of its own, whose fields are any bytes, and all that
 //! comes of it. Clients check what they send; this one does not.
 
-use crate::Answer;
 use crate::client::STEP;
+use crate::{Answer, kept};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -74,6 +74,13 @@ impl Heard {
         self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_slice()).collect()
     }
 
+    /// For the search for secrets.
+    fn keep(&self) {
+        let fields = self.headers.iter().chain(&self.trailers);
+        let lines = fields.flat_map(|(name, value)| [name.as_bytes(), b": ", value, b"\n"].concat());
+        kept::note("over HTTP/2", &lines.chain(self.body.iter().copied()).collect::<Vec<u8>>());
+    }
+
     /// As [`crate::Client`] gives it.
     pub fn answer(&self) -> Answer {
         let rule = self.header("x-sallyport-rule").first().map(|rule| String::from_utf8_lossy(rule).into_owned());
@@ -95,7 +102,7 @@ pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Re
         while hearing.next(stream).await?.is_none() {}
         Ok(hearing.heard)
     };
-    timeout(STEP, work).await?
+    timeout(STEP, work).await?.inspect(Heard::keep)
 }
 
 /// The same, with its body in `pieces`: each is sent when the peer has read the one before, which it says by answering
@@ -132,7 +139,7 @@ pub async fn ask_in_pieces(
             }
         }
     };
-    timeout(STEP, work).await?
+    timeout(STEP, work).await?.inspect(Heard::keep)
 }
 
 /// What is heard, as far as it has come.
