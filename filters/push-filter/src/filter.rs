@@ -24,6 +24,9 @@ const DESCENDS: Method<'_> = Method { cluster: "control-plane", service: "sallyp
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How much of a ref's name the audit holds, in characters; GitHub takes 255 bytes.
 const MAX_NAME: usize = 255;
+/// Who has made an answer: of the server's own, Envoy says [`OF_UPSTREAM`] (its router.cc, `onUpstreamHeaders`).
+const CODE_DETAILS: [&str; 2] = ["response", "code_details"];
+const OF_UPSTREAM: &[u8] = b"via_upstream";
 const REPORT_TYPE: &str = "application/x-git-receive-pack-result";
 const ADVERTISEMENT_TYPE: &[u8] = b"application/x-git-receive-pack-advertisement";
 
@@ -229,9 +232,12 @@ impl HttpContext for Stream {
             Request::Other | Request::Refused => Action::Continue,
             Request::Push(push) if push.inspection.standing() == Standing::Allowed => Action::Continue,
             Request::Push(_) | Request::Dropping { .. } => {
-                // What is no success is no acceptance, and the client may know. Envoy's own answer when the upstream is
-                // lost comes this way as well, and nothing of the request's body after it.
-                self.answered = host::response_status().is_ok_and(|status| (200..300).contains(&status));
+                // What is no success is no acceptance, and the client may know; unless it is to hear why we refuse.
+                // Envoy's own answer when the upstream is lost comes this way as well, and nothing of the request's body
+                // after it. It is told: in ours, Envoy would put its own reason.
+                let dropping = matches!(self.kind, Request::Dropping { .. });
+                self.answered = host::response_status().is_ok_and(|status| (200..300).contains(&status))
+                    || dropping && host::property(&CODE_DETAILS).is_ok_and(|said| said.as_deref() == Some(OF_UPSTREAM));
                 match (self.answered, end) {
                     (true, true) => self.answered_all(),
                     (true, false) => Action::Pause,

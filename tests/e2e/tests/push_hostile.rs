@@ -899,6 +899,38 @@ async fn a_refused_push_is_told_by_us_whatever_the_server_has_said() {
 }
 
 #[tokio::test]
+async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_says() {
+    let rig = rig();
+    let whole = |status: u16| Prank { status, ..result(0, success(X), End::Whole) };
+    let pranks = [whole(200), whole(403), whole(500), result(0, success(X), End::Trailers), whole(0)];
+    for (number, prank) in pranks.into_iter().enumerate() {
+        let place = Place::new(rig, &format!("dropped-{number}"));
+        let (work, seed) = (&place.work, &place.seed);
+        let (tip, aside) = (work.commit(&[seed], "tip"), work.commit(&[seed], "aside"));
+        work.deliver(&tip, X);
+        let body = place.body(&[(seed, &aside, X)], &[seed]);
+        let api = format!("{}/git/ref/", place.repo);
+        rig.upstream.set_api(&api, Some(Api::Held));
+        rig.upstream.set_git(&place.path(), Some(Prank { after: u64::MAX, ..prank.clone() }));
+        let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
+        upload.send(&body[..body.len() - 10]).await.unwrap();
+        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("GitHub is asked");
+        assert!(place.bytes() > 0, "the server has the push's beginning");
+        rig.upstream.set_api(&api, None);
+        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the rest is dropped first");
+        rig.upstream.set_git(&place.path(), Some(prank.clone()));
+        // It has ended the stream, so nothing more comes of the push.
+        let (what, answer) = (format!("{prank:?}"), upload.hear().await.unwrap());
+        match prank.status {
+            // Envoy says that itself, and nobody waits for ever.
+            0 => assert_refused(&what, &answer, 503, "upstream.unreachable"),
+            _ => assert_reported(&what, &answer, "push.stale"),
+        }
+        assert_eq!(place.at(X), Some(tip), "{prank:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_success_that_came_early_is_told_when_the_push_is_allowed() {
     for ended in [true, false] {
         let place = Place::new(rig(), &format!("early-allowed-{ended}"));

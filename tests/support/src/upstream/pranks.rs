@@ -30,7 +30,8 @@ pub enum Api {
 /// An answer of github.com's.
 #[derive(Clone, Debug)]
 pub struct Prank {
-    /// How many bytes of the request's body come first. The rest is read, too.
+    /// How many bytes of the request's body come first. The rest is read, too. What is set later for the path with fewer
+    /// is heard meanwhile, and is the answer then.
     pub after: u64,
     /// Its status; 0 breaks the stream without an answer.
     pub status: u16,
@@ -106,15 +107,20 @@ pub(super) fn git(shared: &Shared, target: &str) -> Option<Prank> {
 
 /// Answers `request` as `prank` says.
 pub(super) async fn play(
-    prank: Prank,
+    mut prank: Prank,
     request: Request<Incoming>,
     shared: Arc<Shared>,
     index: usize,
 ) -> io::Result<Response<Body>> {
+    let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     let mut body = request.into_body();
     let mut came = 0;
     while came < prank.after {
-        let Some(Ok(frame)) = body.frame().await else { break };
+        let Ok(frame) = tokio::time::timeout(POLL, body.frame()).await else {
+            prank = git(&shared, &target).filter(|set| set.after < prank.after).unwrap_or(prank);
+            continue;
+        };
+        let Some(Ok(frame)) = frame else { break };
         let length = frame.data_ref().map_or(0, Bytes::len);
         shared.count_body(index, length);
         came += length as u64;
