@@ -71,17 +71,37 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
     let own = || container.force_own_branches && container.allowed_branches.iter().any(|glob| glob.covers(short));
     match change {
         Change::Create => Ok(Need::Nothing),
-        Change::Update if tag => refuse("push.tag", format!("the tag {short} exists, and a tag is not moved")),
-        Change::Delete if tag => refuse("push.tag", format!("the tag {short} may not be deleted")),
-        Change::Delete if !rules.allow_deletion => refuse("push.delete", format!("{short} may not be deleted")),
+        Change::Update if tag => {
+            let reason = format!("the tag {short} exists, and a tag is not moved; {}", tag_advice(container));
+            refuse("push.tag", reason)
+        }
+        Change::Delete if tag => {
+            refuse("push.tag", format!("the tag {short} may not be deleted; {}", tag_advice(container)))
+        }
+        Change::Delete if !rules.allow_deletion => {
+            let reason = format!("{short} may not be deleted, nor any other; for other commits: {}", advice(container));
+            refuse("push.delete", reason)
+        }
         Change::Update if !rules.allow_force_push && !own() => Ok(Need::FastForward),
         Change::Update | Change::Delete => Ok(Need::Nothing),
     }
 }
 
+fn globs(container: &Container) -> Vec<String> {
+    container.allowed_branches.iter().map(ToString::to_string).collect()
+}
+
+/// What would work instead of a tag that exists.
+fn tag_advice(container: &Container) -> String {
+    match container.auth_mode {
+        AuthMode::User => "push a tag of another name".into(),
+        AuthMode::Bot => format!("names that would work for a new one: {}", globs(container).join(", ")),
+    }
+}
+
 /// What would work instead.
-fn advice(container: &Container) -> String {
-    let globs: Vec<_> = container.allowed_branches.iter().map(ToString::to_string).collect();
+pub fn advice(container: &Container) -> String {
+    let globs = globs(container);
     match (container.auth_mode, globs.is_empty()) {
         (AuthMode::User, _) => "push another branch and open a pull request".into(),
         (AuthMode::Bot, true) => "it has none".into(),
@@ -152,6 +172,24 @@ mod tests {
         ] {
             for change in [Create, Update, Delete] {
                 assert_eq!(rule(&rules, &user, name, change), Err("push.ref"), "{name} {change:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_work() {
+        use Change::{Create, Delete, Update};
+        for (name, change) in [
+            ("refs/heads/main", Update),
+            ("refs/heads/main", Create),
+            ("refs/heads/sandbox/x", Delete),
+            ("refs/tags/sandbox/1", Update),
+            ("refs/tags/sandbox/1", Delete),
+        ] {
+            for (mode, works) in [("bot", "sandbox/*"), ("user", "push a")] {
+                let container = container(mode, false);
+                let denial = judge(&BranchRules::default(), &container, name, change).unwrap_err();
+                assert!(denial.reason.contains(works), "{mode} {name} {change:?}: {}", denial.reason);
             }
         }
     }

@@ -5,7 +5,7 @@ use git_wire::Oid;
 use git_wire::graph;
 use git_wire::pack::Scanner;
 use git_wire::receive_pack::{self, Parser, RefUpdate, Request};
-use policy::push::{Change, MAX_REFS, Need, judge};
+use policy::push::{Change, MAX_REFS, Need, advice, judge};
 use policy::{BranchRules, Container, Denial, Stage};
 use std::collections::{HashSet, VecDeque};
 
@@ -382,12 +382,13 @@ impl Inspection {
     }
 
     fn not_fast_forward(&mut self, is: impl Fn(&str) -> bool) {
+        let advice = advice(&self.container);
         let moves: Vec<_> = self.request.updates.iter().filter(|update| is(&update.name)).cloned().collect();
         self.refuse_refs("push.force", |name| {
             let update = moves.iter().find(|update| update.name == name)?;
             let short = |oid: Option<Oid>| oid.map(|oid| oid.to_string().chars().take(12).collect::<String>());
             let (old, new) = (short(update.old)?, short(update.new)?);
-            Some(format!("{old}..{new} is not a fast-forward; fetch and merge, or push to another branch"))
+            Some(format!("{old}..{new} is not a fast-forward; fetch and merge, or else: {advice}"))
         });
     }
 

@@ -93,6 +93,17 @@ fn a_question_that_is_not_taken_at_once_is_not_lost() {
 }
 
 #[test]
+fn what_is_no_fast_forward_is_told_with_branches_that_would_work() {
+    let cases = corpus();
+    let case = cases.iter().find(|case| case.expect.rule.as_deref() == Some("push.force")).unwrap();
+    let pace = Pace { chunk: 4096, answers_after: 0 };
+    let push = Inspection::new(case.rules.clone(), case.container.clone());
+    let refusal = inspect(push, &case.body().bytes, pace, case).refusal.unwrap();
+    let guilty = refusal.refs.iter().find(|refused| refused.guilty).unwrap();
+    assert!(guilty.reason.contains("branches that would work: sandbox/*"), "{}", guilty.reason);
+}
+
+#[test]
 fn an_answer_that_does_not_come_is_a_refusal() {
     let cases = corpus();
     let case = cases.iter().find(|case| case.name == "ff-by-a-question").unwrap();

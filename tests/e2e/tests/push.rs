@@ -169,7 +169,8 @@ struct Refused {
 
 const BY_CONTENT: Refused = Refused { before: "", push: "", rule: "push.force", says: &[NOT_FORWARD], by_name: false };
 const BY_NAME: Refused = Refused { by_name: true, says: &[], ..BY_CONTENT };
-const NOT_FORWARD: &str = "is not a fast-forward; fetch and merge, or push to another branch)";
+const NOT_FORWARD: &str =
+    "is not a fast-forward; fetch and merge, or else: branches that would work: sandbox/*, bot/*)";
 const X_REJECTED: &str = "! [remote rejected] sandbox/x -> sandbox/x (";
 
 const REFUSED: &[Refused] = &[
@@ -234,7 +235,10 @@ const REFUSED: &[Refused] = &[
         before: "pushed",
         push: "git push origin :sandbox/x",
         rule: "push.delete",
-        says: &["! [remote rejected] sandbox/x (sandbox/x may not be deleted)"],
+        says: &[
+            "! [remote rejected] sandbox/x (sandbox/x may not be deleted, nor any other; for other commits: branches",
+            "branches that would work: sandbox/*, bot/*)",
+        ],
         ..BY_NAME
     },
     Refused { before: "", push: "git push --delete origin main", rule: "push.protected", ..BY_NAME },
@@ -242,7 +246,10 @@ const REFUSED: &[Refused] = &[
         before: "git tag sandbox/v1; git push -q origin sandbox/v1; change one; git tag -f sandbox/v1",
         push: "git push -f origin sandbox/v1",
         rule: "push.tag",
-        says: &["! [remote rejected] sandbox/v1 -> sandbox/v1 (the tag sandbox/v1 exists, and a tag is not moved)"],
+        says: &[
+            "! [remote rejected] sandbox/v1 -> sandbox/v1 (the tag sandbox/v1 exists, and a tag is not moved; names",
+            "names that would work for a new one: sandbox/*, bot/*)",
+        ],
         ..BY_NAME
     },
     Refused { before: "git tag v1", push: "git push origin v1", rule: "push.branch", ..BY_NAME },
