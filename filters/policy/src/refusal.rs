@@ -14,10 +14,11 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form for a request with this path: git asks for `…/info/refs` before anything else.
+    /// The form for a request with this path: git's own for reads, `…/info/refs` before anything else and then
+    /// `…/git-upload-pack`. A push has its report.
     pub fn of_path(path: &[u8]) -> Self {
         let path = path.split(|b| *b == b'?').next().unwrap_or_default();
-        if path.ends_with(b"/info/refs") { Form::Text } else { Form::Json }
+        if path.ends_with(b"/info/refs") || path.ends_with(b"/git-upload-pack") { Form::Text } else { Form::Json }
     }
 }
 
@@ -71,7 +72,10 @@ mod tests {
     fn git_gets_text_and_programs_get_json() {
         assert_eq!(Form::of_path(b"/o/r.git/info/refs?service=git-upload-pack"), Form::Text);
         assert_eq!(Form::of_path(b"/o/r/info/refs"), Form::Text);
+        assert_eq!(Form::of_path(b"/o/r.git/git-upload-pack"), Form::Text);
+        assert_eq!(Form::of_path(b"/o/r.git/git-receive-pack"), Form::Json);
         assert_eq!(Form::of_path(b"/repos/o/r?x=/info/refs"), Form::Json);
+        assert_eq!(Form::of_path(b"/repos/o/r?x=/git-upload-pack"), Form::Json);
         let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "say \"who\"");
         assert_eq!(
             render(&denial, Form::Json, "7").body,
