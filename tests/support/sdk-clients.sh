@@ -4,9 +4,10 @@
 # whose wheels bring their programs.
 #
 #   tests/support/sdk-clients.sh           the libraries; the agents (320 MB) only where they are there already
-#   tests/support/sdk-clients.sh --all     both
+#   tests/support/sdk-clients.sh --all     both, and as root the programs of Debian's that this machine lacks
 #
-# What can't be had is not there, and missing/NAME says why. Nothing is installed outside of target/clients.
+# What could not be had is not there, and missing/NAME says what came of the attempt. But for those programs nothing is
+# installed outside of target/clients.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly place=$root/target/clients
@@ -32,7 +33,24 @@ install() {
     fi
 }
 
+# program NAME PACKAGE: a program of this machine, or the file missing/NAME where it was tried to install it in vain.
+program() {
+    local name=$1 package=$2 why=$place/missing/$1
+    rm -f "$why"
+    if command -v "$name" >/dev/null || [[ $(id -u) != 0 ]]; then return; fi
+    if ! DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" \
+        </dev/null >"$why.log" 2>&1; then
+        tail -n 1 "$why.log" >"$why"
+    fi
+    rm -f "$why.log"
+}
+
 mkdir -p "$place/missing"
 install sdks "${sdks[@]}"
-if [[ ${1:-} == --all ]]; then install agents "${agents[@]}"; fi
+if [[ ${1:-} == --all ]]; then
+    install agents "${agents[@]}"
+    for pair in node:nodejs java:default-jdk-headless keytool:default-jdk-headless gh:gh wget:wget; do
+        program "${pair%:*}" "${pair#*:}"
+    done
+fi
 echo "$place"

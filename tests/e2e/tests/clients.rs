@@ -240,8 +240,7 @@ fn every_client_does_what_the_docs_say() {
             Ok(Ok(row)) => rows.push((name, [row.version, row.needs.to_owned(), row.outcome])),
             Ok(Err(skipped)) => {
                 skip(&format!("client {name}"), &skipped.why);
-                let all = std::env::var("SALLYPORT_ALL_CLIENTS").is_ok_and(|all| all == "1");
-                if all && !skipped.cannot_be_had {
+                if !skipped.may_be() {
                     failed.push(format!("{name}: skipped: {}", skipped.why));
                 }
                 rows.push((name, [String::new(), String::new(), format!("skipped: {}", skipped.why)]));
@@ -263,7 +262,7 @@ fn every_client_does_what_the_docs_say() {
 fn claude_code_uses_a_login_that_the_gateway_has() {
     let program = match file_of("agents", "claude_agent_sdk", "_bundled/claude") {
         Ok(program) => program,
-        Err(skipped) => return skip("client Claude Code", &skipped.why),
+        Err(skipped) => return skipped.skip("client Claude Code"),
     };
     let world = World::start(("CLAUDE_CODE_OAUTH_TOKEN", CLAUDE_LOGIN));
     let sandbox = world.sandbox();
@@ -288,7 +287,7 @@ fn claude_code_uses_a_login_that_the_gateway_has() {
 fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
     let (claude, codex) = match (file_of("agents", "claude_agent_sdk", "_bundled/claude"), codex_program()) {
         (Ok(claude), Ok(codex)) => (claude, codex),
-        (Err(skipped), _) | (_, Err(skipped)) => return skip("clients that refresh a login", &skipped.why),
+        (Err(skipped), _) | (_, Err(skipped)) => return skipped.skip("clients that refresh a login"),
     };
     let keys = scratch("keys");
     let login = |name: &str, login: Value| {
@@ -398,11 +397,29 @@ fn python_of(environment: &str) -> Result<String, Skipped> {
     if python.exists() {
         return Ok(python.display().to_string());
     }
-    let missing = std::fs::read_to_string(clients().join("missing").join(environment));
-    Err(match missing {
-        Ok(why) => Skipped { why: format!("its package can't be had: {}", why.trim()), cannot_be_had: true },
-        Err(_) => Skipped { why: "not installed: tests/support/sdk-clients.sh --all".into(), cannot_be_had: false },
-    })
+    Err(Skipped::without(environment, "not installed: tests/support/sdk-clients.sh --all"))
+}
+
+impl Skipped {
+    /// Without `name`, because of `why`. That it can't be had is believed only of what a script of tests/support has
+    /// tried to get: then its file in `missing` says what came of that.
+    fn without(name: &str, why: &str) -> Self {
+        match std::fs::read_to_string(clients().join("missing").join(name)) {
+            Ok(tried) => Self { why: format!("{why}, and can't be had: {}", tried.trim()), cannot_be_had: true },
+            Err(_) => Self { why: why.into(), cannot_be_had: false },
+        }
+    }
+
+    /// Where all clients are wanted, only what can't be had may be skipped.
+    fn may_be(&self) -> bool {
+        self.cannot_be_had || std::env::var("SALLYPORT_ALL_CLIENTS").as_deref() != Ok("1")
+    }
+
+    /// Says that `what` is skipped.
+    fn skip(&self, what: &str) {
+        skip(what, &self.why);
+        assert!(self.may_be(), "{what}: skipped: {}", self.why);
+    }
 }
 
 /// A file of a package of such an environment.
@@ -413,6 +430,7 @@ fn file_of(environment: &str, package: &str, file: &str) -> Result<String, Skipp
     if Path::new(&path).exists() {
         return Ok(path);
     }
+    // The package was had, so this is what its makers have for this machine.
     Err(Skipped { why: format!("the package {package} has no {file}"), cannot_be_had: true })
 }
 
@@ -424,7 +442,7 @@ fn version_of(python: &str, package: &str) -> String {
 /// A program of the machine.
 fn installed(program: &str) -> Result<(), Skipped> {
     let there = Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", program]).status().unwrap();
-    let missing = || Skipped { why: format!("{program} is not on this machine"), cannot_be_had: true };
+    let missing = || Skipped::without(program, &format!("{program} is not on this machine"));
     there.success().then_some(()).ok_or_else(missing)
 }
 
@@ -704,7 +722,7 @@ fn git(world: &World, tls: &str) -> Result<Row, Skipped> {
         gits.iter().filter(|git| git.libcurl().to_string_lossy().contains("gnutls") == (tls == "gnutls")).collect();
     if gits.is_empty() {
         let why = format!("no git on this machine has a libcurl with {tls}; OPENSSL_GIT names one");
-        return Err(Skipped { why, cannot_be_had: true });
+        return Err(Skipped::without(&format!("git-{tls}"), &why));
     }
     let mut versions = Vec::new();
     for git in gits {
@@ -743,7 +761,7 @@ fn gh_of_the_machine(world: &World) -> Result<Row, Skipped> {
 fn gh_newer(world: &World) -> Result<Row, Skipped> {
     let program = std::env::var("NEWER_GH").unwrap_or_default();
     if program.is_empty() {
-        return Err(Skipped { why: "its package can't be had".into(), cannot_be_had: true });
+        return Err(Skipped::without("gh-newer", "not installed: tests/support/newer-gh.sh"));
     }
     gh(world, &program)
 }
