@@ -16,8 +16,21 @@ use test_support::raw::{self, h2};
 use test_support::upstream::{HOSTS, Visibility, git};
 use test_support::{Answer, Http, Rig, Sandbox, scratch};
 
-/// What the pack alone does not tell, but the server's refs and history do.
-const OF_THE_SERVER: [&str; 2] = ["push.force", "push.stale"];
+/// Rules that decide before anything goes upstream.
+const BY_THE_LIST: [&str; 8] = [
+    "push.branch",
+    "push.delete",
+    "push.duplicate",
+    "push.format",
+    "push.protected",
+    "push.ref",
+    "push.signed",
+    "push.tag",
+];
+
+/// What the gateway lets pass and git's server does not take: a pack that is damaged, and commits with parents that
+/// nobody has. The server's own refusal is told.
+const NOT_TAKEN: [&str; 3] = ["trailer-is-wrong", "second-parent", "16-ways-out"];
 
 /// What may be sent over HTTP/2 before the server asks for more.
 const WINDOW: usize = 64 << 10;
@@ -57,7 +70,9 @@ fn push_explain_says_of_each_what_the_filter_would() {
             let same = said["verdict"] == "deny" && said["rule"] == json!(case.expect.rule);
             let fits = match (case.expect.verdict, case.expect.rule.as_deref()) {
                 (Verdict::Allow, _) => said["verdict"] != "deny",
-                (Verdict::Deny, Some(rule)) if OF_THE_SERVER.contains(&rule) => said["verdict"] != "deny" || same,
+                // Only the server's history tells it, or its refs, of which a command can't ask.
+                (Verdict::Deny, Some("push.force")) => said["verdict"] == "ask" || same,
+                (Verdict::Deny, Some("push.stale")) => said["verdict"] != "deny" || same,
                 (Verdict::Deny, _) => same,
             };
             if !fits {
@@ -97,18 +112,27 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
             let (status, answer) = rig.gateway.call("POST", "/internal/containers", Some(&body));
             assert!(matches!(status, 200 | 201), "{answer}");
             let before = refs(&bare);
-            let bytes = case.body().bytes;
+            let support::body::Body { bytes, trailer } = case.body();
             // The client of HTTP/2 sends no more than one window.
             let http = if ran % 2 == 0 || bytes.len() > WINDOW { Http::One } else { Http::Two };
             let answer = push(&sandbox, &repo, http, &bytes).await;
             let moved = refs(&bare) != before;
+            let posts = rig.upstream.requests_with(&format!("/{repo}.git/git-receive-pack"));
+            let arrived: u64 = posts.iter().map(|post| post.body_bytes).sum();
             let fits = match case.expect.verdict {
-                Verdict::Allow => answer.rule.is_none(),
-                Verdict::Deny => answer.rule == case.expect.rule && !moved,
+                Verdict::Allow => {
+                    let taken = done(&bare, case, &bytes) != NOT_TAKEN.contains(&case.name.as_str());
+                    answer.rule.is_none() && answer.status == 200 && arrived == bytes.len() as u64 && taken
+                }
+                Verdict::Deny => {
+                    let by_the_list = BY_THE_LIST.iter().any(|rule| case.expect.rule.as_deref() == Some(*rule));
+                    let kept = trailer.is_none_or(|trailer| arrived <= trailer as u64);
+                    answer.rule == case.expect.rule && !moved && kept && (!by_the_list || posts.is_empty())
+                }
             };
             if !fits {
-                wrong
-                    .push(format!("{} {http:?}: expected {:?}, got {answer:?}, moved {moved}", case.name, case.expect));
+                let seen = format!("{answer:?}, moved {moved}, {arrived} of {} bytes arrived", bytes.len());
+                wrong.push(format!("{} {http:?}: expected {:?}, got {seen}", case.name, case.expect));
             }
             ran += 1;
         }
@@ -120,6 +144,7 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
 fn server(rig: &Rig, repo: &str, case: &Case) -> PathBuf {
     let bare = rig.upstream.create_repo(repo, Visibility::Private);
     git(&bare, &["update-ref", "-d", "refs/heads/main"]);
+    git(&bare, &["config", "receive.advertisePushOptions", "true"]);
     let write = |kind: &str, bytes: &[u8]| {
         let file = bare.join("object");
         std::fs::write(&file, bytes).unwrap();
@@ -135,6 +160,17 @@ fn server(rig: &Rig, repo: &str, case: &Case) -> PathBuf {
 
 fn refs(bare: &Path) -> String {
     git(bare, &["for-each-ref", "--format=%(refname) %(objectname)"])
+}
+
+/// Whether each ref is where the push wants it.
+fn done(bare: &Path, case: &Case, body: &[u8]) -> bool {
+    let mut push = push::Inspection::new(case.rules.clone(), case.container.clone());
+    push.feed(body);
+    let are = refs(bare);
+    push.updates().iter().all(|update| match update.new {
+        Some(new) => are.lines().any(|line| line == format!("{} {new}", update.name)),
+        None => !are.lines().any(|line| line.starts_with(&format!("{} ", update.name))),
+    })
 }
 
 async fn push(sandbox: &Sandbox, repo: &str, http: Http, body: &[u8]) -> Answer {
