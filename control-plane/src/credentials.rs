@@ -3,7 +3,7 @@
 //! A credential is one [`entry::Entry`]: who may use it, where it may go, how it is put in. `built_in` has the ones
 //! that need no configuration, `raw` reads the operator's, `source` finds their values. `decide` is the one pure
 //! function that says who, where and how; `server` is Envoy's ext_authz around it. The one place where a value is taken
-//! out of its wrapper is [`entry::Way::fill`].
+//! out of its wrapper to go into a request is [`entry::Way::fill`]; logins and Apps show theirs to whoever renews them.
 //!
 //! **Invariant:** on a host that has an entry and that the policy names, no request passes without a credential, and
 //! none with the sandbox's own.

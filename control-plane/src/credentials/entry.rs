@@ -179,7 +179,7 @@ impl Entry {
 }
 
 impl Way {
-    /// What is put in with `value`. The one place where a value is taken out of its wrapper.
+    /// What is put in with `value`. The one place where a value is taken out of its wrapper to go into a request.
     pub fn fill(&self, value: &SecretString) -> String {
         self.format.fill(value.expose_secret())
     }
