@@ -755,6 +755,46 @@ async fn the_trailer_goes_on_when_the_answer_has_come_and_not_before() {
 
 /// A later stage may hold a request back as well, and when it lets it go Envoy sends all on that has come by then.
 #[tokio::test]
+async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_its_reason() {
+    const SIZE: u64 = 4 << 20;
+    let place = Place::new(rig(), "megabytes");
+    let (work, seed) = (&place.work, &place.seed);
+    let new = work.commit_random(&[seed], SIZE);
+    let body = place.body(&[(ZERO, &new, X)], &[seed]);
+    assert!(body.len() as u64 > SIZE);
+    // Its names are wrong: nothing of it goes on.
+    let wrong = place.body(&[(seed, &new, "refs/heads/main")], &[seed]);
+    assert_reported("by its name", &place.push(Http::Two, &wrong).await, "push.protected");
+    assert_eq!(place.bytes(), 0);
+
+    let api = format!("{}/git/ref/", place.repo);
+    rig().upstream.set_api(&api, Some(Api::Held));
+    let all_but = body.len() as u64 - TRAILER;
+    let held = async {
+        // With the trailer waits what came to the filter together with it, which is no more than Envoy's buffer.
+        eventually_async("all but the end has gone on", SOON, async || match place.bytes() {
+            came if (all_but - (1 << 20)..=all_but).contains(&came) => Ok(()),
+            came => Err(came),
+        })
+        .await;
+        assert_eq!(place.at(X), None);
+        rig().upstream.set_api(&api, None);
+    };
+    let (answer, ()) = tokio::join!(place.push(Http::Two, &body), held);
+    assert_done("when it is allowed", &answer, X);
+    assert_eq!(place.at(X), Some(new));
+
+    // What is refused while it flows is dropped to its end and told.
+    let (before, tip) = (place.bytes(), work.commit(&[seed], "tip"));
+    work.deliver(&tip, X);
+    let aside = work.commit_random(&[seed], SIZE);
+    let stale = place.body(&[(seed, &aside, X)], &[seed]);
+    assert_reported("by its ref", &place.push(Http::Two, &stale).await, "push.stale");
+    assert!(place.bytes() - before + TRAILER <= stale.len() as u64);
+    assert_eq!(place.at(X), Some(tip));
+}
+
+#[tokio::test]
 async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
     let rig = Rig::start();
     for (number, refused) in [false, true].into_iter().enumerate() {

@@ -9,6 +9,9 @@ use tokio::time::timeout;
 
 /// The largest frame that every peer takes (RFC 9113 section 6.5.2).
 const FRAME: usize = 16_384;
+/// What may be sent, on the connection and on a stream, before the peer gives more (RFC 9113 section 6.9.2).
+const WINDOW: usize = 65_535;
+const INITIAL_WINDOW_SIZE: u8 = 4;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -88,21 +91,58 @@ impl Heard {
     }
 }
 
-/// Sends `request` and reads until its stream or the connection ends, or until a tunnel is open.
+/// Sends `request` and reads until its stream or the connection ends, or until a tunnel is open. A body beyond a window
+/// goes as the peer takes it.
 ///
 /// # Errors
 /// Nothing came in time, or what came is not HTTP/2.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Request<'_>) -> io::Result<Heard> {
     let work = async {
-        // Who refuses may close before all is sent; what it said first is still there to be read.
-        let _ = stream.write_all(&bytes(request)).await;
-        let _ = stream.flush().await;
         let connect = request.fields.iter().any(|(name, value)| (*name, *value) == (&b":method"[..], &b"CONNECT"[..]));
         let mut hearing = Hearing::new(connect);
+        // Who refuses may close before all is sent; what it said first is still there to be read.
+        if request.body.len() <= WINDOW {
+            let _ = stream.write_all(&bytes(request)).await;
+        } else if send_long(stream, request, &mut hearing).await?.is_some() {
+            return Ok(hearing.heard);
+        }
+        let _ = stream.flush().await;
         while hearing.next(stream).await?.is_none() {}
         Ok(hearing.heard)
     };
     timeout(STEP, work).await?.inspect(Heard::keep)
+}
+
+/// Sends a request whose body is more than a window. Stops where nothing more will come.
+async fn send_long(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: Request<'_>,
+    hearing: &mut Hearing,
+) -> io::Result<Option<Event>> {
+    let head = bytes(Request { body: b"-", trailers: &[], ..request });
+    // Without the body, which said that there will be one.
+    let _ = stream.write_all(&head[..head.len() - 10]).await;
+    let mut body = request.body;
+    while !body.is_empty() {
+        let room = usize::try_from(hearing.room.min(hearing.room_of_all)).unwrap_or(0);
+        if room == 0 {
+            let _ = stream.flush().await;
+            if let Some(Event::Over) = hearing.next(stream).await? {
+                return Ok(Some(Event::Over));
+            }
+            continue;
+        }
+        let (chunk, rest) = body.split_at(room.min(FRAME).min(body.len()));
+        let last = rest.is_empty() && request.trailers.is_empty();
+        let _ = stream.write_all(&frame(DATA, if last { END_STREAM } else { 0 }, 1, chunk)).await;
+        hearing.room -= i64::try_from(chunk.len()).unwrap();
+        hearing.room_of_all -= i64::try_from(chunk.len()).unwrap();
+        body = rest;
+    }
+    if !request.trailers.is_empty() {
+        let _ = stream.write_all(&fields(request.trailers, END_STREAM)).await;
+    }
+    Ok(None)
 }
 
 /// The same, with its body in `pieces`: each is sent when the peer has read the one before, which it says by answering
@@ -148,6 +188,11 @@ struct Hearing {
     connect: bool,
     block: Vec<u8>,
     ends: bool,
+    /// What may still be sent on the stream, and on the connection.
+    room: i64,
+    room_of_all: i64,
+    /// What a stream's room began with.
+    initial: i64,
 }
 
 /// What a frame may come to.
@@ -161,14 +206,24 @@ enum Event {
 impl Hearing {
     fn new(connect: bool) -> Self {
         let heard = Heard { status: 0, headers: vec![], body: vec![], trailers: vec![], end: End::Closed(None) };
-        Self { heard, connect, block: vec![], ends: false }
+        let room = i64::try_from(WINDOW).unwrap();
+        Self { heard, connect, block: vec![], ends: false, room, room_of_all: room, initial: room }
     }
 
     /// Reads one frame.
     async fn next(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<Option<Event>> {
         let Ok((kind, flags, on, payload)) = read_frame(stream).await else { return Ok(Some(Event::Over)) };
         match kind {
-            SETTINGS if flags & ACK == 0 => drop(stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await),
+            SETTINGS if flags & ACK == 0 => {
+                for setting in payload.chunks_exact(6).filter(|setting| setting[..2] == [0, INITIAL_WINDOW_SIZE]) {
+                    let initial = i64::from(word(&setting[2..]));
+                    self.room += initial - self.initial;
+                    self.initial = initial;
+                }
+                drop(stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await);
+            }
+            WINDOW_UPDATE if on == 0 => self.room_of_all += i64::from(word(&payload)),
+            WINDOW_UPDATE => self.room += i64::from(word(&payload)),
             PING if flags & ACK == 0 => drop(stream.write_all(&frame(PING, ACK, 0, &payload)).await),
             PING => return Ok(Some(Event::Pong)),
             GOAWAY => self.heard.end = End::Closed(Some(word(&payload[4..]))),
