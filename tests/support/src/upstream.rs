@@ -37,11 +37,13 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names it answers to, which the rig's usual policy does not allow.
-pub const OTHER_HOSTS: [&str; 15] = [
+pub const OTHER_HOSTS: [&str; 17] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
     "codeload.github.com",
+    "github-cloud.githubusercontent.com",
+    "github-cloud.s3.amazonaws.com",
     "api.openai.com",
     "generativelanguage.googleapis.com",
     "keyed.example.com",

@@ -5,8 +5,8 @@
 
 use fuzz::Choices;
 use fuzz::support::pack::{self, Name};
-use git_wire::pack::TRAILER;
 use fuzz::support::{AT_THE_END, Pace, Server, inspect};
+use git_wire::pack::TRAILER;
 use libfuzzer_sys::fuzz_target;
 use policy::{BranchRules, Container};
 use push::{Inspection, Oid};

@@ -100,7 +100,9 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         | "aliased.example.net"
         | "uploads.github.com"
         | "codeload.github.com"
-        | super::IDN => text(200, format!("raw {path}")),
+        | super::IDN
+        | "github-cloud.githubusercontent.com"
+        | "github-cloud.s3.amazonaws.com" => text(200, format!("raw {path}")),
         "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
         "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
         // `?to=URL`: a redirect there.
