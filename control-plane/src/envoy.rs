@@ -172,8 +172,8 @@ async fn end(mut child: tokio::process::Child, admin: &Path) -> anyhow::Result<(
         Ok(Ok(_)) => {
             if tokio::time::timeout(UNDER_WAY, finished(admin)).await.is_err() {
                 tracing::warn!("what is still under way after {} s is cut off", UNDER_WAY.as_secs());
+                tokio::time::sleep(LAST_LINES).await;
             }
-            tokio::time::sleep(LAST_LINES).await;
         }
         Ok(Err(error)) => tracing::warn!(%error, "Envoy cannot be asked to drain"),
         Err(_) => tracing::warn!("Envoy does not answer; it is ended without draining"),
@@ -191,10 +191,13 @@ async fn end(mut child: tokio::process::Child, admin: &Path) -> anyhow::Result<(
     Ok(())
 }
 
-/// Waits until no request is under way, or Envoy does not say.
+/// Waits until no request has been under way for as long as the access log may hold lines back, or Envoy does not say.
 async fn finished(admin: &Path) {
+    let mut quiet = Instant::now();
     while let Ok(stats) = call(admin, "GET", OPEN).await {
-        if requests(&stats) == 0 {
+        if requests(&stats) > 0 {
+            quiet = Instant::now();
+        } else if quiet.elapsed() >= LAST_LINES {
             return;
         }
         tokio::time::sleep(LOOK).await;

@@ -37,7 +37,7 @@ use self::tokens::Tokens;
 const WAIT: Duration = Duration::from_secs(4);
 
 /// The least time between a refresh and one that a provider's 401 begins. Twice that after each that a 401 has begun,
-/// up to an hour: a request that is wrong by itself is answered with 401 as well, and whoever sends it could otherwise
+/// up to some 64 minutes: a request that is wrong by itself is answered with 401 as well, and whoever sends it could otherwise
 /// have the login rotated for ever.
 const FLOOR: SignedDuration = SignedDuration::from_secs(60);
 
@@ -174,10 +174,10 @@ impl Login {
     /// force and there can be another, once for each, and no more often than [`FLOOR`] says.
     pub fn rejected(&self, began: Timestamp) {
         let now = Timestamp::now();
-        let mut begins = false;
+        let (mut begins, knows) = (false, self.refreshed_by().is_some());
         self.state.send_if_modified(|state| {
             let settled = state.refreshed.is_none_or(|at| now.duration_since(at) >= state.floor());
-            let renewable = state.tokens.as_ref().is_some_and(|tokens| tokens.refresh.is_some());
+            let renewable = knows && state.tokens.as_ref().is_some_and(|tokens| tokens.refresh.is_some());
             begins = !state.rejected && settled && renewable && began >= state.since;
             state.rejected |= begins;
             false

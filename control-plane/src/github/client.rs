@@ -81,9 +81,11 @@ impl Client {
         let header = header.map_err(|denial| Error::NoCredential(denial.reason))?;
         let Some(Use { container, .. }) = whom else { return self.transport.call(method, path, header, body).await };
         let share = self.share(container.container_ip);
-        let turn = tokio::time::timeout(DEADLINE, share.acquire()).await;
-        let _turn = turn.map_err(|_| Error::Late)?.map_err(|_| Error::Late)?;
-        self.transport.call(method, path, header, body).await
+        let call = async {
+            let _turn = share.acquire().await.map_err(|_| Error::Late)?;
+            self.transport.call(method, path, header, body).await
+        };
+        tokio::time::timeout(DEADLINE, call).await.unwrap_or(Err(Error::Late))
     }
 
     /// The turns of the container at `address`. They are forgotten when none of its calls waits or is under way.

@@ -274,7 +274,7 @@ impl Stream {
                 Direction::Inbound => Place::Proxy,
                 Direction::Outbound | Direction::Unspecified => Place::Elsewhere,
             };
-            let outcome = match self.admit_tunnel(facts, source) {
+            let outcome = match self.admit_tunnel(facts, source, host::now()?) {
                 Ok(()) => verdict::on_connect(facts, place),
                 Err(denial) => Outcome::Refuse(denial),
             };
@@ -306,10 +306,10 @@ impl Stream {
     }
 
     /// Counts a CONNECT. One to a host that the policy does not name counts twice: a leaf may have to be issued for it.
-    fn admit_tunnel(&self, facts: &Facts, source: Option<IpAddr>) -> Result<(), Denial> {
+    fn admit_tunnel(&self, facts: &Facts, source: Option<IpAddr>, now: Timestamp) -> Result<(), Denial> {
         let Some(source) = source else { return Err(verdict::no_source()) };
         self.enter(source, Kind::Tunnel)?;
-        self.shared.live.borrow_mut().open(self.id, source, &self.shared.memory.borrow());
+        self.shared.live.borrow_mut().open(self.id, source, &self.shared.memory.borrow(), now);
         let authority = facts.authority.as_deref().and_then(|authority| Authority::parse(authority).ok());
         match authority {
             Some(to) if !self.shared.memory.borrow().names_host(source, &to.host) => {

@@ -39,7 +39,7 @@ pub struct Live {
 #[derive(Debug)]
 struct Tunnel {
     source: IpAddr,
-    /// Of the first record that was seen at its source; `None` while there has been none.
+    /// Of the first record that was in force at its source; `None` while there has been none.
     right: Option<Right>,
     /// It had lost it a tick ago.
     lost: bool,
@@ -51,9 +51,10 @@ impl Live {
         self.requests.insert(id, right);
     }
 
-    /// `source` opens the tunnel `id`. Whoever is there need not be known yet: each request in it is judged by itself.
-    pub fn open(&mut self, id: u32, source: IpAddr, memory: &Memory) {
-        self.tunnels.insert(id, Tunnel { source, right: memory.record(source).map(Right::of), lost: false });
+    /// `source` opens the tunnel `id`. Whoever is there need not be known yet, or any more: each request in it is judged
+    /// by itself.
+    pub fn open(&mut self, id: u32, source: IpAddr, memory: &Memory, now: Timestamp) {
+        self.tunnels.insert(id, Tunnel { source, right: in_force(source, memory, now), lost: false });
     }
 
     /// The request or tunnel `id` has ended, if it ever passed.
@@ -73,7 +74,7 @@ impl Live {
     pub fn tunnels_without_right(&mut self, memory: &Memory, now: Timestamp) -> Vec<u32> {
         let mut ended = Vec::new();
         for (id, tunnel) in &mut self.tunnels {
-            tunnel.right = tunnel.right.or_else(|| memory.record(tunnel.source).map(Right::of));
+            tunnel.right = tunnel.right.or_else(|| in_force(tunnel.source, memory, now));
             let lost = tunnel.right.is_some_and(|right| lost(&right, memory, now));
             if lost && tunnel.lost {
                 ended.push(*id);
@@ -82,6 +83,11 @@ impl Live {
         }
         ended
     }
+}
+
+/// The right of whoever is at `source`, where there is one and it has not ended.
+fn in_force(source: IpAddr, memory: &Memory, now: Timestamp) -> Option<Right> {
+    memory.record(source).map(Right::of).filter(|right| now < right.expires_at)
 }
 
 fn lost(right: &Right, memory: &Memory, now: Timestamp) -> bool {
@@ -139,7 +145,7 @@ mod tests {
         memory.apply(message(1, vec![upsert("10.0.0.1", 1), upsert("10.0.0.2", 1)], &[])).unwrap();
         let mut live = Live::default();
         for (id, source) in [(7, "10.0.0.1"), (8, "10.0.0.2"), (9, "10.0.0.3")] {
-            live.open(id, source.parse().unwrap(), &memory);
+            live.open(id, source.parse().unwrap(), &memory, now);
         }
         let tick = |live: &mut Live, memory: &Memory| {
             let mut ended = live.tunnels_without_right(memory, now);
@@ -157,6 +163,8 @@ mod tests {
         assert_eq!(tick(&mut live, &memory), [9]);
         live.remove(9);
         let expired = "2027-01-15T00:00:00Z".parse().unwrap();
+        // One that is opened after that is one of nobody's.
+        live.open(10, "10.0.0.2".parse().unwrap(), &memory, expired);
         assert!(live.tunnels_without_right(&memory, expired).is_empty());
         assert_eq!(live.tunnels_without_right(&memory, expired), [8]);
     }

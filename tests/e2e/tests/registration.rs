@@ -152,7 +152,7 @@ async fn what_is_open_ends_within_a_second_of_its_record_and_nobody_else_s_does(
                 let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": []})));
                 assert_eq!(status, 200, "{body}");
             }
-            _ => tokio::time::sleep((expires_at - Timestamp::now()).try_into().unwrap()).await,
+            _ => tokio::time::sleep((expires_at - Timestamp::now()).try_into().unwrap_or_default()).await,
         }
         let since = Instant::now();
         for (what, ended) in mine {

@@ -145,7 +145,12 @@ impl<'a> Keeper<'a> {
                 tokens: Some(tokens),
                 since: Timestamp::now(),
                 refreshed: refreshed.or(state.refreshed),
-                blamed: if refreshed.is_some() && state.rejected { state.blamed.saturating_add(1) } else { 0 },
+                // A refresh that was due by itself ends the row.
+                blamed: match refreshed {
+                    Some(_) if state.rejected => state.blamed.saturating_add(1),
+                    Some(_) if self.unsaved.is_none() => 0,
+                    _ => state.blamed,
+                },
                 ..State::default()
             };
         });
@@ -235,9 +240,9 @@ impl<'a> Keeper<'a> {
             move || home.room(text.expose_secret().len()).and_then(|room| room.fill(&text)).map_err(|e| e.to_string());
         match blocking(save).await.and_then(|saved| saved) {
             Ok(()) => {
-                self.unsaved = None;
                 tracing::info!(credential = self.login.name, "the refreshed login is saved after all");
                 self.publish(tokens, Some(Timestamp::now()));
+                self.unsaved = None;
             }
             Err(error) => self.unsaved(&error),
         }
