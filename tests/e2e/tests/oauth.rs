@@ -438,11 +438,12 @@ fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
     assert!(gateway.warnings().iter().all(|warning| !warning.contains("auth.json")), "{:?}", gateway.warnings());
 }
 
-/// The processes that refresh a login.
-fn refreshing() -> Vec<u32> {
+/// The processes that refresh a login of `gateway`'s.
+fn refreshing(gateway: &Gateway) -> Vec<u32> {
+    let command = format!("sallyport\0refresh-login\0{}/", gateway.state.display());
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let is = |pid: &u32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"sallyport\0refresh-login\0")
+        std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(command.as_bytes())
     };
     pids.filter(is).collect()
 }
@@ -454,7 +455,7 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
     let sandbox = login.rig.registered(&[]);
     login.asked(1);
     upstream.tokens().set(Duration::ZERO, HOUR);
-    let [child] = refreshing()[..] else { panic!("{:?}", refreshing()) };
+    let [child] = refreshing(gateway)[..] else { panic!("{:?}", refreshing(gateway)) };
     // What it was told is not where anybody could read it.
     let seen = ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{child}/{file}")).unwrap_or_default());
     assert!(!String::from_utf8_lossy(&seen.concat()).contains("fixture"), "{seen:?}");
