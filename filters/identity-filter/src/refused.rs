@@ -15,8 +15,9 @@ use std::time::Duration;
 pub const MAX_BODY: usize = 1 << 30;
 /// How long a refused body may make a pause before the answer is given all the same.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
-/// How long somebody waits for the answer who opens tunnels too fast.
-pub const RATE_PAUSE: Duration = Duration::from_secs(1);
+/// How long somebody waits for the answer who asks for more in a second than there is. An answer costs as much as some
+/// requests, so whoever asks again and again is to do it seldom.
+pub const RATE_PAUSE: Duration = Duration::from_secs(3);
 /// How many refused bodies a worker reads at a time; beyond it the answer is given at once.
 const MAX_REFUSED: usize = 1024;
 

@@ -108,7 +108,7 @@ fn flood(sandbox: &Arc<Sandbox>, done: &Arc<Done>) -> std::thread::JoinHandle<()
                 }
             }));
         }
-        // Each waits for a second for most of its answers.
+        // Each waits for three seconds for most of its answers.
         for _ in 0..64 {
             let (s, d) = (Arc::clone(&sandbox), Arc::clone(&done));
             tasks.push(runtime.spawn(async move { flood_of_tunnels(&s, &d).await }));
@@ -185,7 +185,7 @@ async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
             rate(1),
             rate(2)
         );
-        // Tunnels and names may all wait for the second that one more costs.
+        // Tunnels and names may all wait for the three seconds that one more costs.
         assert!(to[1] > from[1] + 20 && to.iter().all(|count| *count > 50), "this was no flood: {from:?} {to:?}");
         rounds.push((before, meanwhile));
         if round + 1 >= ROUNDS && factors(&rounds).iter().all(|(_, factor)| *factor <= FACTOR) {

@@ -442,9 +442,8 @@ fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
 fn refreshing(gateway: &Gateway) -> Vec<u32> {
     let command = format!("sallyport\0refresh-login\0{}/", gateway.state.display());
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let is = |pid: &u32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(command.as_bytes())
-    };
+    let is =
+        |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(command.as_bytes());
     pids.filter(is).collect()
 }
 
