@@ -3,7 +3,7 @@
 //! Everything on a host of ours that a credential is not for is refused: no credential, no request.
 
 use jiff::Timestamp;
-use policy::{Container, Denial, Egress, HostName, Repo, Stage};
+use policy::{Container, Denial, Egress, HostName, Repo, Stage, Verdict};
 
 use super::client::query_credentials;
 use super::endpoint::canonical;
@@ -68,13 +68,8 @@ pub fn decide<'a, 'c>(
     if !matches!(entry.scope, Scope::Answer(_)) && !entry.admits(container) {
         return refuse("credentials.container", format!("this container may not use the credential {}", entry.name));
     }
-    // A suffix on a list is no word for a credential, and the host may stand on another container's list by its name.
-    let own = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host)).cloned();
-    let mut by = own.chain(egress.by(request.host));
-    if !matches!(entry.scope, Scope::Answer(_)) && !by.any(|pattern| within(&entry.host, &pattern)) {
-        let reason =
-            format!("{} is allowed here by a suffix; the credential {} wants its name", request.host, entry.name);
-        return refuse("credentials.host", reason);
+    if !matches!(entry.scope, Scope::Answer(_)) {
+        named(container, request, egress, entry)?;
     }
     // Where.
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
@@ -118,6 +113,26 @@ pub fn decide<'a, 'c>(
         return refuse("credentials.query", "a credential behind a ';' in the query cannot be removed".into());
     };
     Ok(Grant { entry, repo, rule, parameters })
+}
+
+/// Whether the host is on a list by a name that `entry` is for. A suffix on a list is no word for a credential, and the
+/// host may stand on another container's list by its name.
+///
+/// # Errors
+/// It is not, or it stands on no list any more: this worker has yet to be told.
+fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &Entry) -> Result<(), Denial> {
+    let own: Vec<_> = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host)).collect();
+    if own.is_empty()
+        && let Verdict::Deny(denial) = egress.decide(request.host, request.method.as_bytes())
+    {
+        return Err(Denial { stage: Stage::Credentials, ..denial });
+    }
+    let by = egress.by(request.host);
+    if own.into_iter().chain(&by).any(|pattern| within(&entry.host, pattern)) {
+        return Ok(());
+    }
+    let reason = format!("{} is allowed here by a suffix; the credential {} wants its name", request.host, entry.name);
+    Err(Denial::forbidden(Stage::Credentials, "credentials.host", reason))
 }
 
 #[cfg(test)]
@@ -432,10 +447,10 @@ mod tests {
         assert_eq!(rule(&[], &named, host), granted);
         assert_eq!(rule(&["api.openai.com"], &below, host), granted);
         assert_eq!(rule(&["*.openai.com"], &named, host), granted);
-        for (own, egress) in [(&[][..], &below), (&["*.openai.com"], &none), (&["*.openai.com"], &below), (&[], &none)]
-        {
+        for (own, egress) in [(&[][..], &below), (&["*.openai.com"], &none), (&["*.openai.com"], &below)] {
             assert_eq!(rule(own, egress, host), "credentials.host", "{own:?}");
         }
+        assert_eq!(rule(&[], &none, host), "egress.host", "it is on no list any more");
         // One for a suffix is for what is allowed by it, or by a longer one.
         for pattern in ["*.example.org", "*.b.example.org", "a.b.example.org"] {
             assert_eq!(rule(&[pattern], &none, "a.b.example.org"), granted, "{pattern}");
