@@ -65,10 +65,13 @@ pub fn decide<'a, 'c>(
         return refuse("credentials.host", format!("there is no credential for {}", request.host));
     };
     // What the gateway answers by itself is worth nothing, and so for everybody.
-    if !matches!(entry.scope, Scope::Answer(_)) && !entry.admits(container) {
-        return refuse("credentials.container", format!("this container may not use the credential {}", entry.name));
-    }
     if !matches!(entry.scope, Scope::Answer(_)) {
+        if !entry.admits(container) {
+            return refuse(
+                "credentials.container",
+                format!("this container may not use the credential {}", entry.name),
+            );
+        }
         named(container, request, egress, entry)?;
     }
     // Where.

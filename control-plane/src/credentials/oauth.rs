@@ -37,8 +37,8 @@ use self::tokens::Tokens;
 const WAIT: Duration = Duration::from_secs(4);
 
 /// The least time between a refresh and one that a provider's 401 begins. Twice that after each that a 401 has begun,
-/// up to some 64 minutes: a request that is wrong by itself is answered with 401 as well, and whoever sends it could otherwise
-/// have the login rotated for ever.
+/// up to 64 minutes: a request that is wrong by itself is answered with 401 as well, and whoever sends it could
+/// otherwise have the login rotated for ever.
 const FLOOR: SignedDuration = SignedDuration::from_secs(60);
 
 /// How often that is doubled.

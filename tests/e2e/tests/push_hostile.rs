@@ -88,6 +88,14 @@ impl<'a> Place<'a> {
         (new, body)
     }
 
+    /// A new commit that [`X`] is at, and a push that takes it to be where that began.
+    fn overtaken(&self) -> (String, Vec<u8>) {
+        let (work, seed) = (&self.work, &self.seed);
+        let (tip, aside) = (work.commit(&[seed], "tip"), work.commit(&[seed], "aside"));
+        work.deliver(&tip, X);
+        (tip, self.body(&[(seed, &aside, X)], &[seed]))
+    }
+
     fn path(&self) -> String {
         format!("/{}.git/git-receive-pack", self.repo)
     }
@@ -920,10 +928,7 @@ async fn a_refused_push_is_told_by_us_whatever_the_server_has_said() {
     let rig = rig();
     for (number, end) in [End::Late, End::Whole, End::Trailers].into_iter().enumerate() {
         let place = Place::new(rig, &format!("told-{number}"));
-        let (work, seed) = (&place.work, &place.seed);
-        let (tip, aside) = (work.commit(&[seed], "tip"), work.commit(&[seed], "aside"));
-        work.deliver(&tip, X);
-        let body = place.body(&[(seed, &aside, X)], &[seed]);
+        let (tip, body) = place.overtaken();
         let api = format!("{}/git/ref/", place.repo);
         rig.upstream.set_api(&api, Some(Api::Held));
         // With all that it gets, so that its answer comes as late as it can.
@@ -945,10 +950,7 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
     let pranks = [whole(200), whole(403), whole(500), result(0, success(X), End::Trailers), whole(0)];
     for (number, prank) in pranks.into_iter().enumerate() {
         let place = Place::new(rig, &format!("dropped-{number}"));
-        let (work, seed) = (&place.work, &place.seed);
-        let (tip, aside) = (work.commit(&[seed], "tip"), work.commit(&[seed], "aside"));
-        work.deliver(&tip, X);
-        let body = place.body(&[(seed, &aside, X)], &[seed]);
+        let (tip, body) = place.overtaken();
         let api = format!("{}/git/ref/", place.repo);
         rig.upstream.set_api(&api, Some(Api::Held));
         rig.upstream.set_git(&place.path(), Some(Prank { after: u64::MAX, ..prank.clone() }));
