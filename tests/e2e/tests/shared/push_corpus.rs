@@ -1,7 +1,7 @@
 //! The corpus of pushes (tests/corpus/push) through the command line, and through Envoy with real git behind it.
 
 // The corpus is read, and its bodies are made, by what runs it natively.
-#[path = "../../../filters/push/tests/support/mod.rs"]
+#[path = "../../../../filters/push/tests/support/mod.rs"]
 mod support;
 
 use serde_json::{Value, json};
