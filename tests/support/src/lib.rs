@@ -28,6 +28,7 @@ pub use sandbox::{Curled, Finished, Sandbox};
 pub use upstream::{Recorded, Upstream};
 pub use worktree::{Git, Worktree};
 
+use gateway::NO_CREDENTIAL_BUT_GITHUB;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -57,7 +58,8 @@ impl Rig {
     /// The same with this policy, and with hosts that are pinned elsewhere.
     pub fn start_with(policy: &str, elsewhere: &[(&str, SocketAddr)]) -> Self {
         let upstream = Upstream::start();
-        let gateway = Gateway::start_with(&upstream, policy, elsewhere);
+        let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{}", gateway::pins(&upstream, elsewhere));
+        let gateway = Gateway::with(policy).settings(&settings).up();
         Self { upstream, gateway }
     }
 

@@ -261,7 +261,7 @@ fn kill_again_and_again(gateway: &Gateway, known: &Known, random: &mut Random) {
 async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all_the_while() {
     let _alone = ALONE.lock().await;
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream);
+    let gateway = Gateway::before(&upstream).build();
     gateway.serve();
     eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
     gateway.start_envoy();
@@ -341,7 +341,7 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
 async fn envoy_is_back_and_serves_within_two_seconds_of_kill_9() {
     let _alone = ALONE.lock().await;
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream);
+    let gateway = Gateway::before(&upstream).build();
     let begun = Instant::now();
     gateway.up();
     // On a machine that is busy a start takes longer, and so does this: it is hardly more than a start.
@@ -387,7 +387,7 @@ fn lost(gateway: &Gateway) -> u64 {
 async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     let _alone = ALONE.lock().await;
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream);
+    let gateway = Gateway::before(&upstream).build();
     disk::small(&gateway.state, "8m");
     gateway.up();
     let rig = Rig { upstream, gateway };
@@ -497,7 +497,7 @@ async fn a_second_gateway_on_a_state_directory_says_so_and_touches_nothing() {
     let _alone = ALONE.lock().await;
     let upstream = Upstream::start();
     for first in ["up", "serve"] {
-        let gateway = Gateway::unstarted(&upstream);
+        let gateway = Gateway::before(&upstream).build();
         let state = gateway.state.clone();
         match first {
             "up" => gateway.up(),
@@ -580,7 +580,7 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     let _alone = ALONE.lock().await;
     let filters = Filters::copied(scratch("filters"));
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream).with_variable("SALLYPORT_FILTERS", filters.directory());
+    let gateway = Gateway::before(&upstream).env("SALLYPORT_FILTERS", filters.directory()).build();
     gateway.up();
     let rig = Rig { upstream, gateway };
     let sandboxes = [rig.registered(&[REPO]), rig.registered(&[REPO])];

@@ -124,7 +124,7 @@ impl World {
         let settings = format!("credentials: {{{credentials}}}\nupstreams:\n{github}{}", scripted.pins());
         let allowed = [&["github.com", "api.github.com"], &hosts[..], &TOKEN_ENDPOINTS].concat();
         let keys = [variables, &[("OPENAI_API_KEY", OPENAI), ("GEMINI_API_KEY", GEMINI)]].concat();
-        let gateway = Gateway::start_in(&policy(&allowed), &settings, &keys);
+        let gateway = Gateway::with(&policy(&allowed)).settings(&settings).envs(&keys).up();
         Self { gateway, upstream, scripted, gate }
     }
 

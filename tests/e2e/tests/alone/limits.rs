@@ -37,7 +37,7 @@ const LOOKUPS: usize = 64;
 
 fn rig() -> Rig {
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream).with_workers(1);
+    let gateway = Gateway::before(&upstream).workers(1).build();
     gateway.up();
     Rig { upstream, gateway }
 }

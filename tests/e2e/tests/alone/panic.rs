@@ -2,7 +2,7 @@
 //! again, the audit names whose request it was, and whoever does it three times is blocked, and nobody else.
 
 use std::time::Duration;
-use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, pins, policy};
+use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, policy};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
 
 const HOST: &str = "api.anthropic.com";
@@ -27,10 +27,9 @@ fn served(sandbox: &Sandbox) {
 async fn whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time() {
     let filters = std::env::var("SALLYPORT_FILTERS_PANIC").expect("SALLYPORT_FILTERS_PANIC is set by run-e2e.sh");
     let upstream = Upstream::start();
-    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{}", pins(&upstream, &[]));
     // With one worker there is one VM, and whoever is served is served by the one that panics next.
-    let gateway = Gateway::configure(&policy(&[HOST]), &settings, &[("SALLYPORT_FILTERS", &filters)]).with_workers(1);
-    gateway.up();
+    let builder = Gateway::with(&policy(&[HOST])).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(&upstream);
+    let gateway = builder.env("SALLYPORT_FILTERS", &filters).workers(1).up();
     let rig = Rig { upstream, gateway };
     let (culprit, bystander) = (rig.registered(&[]), rig.registered(&[]));
     served(&culprit);

@@ -60,7 +60,7 @@ async fn assert_distrusts(rig: &Rig, sandbox: &Sandbox, host: &str) {
 async fn a_change_of_ca_cuts_off_nobody_who_was_given_the_bundle_in_time() {
     let upstream = Upstream::start();
     // One worker has all leaves at one moment.
-    let gateway = Gateway::unstarted(&upstream).with_workers(1);
+    let gateway = Gateway::before(&upstream).workers(1).build();
     gateway.up();
     let rig = Rig { upstream, gateway };
     let old = rig.registered(&["acme/app"]);

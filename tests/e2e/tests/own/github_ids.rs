@@ -82,8 +82,7 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
     let token = scratch("keys").join("token");
     let github = format!("credentials: {{github: {{from: {{file: {}}}}}, ", token.display());
     let credentials = NO_CREDENTIAL_BUT_GITHUB.replace("credentials: {", &github);
-    let settings = format!("{credentials}{}", pins(&upstream, &[]));
-    let gateway = Gateway::start_configured(&policy(&HOSTS), &settings);
+    let gateway = Gateway::with(&policy(&HOSTS)).settings(&credentials).upstream(&upstream).up();
     let sandbox = Sandbox::start().behind(&gateway);
     register(&gateway, sandbox.address, &json!([REPO]));
     let before = record(&gateway, sandbox.address);
@@ -127,7 +126,7 @@ fn an_address_that_is_not_public_is_not_asked() {
         .filter(|line| !line.contains(API))
         .fold(String::new(), |lines, line| lines + line + "\n");
     let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}nameservers: ['{}']\n{others}", nameserver.address);
-    let gateway = Gateway::start_configured(&policy(&HOSTS), &settings);
+    let gateway = Gateway::with(&policy(&HOSTS)).settings(&settings).up();
     let sandbox = Sandbox::start().behind(&gateway);
     register(&gateway, sandbox.address, &json!([REPO]));
     eventually("the lookup has failed", SOON, || {

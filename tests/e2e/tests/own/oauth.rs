@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use test_support::gateway::pins;
 use test_support::process::{self, Signal};
 use test_support::upstream::tokens;
 use test_support::{
@@ -43,8 +42,9 @@ fn write(file: &PathBuf, number: u64, seconds: i64) {
 fn rig(credentials: &str, variables: &[(&str, &str)], delay: Duration, before: impl FnOnce(&Gateway)) -> Rig {
     let upstream = Upstream::start();
     upstream.tokens().set(delay, HOUR);
-    let settings = format!("credentials: {{{credentials}}}\n{}", pins(&upstream, &[]));
-    let gateway = Gateway::configure("strip_foreign_credentials: true\n", &settings, variables);
+    let credentials = format!("credentials: {{{credentials}}}\n");
+    let builder = Gateway::with("strip_foreign_credentials: true\n").settings(&credentials).upstream(&upstream);
+    let gateway = builder.envs(variables).build();
     before(&gateway);
     gateway.up();
     Rig { upstream, gateway }

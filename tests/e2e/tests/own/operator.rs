@@ -128,7 +128,7 @@ fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
 #[test]
 fn readiness_names_what_is_missing() {
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream);
+    let gateway = Gateway::before(&upstream).build();
     let readyz = || {
         let (status, body) = gateway.try_call("GET", "/readyz", None).ok()?;
         let said: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("/readyz: {error}: {body}"));

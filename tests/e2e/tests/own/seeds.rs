@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use test_support::gateway::pins;
 use test_support::upstream::Visibility;
 use test_support::{Finished, Gateway, Recorded, Sandbox, TOKEN, Upstream, eventually};
 
@@ -84,7 +83,7 @@ fn the_command_lines_of_the_original_design_do_what_it_says() {
         upstream.create_repo(repo, Visibility::Private);
     }
     let policy = std::fs::read_to_string(corpus().join("policy.yaml")).unwrap();
-    let gateway = Gateway::start_in(&policy, &pins(&upstream, &[]), &[("ANTHROPIC_API_KEY", KEY)]);
+    let gateway = Gateway::with(&policy).upstream(&upstream).env("ANTHROPIC_API_KEY", KEY).up();
     let sandbox = || Sandbox::start().behind(&gateway);
     let who = BTreeMap::from(["owner", "neighbour", "stranger", "expired"].map(|who| (who, sandbox())));
     let hour = SignedDuration::from_hours(1);
@@ -131,7 +130,7 @@ fn a_pattern_of_the_policy_refuses_what_is_allowed_without_it() {
     let upstream = Upstream::start();
     upstream.create_repo("owner/repo1", Visibility::Private);
     let plain = "egress: [github]\n";
-    let gateway = Gateway::start_configured(plain, &pins(&upstream, &[]));
+    let gateway = Gateway::with(plain).upstream(&upstream).up();
     let sandbox = Sandbox::start().behind(&gateway);
     gateway.register(sandbox.address, &["owner/repo1"]);
     let ask = |what: &str| sandbox.curl(&[format!("https://api.github.com/repos/owner/repo1/{what}")]);

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-use test_support::gateway::{container_id, pins, policy};
+use test_support::gateway::{container_id, policy};
 use test_support::internet::{NameServer, Record, public_host};
 use test_support::upstream::{ADDRESS, Visibility, number};
 use test_support::{Curled, Finished, Gateway, Http, Recorded, Rig, Sandbox, TOKEN, Upstream, client, eventually, raw};
@@ -49,7 +49,7 @@ fn start(policy: &str, settings: &str) -> Rig {
         ("GEMINI_API_KEY", GEMINI),
         ("QUERIED", QUERIED),
     ];
-    let gateway = Gateway::start_in(policy, &(settings.to_owned() + &pins(&upstream, &[])), &set);
+    let gateway = Gateway::with(policy).settings(settings).upstream(&upstream).envs(&set).up();
     Rig { upstream, gateway }
 }
 
@@ -166,8 +166,8 @@ fn a_cleartext_mirror_sees_no_credential_of_anybody_s() {
     public_host(public, address);
     let nameserver = NameServer::start(&[("mirror.example.org", &[Record::Address(public.into())])]);
     let policy = "egress:\n  - {host: mirror.example.org, cleartext: true}\n";
-    let settings = format!("nameservers: ['{}']\n{}", nameserver.address, pins(&upstream, &[]));
-    let gateway = Gateway::start_in(policy, &settings, &[("OPENAI_API_KEY", OPENAI)]);
+    let names = format!("nameservers: ['{}']\n", nameserver.address);
+    let gateway = Gateway::with(policy).settings(&names).upstream(&upstream).env("OPENAI_API_KEY", OPENAI).up();
     let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&["acme/app"]);
     let own = ["-H", &format!("Authorization: Bearer {OWN}"), "-H", &format!("x-api-key: {OWN}")];
@@ -413,11 +413,11 @@ fn with_app() -> Rig {
         upstream.create_repo(repo, Visibility::Private);
     }
     let settings = format!(
-        "credentials:\n  github: {{from: {{app: {{id: 12345, key: {}, permissions: {{contents: write, issues: read}}}}}}}}\n{}",
+        "credentials:\n  github: {{from: {{app: {{id: 12345, key: {}, permissions: {{contents: write, issues: read}}}}}}}}\n",
         key.display(),
-        pins(&upstream, &[])
     );
-    let gateway = Gateway::start_configured(&policy(&["github.com", "api.github.com"]), &settings);
+    let builder = Gateway::with(&policy(&["github.com", "api.github.com"])).settings(&settings);
+    let gateway = builder.upstream(&upstream).up();
     Rig { upstream, gateway }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use test_support::gateway::{container_id, pins, policy};
+use test_support::gateway::{container_id, policy};
 use test_support::upstream::{REPEAT, Visibility};
 use test_support::{
     Client, Finished, Gateway, Http, Recorded, Rig, Sandbox, TOKEN, Upstream, eventually, scratch, secrets,
@@ -55,7 +55,7 @@ impl Keyed {
         );
         let upstream = Upstream::start();
         let set = [("ANTHROPIC_API_KEY", ANTHROPIC), ("GOOGLE_API_KEY", GEMINI), ("GITHUB_TOKEN", TOKEN)];
-        let gateway = Gateway::start_in(&policy(&HOSTS), &(lines + &pins(&upstream, &[])), &set);
+        let gateway = Gateway::with(&policy(&HOSTS)).settings(&lines).upstream(&upstream).envs(&set).up();
         Self { rig: Rig { upstream, gateway }, keys }
     }
 }
@@ -333,8 +333,7 @@ fn a_changed_file_and_a_changed_output_are_taken_up_in_time_and_what_fails_is_to
 fn a_command_that_gives_nothing_is_a_503_of_its_own() {
     let lines = "credentials:\n  own: {host: keyed.example.com, from: {command: [sh, -c, 'printf leaked_%s fixture; exit 3']}}\n";
     let upstream = Upstream::start();
-    let gateway =
-        Gateway::start_configured(&policy(&["keyed.example.com"]), &(lines.to_owned() + &pins(&upstream, &[])));
+    let gateway = Gateway::with(&policy(&["keyed.example.com"])).settings(lines).upstream(&upstream).up();
     let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&[]);
     assert_eq!(post(&sandbox, &[], "https://keyed.example.com/x"), (503, Some("credentials.source".into())));
@@ -346,7 +345,7 @@ fn a_command_that_gives_nothing_is_a_503_of_its_own() {
 #[test]
 fn a_missing_value_is_a_502_that_names_the_variables() {
     let upstream = Upstream::start();
-    let gateway = Gateway::start_configured(&policy(&HOSTS), &pins(&upstream, &[]));
+    let gateway = Gateway::with(&policy(&HOSTS)).upstream(&upstream).up();
     let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&[]);
     let cases = [
@@ -369,7 +368,7 @@ fn a_missing_value_is_a_502_that_names_the_variables() {
 fn without_egress_the_hosts_of_configured_credentials_are_allowed() {
     let upstream = Upstream::start();
     let set = [("CLAUDE_CODE_OAUTH_TOKEN", ANTHROPIC)];
-    let gateway = Gateway::start_in("strip_foreign_credentials: true\n", &pins(&upstream, &[]), &set);
+    let gateway = Gateway::with("strip_foreign_credentials: true\n").upstream(&upstream).envs(&set).up();
     let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&[]);
     assert_eq!(post(&sandbox, &["-H", "x-api-key: own"], "https://api.anthropic.com/v1/messages"), (200, None));

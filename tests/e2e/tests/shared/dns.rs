@@ -87,7 +87,7 @@ fn internet() -> &'static Internet {
         let nameserver = NameServer::start(&names);
         let policy = policy(&[HOST, LARGE, ALIASED, "\"*.example.com\""]);
         let settings = format!("nameservers: ['{}']\nupstream_roots: {}\n", nameserver.address, upstream.ca.display());
-        let gateway = Gateway::start_configured(&policy, &settings);
+        let gateway = Gateway::with(&policy).settings(&settings).up();
         Internet { upstream, nameserver, trap: Trap::set(), gateway }
     })
 }
@@ -208,7 +208,7 @@ fn a_nameserver_that_does_not_answer_is_a_warning_until_it_does() {
     let upstream = &internet().upstream;
     let nameserver = NameServer::start(&[("a.example.com", &[address("127.0.0.1")])]);
     let settings = format!("nameservers: ['{}']\nupstream_roots: {}\n", nameserver.address, upstream.ca.display());
-    let gateway = Gateway::start_configured(&policy(&["\"*.example.com\""]), &settings);
+    let gateway = Gateway::with(&policy(&["\"*.example.com\""])).settings(&settings).up();
     let sandbox = Sandbox::start().behind(&gateway);
     gateway.register(sandbox.address, &[]);
     assert!(gateway.warnings().iter().all(|warning| !warning.starts_with("dns:")));

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use test_support::gateway::NO_CREDENTIAL_BUT_GITHUB;
 use test_support::process::{self, Signal};
 use test_support::upstream::{HOSTS, git};
 use test_support::{Finished, Gateway, Git, Rig, Sandbox, Worktree, eventually, gateway, skip};
@@ -486,7 +487,7 @@ fn the_policy_lets_force_and_deletion_and_says_how_refusals_are_told() {
         "{}policy: {{allow_force_push: true, allow_branch_deletion: true}}\ngithub: {{push_refusal: http}}\n",
         gateway::policy(&HOSTS)
     );
-    let gateway = Gateway::start_with(&rig().upstream, &policy, &[]);
+    let gateway = Gateway::with(&policy).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(&rig().upstream).up();
     let sandbox = Sandbox::start().behind(&gateway);
     let place = Worktree::new(&rig().upstream, &gateway, &sandbox, &Git::all()[0], json!({}));
     place.sh("pushed; git commit -q --amend -m other").success();

@@ -1188,7 +1188,7 @@ const PUSHES: usize = 4;
 #[tokio::test]
 async fn a_container_has_four_pushes_under_way_and_not_one_more() {
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream).with_workers(1);
+    let gateway = Gateway::before(&upstream).workers(1).build();
     gateway.up();
     let rig = Rig { upstream, gateway };
     let (place, other) = (Place::new(&rig, "many"), Place::new(&rig, "beside"));
@@ -1263,7 +1263,7 @@ async fn while_the_control_plane_stands_still_a_push_is_refused_in_time_and_the_
 #[tokio::test]
 async fn when_the_control_plane_is_killed_a_push_is_refused_at_once_and_the_next_try_works() {
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream);
+    let gateway = Gateway::before(&upstream).build();
     gateway.serve();
     eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
     gateway.start_envoy();
@@ -1333,7 +1333,7 @@ async fn a_push_of_a_container_that_is_removed_meanwhile_moves_nothing() {
 async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_waits_goes_on() {
     let filters = Filters::copied(scratch("filters"));
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream).with_variable("SALLYPORT_FILTERS", filters.directory());
+    let gateway = Gateway::before(&upstream).env("SALLYPORT_FILTERS", filters.directory()).build();
     gateway.up();
     let rig = Rig { upstream, gateway };
     let place = Place::new(&rig, "exchanged");

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use test_support::client::{tls, tunnel_to};
-use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
+use test_support::gateway::{Builder, NO_CREDENTIAL_BUT_GITHUB, policy};
 use test_support::internet::{NameServer, Trap, hosts_file};
 use test_support::process::{Signal, stopped};
 use test_support::raw::{self, Greeting, greet};
@@ -45,7 +45,7 @@ fn watched() -> &'static Watched {
         let upstream = Upstream::start();
         hosts_file("127.0.0.1 localhost intranet\n127.0.0.1 hosts.example.org\n::1 localhost hosts.example.org\n");
         let nameserver = NameServer::start(&[]);
-        let gateway = asking(&upstream, &nameserver);
+        let gateway = asking(&upstream, &nameserver).build();
         gateway.up();
         let sandbox = Sandbox::start().behind(&gateway);
         let first = sandbox.widen();
@@ -54,12 +54,11 @@ fn watched() -> &'static Watched {
     })
 }
 
-/// A gateway that allows all below example.com, for which it asks `nameserver`; not started.
-fn asking(upstream: &Upstream, nameserver: &NameServer) -> Gateway {
+/// A gateway that allows all below example.com, for which it asks `nameserver`.
+fn asking(upstream: &Upstream, nameserver: &NameServer) -> Builder {
     let allowed: Vec<&str> = HOSTS.into_iter().chain(["\"*.example.com\""]).collect();
     let names = format!("nameservers: ['{}']\n", nameserver.address);
-    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{names}{}", pins(upstream, &[]));
-    Gateway::configure(&policy(&allowed), &settings, &[])
+    Gateway::with(&policy(&allowed)).settings(NO_CREDENTIAL_BUT_GITHUB).settings(&names).upstream(upstream)
 }
 
 /// A host that is allowed, and found by DNS alone; nobody has named it before, so whatever is refused of it would be
@@ -362,7 +361,7 @@ async fn whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_i
 async fn a_registry_is_read_and_nothing_is_sent_to_it() {
     let registry = Scripted::start(&["pypi.org"], |_| Play::whole(200, "text/plain", "read"));
     let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}upstreams:\n{}", registry.pins());
-    let gateway = Gateway::start_configured(&policy(&["pypi"]), &settings);
+    let gateway = Gateway::with(&policy(&["pypi"])).settings(&settings).up();
     let sandbox = Sandbox::start().behind(&gateway);
     gateway.register(sandbox.address, &[]);
     let mut read = Vec::new();
@@ -514,7 +513,7 @@ async fn an_expired_record_is_told_so_in_every_form() {
     let upstream = Upstream::start();
     let nameserver = NameServer::start(&[]);
     // What one worker knows, all know.
-    let gateway = asking(&upstream, &nameserver).with_workers(1);
+    let gateway = asking(&upstream, &nameserver).workers(1).build();
     gateway.up();
     let sandbox = Sandbox::start().behind(&gateway);
     let expires_at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
