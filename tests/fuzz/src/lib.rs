@@ -1,11 +1,13 @@
-//! What the targets share: a container, and rules to judge it by. Each target is a file in `src/bin`, with seeds in
-//! `tests/corpus/fuzz/` under the same name, and a panic is a finding.
+//! The fuzz targets, and what they share: a container, and rules to judge it by. Each target is a file in `src/targets`,
+//! with seeds in `tests/corpus/fuzz/` under the same name, and a panic is a finding. `tests/seeds.rs` runs the targets over
+//! their seeds with the unit tests; `run.sh` runs them under libFuzzer.
 
 /// What the tests of pushes have: packs made by hand, and a push from its first byte to the verdict.
 #[path = "../../../filters/push/tests/support/mod.rs"]
 pub mod support;
 
 pub mod packs;
+pub mod targets;
 
 use policy::Container;
 use policy::github::{Class, Judge, Rules};

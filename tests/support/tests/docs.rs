@@ -23,7 +23,7 @@ const NO_TESTS: [&str; 9] = [
 const LONG: usize = 3;
 
 /// Which crates of ours, and whether the hostcalls' SDK, each one needs.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("policy", &[]),
     ("git-wire", &[]),
     ("registry-proto", &[]),
@@ -37,6 +37,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("control-plane", &["policy", "push", "registry-proto"]),
     ("test-support", &[]),
     ("e2e", &[]),
+    ("fuzz", &["git-wire", "policy", "push"]),
 ];
 
 /// How the SDK's contexts make hostcalls; what a filter does by the names of `envoy-host` instead.

@@ -1,17 +1,15 @@
 //! What a server says before a push: rewritten in the same way in any chunks; then it has one capability that is ours,
 //! none for signed pushes, and is left as it is when it is rewritten again. The first bytes are the chunks' sizes.
 
-#![no_main]
-
 use git_wire::advertisement::{Malformed, Rewriter};
 use git_wire::pktline::{Pkt, first};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let Some((sizes, body)) = input.split_at_checked(4) else { return };
     let whole = rewritten(&[body]);
-    assert_eq!(rewritten(&fuzz::chunks(body, sizes)), whole);
-    assert_eq!(rewritten(&fuzz::chunks(body, &[0])), whole);
+    assert_eq!(rewritten(&crate::chunks(body, sizes)), whole);
+    assert_eq!(rewritten(&crate::chunks(body, &[0])), whole);
     let Ok(out) = whole else { return };
     assert_eq!(rewritten(&[&out]).as_ref(), Ok(&out));
     let (before, after) = (lines(body), lines(&out));
@@ -28,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
     let capabilities: Vec<_> = text.split(|byte| *byte == b' ').collect();
     assert_eq!(capabilities.iter().filter(|capability| **capability == b"no-thin").count(), 1);
     assert!(!capabilities.iter().any(|capability| capability.starts_with(b"push-cert")));
-});
+}
 
 fn rewritten(chunks: &[&[u8]]) -> Result<Vec<u8>, Malformed> {
     let (mut rewriter, mut out) = (Rewriter::default(), Vec::new());

@@ -1,17 +1,15 @@
 //! A document, then perhaps a line that begins with `#` and goes on with the variables as JSON: what the Judge would
 //! send on judges equal again.
 
-#![no_main]
-
-use fuzz::worlds;
-use libfuzzer_sys::fuzz_target;
+use crate::worlds;
 use policy::github::{Allowed, Call, Head, Judge};
 use policy::{Container, HostName};
 use std::sync::LazyLock;
 
 static WORLDS: LazyLock<[(Judge, Container); 2]> = LazyLock::new(worlds);
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let (document, variables) = text.rsplit_once("\n#").unwrap_or((text, "null"));
     let body = format!(r#"{{"query":{},"variables":{variables}}}"#, serde_json::json!(document));
@@ -21,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
         let again = judged(judge, who, sent);
         assert_eq!(again.as_ref(), Some(&allowed), "{}", String::from_utf8_lossy(sent));
     }
-});
+}
 
 fn judged(judge: &Judge, who: &Container, body: &[u8]) -> Option<Allowed> {
     let host = HostName::parse(b"api.github.com").expect("a name");

@@ -1,12 +1,9 @@
 //! A pack: the same commits, the same end or the same kind of error in any chunks, and all the commits of one that is
 //! well-formed; no more memory than is said. The first byte says whether the rest is a pack or the choices for one.
 
-#![no_main]
-
-use fuzz::Choices;
+use crate::Choices;
 use git_wire::Oid;
 use git_wire::pack::{Error, Scanner, TRAILER};
-use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;
 use std::mem::discriminant;
 
@@ -18,18 +15,19 @@ struct Seen {
     complete: bool,
 }
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let Some((sizes, rest)) = input.split_at_checked(4) else { return };
     let mut choices = Choices(rest);
     let (bytes, commits) = match choices.below(4) {
         0 => (choices.0.to_vec(), None),
         _ => {
-            let made = fuzz::packs::made(&mut choices);
+            let made = crate::packs::made(&mut choices);
             (made.bytes, made.commits)
         }
     };
     let whole = read(&[&bytes]);
-    for chunks in [fuzz::chunks(&bytes, sizes), fuzz::chunks(&bytes, &[0])] {
+    for chunks in [crate::chunks(&bytes, sizes), crate::chunks(&bytes, &[0])] {
         match (read(&chunks), &whole) {
             (Ok(seen), Ok(whole)) => assert_eq!(&seen, whole),
             // Where data cannot be inflated and is too long as well, either may be found first.
@@ -46,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(seen.commits, commits.into_iter().map(|(name, parents)| (name.into(), oids(parents))).collect());
         assert!(seen.complete);
     }
-});
+}
 
 fn read(chunks: &[&[u8]]) -> Result<Seen, Error> {
     let (mut scanner, mut passed) = (Scanner::default(), 0);

@@ -1,11 +1,9 @@
 //! pkt-lines: read exactly when a plain reading of the rules reads them, and written back as they came.
 
-#![no_main]
-
 use git_wire::pktline::{FLUSH, MAX, Pkt, first, write};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let mut rest = input;
     loop {
         let read = first(rest);
@@ -21,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(first(&rest[..length - 1]), Ok(None));
         rest = &rest[length..];
     }
-});
+}
 
 fn plain(bytes: &[u8]) -> Result<Option<(Pkt<'_>, usize)>, git_wire::pktline::InvalidLength> {
     let Some(digits) = bytes.get(..4) else { return Ok(None) };

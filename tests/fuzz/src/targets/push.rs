@@ -1,13 +1,10 @@
 //! A whole push: the same verdict in any chunks; and with answers that come early the same as well, or that of a push
 //! of which enough was seen before its flaw. The first byte says whether the rest is a body or the choices for one.
 
-#![no_main]
-
-use fuzz::Choices;
-use fuzz::support::pack::{self, Name};
-use fuzz::support::{AT_THE_END, Pace, Server, inspect};
+use crate::Choices;
+use crate::support::pack::{self, Name};
+use crate::support::{AT_THE_END, Pace, Server, inspect};
 use git_wire::pack::TRAILER;
-use libfuzzer_sys::fuzz_target;
 use policy::{BranchRules, Container};
 use push::{Inspection, Oid};
 
@@ -26,7 +23,8 @@ impl Server for Believer {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let mut choices = Choices(input);
     let (kind, chunk, after) = (choices.byte(), 1 + choices.below(256), choices.below(16));
     let rules =
@@ -69,13 +67,13 @@ fuzz_target!(|input: &[u8]| {
             other => panic!("{other:?}"),
         }
     }
-});
+}
 
 fn made(choices: &mut Choices<'_>) -> Vec<u8> {
     let count = 1 + choices.below(4);
     let lines: Vec<_> = (0..count).map(|_| [choices.byte(), choices.byte(), choices.byte()]).collect();
     let flags = choices.byte();
-    let pack = fuzz::packs::made(choices);
+    let pack = crate::packs::made(choices);
     let mut body = Vec::new();
     let pkt = |body: &mut Vec<u8>, line: &str| body.extend(format!("{:04x}{line}", line.len() + 4).bytes());
     for (at, [old, new, name]) in lines.into_iter().enumerate() {
@@ -109,7 +107,7 @@ fn container(kind: u8) -> Container {
     let record = serde_json::json!({
         "container_ip": "172.18.0.5",
         "container_id": "fuzz",
-        "repos": [fuzz::REPO],
+        "repos": [crate::REPO],
         "auth_mode": if kind & 32 == 0 { "bot" } else { "user" },
         "allowed_branches": ["sandbox/*"],
         "force_own_branches": kind & 64 != 0,

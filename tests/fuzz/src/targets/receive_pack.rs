@@ -1,16 +1,14 @@
 //! The head of a push: the same request, or the same error, in any chunks; and no ref's name that two could read
 //! differently. The first bytes are the chunks' sizes.
 
-#![no_main]
-
 use git_wire::receive_pack::{Error, Parser, Request};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let Some((sizes, body)) = input.split_at_checked(4) else { return };
     let whole = read(&[body]);
-    assert_eq!(read(&fuzz::chunks(body, sizes)), whole);
-    assert_eq!(read(&fuzz::chunks(body, &[0])), whole);
+    assert_eq!(read(&crate::chunks(body, sizes)), whole);
+    assert_eq!(read(&crate::chunks(body, &[0])), whole);
     let Ok(Some((request, used))) = whole else { return };
     assert!(body[..used].ends_with(b"0000"));
     // What follows is not looked at, and the same head is the same request.
@@ -25,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
         assert!(body[..used].windows(line.len()).any(|part| part == line.as_bytes()), "{line}");
     }
     assert!(!request.capabilities.has("object-format=sha256"));
-});
+}
 
 fn read(chunks: &[&[u8]]) -> Result<Option<(Request, usize)>, Error> {
     let (mut parser, mut before) = (Parser::default(), 0);

@@ -1,15 +1,13 @@
 //! A pattern for branches, a line's end, and a branch's name, against plain readings of the rules.
 
-#![no_main]
-
-use fuzz::worlds;
-use libfuzzer_sys::fuzz_target;
+use crate::worlds;
 use policy::{BranchGlob, BranchRules, Container, branch_of, is_branch};
 use std::sync::LazyLock;
 
 static CONTAINERS: LazyLock<[Container; 2]> = LazyLock::new(|| worlds().map(|(_, container)| container));
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let (pattern, name) = text.split_once('\n').unwrap_or(("*", text));
     assert_eq!(is_branch(name), is_branch_by_git(name));
@@ -24,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
         let own = who.auth_mode == policy::AuthMode::User || name.starts_with("sandbox/");
         assert_eq!(BranchRules::default().may_move(who, name).is_ok(), good && own);
     }
-});
+}
 
 /// git-check-ref-format(1), rule by rule, for `refs/heads/{name}`; and what is ours: printable ASCII only, 255 bytes
 /// at most, nothing that reads like something else than a branch.

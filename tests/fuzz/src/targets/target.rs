@@ -1,17 +1,15 @@
 //! `METHOD host target`, then a line's end and the body: what the Judge would send on is of the container's repository,
 //! and judges equal again.
 
-#![no_main]
-
-use fuzz::{REPO, worlds};
-use libfuzzer_sys::fuzz_target;
+use crate::{REPO, worlds};
 use policy::github::{Allowed, Call, Head, Judge};
 use policy::{Container, HostName};
 use std::sync::LazyLock;
 
 static WORLDS: LazyLock<[(Judge, Container); 2]> = LazyLock::new(worlds);
 
-fuzz_target!(|input: &[u8]| {
+/// Runs one input.
+pub fn run(input: &[u8]) {
     let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
     let (head, body) = input.split_at(end);
     let parts: Vec<&[u8]> = head.splitn(3, |byte| *byte == b' ').collect();
@@ -33,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
         let body = allowed.body.as_deref().unwrap_or(body);
         assert_eq!(judged(judge, who, method, &host, &allowed.target, body).as_ref(), Some(&allowed));
     }
-});
+}
 
 fn judged(
     judge: &Judge,
