@@ -2,6 +2,11 @@
 //! check the credential: each does its work, is streamed to as the upstream sends, and never holds a secret.
 //! docs/clients.md says what each needs; its table is this test's.
 
+mod agents;
+mod libraries;
+mod packages;
+mod programs;
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -14,8 +19,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use test_support::gateway::policy;
-use test_support::models::{self, COMMAND, FIRST, LAST, PRINTED};
-use test_support::registries::{self, PACKAGE, Registries};
+use test_support::models::{self, FIRST, LAST};
+use test_support::registries::{self, Registries};
 use test_support::scripted::{Asked, Gate, Play, Scripted};
 use test_support::upstream::Visibility;
 use test_support::{Finished, Gateway, Git, Sandbox, TOKEN, Upstream, kept, scratch, secrets, skip};
@@ -25,7 +30,6 @@ const CLAUDE_LOGIN: &str = "claude_login_fixture_Tb8nG5";
 const OPENAI: &str = "openai_fixture_Qn6tR1";
 const GEMINI: &str = "gemini_fixture_Xc9jB3";
 const CHATGPT: &str = "chatgpt_fixture_Mw2hS7";
-
 const ANTHROPIC_HOST: &str = "api.anthropic.com";
 const OPENAI_HOST: &str = "api.openai.com";
 const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
@@ -34,31 +38,29 @@ const CHATGPT_HOST: &str = "chatgpt.com";
 /// Where Codex and Claude Code ask for a new token.
 const TOKEN_ENDPOINTS: [&str; 3] = ["auth.openai.com", "console.anthropic.com", "platform.claude.com"];
 const REPO: &str = "acme/clients";
-
 /// The longest that a client may take to print the first word, or the last.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
-
 /// Every client, in the order of the table.
 const CLIENTS: [(&str, Client); 19] = [
-    ("Claude Code", claude_code),
-    ("Codex", codex),
-    ("anthropic (Python)", anthropic),
-    ("openai (Python)", openai),
-    ("google-genai (Python)", google_genai),
-    ("git, GnuTLS", git_gnutls),
-    ("git, OpenSSL", git_openssl),
-    ("gh", gh_of_the_machine),
-    ("gh, newer", gh_newer),
-    ("curl", curl),
-    ("requests (Python)", requests),
-    ("httpx (Python)", httpx),
-    ("urllib (Python)", urllib),
-    ("Node fetch", node),
-    ("Java HttpsURLConnection", java),
-    ("pip", pip),
-    ("uv", uv),
-    ("cargo", cargo),
-    ("wget", wget),
+    ("Claude Code", agents::claude_code),
+    ("Codex", agents::codex),
+    ("anthropic (Python)", libraries::anthropic),
+    ("openai (Python)", libraries::openai),
+    ("google-genai (Python)", libraries::google_genai),
+    ("git, GnuTLS", programs::git_gnutls),
+    ("git, OpenSSL", programs::git_openssl),
+    ("gh", programs::gh_of_the_machine),
+    ("gh, newer", programs::gh_newer),
+    ("curl", programs::curl),
+    ("requests (Python)", libraries::requests),
+    ("httpx (Python)", libraries::httpx),
+    ("urllib (Python)", libraries::urllib),
+    ("Node fetch", libraries::node),
+    ("Java HttpsURLConnection", libraries::java),
+    ("pip", packages::pip),
+    ("uv", packages::uv),
+    ("cargo", packages::cargo),
+    ("wget", programs::wget),
 ];
 
 type Client = fn(&World) -> Result<Row, Skipped>;
@@ -465,75 +467,11 @@ fn works(version: impl Into<String>, needs: &'static str, outcome: &str) -> Resu
 
 // The agents.
 
-fn claude_code(world: &World) -> Result<Row, Skipped> {
-    let program = file_of("agents", "claude_agent_sdk", "_bundled/claude")?;
-    let sandbox = world.sandbox();
-    let mut command = sandbox.command(&program);
-    command.args(["-p", "Run the command.", "--allowedTools", "Bash", "--model", "claude-sonnet-4-5"]);
-    command.args(["--output-format", "stream-json", "--include-partial-messages", "--verbose"]);
-    let (printed, asked) = world.streams(trusting(&mut command, &["NODE_EXTRA_CA_CERTS"]));
-    assert_credentials(&asked, ANTHROPIC_HOST, 2);
-    assert_used_its_tool(&asked);
-    assert!(printed.contains(COMMAND), "{printed}");
-    refused(world, &sandbox);
-
-    // With a stub login and no key it starts as well.
-    let sandbox = world.sandbox();
-    world.gateway.sandbox_env_with(sandbox.gateway_address, &["--stub-files", sandbox.home.to_str().unwrap()]);
-    let mut command = sandbox.command(&program);
-    let (printed, asked) = world.runs(command.env_remove("ANTHROPIC_API_KEY").args(["-p", "hello"]));
-    assert!(printed.contains(LAST), "{printed}");
-    assert_credentials(&asked, ANTHROPIC_HOST, 1);
-    let needs = "`ANTHROPIC_API_KEY` (placeholder) or a stub login; `NODE_EXTRA_CA_CERTS`";
-    works(version(&program, "--version", ""), needs, "yes: streams, runs its tools; its other calls are refused")
-}
-
 const CODEX_EXEC: [&str; 7] =
     ["exec", "--skip-git-repo-check", "--sandbox", "danger-full-access", "-m", "gpt-5", "Run the command."];
 
 fn codex_program() -> Result<String, Skipped> {
     file_of("agents", "codex_cli_bin", "bin/codex")
-}
-
-fn codex(world: &World) -> Result<Row, Skipped> {
-    let program = codex_program()?;
-    let sandbox = world.sandbox();
-    let (printed, asked) = world.runs(trusting(sandbox.command(&program).args(CODEX_EXEC), &["SSL_CERT_FILE"]));
-    assert!(printed.contains(LAST), "{printed}");
-    assert_credentials(&asked, OPENAI_HOST, 2);
-    assert_used_its_tool(&asked);
-    refused(world, &sandbox);
-    // It takes one refusal for an answer, and goes on by POST: with another status than 426 it tries seven times.
-    let address = sandbox.address.to_string();
-    let web_sockets = |line: &Value| line["container_ip"] == address.as_str() && line["status"] == 426;
-    world.gateway.audit_line("Codex's WebSocket", web_sockets);
-    assert_eq!(world.gateway.audit().iter().filter(|line| web_sockets(line)).count(), 1);
-
-    let (_, asked) = world.streams(world.sandbox().command(&python_of("agents")?).arg(script("use_codex.py")));
-    assert_credentials(&asked, OPENAI_HOST, 2);
-    assert_used_its_tool(&asked);
-
-    // With a stub login it goes to chatgpt.com.
-    let sandbox = world.sandbox();
-    let stub = ["--stub-files", sandbox.home.to_str().unwrap(), "--codex-account-id", models::ACCOUNT];
-    world.gateway.sandbox_env_with(sandbox.gateway_address, &stub);
-    let (printed, asked) = world.runs(sandbox.command(&program).env_remove("OPENAI_API_KEY").args(CODEX_EXEC));
-    assert!(printed.contains(LAST), "{printed}");
-    assert_credentials(&asked, CHATGPT_HOST, 2);
-    // What it sends there is compressed, so the stand-in sees no tools in it and answers at once.
-    assert!(
-        asked.iter().any(|asked| asked.head.method == "POST" && asked.path().ends_with("/responses")),
-        "{asked:#?}"
-    );
-    refused(world, &sandbox);
-    let needs = "`OPENAI_API_KEY` (placeholder) or a stub login; `SSL_CERT_FILE`";
-    works(version(&program, "--version", "codex-cli "), needs, "yes: streams, runs its tools")
-}
-
-/// What the tool printed went back to the model.
-#[track_caller]
-fn assert_used_its_tool(asked: &[Asked]) {
-    assert!(asked.iter().any(|asked| String::from_utf8_lossy(&asked.body).contains(PRINTED)), "{asked:#?}");
 }
 
 /// Prints what was refused to an agent while it worked all the same.
@@ -549,171 +487,7 @@ fn refused(world: &World, sandbox: &Sandbox) {
     println!("refused meanwhile: {refused:#?}");
 }
 
-// The libraries.
-
-/// Runs a script with `python`: with none of the variables for trust, and with `trust` alone.
-fn streams_by_script(world: &World, python: &str, name: &str, arguments: &[&str], trust: &str) -> (String, Vec<Asked>) {
-    let sandbox = world.sandbox();
-    let command = || {
-        let mut command = sandbox.command(python);
-        command.arg(script(name)).args(arguments);
-        command
-    };
-    world.distrusts(&mut command());
-    world.streams(trusting(&mut command(), &[trust]))
-}
-
-fn anthropic(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let (printed, asked) = streams_by_script(world, &python, "use_anthropic.py", &[], "SSL_CERT_FILE");
-    assert!(printed.contains(&format!("whole: {FIRST} {LAST}\npart: {FIRST}\n")), "{printed}");
-    assert_eq!(asked.len(), 2);
-    assert_credentials(&asked, ANTHROPIC_HOST, 2);
-    works(
-        version_of(&python, "anthropic"),
-        "`ANTHROPIC_API_KEY` (placeholder), `SSL_CERT_FILE`",
-        "yes: whole and streamed",
-    )
-}
-
-fn openai(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    for api in ["chat", "responses"] {
-        let (_, asked) = streams_by_script(world, &python, "use_openai.py", &[api], "SSL_CERT_FILE");
-        assert_eq!(asked.len(), 1);
-        assert_credentials(&asked, OPENAI_HOST, 1);
-    }
-    let needs = "`OPENAI_API_KEY` (placeholder), `SSL_CERT_FILE`";
-    works(version_of(&python, "openai"), needs, "yes: chat and responses, streamed")
-}
-
-fn google_genai(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let (printed, asked) = streams_by_script(world, &python, "use_google_genai.py", &[], "SSL_CERT_FILE");
-    assert!(printed.contains(&format!("whole: {FIRST} {LAST}\npart: {FIRST}\n")), "{printed}");
-    assert_eq!(asked.len(), 2);
-    assert_credentials(&asked, GEMINI_HOST, 2);
-    let needs = "`GEMINI_API_KEY` (placeholder), `SSL_CERT_FILE`";
-    works(version_of(&python, "google-genai"), needs, "yes: whole and streamed")
-}
-
-fn requests(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let (_, asked) = streams_by_script(world, &python, "use_requests.py", &[], "REQUESTS_CA_BUNDLE");
-    assert_credentials(&asked, OPENAI_HOST, 1);
-    works(version_of(&python, "requests"), "`REQUESTS_CA_BUNDLE`", "yes: streams")
-}
-
-fn httpx(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let (_, asked) = streams_by_script(world, &python, "use_httpx.py", &[], "SSL_CERT_FILE");
-    assert_credentials(&asked, OPENAI_HOST, 1);
-    works(version_of(&python, "httpx"), "`SSL_CERT_FILE`", "yes: streams")
-}
-
-fn urllib(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let (_, asked) = streams_by_script(world, &python, "use_urllib.py", &[], "SSL_CERT_FILE");
-    assert_credentials(&asked, OPENAI_HOST, 1);
-    works(version(&python, "--version", "Python "), "`SSL_CERT_FILE`", "yes: streams")
-}
-
-fn node(world: &World) -> Result<Row, Skipped> {
-    installed("node")?;
-    let sandbox = world.sandbox();
-    let knows = "process.exit(process.allowedNodeEnvironmentFlags.has('--use-env-proxy') ? 0 : 1)";
-    let number = version("node", "--version", "v");
-    let needs = "`NODE_EXTRA_CA_CERTS`, `NODE_USE_ENV_PROXY=1`";
-    if Command::new("node").args(["-e", knows]).status().unwrap().success() {
-        let (_, asked) = world.streams(sandbox.command("node").arg(script("use_fetch.mjs")));
-        assert_credentials(&asked, OPENAI_HOST, 1);
-        return works(number, needs, "yes: streams");
-    }
-    let before = world.scripted.asked().len();
-    let finished = Finished::of(sandbox.command("node").arg(script("use_fetch.mjs")));
-    assert!(finished.code != Some(0) && finished.stderr.contains("fetch failed"), "{finished:?}");
-    assert_eq!(world.scripted.asked().len(), before, "nothing arrives");
-    works(number, needs, "no: before Node 22.21 and 24.5 it ignores the proxy's variables, and reaches nothing")
-}
-
-fn java(world: &World) -> Result<Row, Skipped> {
-    ["java", "keytool"].into_iter().try_for_each(installed)?;
-    let sandbox = world.sandbox();
-    let needs = "`JAVA_TOOL_OPTIONS`, and a trust store of its own";
-    std::fs::write(sandbox.home.join("ca.pem"), &sandbox.ca_pem).unwrap();
-    let store = sandbox.home.join("trust.jks");
-    let mut keytool = Command::new("keytool");
-    keytool.args(["-importcert", "-noprompt", "-alias", "sallyport", "-storetype", "JKS", "-storepass", "changeit"]);
-    keytool.arg("-file").arg(sandbox.home.join("ca.pem")).arg("-keystore").arg(&store);
-    Finished::of(&mut keytool).success();
-    // Without it, it reaches the gateway and does not trust it.
-    let before = world.scripted.asked().len();
-    let finished = Finished::of(sandbox.command("java").arg(script("UseHttpsUrlConnection.java")));
-    assert!(finished.code != Some(0) && finished.stderr.contains("PKIX path building failed"), "{finished:?}");
-    assert_eq!(world.scripted.asked().len(), before, "nothing arrives");
-    let arguments = ["--java-trust-store", store.to_str().unwrap()];
-    let variables = world.gateway.sandbox_env_with(sandbox.gateway_address, &arguments);
-    let mut command = sandbox.command("java");
-    command.env("JAVA_TOOL_OPTIONS", &variables["JAVA_TOOL_OPTIONS"]).arg(script("UseHttpsUrlConnection.java"));
-    let (_, asked) = world.streams(&mut command);
-    assert_credentials(&asked, OPENAI_HOST, 1);
-    works(version("java", "-version", "version \""), needs, "yes: streams; without the trust store no")
-}
-
 // The programs.
-
-fn curl(world: &World) -> Result<Row, Skipped> {
-    for http in ["--http1.1", "--http2"] {
-        let sandbox = world.sandbox();
-        let mut command = sandbox.command("curl");
-        command.args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--no-buffer",
-            http,
-            "-H",
-            "content-type: application/json",
-        ]);
-        command.args(["-d", r#"{"model": "gpt-5", "stream": true}"#, "https://api.openai.com/v1/chat/completions"]);
-        let (_, asked) = world.streams(trusting(&mut command, &["CURL_CA_BUNDLE"]));
-        assert_credentials(&asked, OPENAI_HOST, 1);
-        world.distrusts(&mut command);
-    }
-    works(version("curl", "--version", "curl "), "`CURL_CA_BUNDLE`", "yes: streams, HTTP/1.1 and HTTP/2")
-}
-
-fn wget(world: &World) -> Result<Row, Skipped> {
-    installed("wget")?;
-    let needs = "`--ca-certificate=FILE`, or `ca_certificate = FILE` in a file that `WGETRC` names";
-    let sandbox = world.sandbox();
-    let url = format!("https://pypi.org/simple/{PACKAGE}/");
-    let fetched = |more: &[&str]| {
-        let before = world.scripted.asked().len();
-        let finished =
-            Finished::of(sandbox.command("wget").args(["--quiet", "--tries=1", "-O", "-"]).args(more).arg(&url));
-        (finished, world.scripted.asked().len() - before)
-    };
-    let bundle = world.gateway.sandbox_env(sandbox.gateway_address)["SSL_CERT_FILE"].clone();
-    let (told, arrived) = fetched(&[&format!("--ca-certificate={bundle}")]);
-    assert!(told.success().stdout.contains(".whl") && arrived == 1);
-    let (by_variable, arrived) = fetched(&[]);
-    let outcome = if by_variable.code == Some(0) {
-        "yes; a wget of OpenSSL also by `SSL_CERT_FILE`"
-    } else {
-        assert_eq!(arrived, 0, "{by_variable:?}");
-        "yes, when told so: with GnuTLS it reads no variable for its roots"
-    };
-    works(version("wget", "--version", "GNU Wget "), needs, outcome)
-}
-
-fn git_gnutls(world: &World) -> Result<Row, Skipped> {
-    git(world, "gnutls")
-}
-
-fn git_openssl(world: &World) -> Result<Row, Skipped> {
-    git(world, "openssl")
-}
 
 fn git(world: &World, tls: &str) -> Result<Row, Skipped> {
     let gits = Git::all();
@@ -753,19 +527,6 @@ fn base64(text: &str) -> String {
     base64::prelude::BASE64_STANDARD.encode(text)
 }
 
-fn gh_of_the_machine(world: &World) -> Result<Row, Skipped> {
-    installed("gh")?;
-    gh(world, "gh")
-}
-
-fn gh_newer(world: &World) -> Result<Row, Skipped> {
-    let program = std::env::var("NEWER_GH").unwrap_or_default();
-    if program.is_empty() {
-        return Err(Skipped::without("gh-newer", "not installed: tests/support/newer-gh.sh"));
-    }
-    gh(world, &program)
-}
-
 fn gh(world: &World, program: &str) -> Result<Row, Skipped> {
     let sandbox = world.sandbox();
     let before = world.upstream.requests().len();
@@ -780,75 +541,4 @@ fn gh(world: &World, program: &str) -> Result<Row, Skipped> {
     assert_eq!(arrived[0].header("authorization"), [format!("Bearer {TOKEN}").as_bytes()]);
     world.distrusts(&mut command);
     works(version(program, "--version", "gh version "), "`GITHUB_TOKEN` (placeholder), `SSL_CERT_FILE`", "yes")
-}
-
-// The package managers.
-
-fn pip(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let sandbox = world.sandbox();
-    let before = world.scripted.asked().len();
-    let mut command = sandbox.command(&python);
-    command.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--target", "there", PACKAGE]);
-    Finished::of(trusting(&mut command, &["PIP_CERT"])).success();
-    assert!(sandbox.home.join("there/sallyport_fixture.py").exists());
-    assert_hosts(world, before, &["pypi.org", "files.pythonhosted.org"]);
-    std::fs::remove_dir_all(sandbox.home.join("there")).unwrap();
-    world.distrusts(command.args(["--no-cache-dir", "--retries", "0"]));
-    works(version_of(&python, "pip"), "`PIP_CERT`", "yes")
-}
-
-fn uv(world: &World) -> Result<Row, Skipped> {
-    let python = python_of("sdks")?;
-    let uv = clients().join("sdks/bin/uv").display().to_string();
-    let sandbox = world.sandbox();
-    let before = world.scripted.asked().len();
-    let mut command = sandbox.command(&uv);
-    command.args(["pip", "install", "--no-config", "--python", &python, "--target", "there", PACKAGE]);
-    Finished::of(trusting(&mut command, &["SSL_CERT_FILE"])).success();
-    assert!(sandbox.home.join("there/sallyport_fixture.py").exists());
-    assert_hosts(world, before, &["pypi.org", "files.pythonhosted.org"]);
-    std::fs::remove_dir_all(sandbox.home.join("there")).unwrap();
-    world.distrusts(command.arg("--no-cache"));
-    works(version(&uv, "--version", "uv "), "`SSL_CERT_FILE`", "yes")
-}
-
-fn cargo(world: &World) -> Result<Row, Skipped> {
-    // Not rustup's, which looks for its toolchains at home.
-    let cargo = std::env::var("CARGO").expect("cargo sets it");
-    let sandbox = world.sandbox();
-    let before = world.scripted.asked().len();
-    std::fs::create_dir_all(sandbox.home.join("src")).unwrap();
-    let manifest = format!(
-        "[package]\nname = \"own\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[dependencies]\n{PACKAGE} = \"1\"\n"
-    );
-    std::fs::write(sandbox.home.join("Cargo.toml"), manifest).unwrap();
-    std::fs::write(sandbox.home.join("src/lib.rs"), "").unwrap();
-    let mut command = sandbox.command(&cargo);
-    let tools = Path::new(&cargo).parent().unwrap().display().to_string();
-    command.env("PATH", format!("{tools}:{}", std::env::var("PATH").unwrap()));
-    command.args(["fetch", "--quiet"]);
-    Finished::of(trusting(&mut command, &["CARGO_HTTP_CAINFO"])).success();
-    let locked = std::fs::read_to_string(sandbox.home.join("Cargo.lock")).unwrap();
-    assert!(locked.contains(PACKAGE), "{locked}");
-    assert_hosts(world, before, &["index.crates.io", "static.crates.io"]);
-    for kept in ["Cargo.lock", ".cargo/registry"] {
-        let kept = sandbox.home.join(kept);
-        if kept.is_dir() { std::fs::remove_dir_all(kept) } else { std::fs::remove_file(kept) }.unwrap();
-    }
-    world.distrusts(&mut command);
-    works(version(&cargo, "--version", "cargo "), "`CARGO_HTTP_CAINFO`", "yes")
-}
-
-/// What arrived since `before` was for these hosts, for each of them, and had no credential.
-#[track_caller]
-fn assert_hosts(world: &World, before: usize, hosts: &[&str]) {
-    let asked = world.scripted.asked().split_off(before);
-    assert!(
-        asked.iter().all(|asked| hosts.contains(&asked.head.host.as_str()) && has_its_credential(asked)),
-        "{asked:#?}"
-    );
-    for host in hosts {
-        assert!(asked.iter().any(|asked| asked.head.host == *host), "{host}: {asked:#?}");
-    }
 }
