@@ -110,6 +110,30 @@ pub async fn eventually_async<T, E: std::fmt::Debug>(
     }
 }
 
+/// Looks at `condition` for `length`, for what must not happen though it could by now.
+///
+/// # Panics
+/// If `condition` does not hold at some moment of it, naming `what`.
+pub fn holds(what: &str, length: Duration, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < length {
+        assert!(condition(), "after {:?} no longer: {what}", begun.elapsed());
+        std::thread::sleep(POLL);
+    }
+}
+
+/// [`holds`] beside what else the test awaits.
+///
+/// # Panics
+/// As [`holds`].
+pub async fn holds_async(what: &str, length: Duration, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < length {
+        assert!(condition(), "after {:?} no longer: {what}", begun.elapsed());
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// Says that `what` was not tested and why; tests/run-e2e.sh prints it at its end, since cargo hides the output of a
 /// test that passes.
 pub fn skip(what: &str, why: &str) {

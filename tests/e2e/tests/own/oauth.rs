@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use test_support::process::{self, Signal};
 use test_support::upstream::tokens;
 use test_support::{
-    Client, Curled, Finished, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, scratch, secrets,
+    Client, Curled, Finished, Gateway, Http, Rig, Sandbox, Upstream, disk, eventually, holds, scratch, secrets,
 };
 
 const PATH: &str = "/backend-api/codex/responses";
@@ -19,6 +19,12 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// How often the gateway is killed around a refresh.
 const KILLS: u32 = 12;
+
+/// How much later each of them comes, so that they fall on different moments of a refresh.
+const LATER: Duration = Duration::from_micros(1_500);
+
+/// How often the gateway looks at its logins.
+const LOOK: Duration = Duration::from_secs(1);
 
 struct Login {
     rig: Rig,
@@ -288,9 +294,7 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
     assert!(metric(r#"sallyport_credentials_refreshed_total{credential="codex",what="refused"} 1"#));
     let doctor = Finished::of(&mut gateway.operator(&["doctor"]));
     assert!(doctor.stdout.contains("refresh_token_reused"), "{doctor:?}");
-    // Final.
-    std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(upstream.tokens().asked(), (1, 1));
+    holds("the refusal is final", 3 * LOOK, || upstream.tokens().asked() == (1, 1));
 
     write(&login.file, 0, -1);
     eventually("all is well", REFRESHED, || (post().status == 200).then_some(()));
@@ -309,8 +313,7 @@ fn a_401_of_the_provider_begins_one_refresh() {
     for _ in 0..5 {
         assert_eq!(sandbox.curl(&["https://chatgpt.com/backend-api/wham/usage"]).status, 401);
     }
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(login.rig.upstream.tokens().asked(), (1, 0));
+    holds("one refresh", 2 * LOOK, || login.rig.upstream.tokens().asked() == (1, 0));
 }
 
 #[test]
@@ -395,7 +398,8 @@ fn a_kill_around_a_refresh_loses_no_login() {
         upstream.tokens().set(delay, HOUR);
         gateway.serve();
         login.asked(newest + 1);
-        std::thread::sleep(Duration::from_micros(u64::from(kill) * 1_500));
+        // Each kill comes later in the life of the refresh than the one before.
+        std::thread::sleep(kill * LATER);
         gateway.signal(Signal::KILL);
         gateway.ended(REFRESHED);
         if delay > Duration::ZERO {

@@ -58,19 +58,29 @@ fn metrics_count_by_rule_and_name_nothing_that_a_sandbox_chose() {
     assert_eq!(value(&metrics(&rig), "sallyport_containers"), Some(0.0));
 }
 
+/// A spell without requests, in which processor time is measured: nothing but the clock ends it.
+const SPELL: Duration = Duration::from_secs(5);
+
+/// The spells of which one has to be idle.
+const SPELLS: usize = 4;
+
 #[test]
 fn a_gateway_without_requests_does_next_to_nothing() {
     let rig = Rig::start();
     let policy = std::fs::read(rig.gateway.policy_file()).unwrap();
     // Something to read anew; not what was read is what it then looks at.
     std::fs::write(rig.gateway.policy_file(), policy).unwrap();
-    let spent = || value(&metrics(&rig), "process_cpu_seconds_total").unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    let before = spent();
-    std::thread::sleep(Duration::from_secs(5));
-    let spent = spent() - before;
-    println!("{spent} s of processor time in 5 s");
-    assert!(spent < 0.1, "{spent} s of processor time in 5 s");
+    let total = || value(&metrics(&rig), "process_cpu_seconds_total").unwrap();
+    // In the first spell it may still read the policy anew, and what else the machine does can only make it spend more.
+    let spells = (0..SPELLS).map(|_| {
+        let before = total();
+        std::thread::sleep(SPELL);
+        total() - before
+    });
+    let mut spent = Vec::new();
+    let idle = spells.inspect(|spell| spent.push(*spell)).any(|spell| spell < 0.1);
+    println!("{spent:?} s of processor time in {SPELL:?} each");
+    assert!(idle, "{spent:?} s of processor time in {SPELL:?} each");
 }
 
 /// The line that `doctor` has for `check`; the first, where there are more.

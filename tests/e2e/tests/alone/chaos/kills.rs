@@ -17,6 +17,8 @@ const KILLS: u32 = 200;
 const IN_STARTS: u32 = 40;
 /// And how often only when workers of before are no longer waited for, so that changes and removals are answered.
 const LATE: u32 = 12;
+/// The pause between two requests of the traffic, which leaves a core to what is killed.
+const BETWEEN: Duration = Duration::from_millis(1);
 /// How many change the registry at a time, each its own addresses.
 const CLIENTS: u8 = 3;
 /// How many addresses each of them has.
@@ -170,14 +172,7 @@ fn change_until_it_is_gone(gateway: &Gateway, known: &Known, client: u8, random:
 
 /// Waits until the control plane answers, and checks what it holds.
 fn check(gateway: &Gateway, known: &Known, after: &str) {
-    let asked = Instant::now();
-    let there = loop {
-        match records(gateway) {
-            Ok(there) => break there,
-            Err(error) => assert!(asked.elapsed() < SOON, "after {after}: {error}"),
-        }
-        thread::sleep(Duration::from_millis(1));
-    };
+    let there = eventually(&format!("the records are read after {after}"), SOON, || records(gateway).ok());
     known.settle(&there, after);
 }
 
@@ -236,7 +231,7 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
                 for _ in 0..5 {
                     kept.get("/kept").await.unwrap().ok().unwrap();
                     count += 1;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::time::sleep(BETWEEN).await;
                 }
                 served(&sandbox, PLAIN, "/new").await.unwrap();
                 count += 1;

@@ -8,8 +8,12 @@ use test_support::process::{Signal, stopped};
 use test_support::push::{CONTENT_TYPE, ZERO};
 use test_support::raw::h2;
 use test_support::upstream::pranks::Api;
-use test_support::{Http, Rig, eventually, eventually_async};
+use test_support::{Http, Rig, eventually, eventually_async, holds_async};
+use tokio::sync::Notify;
 use tokio::time::timeout;
+
+/// As long as a trailer is looked for that could pass by now.
+const COULD_PASS: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn where_a_ref_is_is_not_the_client_s_to_say() {
@@ -236,18 +240,18 @@ async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
         rig.gateway.signal(Signal::STOP);
         eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
         let pieces: [&[u8]; 3] = [&body[..100], &body[100..], b""];
-        let asked = h2::ask_in_pieces(&mut stream, &fields, &pieces);
+        let read = Notify::new();
+        let asked = h2::ask_in_pieces_noting(&mut stream, &fields, &pieces, &read);
         let released = async {
-            // Long enough for three frames.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            timeout(SOON, read.notified()).await.expect("the gateway reads all of the push");
             rig.gateway.signal(Signal::CONT);
             eventually_async("the comparison is asked for", SOON, async || match place.compared() {
                 0 => Err(()),
                 _ => Ok(()),
             })
             .await;
-            // It could pass by now.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            let kept_back = || place.bytes() - before + TRAILER <= body.len() as u64;
+            holds_async("the trailer waits for the comparison", COULD_PASS, kept_back).await;
             let (came, at) = (place.bytes() - before, place.at(X));
             rig.upstream.set_api(&compare, None);
             (came, at)
