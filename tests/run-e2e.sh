@@ -159,7 +159,7 @@ else
 
     # Waits for one of the jobs to end, and prints what it said.
     reap() {
-        local job status=0 module
+        local job status=0 module wall user system
         wait -n -p job "${!job_of[@]}" || status=$?
         module=${job_of[$job]}
         unset "job_of[$job]"
@@ -169,7 +169,8 @@ else
             failed+=("$module")
             echo "e2e: $module failed"
         else
-            echo "e2e: $module took $(cat "$logs/$module.seconds") s"
+            read -r wall user system <"$logs/$module.seconds"
+            echo "e2e: $module took $wall s; processors $user, system $system"
         fi
     }
 
@@ -184,7 +185,9 @@ else
             {
                 begun=$EPOCHSECONDS status=0
                 (run "$module") >"$logs/$module.log" 2>&1 || status=$?
-                echo $((EPOCHSECONDS - begun)) >"$logs/$module.seconds"
+                # Its last line is what all that the job has waited for took of the processors.
+                times >"$logs/$module.seconds"
+                sed -i '1d; s/^/'"$((EPOCHSECONDS - begun))"' /' "$logs/$module.seconds"
                 exit "$status"
             } &
             job_of[$!]=$module
