@@ -98,6 +98,8 @@ build=(cargo test --no-run --workspace --message-format json-render-diagnostics)
 if [[ ${CI:-} == true ]]; then build+=(--locked); fi
 for file in tests/e2e/tests/*/main.rs; do build+=(--test "$(basename "$(dirname "$file")")"); done
 "${build[@]}" >"$messages"
+# What `make` builds with is nothing to the tests.
+unset RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS
 
 # Which tests of which module of which binary there are, as `--list` names them under the given arguments.
 declare -A binary_of=() tests_of=()
