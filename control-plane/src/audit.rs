@@ -35,7 +35,7 @@ use self::writer::{Job, QUEUE, Rotation, Writer};
 use crate::containers::registry::Registry;
 use crate::containers::store;
 use crate::credentials::Credentials;
-use crate::live::Problems;
+use crate::problems::Problems;
 use crate::telemetry;
 
 /// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.

@@ -13,6 +13,7 @@ mod envoy;
 mod files;
 mod github;
 mod live;
+mod problems;
 mod state;
 mod telemetry;
 mod xds;

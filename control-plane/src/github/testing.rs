@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::containers::registry::Registry;
 use crate::containers::store::Store;
 use crate::dns::{Resolver, nameservers::Nameservers};
-use crate::live::Problems;
+use crate::problems::Problems;
 
 /// The token that the server wants.
 const TOKEN: &str = "fixture-token-of-the-unit-tests";
