@@ -14,6 +14,7 @@ mod files;
 mod github;
 mod live;
 mod problems;
+mod process;
 mod state;
 mod telemetry;
 mod xds;
