@@ -12,6 +12,7 @@ mod dns;
 mod envoy;
 mod files;
 mod github;
+mod hash;
 mod live;
 mod problems;
 mod process;

@@ -11,10 +11,10 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
-use sha2::{Digest, Sha256};
 
 use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
 use crate::config::Config;
+use crate::hash::short_hash;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,11 +67,6 @@ impl Resource {
         let body = pack_any(message);
         Self { version: short_hash(&body.value), body }
     }
-}
-
-/// The first 12 hex digits of the SHA-256 of `bytes`: names a content.
-pub fn short_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Every host that any container may reach, as routing needs to know it.
