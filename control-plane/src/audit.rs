@@ -29,7 +29,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-pub use self::entry::shows;
 use self::panics::Panics;
 use self::writer::{Job, QUEUE, Rotation, Writer};
 use crate::containers::registry::Registry;

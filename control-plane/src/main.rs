@@ -7,6 +7,7 @@ mod ca;
 mod cli;
 mod config;
 mod containers;
+mod contract;
 mod credentials;
 mod dns;
 mod envoy;

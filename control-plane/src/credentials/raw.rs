@@ -24,7 +24,7 @@ use super::oauth::{self, Login};
 use super::source::Source;
 use super::source::app::{self, App, Settings};
 use super::{Credentials, within};
-use crate::audit::shows;
+use crate::contract::shows;
 
 /// How long the output of a command counts where nothing is said.
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
