@@ -14,9 +14,8 @@ use jiff::Timestamp;
 use prost::Message;
 use serde::Deserialize;
 
-use super::{AUDIT_STATE, Event, HANDSHAKE_TAG, LONG, Line, PANIC_STATE, RULE_HEADER, Update};
-use crate::contract::shows;
-use crate::xds::resources::local_reply;
+use super::{Event, Line, Update};
+use crate::contract::{self, AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER, shows};
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
@@ -95,7 +94,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     if let Some(rule) = response.response_headers.get(RULE_HEADER)
         && (decision.verdict == "allow" || decision.rule == "listener.closed")
     {
-        decision.stage = local_reply::stage(rule).unwrap_or("listener").to_owned();
+        decision.stage = contract::stage(rule).unwrap_or("listener").to_owned();
         decision.verdict = "deny".into();
         decision.rule.clone_from(rule);
         decision.reason.clone_from(&response.response_code_details);
