@@ -34,9 +34,9 @@ use crate::github::confirm::Confirm;
 use crate::github::ids::Ids;
 use crate::github::push::Push;
 use crate::live::{Filters, Live};
+use crate::metrics;
 use crate::problems::Problems;
 use crate::state::StateDir;
-use crate::telemetry;
 use crate::xds::resources::cluster::DNS_SOCKET;
 use crate::xds::server::{Fleet, Server as Discovery};
 
@@ -129,7 +129,7 @@ impl App {
             .add_service(Arc::clone(&audit).service(rejections(Arc::clone(&config.credentials))))
             .serve_with_incoming(UnixListenerStream::new(socket));
 
-        let observed = telemetry::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
+        let observed = metrics::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
             .merge(audit::api::routes(Arc::clone(&audit), stopped.clone()));
         let readiness = Arc::new(Readiness {
             fleet,

@@ -15,6 +15,7 @@ mod files;
 mod github;
 mod hash;
 mod live;
+mod metrics;
 mod problems;
 mod process;
 mod state;

@@ -46,6 +46,17 @@ impl Kind {
         }
     }
 
+    /// The name of this kind among [`crate::telemetry::UPDATES`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Cluster => "cluster",
+            Kind::Secret => "secret",
+            Kind::Extension => "extension",
+            Kind::Listener => "listener",
+            Kind::Route => "route",
+        }
+    }
+
     /// The kind that a type URL names.
     pub fn of(type_url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
@@ -184,6 +195,11 @@ mod tests {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/sallyport.yaml");
         let config = Config::load(Some(&shipped)).unwrap();
         Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, b"module")
+    }
+
+    #[test]
+    fn every_kind_has_its_counter() {
+        assert_eq!(Kind::ALL.map(Kind::name), crate::telemetry::UPDATES);
     }
 
     #[test]
