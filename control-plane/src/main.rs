@@ -14,6 +14,7 @@ mod envoy;
 mod files;
 mod github;
 mod hash;
+mod https;
 mod live;
 mod metrics;
 mod problems;
