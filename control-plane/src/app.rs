@@ -14,11 +14,11 @@ use axum::{Json, Router};
 use policy::Policy;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::admin;
-use crate::audit::{self, Audit, writer::Rotation};
+use crate::audit::{self, Audit, Rejected, writer::Rotation};
 use crate::ca::{self, issuer::Issuer};
 use crate::config::Config;
 use crate::containers::api::{self, Api, Limits};
@@ -33,9 +33,10 @@ use crate::github;
 use crate::github::confirm::Confirm;
 use crate::github::ids::Ids;
 use crate::github::push::Push;
-use crate::live::{Filters, Live, Problems};
+use crate::live::{Filters, Live};
+use crate::metrics;
+use crate::problems::Problems;
 use crate::state::StateDir;
-use crate::telemetry;
 use crate::xds::resources::cluster::DNS_SOCKET;
 use crate::xds::server::{Fleet, Server as Discovery};
 
@@ -45,6 +46,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// How long a stop waits for a refresh that has begun. It goes on without us, but not without the first process of its
 /// container, which then waits until it has ended.
 const LAST_REFRESH: Duration = Duration::from_secs(5);
+
+/// Rejections by providers that wait for the credentials. More are dropped.
+const REJECTIONS: usize = 256;
 
 /// How long the proxy's port may take to accept a connection before it counts as not there.
 const PROBE: Duration = Duration::from_millis(500);
@@ -122,10 +126,10 @@ impl App {
             .add_service(Confirm::service(Arc::clone(&registry), Arc::clone(&github)))
             .add_service(Push::service(Arc::clone(&registry), github))
             .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
-            .add_service(Arc::clone(&audit).service(Arc::clone(&config.credentials)))
+            .add_service(Arc::clone(&audit).service(rejections(Arc::clone(&config.credentials))))
             .serve_with_incoming(UnixListenerStream::new(socket));
 
-        let observed = telemetry::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
+        let observed = metrics::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
             .merge(audit::api::routes(Arc::clone(&audit), stopped.clone()));
         let readiness = Arc::new(Readiness {
             fleet,
@@ -193,6 +197,17 @@ impl App {
         audit.finish().await;
         result
     }
+}
+
+/// Tells `credentials` of each request that a provider rejects: the sender of a channel that a task reads.
+fn rejections(credentials: Arc<Credentials>) -> mpsc::Sender<Rejected> {
+    let (rejections, mut rejected) = mpsc::channel::<Rejected>(REJECTIONS);
+    tokio::spawn(async move {
+        while let Some(Rejected { host, began }) = rejected.recv().await {
+            credentials.rejected(&host, began);
+        }
+    });
+    rejections
 }
 
 /// Runs Envoy on a thread of its own, which lives as long as the child does.

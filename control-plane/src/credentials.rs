@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::github::transport::Transport;
+use crate::https;
 pub use entry::Use;
 use entry::{Entry, Place};
 use oauth::Login;
@@ -86,10 +86,10 @@ impl Credentials {
         self.entries.values().map(|entry| (entry.name.as_str(), entry.problems().next().is_some())).collect()
     }
 
-    /// Tells those that ask GitHub the way there.
-    pub fn reach_github(&self, transport: &Arc<Transport>) {
+    /// Gives GitHub Apps the client by which they ask GitHub for their tokens.
+    pub fn reach_github(&self, github: &Arc<https::Client>) {
         let ways = self.entries.values().flat_map(|entry| &entry.ways);
-        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(transport));
+        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(github));
     }
 
     /// What an operator is told of each credential that has no value now, for the hosts that are `wanted`.

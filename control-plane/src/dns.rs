@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use policy::HostName;
 
 use crate::containers::registry::Registry;
-use crate::live::Problems;
+use crate::problems::Problems;
 use nameservers::{Failure, Nameservers};
 
 /// Addresses in one answer; more are left out. Envoy tries one after the other.

@@ -3,9 +3,9 @@
 //!
 //! **Invariant:** a file that is not understood changes nothing; what was in force stays, and `/readyz` says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::{Config, policy_file};
 use crate::containers::registry::{Change, Registry};
+use crate::problems::Problems;
 use crate::xds::snapshot::Snapshot;
 
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
@@ -26,27 +27,6 @@ pub const MODULE: &str = "sallyport.wasm";
 
 /// How every WebAssembly module begins: `\0asm` and version 1 (WebAssembly core specification, section 5.5.16).
 const WASM_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
-
-/// What an operator should look at though everything works, by what it is about.
-#[derive(Clone, Debug, Default)]
-pub struct Problems(Arc<Mutex<BTreeMap<&'static str, String>>>);
-
-impl Problems {
-    /// There is one, or there is none any more.
-    pub fn set(&self, about: &'static str, problem: Option<String>) {
-        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match problem {
-            Some(problem) => drop(problems.insert(about, problem)),
-            None => drop(problems.remove(about)),
-        }
-    }
-
-    /// All of them.
-    pub fn list(&self) -> Vec<String> {
-        let problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.iter().map(|(about, problem)| format!("{about}: {problem}")).collect()
-    }
-}
 
 /// Where the filters' module may be.
 #[derive(Clone, Debug)]

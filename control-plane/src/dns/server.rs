@@ -129,7 +129,7 @@ mod tests {
     use crate::containers::registry::Registry;
     use crate::containers::store::Store;
     use crate::dns::nameservers::Nameservers;
-    use crate::live::Problems;
+    use crate::problems::Problems;
     use hickory_resolver::proto::rr::{Name, RecordType};
     use std::time::Duration;
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::client::{Answer, Client, Error};
 use crate::containers::registry::{Change, Registry};
 use crate::credentials::Use;
-use crate::live::Problems;
+use crate::problems::Problems;
 
 /// How long an answer counts.
 const KEEP: Duration = Duration::from_secs(3_600);

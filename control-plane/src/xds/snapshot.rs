@@ -11,10 +11,10 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
-use sha2::{Digest, Sha256};
 
 use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
 use crate::config::Config;
+use crate::hash::short_hash;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +46,17 @@ impl Kind {
         }
     }
 
+    /// The name of this kind among [`crate::telemetry::UPDATES`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Cluster => "cluster",
+            Kind::Secret => "secret",
+            Kind::Extension => "extension",
+            Kind::Listener => "listener",
+            Kind::Route => "route",
+        }
+    }
+
     /// The kind that a type URL names.
     pub fn of(type_url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
@@ -67,11 +78,6 @@ impl Resource {
         let body = pack_any(message);
         Self { version: short_hash(&body.value), body }
     }
-}
-
-/// The first 12 hex digits of the SHA-256 of `bytes`: names a content.
-pub fn short_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Every host that any container may reach, as routing needs to know it.
@@ -189,6 +195,11 @@ mod tests {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/sallyport.yaml");
         let config = Config::load(Some(&shipped)).unwrap();
         Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, b"module")
+    }
+
+    #[test]
+    fn every_kind_has_its_counter() {
+        assert_eq!(Kind::ALL.map(Kind::name), crate::telemetry::UPDATES);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::super::entry::{Format, Place};
 use super::FieldError;
-use crate::audit::shows;
+use crate::contract::shows;
 
 /// Headers that are not for credentials: they belong to the connection, to Envoy or to us (RFC 9110 section 7.6.1).
 const NOT_FOR_CREDENTIALS: [&str; 12] = [
