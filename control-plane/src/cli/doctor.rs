@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use clap::Args;
@@ -21,6 +21,7 @@ use super::client::Client;
 use super::{Common, Error, print};
 use crate::config::{Config, policy_file};
 use crate::credentials::PLACEHOLDER;
+use crate::upstreams::Upstreams;
 use crate::{envoy, github, live};
 
 /// The variables of the built-in GitHub credential, in this order.
@@ -303,9 +304,9 @@ fn credentials(config: &Config) -> Vec<Finding> {
 
 /// The GitHub token, as GitHub sees it. Nothing where there is none.
 fn github(config: &Config) -> Option<Finding> {
-    let roots = config.roots_pem().unwrap_or_default();
+    let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
     let asked = || {
-        let client = github::client::Client::of_command(config, &roots)?;
+        let client = github::client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answer = runtime.block_on(client.get(None, "/"));
         // A resolver that still looks for the host is left behind.
@@ -360,7 +361,7 @@ fn nameservers(resolv_conf: &str, config: &Config) -> Finding {
     match answering {
         Some(server) => Finding::ok("dns", format!("{server} answers")),
         // Pinned hosts need none.
-        None if !config.upstreams.is_empty() => Finding::warn("dns", found, todo),
+        None if !config.pins.is_empty() => Finding::warn("dns", found, todo),
         None => Finding::fail("dns", found, todo),
     }
 }
@@ -382,7 +383,7 @@ fn ask(server: SocketAddr) -> std::io::Result<()> {
 
 /// Whether a connection to each pinned upstream, and to github.com where it is not pinned, can be made.
 fn upstreams(config: &Config) -> Vec<Finding> {
-    let pinned = config.upstreams.iter().map(|(host, at)| (host.to_string(), at.address.clone(), at.port));
+    let pinned = config.pins.iter().map(|(host, at)| (host.to_string(), at.address.clone(), at.port));
     let mut all: Vec<_> = pinned.collect();
     if !all.iter().any(|(host, ..)| host == "github.com") {
         all.push(("github.com".into(), "github.com".into(), 443));
