@@ -91,11 +91,11 @@ impl App {
         let state_dir = state.path().to_owned();
         let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
         let config = Arc::new(self.config);
-        let roots_pem = config.roots_pem()?;
+        let upstreams = Arc::new(config.upstreams()?);
         let ca = ca::api::Api {
             issuer: Arc::clone(&issuer),
             bundle: state_dir.join("ca-bundle.pem"),
-            roots_pem: roots_pem.as_str().into(),
+            roots_pem: upstreams.roots_pem.as_str().into(),
         };
         ca.write_bundle().context("cannot write the CA bundle")?;
         let store = Store::open(&state_dir.join("registry.redb")).context("the registry cannot be opened")?;
@@ -106,10 +106,17 @@ impl App {
             .context("the audit cannot be written")?;
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
-        let github = Arc::new(github::client::Client::new(&config, &roots_pem, Arc::clone(&resolver))?);
+        let credentials = Arc::clone(&config.credentials);
+        let github = Arc::new(github::client::Client::new(&upstreams, credentials, Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
-        let mut logins = config.credentials.keep_logins(&config, &roots_pem, &resolver, &state_dir, &stopped)?;
-        let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
+        let mut logins = config.credentials.keep_logins(&upstreams, &resolver, &state_dir, &stopped)?;
+        let live = Live::start(
+            Arc::clone(&config),
+            Arc::clone(&upstreams),
+            self.filters,
+            Arc::clone(&registry),
+            problems.clone(),
+        )?;
         let snapshots = live.snapshots();
         tokio::spawn(live.run());
         let fleet = Fleet::default();
@@ -140,8 +147,7 @@ impl App {
             fed: self.envoy.as_ref().map_or(1, |envoy| usize::from(envoy.concurrency) + 1),
             proxy: self.envoy.as_ref().map(|_| config.proxy),
         });
-        let limits =
-            Limits { allow_loopback: self.envoy.is_some(), pinned: config.upstreams.keys().cloned().collect() };
+        let limits = Limits { allow_loopback: self.envoy.is_some(), pinned: upstreams.pins.keys().cloned().collect() };
         let routes = api::routes(Api { registry, limits: Arc::new(limits) })
             .merge(ca::api::routes(ca))
             .merge(self::routes(Arc::clone(&readiness)))

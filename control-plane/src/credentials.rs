@@ -29,9 +29,9 @@ use policy::{Denial, HostName, HostPattern, Stage};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::Config;
 use crate::dns::Resolver;
 use crate::https;
+use crate::upstreams::Upstreams;
 pub use entry::Use;
 use entry::{Entry, Place};
 use oauth::Login;
@@ -129,8 +129,7 @@ impl Credentials {
     /// The roots cannot be read.
     pub fn keep_logins(
         &self,
-        config: &Config,
-        roots_pem: &str,
+        upstreams: &Upstreams,
         resolver: &Arc<Resolver>,
         state_dir: &Path,
         stopped: &watch::Receiver<bool>,
@@ -145,7 +144,7 @@ impl Credentials {
             kept.push(login);
             let endpoint = match login.refreshed_by() {
                 Some((service, client)) => {
-                    let endpoint = Endpoint::of(service, client.clone(), config, roots_pem, Arc::clone(resolver))?;
+                    let endpoint = Endpoint::of(service, client.clone(), upstreams, Arc::clone(resolver))?;
                     Some(Arc::new(endpoint))
                 }
                 None => None,

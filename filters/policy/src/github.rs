@@ -69,6 +69,12 @@ pub struct Refused {
 }
 
 impl Allowed {
+    /// Allows a request that is sent as it came, with its body unread.
+    fn as_is(operation: Operation, target: &[u8]) -> Self {
+        let rule = operation.class.rule();
+        Self { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
+    }
+
     /// The value of `content-type` that its body, if it is read, is sent with; `None` for that which came.
     pub fn content_type(&self) -> Option<&'static [u8]> {
         let body = self.body.as_ref()?;
@@ -184,7 +190,7 @@ impl Judge {
             Kinds::Graphql => graphql(body, &scope),
             Kinds::Lfs(ask, target) => {
                 let (operation, body) = lfs::body(ask, body, &scope)?;
-                Ok(Allowed { body: Some(body), ..hosts::passed(operation, &target) })
+                Ok(Allowed { body: Some(body), ..Allowed::as_is(operation, &target) })
             }
         }
     }

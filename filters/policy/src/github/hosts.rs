@@ -102,12 +102,12 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
     own(scope, &operation, git.owner, git.name)?;
     match git.service {
         Service::Lfs(ask) if method == "GET" => {
-            lfs::judge(ask, scope).map(|known| Head::Allowed(passed(known, target)))
+            lfs::judge(ask, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
         }
         Service::Lfs(ask) => Ok(Head::Body(Pending(Kinds::Lfs(ask, target.to_vec())))),
         Service::Upload | Service::Advertisement | Service::Push => {
             scope.operation(&operation)?;
-            Ok(Head::Allowed(passed(operation, target)))
+            Ok(Head::Allowed(Allowed::as_is(operation, target)))
         }
     }
 }
@@ -131,7 +131,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
     scope.operation(&operation)?;
-    Ok(passed(operation, target))
+    Ok(Allowed::as_is(operation, target))
 }
 
 /// The refusal of everything on a host that is closed.
@@ -150,12 +150,6 @@ fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Res
     }
     let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
     Err(Refused::of(operation, "github.repo", reason))
-}
-
-/// Allows what goes on as it is, its body unread.
-pub fn passed(operation: Operation, target: &[u8]) -> Allowed {
-    let rule = operation.class.rule();
-    Allowed { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Whoever may read a repository may download. Uploads and locks are a user's; a bot needs them allowed by name: what is
 //! uploaded is in no push that is inspected.
 
-use super::{Allowed, Class, Json, Operation, Refused, Scope, hosts};
+use super::{Allowed, Class, Json, Operation, Refused, Scope};
 use crate::AuthMode;
 
 /// The content type of requests to the API.
@@ -80,7 +80,7 @@ pub fn store(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, 
             return Err(Refused::unknown("github.lfs", "objects are downloaded from the LFS store, or uploaded to it"));
         }
     };
-    Ok(hosts::passed(operation, target))
+    Ok(Allowed::as_is(operation, target))
 }
 
 fn reads(scope: &Scope<'_>, name: &str) -> Result<Operation, Refused> {
