@@ -8,7 +8,8 @@
 //! | `text quickstart WHO` | the output of that part, in order; `…` stands for anything |
 //! | `sh run`, `text run` | commands that need no gateway, run beside the shipped config/; the text below is their output. `sh run clone` runs in a clone with two commits |
 //! | `sh` | bash parses it, and `sallyport` knows each command and option in it |
-//! | `yaml policy`, `yaml settings` | `sallyport` reads it as its policy or its settings |
+//! | `yaml policy` | `sallyport` reads it as its policy; so do the commands below it in the same document |
+//! | `yaml settings` | `sallyport` reads it as its settings |
 //! | `json` | it parses |
 //! | none | a picture, or bytes on the wire; it has no command |
 //!
@@ -240,12 +241,17 @@ struct Shipped {
 
 impl Shipped {
     fn new() -> Self {
-        let directory = scratch("shipped");
-        fs::create_dir_all(directory.join("config")).unwrap();
+        let shipped = Self { directory: scratch("shipped") };
+        fs::create_dir_all(shipped.directory.join("config")).unwrap();
         for name in ["policy.yaml", "sallyport.yaml"] {
-            fs::copy(root().join("config").join(name), directory.join("config").join(name)).unwrap();
+            shipped.write(name, &fs::read_to_string(root().join("config").join(name)).unwrap());
         }
-        Self { directory }
+        shipped
+    }
+
+    /// Replaces a file of the configuration.
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.directory.join("config").join(name), text).unwrap();
     }
 
     /// Runs `script` in bash.
@@ -280,33 +286,44 @@ fn commands_of_ours(script: &str) -> Vec<String> {
 
 #[test]
 fn every_block_of_the_documents_has_a_mark_and_does_what_it_says() {
-    let shipped = Shipped::new();
+    let mut document = String::new();
+    let mut shipped = Shipped::new();
     let clone = "git init -q -b main && git commit -q --allow-empty -m one && git commit -q --allow-empty -m two";
-    shipped.bash(&["-e"], clone).success();
-    let write = |text: &str| fs::write(shipped.directory.join("block.yaml"), text).unwrap();
-    let known = |command: &str| shipped.bash(&[], &format!("{command} --help >&2")).code == Some(0);
-    assert!(!known("sallyport container add --no-such-option") && !known("sallyport no-such-command"));
+    let known = |shipped: &Shipped, command: &str| shipped.bash(&[], &format!("{command} --help >&2")).code == Some(0);
+    assert!(
+        !known(&shipped, "sallyport container add --no-such-option") && !known(&shipped, "sallyport no-such-command")
+    );
     let mut printed: Option<String> = None;
     for Fenced { at, mark, text } in fenced() {
+        let name = at.split(':').next().unwrap_or_default();
+        if document != name {
+            document = name.to_owned();
+            shipped = Shipped::new();
+        }
         if mark != "text run" {
             assert!(printed.is_none(), "{at}: the output of the commands above it is missing");
         }
         match mark.as_str() {
-            "sh run" | "sh run clone" => printed = Some(shipped.bash(&[], &format!("exec 2>&1\n{text}")).stdout),
+            "sh run" | "sh run clone" => {
+                if mark.ends_with("clone") {
+                    shipped.bash(&["-e"], clone).success();
+                }
+                printed = Some(shipped.bash(&[], &format!("exec 2>&1\n{text}")).stdout);
+            }
             "text run" => assert_prints(&printed.take().expect(&at), &[&text]),
             "sh" => {
                 assert!(shipped.bash(&["-n"], &text).code == Some(0), "{at}: bash does not parse it");
                 for command in commands_of_ours(&text) {
-                    assert!(known(&command), "{at}: {command}");
+                    assert!(known(&shipped, &command), "{at}: {command}");
                 }
             }
             "yaml policy" => {
-                write(&text);
-                assert!(shipped.bash(&[], "sallyport policy check block.yaml").code == Some(0), "{at}");
+                shipped.write("policy.yaml", &text);
+                assert!(shipped.bash(&[], "sallyport policy check config/policy.yaml").code == Some(0), "{at}");
             }
             "yaml settings" => {
-                write(&text);
-                let finished = shipped.bash(&[], "sallyport --config block.yaml container ls");
+                shipped.write("sallyport.yaml", &text);
+                let finished = shipped.bash(&[], "sallyport container ls");
                 assert_ne!(finished.code, Some(2), "{at}: {}", finished.stderr);
             }
             "json" => drop(serde_json::from_str::<serde_json::Value>(&text).expect(&at)),

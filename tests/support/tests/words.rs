@@ -76,9 +76,8 @@ const UNSWEPT: &[&str] = &[
 ];
 
 /// Sentences that may stay: the file, a part of the sentence, the reason.
-const EXEMPT: &[(&str, &str, &str)] = &[
-    ("CONTRIBUTING.md", "Do not begin with what, whoever", "the rule names the words"),
-];
+const EXEMPT: &[(&str, &str, &str)] =
+    &[("CONTRIBUTING.md", "Do not begin with what, whoever", "the rule names the words")];
 
 /// The commit from which on subjects have the form `area: imperative`.
 const BASE: &str = "f225f90";
