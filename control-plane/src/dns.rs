@@ -119,11 +119,11 @@ impl Resolver {
                 return Err(error);
             }
         };
-        if let Some((address, what)) = refused.first()
+        if let Some(RefusedAddress { address, kind }) = refused.first()
             && self.first_time(host)
         {
             let (refused, left) = (refused.len(), addresses.len());
-            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; they are left out");
+            tracing::warn!(%host, %address, what = %kind, refused, left, "a name resolves to addresses that are not public; they are left out");
         }
         Ok(addresses)
     }
@@ -174,15 +174,20 @@ impl Resolver {
 
 /// An address and the seconds it may be used for.
 type Answered = (IpAddr, u32);
-/// An address and what it is.
-type Refused = (IpAddr, &'static str);
+/// An address that is not public.
+#[derive(Debug)]
+struct RefusedAddress {
+    address: IpAddr,
+    /// What it is, such as `private`.
+    kind: &'static str,
+}
 
 /// Parts what was found into the addresses that may be answered, and the others with what they are.
-fn publics(found: Vec<Answered>, own: impl Fn(IpAddr) -> bool) -> (Vec<Answered>, Vec<Refused>) {
+fn publics(found: Vec<Answered>, own: impl Fn(IpAddr) -> bool) -> (Vec<Answered>, Vec<RefusedAddress>) {
     let (mut addresses, mut refused) = (Vec::new(), Vec::new());
     for (address, ttl) in found {
         match public::not_public(address).or_else(|| own(address).then_some("this machine's own")) {
-            Some(what) => refused.push((address, what)),
+            Some(kind) => refused.push(RefusedAddress { address, kind }),
             None => addresses.push((address, ttl)),
         }
     }
@@ -200,7 +205,7 @@ mod tests {
         let own: IpAddr = "203.0.114.2".parse().unwrap();
         let (addresses, refused) = publics(found.to_vec(), |address| address == own);
         assert_eq!(addresses, [("203.0.114.1".parse().unwrap(), 5)]);
-        let named: Vec<_> = refused.iter().map(|(_, what)| *what).collect();
+        let named: Vec<_> = refused.iter().map(|refused| refused.kind).collect();
         assert_eq!(named, ["private", "this machine's own", "unspecified or loopback"]);
     }
 }

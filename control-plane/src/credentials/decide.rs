@@ -65,7 +65,7 @@ pub fn decide<'a, 'c>(
         return refuse("credentials.host", format!("there is no credential for {}", request.host));
     };
     // What the gateway answers by itself is worth nothing, and so for everybody.
-    if !matches!(entry.scope, Scope::Answer(_)) {
+    if !matches!(entry.scope, Scope::TokenEndpoint(_)) {
         if !entry.admits(container) {
             return refuse(
                 "credentials.container",
@@ -78,7 +78,7 @@ pub fn decide<'a, 'c>(
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
     let plain = match &entry.scope {
         Scope::GitHubApi => github::canonical_api(path),
-        Scope::GitHubGit | Scope::Endpoints(_) | Scope::Answer(_) => canonical(path),
+        Scope::GitHubGit | Scope::Endpoints(_) | Scope::TokenEndpoint(_) => canonical(path),
     };
     if !plain {
         return refuse("credentials.path", "the path is not in its canonical spelling".into());
@@ -89,7 +89,7 @@ pub fn decide<'a, 'c>(
         Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
             ("credentials.endpoint", None)
         }
-        Scope::Answer(service) => {
+        Scope::TokenEndpoint(service) => {
             let own = service.endpoints().iter().find(|(host, _)| *host == request.host.as_str());
             match own {
                 Some((_, own)) if request.method == "POST" && path == own.as_bytes() => ("credentials.stub", None),
@@ -142,7 +142,7 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::entry::{Place, Use, Way};
+    use crate::credentials::entry::{Injection, Location, Subject};
     use crate::credentials::{raws, read};
     use policy::{Access, HostPattern};
     use secrecy::ExposeSecret;
@@ -185,14 +185,14 @@ mod tests {
         let host = HostName::parse(host.as_bytes()).unwrap();
         let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
         let grant = decide(container, request, &egress(host.as_str()), credentials, NOW.parse().unwrap())?;
-        let whom = container.map(|container| Use { container, repo: grant.repo });
-        let (way, value) = grant.entry.value(whom).await?;
-        Ok(format!("{}: {}", place(way), way.format.fill(value.expose_secret())))
+        let subject = container.map(|container| Subject { container, repo: grant.repo });
+        let (injection, value) = grant.entry.value(subject).await?;
+        Ok(format!("{}: {}", location(injection), injection.format.fill(value.expose_secret())))
     }
 
-    fn place(way: &Way) -> &str {
-        match &way.place {
-            Place::Header(name) | Place::Query(name) => name,
+    fn location(injection: &Injection) -> &str {
+        match &injection.location {
+            Location::Header(name) | Location::Query(name) => name,
         }
     }
 

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::client::Client;
 use super::recent::Recent;
 use crate::containers::registry::Registry;
-use crate::credentials::Use;
+use crate::credentials::Subject;
 
 /// The longest id. A ref's holds its name, which has 255 bytes at the most.
 const MAX_ID: usize = 512;
@@ -129,7 +129,7 @@ impl Confirm {
     async fn ask(&self, container: &Container, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
         let body = json!({ "query": QUERY, "variables": { "ids": ids } });
         let nodes =
-            match self.client.ask(Use { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
+            match self.client.ask(Subject { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
                 Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
                 Ok(answer) => Err(format!("status {}", answer.status)),
                 Err(error) => Err(error.to_string()),

@@ -1,6 +1,6 @@
 //! Where a credential stands in a request, as the operator writes it: `header`, `query`, `format`.
 
-use super::super::entry::{Format, Place};
+use super::super::entry::{Format, Location};
 use super::FieldError;
 use crate::contract::shows;
 
@@ -28,13 +28,13 @@ const NOT_FOR_CREDENTIALS_BELOW: [&str; 3] = ["x-envoy-", "x-sallyport-", "x-for
 /// # Errors
 /// If `text` is no token (RFC 9110 section 5.1), has an underscore, or names a header that is not for credentials.
 /// Envoy drops headers with an underscore.
-pub fn read_header(text: &str) -> Result<Place, FieldError> {
+pub fn read_header(text: &str) -> Result<Location, FieldError> {
     let name = text.to_ascii_lowercase();
     let token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^`|~".contains(&b));
     let taken = NOT_FOR_CREDENTIALS.contains(&name.as_str())
         || NOT_FOR_CREDENTIALS_BELOW.iter().any(|prefix| name.starts_with(prefix));
     if !name.is_empty() && token && !taken {
-        Ok(Place::Header(name))
+        Ok(Location::Header(name))
     } else {
         let problem = format!("{text:?} is no header for a credential, such as authorization or x-api-key");
         Err(FieldError::new("header", problem))
@@ -45,10 +45,10 @@ pub fn read_header(text: &str) -> Result<Place, FieldError> {
 ///
 /// # Errors
 /// If percent-encoding would change the name, or if the audit log shows the values of parameters of this name.
-pub fn read_query(text: &str) -> Result<Place, FieldError> {
+pub fn read_query(text: &str) -> Result<Location, FieldError> {
     let unreserved = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
     if !text.is_empty() && unreserved && !shows(text) {
-        Ok(Place::Query(text.to_owned()))
+        Ok(Location::Query(text.to_owned()))
     } else {
         let problem = format!("{text:?} is no parameter for a credential, such as key or api_key");
         Err(FieldError::new("query", problem))
