@@ -9,13 +9,14 @@
 //! none with the sandbox's own.
 
 mod built_in;
-pub mod client;
 mod decide;
 mod endpoint;
 mod entry;
-mod github;
+pub mod foreign;
+mod format;
 mod oauth;
 mod raw;
+mod scope;
 pub mod server;
 mod source;
 
@@ -32,16 +33,14 @@ use tokio::task::JoinSet;
 use crate::dns::Resolver;
 use crate::https;
 use crate::upstreams::Upstreams;
-pub use entry::Use;
 use entry::{Entry, Place};
+pub use format::PLACEHOLDER;
 use oauth::Login;
 use oauth::endpoint::{Endpoint, Refused};
 use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
 pub use raw::{Raw, raws, read};
-
-/// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
-pub const PLACEHOLDER: &str = "held-by-the-gateway";
+pub use source::Use;
 
 /// What the gateway can add, by host. Which entries there are is known at start; their values come and go.
 #[derive(Debug, Default)]

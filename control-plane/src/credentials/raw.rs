@@ -17,10 +17,12 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::built_in::{self, BUILT_IN, BuiltIn};
 use super::endpoint::{Endpoint, read_method};
-use super::entry::{Admits, Entry, Format, Place, Scope, Way};
+use super::entry::{Admits, Entry, Place, Way};
+use super::format::Format;
 use super::oauth::endpoint::Client;
 use super::oauth::provider::{Layout, Program, Service};
 use super::oauth::{self, Login};
+use super::scope::Scope;
 use super::source::Source;
 use super::source::app::{self, App, Settings};
 use super::{Credentials, within};

@@ -20,10 +20,12 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::{Place, Scope, Use, Way};
+use super::entry::{Place, Way};
 use super::oauth::provider::Service;
 use super::oauth::stub;
-use super::{Credentials, client};
+use super::scope::Scope;
+use super::source::Use;
+use super::{Credentials, foreign};
 use crate::containers::registry::Registry;
 use crate::telemetry;
 
@@ -110,7 +112,7 @@ fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckRespon
         names.map(str::to_owned).filter(|name| place(name.clone()) != way.place).collect()
     };
     let mut ok = OkHttpResponse {
-        headers_to_remove: others(&Place::Header, &mut client::HEADERS.into_iter()),
+        headers_to_remove: others(&Place::Header, &mut foreign::HEADERS.into_iter()),
         query_parameters_to_remove: others(&Place::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };
