@@ -275,7 +275,7 @@ impl Audit {
 async fn block(registry: &Arc<Registry>, address: IpAddr) {
     let why = format!("since a filter panicked over its requests {} times within a minute", panics::MOST);
     let blocked =
-        registry.change(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
+        registry.update(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
     match blocked {
         Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
         // Nobody's requests are refused by the first look at their address.

@@ -214,7 +214,8 @@ impl Ids {
                 continue;
             }
             let (repo, known) = (repo.clone(), known.clone());
-            if let Err(error) = self.registry.note(record.container_ip, move |now| noted(now, &repo, &known)).await {
+            if let Err(error) = self.registry.annotate(record.container_ip, move |now| noted(now, &repo, &known)).await
+            {
                 problem = Some(format!("it cannot be stored: {error}"));
             }
         }
