@@ -43,6 +43,7 @@ use crate::live::{Filters, Live};
 use crate::metrics;
 use crate::problems::Problems;
 use crate::state::StateDir;
+use crate::upstreams::Upstreams;
 use crate::xds::server::{Fleet, Server as Discovery};
 
 /// How long the admin API may take to finish its responses when the process stops.
@@ -77,6 +78,7 @@ pub struct Bound {
     /// Locked until the end.
     state: StateDir,
     config: Arc<Config>,
+    upstreams: Arc<Upstreams>,
     access: admin::Access,
     ca: ca::api::Api,
     registry: Arc<Registry>,
@@ -120,11 +122,11 @@ impl App {
         addresses.write(dir).context("the addresses cannot be written")?;
         let config = Arc::new(self.config);
         let access = admin::Access::open(config.admin_auth, dir)?;
-        let roots_pem = config.roots_pem()?;
+        let upstreams = Arc::new(config.upstreams()?);
         let ca = ca::api::Api {
             issuer: Issuer::open(dir).context("the certificate authority cannot be used")?,
             bundle: dir.join("ca-bundle.pem"),
-            roots_pem: roots_pem.as_str().into(),
+            roots_pem: upstreams.roots_pem.as_str().into(),
         };
         ca.write_bundle().context("cannot write the CA bundle")?;
         let store = Store::open(&dir.join("registry.redb")).context("the registry cannot be opened")?;
@@ -134,15 +136,23 @@ impl App {
             .context("the audit cannot be written")?;
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
-        let github = Arc::new(GitHub::new(&config, &roots_pem, Arc::clone(&resolver))?);
+        let credentials = Arc::clone(&config.credentials);
+        let github = Arc::new(GitHub::new(&upstreams, credentials, Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
-        let logins = config.credentials.keep_logins(&config, &roots_pem, &resolver, dir, &stopped)?;
-        let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
+        let logins = config.credentials.keep_logins(&upstreams, &resolver, dir, &stopped)?;
+        let live = Live::start(
+            Arc::clone(&config),
+            Arc::clone(&upstreams),
+            self.filters,
+            Arc::clone(&registry),
+            problems.clone(),
+        )?;
         Ok(Bound {
             addresses,
             listeners,
             state,
             config,
+            upstreams,
             access,
             ca,
             registry,
@@ -254,7 +264,7 @@ impl Bound {
     fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet) -> Router {
         let (registry, credentials) = (&self.registry, &self.config.credentials);
         let limits =
-            Limits { allow_loopback: self.envoy.is_some(), pinned: self.config.upstreams.keys().cloned().collect() };
+            Limits { allow_loopback: self.envoy.is_some(), pinned: self.upstreams.pins.keys().cloned().collect() };
         api::routes(Api { registry: Arc::clone(registry), limits: Arc::new(limits) })
             .merge(ca::api::routes(self.ca.clone()))
             .merge(readiness::routes(Arc::clone(readiness)))

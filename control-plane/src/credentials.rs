@@ -9,13 +9,14 @@
 //! none with the sandbox's own.
 
 mod built_in;
-pub mod client;
 mod decide;
 mod endpoint;
 mod entry;
-mod github;
+pub mod foreign;
+mod format;
 mod oauth;
 mod raw;
+mod scope;
 pub mod server;
 mod source;
 
@@ -29,19 +30,17 @@ use policy::{Denial, HostName, HostPattern, Stage};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::Config;
 use crate::dns::Resolver;
 use crate::https;
-pub use entry::Subject;
+use crate::upstreams::Upstreams;
 use entry::{Entry, Location};
+pub use format::PLACEHOLDER;
 use oauth::Login;
 use oauth::endpoint::{Endpoint, RefreshError};
 use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
 pub use raw::{Raw, raws, read};
-
-/// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing.
-pub const PLACEHOLDER: &str = "held-by-the-gateway";
+pub use source::Subject;
 
 /// What the gateway can add, by host. Which entries there are is known at start; their values come and go.
 #[derive(Debug, Default)]
@@ -129,8 +128,7 @@ impl Credentials {
     /// The roots cannot be read.
     pub fn keep_logins(
         &self,
-        config: &Config,
-        roots_pem: &str,
+        upstreams: &Upstreams,
         resolver: &Arc<Resolver>,
         state_dir: &Path,
         stopped: &watch::Receiver<bool>,
@@ -145,7 +143,7 @@ impl Credentials {
             kept.push(login);
             let endpoint = match login.refreshed_by() {
                 Some((service, client)) => {
-                    let endpoint = Endpoint::of(service, client.clone(), config, roots_pem, Arc::clone(resolver))?;
+                    let endpoint = Endpoint::of(service, client.clone(), upstreams, Arc::clone(resolver))?;
                     Some(Arc::new(endpoint))
                 }
                 None => None,

@@ -22,7 +22,6 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-use crate::config::Config;
 use crate::dns::{Resolver, nameservers};
 
 #[cfg(test)]
@@ -73,14 +72,6 @@ impl Place {
     /// Where every program on this machine finds `host`.
     pub fn of_the_machine(host: &HostName) -> Self {
         Self::Pinned(host.as_str().to_owned(), PORT)
-    }
-
-    /// Where `config` has `host`, or else `otherwise`, and the roots that vouch for it there.
-    pub fn of<'a>(host: &HostName, config: &'a Config, roots_pem: &'a str, otherwise: Self) -> (Self, &'a str) {
-        match config.upstreams.get(host) {
-            Some(pinned) => (Self::Pinned(pinned.address.clone(), pinned.port), pinned.ca_pem.as_str()),
-            None => (otherwise, roots_pem),
-        }
     }
 
     /// The addresses of `host` there.

@@ -17,7 +17,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::config::{Config, policy_file};
 use crate::containers::registry::{Change, Registry};
 use crate::problems::Problems;
-use crate::xds::snapshot::Snapshot;
+use crate::upstreams::Upstreams;
+use crate::xds::snapshot::{Listen, Snapshot};
 
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
 const SETTLE: Duration = Duration::from_millis(25);
@@ -77,7 +78,7 @@ fn only_looked_at(event: &notify::Result<Event>) -> bool {
 #[derive(Debug)]
 pub struct Live {
     config: Arc<Config>,
-    roots_pem: String,
+    upstreams: Arc<Upstreams>,
     filters: Filters,
     /// The module in force.
     module: Vec<u8>,
@@ -99,7 +100,7 @@ impl Live {
     /// The filters are missing, or files cannot be watched.
     pub fn start(
         config: Arc<Config>,
-        roots_pem: String,
+        upstreams: Arc<Upstreams>,
         filters: Filters,
         registry: Arc<Registry>,
         problems: Problems,
@@ -128,7 +129,7 @@ impl Live {
         let (snapshots, _) = watch::channel(Arc::new(Snapshot::default()));
         let mut live = Self {
             config,
-            roots_pem,
+            upstreams,
             filters,
             module,
             registry,
@@ -204,8 +205,9 @@ impl Live {
     fn publish(&mut self) {
         let policy = self.registry.policy();
         self.extra = self.registry.extra_hosts();
+        let listen = Listen { proxy: self.config.proxy, resolver: self.config.resolver };
         let credentialed = |host: &_| self.config.credentials.concern(host);
-        let snapshot = Snapshot::build(&self.config, &self.roots_pem, &policy, &self.extra, credentialed, &self.module);
+        let snapshot = Snapshot::build(listen, &self.upstreams, &policy, &self.extra, credentialed, &self.module);
         self.snapshots.send_if_modified(|current| {
             let changed = **current != snapshot;
             if changed {

@@ -21,6 +21,7 @@ mod problems;
 mod process;
 mod state;
 mod telemetry;
+mod upstreams;
 mod xds;
 
 use std::process::ExitCode;

@@ -5,10 +5,10 @@
 use jiff::Timestamp;
 use policy::{Container, Denial, Egress, HostName, Repo, Stage, Verdict};
 
-use super::client::query_credentials;
 use super::endpoint::canonical;
-use super::entry::{Entry, Scope};
-use super::github;
+use super::entry::Entry;
+use super::foreign::query_credentials;
+use super::scope::{Scope, github};
 use super::{Credentials, within};
 
 /// A request, as the credential stage sees it.
@@ -142,7 +142,8 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::entry::{Injection, Location, Subject};
+    use crate::credentials::entry::{Injection, Location};
+    use crate::credentials::source::Subject;
     use crate::credentials::{raws, read};
     use policy::{Access, HostPattern};
     use secrecy::ExposeSecret;

@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use policy::{AuthMode, Container, Denial, HostPattern, Repo, Stage};
+use policy::{AuthMode, Container, Denial, HostPattern, Stage};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::endpoint::Endpoint;
+use super::format::Format;
 use super::oauth::Login;
-use super::oauth::provider::Service;
-use super::source::{Source, Unavailable};
+use super::scope::Scope;
+use super::source::{Source, Subject, Unavailable};
 
 /// A credential.
 #[derive(Debug)]
@@ -30,15 +28,6 @@ pub struct Entry {
     pub injections: Vec<Injection>,
 }
 
-/// For whom a value is, and for which of its repositories where the request is about one.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// The container.
-    pub container: &'a Container,
-    /// One of its repositories.
-    pub repo: Option<&'a Repo>,
-}
-
 /// Which containers a credential is for: those that have all of this.
 #[derive(Clone, Debug, Default)]
 pub struct Admits {
@@ -48,19 +37,6 @@ pub struct Admits {
     pub mode: Option<AuthMode>,
     /// One of these ids.
     pub list: Option<BTreeSet<String>>,
-}
-
-/// What a credential is for on its host.
-#[derive(Debug)]
-pub enum Scope {
-    /// git on the container's repositories.
-    GitHubGit,
-    /// The API, on the container's repositories and what belongs to none.
-    GitHubApi,
-    /// These; empty is none.
-    Endpoints(Vec<Endpoint>),
-    /// A token endpoint: the gateway answers by itself, and nothing goes on.
-    TokenEndpoint(Service),
 }
 
 /// A source, and how what comes from it is put in.
@@ -85,17 +61,6 @@ pub enum Location {
     Query(String),
 }
 
-/// What is put in, with a place for the credential's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// As it is, between two texts.
-    Plain(String, String),
-    /// The base64 of `user:password` (RFC 7617), in which the value stands between two texts.
-    Basic(String, String),
-    /// In a query, as it is: Envoy 1.40 takes no parameter whose value is encoded, so it is of what needs no encoding.
-    Query,
-}
-
 impl Entry {
     /// Whether `container` may use it: its record may name fewer than there are, and the entry may be for some only.
     pub fn admits(&self, container: &Container) -> bool {
@@ -106,8 +71,8 @@ impl Entry {
             && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
     }
 
-    /// The present value, and its injection. The value of some sources is for `subject` alone. Without a subject, it is the
-    /// value for all.
+    /// The present value, and its injection. The value of some sources is for `subject` alone. Without a subject, it is
+    /// the value for all.
     ///
     /// # Errors
     /// 502 where there is none, 503 where a source fails.
@@ -202,83 +167,5 @@ impl Injection {
             }
             (Location::Header(name), Format::Query) => format!("header {name} 0 0"),
         }
-    }
-}
-
-impl Format {
-    /// Reads a text with one `{}` in it. What begins with `Basic ` is encoded behind that word.
-    pub fn parse(text: &str) -> Option<Self> {
-        let printable = text.bytes().all(|b| matches!(b, b' '..=b'~'));
-        let (before, after) = text.split_once("{}").filter(|(_, after)| printable && !after.contains("{}"))?;
-        let own = |text: &str| text.to_owned();
-        Some(match before.strip_prefix("Basic ") {
-            Some(before) => Self::Basic(own(before), own(after)),
-            None => Self::Plain(own(before), own(after)),
-        })
-    }
-
-    /// Whether `value` can be put in, and if not, why.
-    pub fn accepts(&self, value: &str) -> Result<(), &'static str> {
-        match self {
-            Self::Plain(..) if value.bytes().all(|b| matches!(b, b' '..=b'~')) => Ok(()),
-            Self::Plain(..) => Err("holds a character that no header can carry"),
-            Self::Basic(..) if value.chars().any(char::is_control) => Err("holds a control character"),
-            Self::Basic(before, after) if ![before, value, after].iter().any(|part| part.contains(':')) => {
-                Err("is not user:password")
-            }
-            Self::Basic(..) => Ok(()),
-            Self::Query if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)) => Ok(()),
-            Self::Query => Err("holds a character that no query can carry as it is"),
-        }
-    }
-
-    /// What stands there.
-    pub fn fill(&self, value: &str) -> String {
-        match self {
-            Self::Query => value.to_owned(),
-            Self::Plain(before, after) => format!("{before}{value}{after}"),
-            Self::Basic(before, after) => format!("Basic {}", STANDARD.encode(format!("{before}{value}{after}"))),
-        }
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_format_says_how_the_value_stands_in_the_header() {
-        let cases = [
-            ("{}", "K", "K"),
-            ("Bearer {}", "K", "Bearer K"),
-            ("Token token={}, v=1", "K", "Token token=K, v=1"),
-            ("Basic {}", "me:K", "Basic bWU6Sw=="),
-            ("Basic x-access-token:{}", "K", "Basic eC1hY2Nlc3MtdG9rZW46Sw=="),
-            ("Basic {}:", "K", "Basic Szo="),
-        ];
-        for (format, value, filled) in cases {
-            assert_eq!(Format::parse(format).unwrap().fill(value), filled);
-        }
-        for text in ["", "Bearer", "{}{}", "a{}\n", "é{}"] {
-            assert_eq!(Format::parse(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn what_no_header_can_carry_is_not_accepted() {
-        let accepts = |format: &str, value: &str| Format::parse(format).unwrap().accepts(value).is_ok();
-        assert!(accepts("Bearer {}", "sk-ant_~ !"));
-        for value in ["a\nb", "a\rb", "a\0b", "a\tb", "a\x7fb", "clé"] {
-            assert!(!accepts("{}", value), "{value:?}");
-        }
-        assert!(accepts("Basic {}", "me:clé"));
-        assert_eq!(Format::Query.accepts("aZ09-._~"), Ok(()));
-        for value in ["a b", "a+b", "a%2Bb", "a/b", "a=b", "a&b", "clé"] {
-            assert!(Format::Query.accepts(value).is_err(), "{value:?}");
-        }
-        assert!(accepts("Basic {}:", "K"), "the format has the colon");
-        assert!(!accepts("Basic {}", "K"));
-        assert!(!accepts("Basic {}", "me:a\nb"));
     }
 }

@@ -128,7 +128,9 @@ fn by_host(found: Vec<Entry>) -> Result<BTreeMap<HostPattern, Entry>, Problem> {
 mod tests {
     use policy::AuthMode;
 
-    use super::super::entry::{Format, Location, Scope};
+    use super::super::entry::Location;
+    use super::super::format::Format;
+    use super::super::scope::Scope;
     use super::*;
 
     const SET: [(&str, &str); 3] = [("OPENAI_API_KEY", "K"), ("TAVILY_API_KEY", "T"), ("OAI", "O")];

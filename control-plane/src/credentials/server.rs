@@ -20,10 +20,12 @@ use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::decide::{Grant, Request, decide};
-use super::entry::{Injection, Location, Scope, Subject};
+use super::entry::{Injection, Location};
 use super::oauth::provider::Service;
 use super::oauth::stub;
-use super::{Credentials, client};
+use super::scope::Scope;
+use super::source::Subject;
+use super::{Credentials, foreign};
 use crate::containers::registry::Registry;
 use crate::telemetry;
 
@@ -110,7 +112,7 @@ fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) ->
         names.map(str::to_owned).filter(|name| location(name.clone()) != injection.location).collect()
     };
     let mut ok = OkHttpResponse {
-        headers_to_remove: others(&Location::Header, &mut client::HEADERS.into_iter()),
+        headers_to_remove: others(&Location::Header, &mut foreign::HEADERS.into_iter()),
         query_parameters_to_remove: others(&Location::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };

@@ -11,15 +11,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use policy::{Container, Repo};
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
-use super::entry::Format;
+use super::format::{Format, PLACEHOLDER};
 use super::oauth::Login;
-use super::{PLACEHOLDER, Subject};
 
 /// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
 const MAX_VALUE: usize = 8 << 10;
+
+/// For whom a value is, and for which of its repositories where the request is about one.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// One of its repositories.
+    pub repo: Option<&'a Repo>,
+}
 
 /// A source of one value.
 #[derive(Debug)]

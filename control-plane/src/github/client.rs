@@ -14,10 +14,10 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use policy::HostName;
 use tokio::sync::Semaphore;
 
-use crate::config::Config;
 use crate::credentials::{Credentials, Subject};
 use crate::dns::Resolver;
 use crate::https::{self, Failure, Limits, Place};
+use crate::upstreams::Upstreams;
 
 /// The one host that is asked.
 const HOST: &str = "api.github.com";
@@ -81,26 +81,30 @@ pub struct Client {
 }
 
 impl Client {
-    /// For the host as `config` has it; where that is not pinned, `resolver` finds it, and `roots_pem` are who vouches
-    /// for it. From now on the credentials can reach it too.
+    /// For the host as `upstreams` has it; where that is not pinned, `resolver` finds it. From now on the credentials
+    /// can reach it too.
     ///
     /// # Errors
-    /// The roots cannot be read.
-    pub fn new(config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> Result<Self, Error> {
-        Self::at(config, roots_pem, |_| Place::Public(resolver))
+    /// If no root can be used.
+    pub fn new(upstreams: &Upstreams, credentials: Arc<Credentials>, resolver: Arc<Resolver>) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, |_| Place::Public(resolver))
     }
 
     /// The same for a command of the operator's, which finds the host as every program on its machine does.
     ///
     /// # Errors
-    /// The roots cannot be read.
-    pub fn of_command(config: &Config, roots_pem: &str) -> Result<Self, Error> {
-        Self::at(config, roots_pem, Place::of_the_machine)
+    /// If no root can be used.
+    pub fn of_command(upstreams: &Upstreams, credentials: Arc<Credentials>) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, Place::of_the_machine)
     }
 
-    fn at(config: &Config, roots_pem: &str, otherwise: impl FnOnce(&HostName) -> Place) -> Result<Self, Error> {
+    fn at(
+        upstreams: &Upstreams,
+        credentials: Arc<Credentials>,
+        otherwise: impl FnOnce(&HostName) -> Place,
+    ) -> Result<Self, Error> {
         let host = HostName::parse(HOST.as_bytes())?;
-        let (place, roots) = Place::of(&host, config, roots_pem, otherwise(&host));
+        let (place, roots) = upstreams.place(&host, otherwise(&host));
         let limits = Limits { at_a_time: CONCURRENT, connect: DEADLINE, deadline: DEADLINE, max_answer: MAX_ANSWER };
         let headers = [
             (ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
@@ -108,7 +112,6 @@ impl Client {
             (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static(VERSION)),
         ];
         let https = https::Client::new(host, place, roots, limits)?.with_headers(HeaderMap::from_iter(headers));
-        let credentials = Arc::clone(&config.credentials);
         credentials.reach_github(&Arc::new(https.beside(MINTS)));
         Ok(Self { https, credentials, shares: Mutex::default() })
     }

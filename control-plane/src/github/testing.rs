@@ -5,15 +5,16 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use policy::Policy;
+use policy::{HostName, Policy};
 
 use super::client::Client;
-use crate::config::Config;
 use crate::containers::registry::Registry;
 use crate::containers::store::Store;
+use crate::credentials;
 use crate::dns::{Resolver, nameservers::Nameservers};
 use crate::https::testing::{HOST, Server, TOKEN};
 use crate::problems::Problems;
+use crate::upstreams::{Upstream, Upstreams};
 
 /// The server, and a gateway's parts before it.
 pub struct Rig {
@@ -37,24 +38,22 @@ impl Rig {
     ) -> Self {
         let server = Server::start(answers).await;
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("ca.pem"), &server.ca_pem).unwrap();
-        let yaml = format!(
-            "upstreams: {{{HOST}: {{address: localhost, port: {}, ca: ca.pem}}}}\n\
-             credentials: {{github-api: {{from: {{file: token}}}}}}\n",
-            server.port
-        );
-        std::fs::write(directory.path().join("sallyport.yaml"), yaml).unwrap();
+        let pinned = Upstream { address: "localhost".into(), port: server.port, ca_pem: server.ca_pem.clone() };
+        let pins = [(HostName::parse(HOST.as_bytes()).unwrap(), pinned)].into();
+        let upstreams = Upstreams { pins, ..Upstreams::default() };
+        let yaml = "{github-api: {from: {file: token}}}";
+        let raw = credentials::raws(serde_yaml::Deserializer::from_str(yaml)).unwrap();
+        let credentials = Arc::new(credentials::read(&raw, directory.path(), &|_| None).unwrap());
         if let Some(token) = token {
             std::fs::write(directory.path().join("token"), token).unwrap();
         }
-        let config = Config::load(Some(&directory.path().join("sallyport.yaml"))).unwrap();
         let store = Store::open(&directory.path().join("registry.redb")).unwrap();
         let policy = Policy { github: policy::github::Rules::default(), ..Policy::deny_all() };
         let registry = Registry::open(store, policy).unwrap();
         let problems = Problems::default();
         let nameservers = Nameservers::new(Vec::new(), 1);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
-        let client = Arc::new(Client::new(&config, "", resolver).unwrap());
+        let client = Arc::new(Client::new(&upstreams, credentials, resolver).unwrap());
         Self { registry, client, problems, server, _directory: directory }
     }
 }

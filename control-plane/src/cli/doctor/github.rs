@@ -1,8 +1,11 @@
 //! The gateway's own credentials, GitHub's first.
 
+use std::sync::Arc;
+
 use super::{Context, Finding};
 use crate::credentials::PLACEHOLDER;
 use crate::github::client;
+use crate::upstreams::Upstreams;
 
 /// The variables of the built-in GitHub credential, in this order.
 const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
@@ -36,9 +39,9 @@ pub fn credentials(context: &Context) -> Vec<Finding> {
 /// What GitHub says of the token. No finding if there is no token: [`credentials`] says so.
 pub fn token(context: &Context) -> Vec<Finding> {
     let config = &context.config;
-    let roots = config.roots_pem().unwrap_or_default();
+    let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
     let request = || {
-        let client = client::Client::of_command(config, &roots)?;
+        let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let response = runtime.block_on(client.get(None, "/"));
         // Does not wait for a lookup of the host that is under way.

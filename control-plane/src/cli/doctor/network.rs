@@ -76,7 +76,7 @@ pub fn nameservers(context: &Context) -> Vec<Finding> {
     vec![match answering {
         Some(server) => Finding::ok("dns", format!("{server} answers")),
         // Pinned hosts need no nameserver.
-        None if !context.config.upstreams.is_empty() => Finding::warn("dns", found, todo),
+        None if !context.config.pins.is_empty() => Finding::warn("dns", found, todo),
         None => Finding::fail("dns", found, todo),
     }]
 }
@@ -98,7 +98,7 @@ fn query(server: SocketAddr) -> std::io::Result<()> {
 
 /// Whether a connection to each pinned upstream, and to github.com where it is not pinned, can be made.
 pub fn upstreams(context: &Context) -> Vec<Finding> {
-    let pinned = context.config.upstreams.iter().map(|(host, at)| (host.to_string(), at.address.clone(), at.port));
+    let pinned = context.config.pins.iter().map(|(host, at)| (host.to_string(), at.address.clone(), at.port));
     let mut all: Vec<_> = pinned.collect();
     if !all.iter().any(|(host, ..)| host == "github.com") {
         all.push(("github.com".into(), "github.com".into(), 443));

@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::provider::Service;
 use super::tokens::Renewed;
-use crate::config::Config;
 use crate::dns::Resolver;
 use crate::https::{self, Limits, Place};
+use crate::upstreams::Upstreams;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -95,12 +95,11 @@ impl Endpoint {
     pub fn of(
         service: Service,
         client: Client,
-        config: &Config,
-        roots_pem: &str,
+        upstreams: &Upstreams,
         resolver: Arc<Resolver>,
     ) -> anyhow::Result<Self> {
         let host = HostName::parse(service.endpoint().0.as_bytes())?;
-        let (place, roots) = Place::of(&host, config, roots_pem, Place::Public(resolver));
+        let (place, roots) = upstreams.place(&host, Place::Public(resolver));
         // Roots that cannot be used are an error now, and not at the first refresh.
         https::Client::new(host.clone(), place.clone(), roots, LIMITS)?;
         Ok(Self { service, client, host, place, roots_pem: roots.to_owned() })

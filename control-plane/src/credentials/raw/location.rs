@@ -1,6 +1,7 @@
 //! Where a credential stands in a request, as the operator writes it: `header`, `query`, `format`.
 
-use super::super::entry::{Format, Location};
+use super::super::entry::Location;
+use super::super::format::Format;
 use super::FieldError;
 use crate::contract::shows;
 

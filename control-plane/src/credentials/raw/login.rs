@@ -8,10 +8,11 @@ use std::sync::Arc;
 use policy::{HostName, HostPattern};
 use secrecy::SecretString;
 
-use super::super::entry::{Admits, Entry, Injection, Location, Scope};
+use super::super::entry::{Admits, Entry, Injection, Location};
 use super::super::oauth::Login;
 use super::super::oauth::endpoint::Client;
 use super::super::oauth::provider::{self, Layout, Program, Service};
+use super::super::scope::Scope;
 use super::super::source::Source;
 use super::FieldError;
 use super::location::{read_format, read_header};

@@ -6,7 +6,9 @@ use policy::HostPattern;
 
 use super::super::built_in::{self, BuiltIn};
 use super::super::endpoint::{Endpoint, read_method};
-use super::super::entry::{Admits, Entry, Format, Injection, Location, Scope};
+use super::super::entry::{Admits, Entry, Injection, Location};
+use super::super::format::Format;
+use super::super::scope::Scope;
 use super::FieldError;
 use super::location::{read_format, read_header, read_query};
 use super::shape::RawEntry;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::super::built_in::{self, BuiltIn};
-use super::super::entry::{Format, Injection};
+use super::super::entry::Injection;
+use super::super::format::Format;
 use super::super::oauth::Login;
 use super::super::source::Source;
 use super::super::source::app::{App, Settings};

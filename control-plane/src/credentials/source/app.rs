@@ -26,8 +26,7 @@ use tokio::time::Instant;
 pub use settings::{Raw, Settings};
 
 use self::answer::Token;
-use super::Unavailable;
-use crate::credentials::Subject;
+use super::{Subject, Unavailable};
 use crate::https::{Answer, Client};
 
 /// How long before its end a token is replaced. It is used until then where that fails.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{MAX_VALUE, Reading, accept};
-use crate::credentials::entry::Format;
+use crate::credentials::format::Format;
 
 /// How long a reading counts until the file is looked at again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -93,7 +93,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             domains: vec![host.pattern.to_string()],
             routes: with(vec![web_socket(host), onward(host, spoken)]),
             request_headers_to_remove: match host.strip_credentials {
-                true => credentials::client::HEADERS.map(str::to_owned).to_vec(),
+                true => credentials::foreign::HEADERS.map(str::to_owned).to_vec(),
                 false => Vec::new(),
             },
             typed_per_filter_config: without_stages_of_others(host),

@@ -1,4 +1,4 @@
-//! What carries a credential in a request of a sandbox: it is removed, whatever it is, wherever the gateway adds one.
+//! The sandbox's own credentials in a request. They are removed wherever the gateway adds a credential.
 
 /// Headers, whatever the provider.
 pub const HEADERS: [&str; 6] = ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
