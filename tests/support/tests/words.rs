@@ -163,7 +163,8 @@ fn paragraphs(kind: Kind, text: &str) -> Vec<(usize, String)> {
             open = false;
             continue;
         }
-        if fenced || words.is_empty() {
+        // A heading is no sentence.
+        if fenced || words.is_empty() || kind == Kind::Markdown && words.starts_with('#') {
             open = false;
             continue;
         }
@@ -309,7 +310,7 @@ fn phrases_are_found_in_sentences_cells_and_comments() {
     let found = |file: &str, text: &str| findings(file, text).into_iter().map(|found| found.line).collect::<Vec<_>>();
     assert_eq!(found("a.md", "A line\nof the paragraph. Whoever\nasks.\n\nFine."), [1]);
     assert_eq!(found("a.md", "- What is so\n- fine\n\n| what is so | a client |\n"), [1, 4]);
-    assert_eq!(found("a.md", "| rule | what |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"), [0usize; 0]);
+    assert_eq!(found("a.md", "# What a rule is\n\n| rule | what |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"), [0usize; 0]);
     assert_eq!(found("a.rs", "/// Whether there\n/// is none.\nfn a() { \"whoever\" }\n"), [1]);
     assert_eq!(found("a.rs", "    #[error(\"nobody's friend\")]\n"), [1]);
     assert_eq!(found("a.yaml", "# of whom\nkey: whoever\n"), [1]);
