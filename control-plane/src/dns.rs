@@ -63,7 +63,7 @@ impl Resolver {
     pub async fn answer(&self, name: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let allowed = HostName::parse(name.to_ascii().as_bytes()).ok().filter(|host| self.allowed(host));
         let Some(host) = allowed else {
-            tracing::debug!(%name, "a name that is not allowed was asked for");
+            tracing::debug!(%name, "query for a name that is not allowed");
             return (ResponseCode::NXDomain, Vec::new());
         };
         // Other record types of an allowed name get an empty response, not NXDOMAIN: musl applies NXDOMAIN to all
@@ -124,7 +124,7 @@ impl Resolver {
             && self.first_time(host)
         {
             let (refused, left) = (refused.len(), addresses.len());
-            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; they are left out");
+            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; the response omits them");
         }
         Ok(addresses)
     }

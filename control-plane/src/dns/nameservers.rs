@@ -51,7 +51,7 @@ pub enum Failure {
     Silent {
         /// The nameservers, or the file that should list them.
         servers: String,
-        /// What went wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -90,7 +90,7 @@ impl Nameservers {
         let Current { resolver, servers, .. } = self.current()?;
         let silent = |problem: String| Failure::Silent { servers: servers.to_string(), problem };
         let answer = match tokio::time::timeout(DEADLINE, resolver.lookup(name, kind)).await {
-            Err(_) => return Err(silent(format!("nothing within {} s", DEADLINE.as_secs()))),
+            Err(_) => return Err(silent(format!("no response within {} s", DEADLINE.as_secs()))),
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => {
                 return match none.response_code {
                     ResponseCode::NoError => Ok(Vec::new()),
@@ -139,7 +139,7 @@ fn system(file: &Path) -> Result<Vec<SocketAddr>, Failure> {
     let failure = |problem: String| Failure::Silent { servers: file.display().to_string(), problem };
     let text = std::fs::read_to_string(file).map_err(|error| failure(error.to_string()))?;
     let servers = parse(&text);
-    if servers.is_empty() { Err(failure("it names no nameserver".to_owned())) } else { Ok(servers) }
+    if servers.is_empty() { Err(failure("no nameserver in the file".to_owned())) } else { Ok(servers) }
 }
 
 /// Parses the `nameserver` lines of a resolv.conf(5). Addresses with a zone are left out, because a zone is not a

@@ -33,7 +33,7 @@ const WINDOW: Duration = Duration::from_secs(3600);
 /// The most addresses that are tracked. Beyond this number, the addresses without a request under way are dropped.
 const MAX_IDLE: usize = 16_384;
 
-/// What is counted. [`crate::waiting`] counts the requests that wait for the registry.
+/// The kinds of work that are counted. [`crate::waiting`] counts the requests that wait for the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An open CONNECT tunnel.

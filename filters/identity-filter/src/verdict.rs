@@ -8,7 +8,7 @@ use policy::{By, Container, Denial, HostName, Policy, Request, Stage, Verdict};
 use serde::Serialize;
 use std::net::IpAddr;
 
-/// What happens to a request.
+/// The outcome for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The CONNECT tunnel is opened.
@@ -130,7 +130,7 @@ impl Judgement {
 
     /// This judgement for a request that lost a part of its body: such a request is never forwarded.
     pub fn of_a_part(self) -> Self {
-        let reason = "too much of the body had come before your registration was known here; try again";
+        let reason = "the body was too long to hold until your registration was known; try again";
         match self.outcome {
             Outcome::Refuse(_) => self,
             Outcome::Open(_) | Outcome::Forward(..) => {

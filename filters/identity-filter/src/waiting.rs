@@ -43,7 +43,7 @@ pub struct Progress {
     pub phase: Cell<Phase>,
     /// Whether the whole request has arrived.
     pub ended: Cell<bool>,
-    /// Whether a part of the body was dropped while the request was held. Such a request can only be refused.
+    /// Whether a part of the body was dropped while the request was held. The request can then only be refused.
     pub cut: Cell<bool>,
 }
 

@@ -22,7 +22,7 @@ pub enum PushRefusal {
     Http,
 }
 
-/// What a push does to a ref.
+/// The change that a push makes to a ref.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {

@@ -4,7 +4,7 @@ use super::json::Json;
 use super::{Class, Operation, Refused, Scope};
 
 /// Judges the parameters and the body of a REST operation that the rules allow. With `by_name` the policy allows the
-/// operation by its name. That lifts the guards that are a matter of taste, and no guard that protects refs or
+/// operation by its name. This lifts the guards that are a matter of taste, and no guard that protects refs or
 /// repositories.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ pub struct Patterns(BTreeMap<String, RegexSet>);
 pub struct InvalidPattern {
     /// The method of the pattern.
     pub method: String,
-    /// What is wrong with the pattern.
+    /// The problem with the pattern.
     pub problem: String,
 }
 

@@ -60,7 +60,7 @@ fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation,
 struct Writer<'r, 'a> {
     reader: &'r mut Reader<'a>,
     operation: &'r Operation,
-    /// The policy allows the mutation by name. That lifts the guards that are a matter of taste, and no guard that
+    /// The policy allows the mutation by name. This lifts the guards that are a matter of taste, and no guard that
     /// protects refs or repositories.
     by_name: bool,
 }
