@@ -205,10 +205,7 @@ impl Node {
 fn read(body: &[u8], count: usize) -> Result<Vec<Option<Node>>, String> {
     let raw: Raw = serde_json::from_slice(body).map_err(|error| format!("its answer is not understood: {error}"))?;
     let nodes = raw.data.ok_or("its answer has no data")?.nodes;
-    match nodes.len() == count {
-        true => Ok(nodes),
-        false => Err(format!("it answers {} nodes for {count}", nodes.len())),
-    }
+    if nodes.len() == count { Ok(nodes) } else { Err(format!("it answers {} nodes for {count}", nodes.len())) }
 }
 
 /// Whether the node that GitHub knows by `id` is the container's, and if it is a branch, one that it may move.

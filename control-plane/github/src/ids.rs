@@ -321,9 +321,10 @@ fn read(repo: &Repo, answer: &Answer) -> Result<Known, Failure> {
     let Ok(raw) = serde_json::from_slice::<Raw>(&answer.body) else {
         return refused("GitHub's answer is not understood");
     };
-    match raw.full_name.eq_ignore_ascii_case(&repo.to_string()) {
-        true => Ok(Known { id: raw.id, default_branch: raw.default_branch }),
-        false => refused("GitHub answers with a repository of another name"),
+    if raw.full_name.eq_ignore_ascii_case(&repo.to_string()) {
+        Ok(Known { id: raw.id, default_branch: raw.default_branch })
+    } else {
+        refused("GitHub answers with a repository of another name")
     }
 }
 

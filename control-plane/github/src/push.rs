@@ -423,10 +423,8 @@ mod tests {
             assert_eq!(rig.asked(asked), 2, "each time anew");
 
             for status in [301, 403, 404, 500] {
-                let hidden = move |line: &str, body: &str| match line == asked {
-                    true => (status, "{}".into()),
-                    false => refs(line, body),
-                };
+                let hidden =
+                    move |line: &str, body: &str| if line == asked { (status, "{}".into()) } else { refs(line, body) };
                 let rig = Rig::start(hidden).await;
                 let push = service(&rig).await;
                 assert_eq!(read(&push, name, absent()).await, Err(Code::Unavailable), "{name} {status}");
@@ -480,11 +478,9 @@ mod tests {
 
     #[tokio::test]
     async fn one_failure_fails_the_call() {
-        let rig = Rig::start(|line, body| match line.ends_with("/broken") {
-            true => (502, String::new()),
-            false => refs(line, body),
-        })
-        .await;
+        let rig =
+            Rig::start(|line, body| if line.ends_with("/broken") { (502, String::new()) } else { refs(line, body) })
+                .await;
         let push = service(&rig).await;
         let two = wanted(&[("refs/heads/at-5", object(5)), ("refs/heads/broken", object(5))]);
         assert_eq!(read(&push, "acme/app", two).await, Err(Code::Unavailable));

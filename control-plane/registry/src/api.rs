@@ -257,11 +257,10 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
 
 /// Refuses an address of this machine's own: one that can be bound. Loopback is judged elsewhere.
 fn not_our_own(address: IpAddr) -> Result<(), Failure> {
-    match !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok() {
-        true => {
-            Err(invalid("container_ip", format!("{address} belongs to the gateway's own machine, not to a container")))
-        }
-        false => Ok(()),
+    if !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok() {
+        Err(invalid("container_ip", format!("{address} belongs to the gateway's own machine, not to a container")))
+    } else {
+        Ok(())
     }
 }
 

@@ -79,11 +79,12 @@ pub fn api<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<Op
         _ => {}
     }
     let numbered = |path: &[u8]| path.strip_prefix(b"/user/").is_none_or(|id| id.iter().all(u8::is_ascii_digit));
-    match (reads && COMMON_READS.iter().any(|pattern| fits(pattern, path)) && numbered(path))
+    if (reads && COMMON_READS.iter().any(|pattern| fits(pattern, path)) && numbered(path))
         || (method == "POST" && QUESTIONS.iter().any(|pattern| fits(pattern, path)))
     {
-        true => Ok(None),
-        false => refuse("credentials.path", "this API resource is not one of the container's repositories"),
+        Ok(None)
+    } else {
+        refuse("credentials.path", "this API resource is not one of the container's repositories")
     }
 }
 
@@ -152,9 +153,10 @@ mod tests {
         )
         .unwrap();
         let (method, path) = target.split_once(' ').unwrap();
-        match canonical_api(path.as_bytes()) {
-            true => api(&container, method, path.as_bytes()).map(|repo| repo.map(Repo::to_string)).map_err(|d| d.rule),
-            false => Err("credentials.path"),
+        if canonical_api(path.as_bytes()) {
+            api(&container, method, path.as_bytes()).map(|repo| repo.map(Repo::to_string)).map_err(|d| d.rule)
+        } else {
+            Err("credentials.path")
         }
     }
 

@@ -282,9 +282,12 @@ impl Slot {
     fn keep(&self, minted: Result<Token, String>, key: &Key, now: Timestamp) -> Told {
         let mut known = locked(&self.known);
         // One that has to be replaced at once would be asked for again and again.
-        let minted = minted.and_then(|token| match now.duration_until(token.until) > EARLY {
-            true => Ok(token),
-            false => Err("GitHub's token ends too soon; look at this machine's clock".to_owned()),
+        let minted = minted.and_then(|token| {
+            if now.duration_until(token.until) > EARLY {
+                Ok(token)
+            } else {
+                Err("GitHub's token ends too soon; look at this machine's clock".to_owned())
+            }
         });
         match minted {
             Ok(token) => {
