@@ -37,15 +37,13 @@ use crate::containers::store;
 use crate::credentials::Credentials;
 use crate::live::Problems;
 use crate::telemetry;
+pub use policy::RULE_HEADER;
 
 /// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.
 pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
 
 /// The filter state that a filter leaves on the request over which it has panicked.
 pub const PANIC_STATE: &str = "wasm.sallyport.panic";
-
-/// The header in which every refusal names its rule.
-pub const RULE_HEADER: &str = "x-sallyport-rule";
 
 /// The tag in which Envoy says how long a connection's handshake took; empty or `-` where it was not finished.
 pub const HANDSHAKE_TAG: &str = "handshake_ms";

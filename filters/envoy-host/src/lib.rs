@@ -10,6 +10,7 @@
 mod address;
 
 use jiff::Timestamp;
+use policy::{RULE_HEADER, Refusal};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, Status};
 use std::net::IpAddr;
@@ -272,28 +273,17 @@ pub fn resume_response() -> Result<(), Error> {
     hostcalls::resume_http_response().map_err(refused("continue_stream"))
 }
 
-/// An answer that the gateway gives itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Response<'a> {
-    /// The HTTP status.
-    pub status: u16,
-    /// The value of `content-type`.
-    pub content_type: &'a str,
-    /// The rule that decided, for `x-sallyport-rule`.
-    pub rule: &'a str,
-    /// The body.
-    pub body: &'a [u8],
-}
-
-/// Answers the request with `response` once the callback has returned, and sends nothing of it upstream. At most
-/// once for each request; the callback has to return `Action::Pause`.
-///
-/// # Errors
-/// As Envoy answers.
-pub fn respond(response: &Response<'_>) -> Result<(), Error> {
-    let headers = vec![("content-type", response.content_type), ("x-sallyport-rule", response.rule)];
-    hostcalls::send_http_response(u32::from(response.status), headers, Some(response.body))
-        .map_err(refused("send_local_response"))
+/// Answers the request with `refusal` once the callback has returned, and sends nothing of it upstream. At most once for
+/// each request; the callback has to return `Action::Pause`. If Envoy does not take the answer, the request is reset.
+pub fn refuse(refusal: &Refusal) {
+    let headers = vec![("content-type", refusal.content_type), (RULE_HEADER, refusal.rule.name())];
+    let answered = hostcalls::send_http_response(u32::from(refusal.status), headers, Some(&refusal.body))
+        .map_err(refused("send_local_response"));
+    if let Err(error) = answered {
+        log(Level::Error, &format!("{}: a refusal without its answer: {error}", refusal.rule));
+        // Without a reset the request stays paused for good.
+        let _ended = reset_request();
+    }
 }
 
 // Properties: what Envoy knows of a request, and what an earlier filter noted about it.

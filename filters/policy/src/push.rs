@@ -1,10 +1,10 @@
-//! Stage 4: which refs a push may move, by their names. What the names leave open is for git's own bytes to say.
+//! The stage push: which refs a push may move, by their names. What the names leave open is for git's own bytes to say.
 //!
 //! Branches are judged by the same [`BranchRules`] as in GitHub's API. A tag is judged as a branch of its name would
 //! be, and is never moved or deleted: a tag is what others have built on.
 
 use crate::refname::{self, BranchRules, NotYours};
-use crate::{AuthMode, Container, Denial, Stage};
+use crate::{AuthMode, Container, Denial, Rule};
 use serde::{Deserialize, Serialize};
 
 /// The most refs of one push: each is read at GitHub before the push is let through.
@@ -47,23 +47,23 @@ pub enum Need {
 /// # Errors
 /// The refusal.
 pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, Denial> {
-    let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Push, rule, reason));
+    let refuse = |rule, reason: String| Err(Denial::new(rule, reason));
     let (tag, short) = match (refname::branch_of(name), name.strip_prefix("refs/tags/")) {
         (Some(branch), _) => (false, branch),
         (None, Some(tag)) if refname::is_branch(tag) => (true, tag),
         _ => {
-            return refuse("push.ref", format!("{name:?} is no plain branch or tag; nothing else can be pushed"));
+            return refuse(Rule::PushRef, format!("{name:?} is no plain branch or tag; nothing else can be pushed"));
         }
     };
     match rules.may_move(container, short) {
         Ok(()) => {}
-        Err(NotYours::Malformed) => return refuse("push.ref", format!("{name:?} is no plain branch or tag")),
+        Err(NotYours::Malformed) => return refuse(Rule::PushRef, format!("{name:?} is no plain branch or tag")),
         Err(NotYours::Protected) => {
-            return refuse("push.protected", format!("{short} is protected; {}", advice(container)));
+            return refuse(Rule::PushProtected, format!("{short} is protected; {}", advice(container)));
         }
         Err(NotYours::NotAllowed) => {
             return refuse(
-                "push.branch",
+                Rule::PushBranch,
                 format!("{short} is not one of this container's branches; {}", advice(container)),
             );
         }
@@ -73,14 +73,14 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
         Change::Create => Ok(Need::Nothing),
         Change::Update if tag => {
             let reason = format!("the tag {short} exists, and a tag is not moved; {}", tag_advice(container));
-            refuse("push.tag", reason)
+            refuse(Rule::PushTag, reason)
         }
         Change::Delete if tag => {
-            refuse("push.tag", format!("the tag {short} may not be deleted; {}", tag_advice(container)))
+            refuse(Rule::PushTag, format!("the tag {short} may not be deleted; {}", tag_advice(container)))
         }
         Change::Delete if !rules.allow_deletion => {
             let reason = format!("{short} may not be deleted, nor any other; for other commits: {}", advice(container));
-            refuse("push.delete", reason)
+            refuse(Rule::PushDelete, reason)
         }
         Change::Update if !rules.allow_force_push && !own() => Ok(Need::FastForward),
         Change::Update | Change::Delete => Ok(Need::Nothing),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn rule(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, &'static str> {
-        judge(rules, container, name, change).map_err(|denial| denial.rule)
+        judge(rules, container, name, change).map_err(|denial| denial.rule.name())
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! the inspection says that it is allowed. The server's answer waits as long.
 
 use crate::load::{Full, Load, Ticket};
-use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method};
 use policy::github::{Git, Kind, Rules, Service};
 use policy::push::{MAX_REFS, PushRefusal};
-use policy::{Container, Denial, Form, HostName, Note, Stage};
+use policy::{Container, Denial, Form, HostName, Note, Refusal, Rule, Stage};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
@@ -85,7 +85,7 @@ enum Request {
     Push(Box<Push>),
     /// It was refused, and what still comes of its body is dropped before it is answered. `flowing`: its headers have
     /// gone upstream already.
-    Dropping { answer: Answer, flowing: bool },
+    Dropping { answer: Refusal, flowing: bool },
     /// It was refused and answered.
     Refused,
 }
@@ -115,14 +115,6 @@ struct Push {
     allowed: bool,
     refs: Option<u32>,
     descents: Option<(u32, Vec<push::Descent>)>,
-}
-
-/// How a refusal is told.
-struct Answer {
-    status: u16,
-    content_type: &'static str,
-    rule: &'static str,
-    body: Vec<u8>,
 }
 
 /// Why a push could not be inspected or sent on; never the client's fault.
@@ -161,13 +153,13 @@ impl From<Denial> for Stop {
     }
 }
 
-fn refused(rule: &'static str, reason: &str) -> Stop {
-    Denial::forbidden(Stage::Push, rule, reason).into()
+fn refused(rule: Rule, reason: &str) -> Stop {
+    Denial::new(rule, reason).into()
 }
 
 fn full(_: Full) -> Stop {
     let reason = "too much is pushed through the gateway at this moment; try again when your other pushes are done";
-    Denial { status: 429, ..Denial::forbidden(Stage::Push, "limit.pushes", reason) }.into()
+    Denial::new(Rule::LimitPushes, reason).into()
 }
 
 /// Ends a stream of which something can't be kept from the server.
@@ -217,7 +209,7 @@ impl HttpContext for Stream {
             Request::Other => Action::Continue,
             Request::Push(push) if push.flowing && push.inspection.standing() == Standing::Allowed => Action::Continue,
             Request::Push(_) | Request::Advertisement(_) => {
-                self.done(Err(refused("push.malformed", "a push has no trailers")), true)
+                self.done(Err(refused(Rule::PushMalformed, "a push has no trailers")), true)
             }
             Request::Dropping { .. } => {
                 self.answer();
@@ -332,7 +324,7 @@ impl Stream {
                 self.note = Note::read(&host::property(&AUDIT)?.unwrap_or_default());
                 push::judge_headers(&headers)?;
                 if end {
-                    return Err(refused("push.malformed", "the push is empty"));
+                    return Err(refused(Rule::PushMalformed, "the push is empty"));
                 }
                 self.kind = Request::Push(self.push(git)?);
                 self.audit()?;
@@ -422,11 +414,8 @@ impl Stream {
     fn audit(&self) -> Result<(), host::Error> {
         let Request::Push(push) = &self.kind else { return Ok(()) };
         let note = match push.inspection.standing() {
-            Standing::Allowed => self.note.allowed(Stage::Push.name(), "push.allowed"),
-            _ => self.note.refused(&Denial {
-                status: 0,
-                ..Denial::forbidden(Stage::Push, "push.unfinished", "it ended before it was decided")
-            }),
+            Standing::Allowed => self.note.allowed(Stage::Push.name(), Rule::PushAllowed),
+            _ => self.note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided")),
         };
         host::set_property(&AUDIT, &push.about(note).to_bytes())
     }
@@ -471,7 +460,7 @@ impl Stream {
         match &self.kind {
             Request::Push(push) if !push.ended => {
                 let reason = "GitHub has answered before it had the whole push; try again";
-                let denial = Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.unfinished", reason) };
+                let denial = Denial::new(Rule::PushUnfinished, reason);
                 let _paused = self.done(Err(denial.into()), true);
             }
             Request::Dropping { .. } => self.answer(),
@@ -488,7 +477,7 @@ impl Stream {
             Err(Stop::Broken(broken)) => {
                 host::log(Level::Error, &format!("push: {broken}"));
                 let reason = "the gateway can't inspect this push; try again";
-                Denial { status: 503, ..Denial::forbidden(Stage::Push, "push.unavailable", reason) }
+                Denial::new(Rule::PushUnavailable, reason)
             }
         };
         let (flowing, note, answer) = match &mut self.kind {
@@ -501,15 +490,8 @@ impl Stream {
         if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
             host::log(Level::Error, &format!("push: a refusal without its audit: {error}"));
         }
-        let answer = answer.unwrap_or_else(|| {
-            let refusal = policy::render(&denial, Form::of_path(&self.path), self.note.request_id());
-            Answer {
-                status: refusal.status,
-                content_type: refusal.content_type,
-                rule: denial.rule,
-                body: refusal.body.into_bytes(),
-            }
-        });
+        let answer =
+            answer.unwrap_or_else(|| policy::render(&denial, Form::of_path(&self.path), self.note.request_id()));
         self.kind = Request::Dropping { answer, flowing };
         if end {
             self.answer();
@@ -523,17 +505,7 @@ impl Stream {
     fn answer(&mut self) {
         let Request::Dropping { answer, .. } = std::mem::replace(&mut self.kind, Request::Refused) else { return };
         self.answered = false;
-        let response = Response {
-            status: answer.status,
-            content_type: answer.content_type,
-            rule: answer.rule,
-            body: &answer.body,
-        };
-        if let Err(error) = host::respond(&response) {
-            host::log(Level::Error, &format!("push: a refusal without its answer: {error}"));
-            // Paused for good otherwise.
-            let _ended = host::reset_request();
-        }
+        host::refuse(&answer);
     }
 }
 
@@ -561,13 +533,13 @@ impl Push {
     }
 
     /// git's own report of a refusal, where the client reads one.
-    fn report(&self, denial: &Denial, request_id: &str) -> Option<Answer> {
+    fn report(&self, denial: &Denial, request_id: &str) -> Option<Refusal> {
         let Standing::Refused(refusal) = self.inspection.standing() else { return None };
         if self.refusal == PushRefusal::Http {
             return None;
         }
         let body = refusal.report(request_id)?;
-        Some(Answer { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
+        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
     }
 
     /// `note` with what the push does.
@@ -595,5 +567,5 @@ fn ref_at(at: wire::Ref) -> RefAt {
 
 fn odd_advertisement() -> Stop {
     let reason = "the server's answer is no list of refs";
-    Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.advertisement", reason) }.into()
+    Denial::new(Rule::PushAdvertisement, reason).into()
 }

@@ -14,6 +14,7 @@ mod writes;
 
 use super::json::Json;
 use super::{Class, Operation, Refused, Scope};
+use crate::Rule;
 use document::Document;
 use reads::Reader;
 use variables::Variables;
@@ -24,7 +25,7 @@ pub struct Judged {
     /// A mutation by its name (the first, if there are several), `query` for all others.
     pub operation: Operation,
     /// The rule that allowed it.
-    pub rule: &'static str,
+    pub rule: Rule,
     /// The body to send in place of the one that came.
     pub body: Json,
     /// Node ids whose repository GitHub has to confirm before, each once.
