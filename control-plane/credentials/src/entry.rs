@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use policy::{AuthMode, Container, Denial, HostPattern, Stage};
+use policy::{AuthMode, Container, Denial, HostPattern, Rule};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::format::Format;
@@ -96,19 +96,18 @@ impl Entry {
             _ => format!("its operator can set {}", variables.join(" or ")),
         };
         let reason = format!("the gateway has no credential {}; {hint}", self.name);
-        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+        Denial::new(Rule::CredentialsMissing, reason)
     }
 
     /// The refusal where values are for repositories.
     fn no_repository(&self) -> Denial {
-        let reason =
-            "the gateway's GitHub App has tokens for registered repositories only, and there is none here".into();
-        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+        let reason = "the gateway's GitHub App has tokens for registered repositories only, and there is none here";
+        Denial::new(Rule::CredentialsMissing, reason)
     }
 
     fn failed(&self) -> Denial {
         let reason = format!("the source of the credential {} fails; the gateway's operator can see why", self.name);
-        Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason }
+        Denial::new(Rule::CredentialsSource, reason)
     }
 
     /// The parameter of a query in which one of its ways puts it.

@@ -26,7 +26,7 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use policy::{Denial, HostName, HostPattern, Stage};
+use policy::{Denial, HostName, HostPattern, Rule};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -106,7 +106,7 @@ impl Credentials {
         host: &HostName,
         whom: Option<Use<'_>>,
     ) -> Result<(HeaderName, HeaderValue), Denial> {
-        let none = || Denial::forbidden(Stage::Credentials, "credentials.host", format!("{host} has no credential"));
+        let none = || Denial::new(Rule::CredentialsHost, format!("{host} has no credential"));
         let (way, value) = self.entry(host).ok_or_else(none)?.value(whom).await?;
         let Place::Header(name) = &way.place else { return Err(none()) };
         // Both are checked when they are read.

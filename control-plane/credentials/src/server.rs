@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
-use policy::{Authority, Denial, Form, Stage, render};
+use policy::{Authority, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
@@ -48,7 +48,7 @@ impl Server {
     }
 
     async fn judge(&self, attributes: &AttributeContext) -> Result<CheckResponse, Denial> {
-        let unreadable = |what: &str| Denial::forbidden(Stage::Credentials, "credentials.unreadable", what);
+        let unreadable = |what: &str| Denial::new(Rule::CredentialsUnreadable, what);
         let source = source(attributes).ok_or_else(|| unreadable("the source address is missing"))?;
         let http = attributes
             .request
@@ -80,8 +80,7 @@ impl Server {
             let (way, value) = grant.entry.value(whom).await?;
             found = Some((generation, way, value));
         }
-        let reason = "the container's registration changes all the time; try again".into();
-        Err(Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason })
+        Err(Denial::new(Rule::CredentialsSource, "the container's registration changes all the time; try again"))
     }
 }
 
@@ -136,7 +135,7 @@ fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckRespon
 }
 
 /// An answer of the gateway's own, in place of a token endpoint's. To Envoy it is a denial, since nothing goes on.
-fn answer(service: Service, rule: &str) -> CheckResponse {
+fn answer(service: Service, rule: Rule) -> CheckResponse {
     let answered = DeniedHttpResponse {
         status: Some(HttpStatus { code: 200 }),
         headers: vec![header("content-type", "application/json"), header("cache-control", "no-store")],
@@ -156,8 +155,8 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     let refusal = render(denial, Form::of_path(path), id);
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: refusal.status.into() }),
-        headers: vec![header("content-type", refusal.content_type), header("x-sallyport-rule", denial.rule)],
-        body: refusal.body,
+        headers: vec![header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())],
+        body: String::from_utf8_lossy(&refusal.body).into_owned(),
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
@@ -167,9 +166,9 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
 }
 
 /// What the audit says of this stage, beside what the filters say, and for the scrub filter where the credential stands.
-fn said(verdict: &str, rule: &str, reason: &str, place: Option<&str>) -> Struct {
+fn said(verdict: &str, rule: Rule, reason: &str, place: Option<&str>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule), ("reason", reason)];
+    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule.name()), ("reason", reason)];
     let fields = audit.into_iter().chain(place.map(|place| ("place", place)));
     Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
