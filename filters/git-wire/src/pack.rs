@@ -1,10 +1,10 @@
-//! A pack, read as it streams (gitformat-pack(5)): where its objects end, and its commits.
+//! Parses a pack as it streams (gitformat-pack(5)): finds its commits, and the place where its objects end.
 //!
-//! Commits are kept; of trees, blobs and tags nothing is, nor of deltas against anything but a commit of this pack. A
-//! commit that is a delta of one that is not kept stays unknown, and so nothing is proved by it.
+//! Only commits are kept, including deltas against commits of this pack. Trees, blobs, tags and all other deltas are
+//! skipped. A commit that is a delta of an object that was not kept stays unknown, and proves nothing.
 //!
-//! **Invariant:** the server cannot take a pack without its trailer, and [`Scanner::feed`] says where that begins
-//! before it ends, whatever the chunks are.
+//! **Invariant:** a server does not accept a pack without its trailer, and [`Scanner::feed`] reports where the trailer
+//! begins before the trailer is complete, whatever the chunks are.
 
 mod delta;
 
@@ -14,47 +14,48 @@ use flate2::{Decompress, FlushDecompress, Status};
 use sha1_checked::Sha1;
 use std::collections::{HashMap, VecDeque};
 
-/// The pack's own hash, at its end.
+/// The length in bytes of the trailer, which is the pack's hash.
 pub const TRAILER: usize = 20;
-/// The most objects. A push of the whole Linux kernel has ten million, and is not made by an agent.
+/// The most objects. A push of the whole Linux kernel has ten million, but no agent makes such a push.
 pub const MAX_OBJECTS: u32 = 5_000_000;
-/// The longest text of one commit.
+/// The longest text of one commit, in bytes.
 pub const MAX_COMMIT: usize = 1 << 20;
-/// The most text of commits that is read in all: reading it is what costs time.
+/// The most text of all commits together, in bytes. Parsing this text takes most of the time.
 pub const MAX_TEXT: usize = 64 << 20;
-/// The most text of commits that is kept to resolve deltas; beyond it the oldest is forgotten.
+/// The most text of commits that is kept to resolve deltas, in bytes. Beyond this limit the oldest is dropped.
 pub const MAX_KEPT: usize = 8 << 20;
-/// The most that may come out of the pack's compressed data while less than a hundredth of it has come in.
+/// The most bytes that may be inflated at a ratio above [`RATIO`].
 pub const MAX_INFLATED: u64 = 1 << 30;
-/// How much more may come out than has come in, past [`MAX_INFLATED`].
+/// Beyond [`MAX_INFLATED`], the most inflated bytes for each byte of the pack.
 const RATIO: u64 = 100;
-/// Bytes of an object's header or of a delta's offset. Seven bits each, four in a header's first.
+/// The most bytes of an object's header or of a delta's offset. Each byte has seven bits of the number; the first byte
+/// of a header has four.
 const MAX_VARINT: usize = 7;
 
-/// Why a pack is not read.
+/// Why a pack is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// git's server refuses it as well, or reads it otherwise.
-    #[error("the pack is broken: {0}")]
+    /// The pack is malformed. git's server rejects it too, or reads it differently.
+    #[error("invalid pack: {0}")]
     Malformed(&'static str),
     /// See [`graph::Error`].
     #[error(transparent)]
     Commits(#[from] graph::Error),
-    /// Too much of something.
+    /// A limit is exceeded.
     #[error("the pack has more than {limit} {what}; push in smaller steps")]
     Limit {
-        /// Of what.
+        /// The items that the limit counts.
         what: &'static str,
-        /// The most that is read.
+        /// The limit.
         limit: u64,
     },
 }
 
-/// Reads one pack.
+/// Parses one pack incrementally.
 #[derive(Debug)]
 pub struct Scanner {
     state: State,
-    /// Bytes of the pack that are read.
+    /// The number of bytes of the pack that were parsed.
     offset: u64,
     objects_left: u32,
     inflated: u64,
@@ -65,28 +66,28 @@ pub struct Scanner {
     graph: Graph,
 }
 
-/// What comes next.
+/// The kind of the next bytes.
 #[derive(Debug)]
 enum State {
-    /// The signature, the version and the count.
+    /// The signature, the version and the number of objects.
     Head(Field),
-    /// An object's kind and size.
+    /// An object's type and size.
     Object { at: u64, varint: Field },
-    /// How far before the object its base begins.
+    /// The distance from a delta back to its base.
     Offset { at: u64, size: u64, varint: Field },
-    /// Its base's name.
+    /// The id of a delta's base.
     Base { size: u64, at: u64, oid: Field },
-    /// Its content.
+    /// An object's content.
     Content(Content),
-    /// The trailer, of which so much has come.
+    /// The trailer, with the number of its bytes that have arrived.
     Trailer(usize),
 }
 
-/// Bytes that are collected until there are enough.
+/// Collects bytes until a field is complete.
 #[derive(Debug, Default)]
 struct Field(Vec<u8>);
 
-/// The content of an object that is being read.
+/// An object whose content is being inflated.
 #[derive(Debug)]
 struct Content {
     at: u64,
@@ -95,16 +96,16 @@ struct Content {
     keep: Keep,
 }
 
-/// What is done with an object's content.
+/// Which part of an object's content is kept.
 #[derive(Debug)]
 enum Keep {
     Nothing,
     Commit(Vec<u8>),
-    /// A delta, and where the commit that it is of begins.
+    /// A delta, and the offset of the commit that is its base.
     Delta(Vec<u8>, u64),
 }
 
-/// Commits' texts, for deltas of them.
+/// The texts of recent commits, to resolve deltas against them.
 #[derive(Debug, Default)]
 struct Kept {
     by_offset: HashMap<u64, (Oid, Vec<u8>)>,
@@ -115,7 +116,7 @@ struct Kept {
 
 impl Kept {
     fn insert(&mut self, at: u64, oid: Oid, text: Vec<u8>) {
-        // Each has its own place in the maps beside its text.
+        // Each commit also takes an entry in both maps.
         let cost = |text: &Vec<u8>| text.len().saturating_add(128);
         self.bytes = self.bytes.saturating_add(cost(&text));
         self.by_name.insert(oid, at);
@@ -126,7 +127,7 @@ impl Kept {
                 break;
             };
             self.bytes = self.bytes.saturating_sub(cost(&text));
-            // A commit that came twice may be there under its later offset.
+            // A commit that the pack contains twice may still be kept at its later offset.
             if self.by_name.get(&oid).is_some_and(|at| !self.by_offset.contains_key(at)) {
                 self.by_name.remove(&oid);
             }
@@ -151,17 +152,17 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Takes the next bytes and returns how many of them come before the trailer.
+    /// Parses the next bytes, and returns how many of them come before the trailer.
     ///
     /// # Errors
-    /// See [`Error`]. There is no going on after one.
+    /// If the pack is invalid, see [`Error`]. The scanner can't be used after an error.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<usize, Error> {
         let mut rest = chunk;
         while !rest.is_empty() {
             if let State::Trailer(have) = &mut self.state {
                 *have = have.saturating_add(rest.len());
                 return match *have > TRAILER {
-                    true => Err(Error::Malformed("there are bytes after its end")),
+                    true => Err(Error::Malformed("bytes after the end")),
                     false => Ok(chunk.len().saturating_sub(rest.len())),
                 };
             }
@@ -172,7 +173,7 @@ impl Scanner {
         Ok(chunk.len())
     }
 
-    /// Whether the whole pack has come, its trailer included.
+    /// Whether the whole pack has arrived, including its trailer.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Trailer(TRAILER))
     }
@@ -182,35 +183,35 @@ impl Scanner {
         &self.graph
     }
 
-    /// The commits so far, to ask more of them.
+    /// The commits so far, to add questions about them.
     pub fn graph_mut(&mut self) -> &mut Graph {
         &mut self.graph
     }
 
-    /// Bytes of the pack that are read, without its trailer.
+    /// The number of bytes of the pack that were parsed, without the trailer.
     pub fn bytes(&self) -> u64 {
         self.offset
     }
 
-    /// About how many bytes it holds.
+    /// The approximate memory use in bytes.
     pub fn memory(&self) -> usize {
         let content = match &self.state {
             State::Content(Content { keep: Keep::Commit(text) | Keep::Delta(text, _), .. }) => text.capacity(),
             _ => 0,
         };
-        // What inflates has its window and tables beside the scratch.
+        // The decompressor has a window and tables, in addition to the scratch buffer.
         let fixed = self.scratch.len().saturating_add(64 << 10);
         fixed.saturating_add(content).saturating_add(self.kept.bytes).saturating_add(self.graph.memory())
     }
 
-    /// Takes some of `rest`, which is not empty.
+    /// Parses a part of `rest`, which is not empty. Returns the number of bytes parsed.
     fn step(&mut self, rest: &[u8]) -> Result<usize, Error> {
         match &mut self.state {
             State::Head(field) => {
                 let used = field.fill(rest, 12);
                 if let &[b'P', b'A', b'C', b'K', v0, v1, v2, v3, c0, c1, c2, c3] = field.0.as_slice() {
                     if u32::from_be_bytes([v0, v1, v2, v3]) != 2 {
-                        return Err(Error::Malformed("its version is not 2"));
+                        return Err(Error::Malformed("the version is not 2"));
                     }
                     self.objects_left = u32::from_be_bytes([c0, c1, c2, c3]);
                     if self.objects_left > MAX_OBJECTS {
@@ -219,7 +220,7 @@ impl Scanner {
                     let at = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
                     self.next_object(at);
                 } else if !b"PACK".starts_with(field.0.get(..4).unwrap_or(&field.0)) {
-                    return Err(Error::Malformed("it does not begin as one"));
+                    return Err(Error::Malformed("the signature PACK is missing"));
                 }
                 Ok(used)
             }
@@ -232,7 +233,7 @@ impl Scanner {
                     2..=4 => self.content(at, size, Keep::Nothing)?,
                     6 => State::Offset { at, size, varint: Field::default() },
                     7 => State::Base { size, at, oid: Field::default() },
-                    _ => return Err(Error::Malformed("an object is of no known kind")),
+                    _ => return Err(Error::Malformed("an object has an unknown type")),
                 };
                 Ok(used)
             }
@@ -240,7 +241,7 @@ impl Scanner {
                 let (at, size) = (*at, *size);
                 let Some(used) = varint.varint(rest)? else { return Ok(rest.len()) };
                 let base = at.checked_sub(distance(&varint.0)).filter(|base| *base != at);
-                let base = base.ok_or(Error::Malformed("a delta's base begins before the pack, or is the delta"))?;
+                let base = base.ok_or(Error::Malformed("the offset of a delta's base is out of range"))?;
                 self.state = self.delta(at, size, Some(base))?;
                 Ok(used)
             }
@@ -254,11 +255,11 @@ impl Scanner {
                 Ok(used)
             }
             State::Content(_) => self.inflate(rest),
-            State::Trailer(_) => Err(Error::Malformed("BUG: its trailer is read as an object")),
+            State::Trailer(_) => Err(Error::Malformed("BUG: the trailer is parsed as an object")),
         }
     }
 
-    /// The state after an object, of which the next would begin at `at`.
+    /// Sets the state after an object. The next object, if there is one, begins at `at`.
     fn next_object(&mut self, at: u64) {
         self.state = match self.objects_left {
             0 => State::Trailer(0),
@@ -288,12 +289,12 @@ impl Scanner {
         let status = self
             .inflate
             .decompress(rest, &mut self.scratch, FlushDecompress::None)
-            .map_err(|_| Error::Malformed("an object's data cannot be inflated"))?;
+            .map_err(|_| Error::Malformed("an object's data can't be decompressed"))?;
         let used = usize::try_from(self.inflate.total_in().saturating_sub(before_in)).unwrap_or(usize::MAX);
         let made = self.inflate.total_out().saturating_sub(before_out);
         content.out = content.out.saturating_add(made);
         if content.out > content.size {
-            return Err(Error::Malformed("an object is longer than it says"));
+            return Err(Error::Malformed("an object is longer than its header says"));
         }
         let out = self.scratch.get(..usize::try_from(made).unwrap_or(usize::MAX)).unwrap_or_default();
         if let Keep::Commit(text) | Keep::Delta(text, _) = &mut content.keep {
@@ -302,11 +303,11 @@ impl Scanner {
         self.inflated = self.inflated.saturating_add(made);
         let read = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
         if self.inflated > MAX_INFLATED && self.inflated > read.saturating_mul(RATIO) {
-            return Err(Error::Limit { what: "bytes when it is inflated", limit: MAX_INFLATED });
+            return Err(Error::Limit { what: "bytes of decompressed data", limit: MAX_INFLATED });
         }
         match status {
             Status::StreamEnd if content.out != content.size => {
-                return Err(Error::Malformed("an object is shorter than it says"));
+                return Err(Error::Malformed("an object is shorter than its header says"));
             }
             Status::StreamEnd => {
                 let at = content.at;
@@ -316,7 +317,7 @@ impl Scanner {
                 self.next_object(read);
             }
             Status::Ok | Status::BufError if used == 0 && made == 0 => {
-                return Err(Error::Malformed("an object's data cannot be inflated"));
+                return Err(Error::Malformed("an object's data can't be decompressed"));
             }
             Status::Ok | Status::BufError => {}
         }
@@ -328,24 +329,25 @@ impl Scanner {
             Keep::Nothing => return Ok(()),
             Keep::Commit(text) => text,
             Keep::Delta(delta, base) => {
-                // It was there when the delta began, and nothing has been kept since.
+                // The base was kept when the delta began, and no commit has been kept or dropped since.
                 let base = self.kept.by_offset.get(&base).map(|(_, text)| text.as_slice()).unwrap_or_default();
-                delta::apply(base, &delta).ok_or(Error::Malformed("a delta of a commit cannot be applied"))?
+                delta::apply(base, &delta).ok_or(Error::Malformed("a delta of a commit can't be applied"))?
             }
         };
         self.text = self.text.saturating_add(text.len());
         if self.text > MAX_TEXT {
             let limit = u64::try_from(MAX_TEXT).unwrap_or(u64::MAX);
-            return Err(Error::Limit { what: "bytes in its commits", limit });
+            return Err(Error::Limit { what: "bytes of commit text", limit });
         }
-        let oid = name(&text).ok_or(Error::Malformed("a commit is made to collide with another"))?;
+        let oid = name(&text).ok_or(Error::Malformed("a commit is a SHA-1 collision attack"))?;
         self.graph.add(oid, &graph::parents(&text)?)?;
         self.kept.insert(at, oid, text);
         Ok(())
     }
 }
 
-/// The name of the commit with this text; `None` where its hash was attacked, as git finds as well (sha1dc).
+/// The id of the commit with this text. Returns `None` if the text is a SHA-1 collision attack, which git detects too
+/// (sha1dc).
 fn name(text: &[u8]) -> Option<Oid> {
     let mut hasher = Sha1::new();
     use sha1_checked::Digest;
@@ -356,26 +358,28 @@ fn name(text: &[u8]) -> Option<Oid> {
 }
 
 impl Field {
-    /// Takes bytes until there are `length`; returns how many it took.
+    /// Takes bytes until the field has `length` bytes. Returns the number of bytes taken.
     fn fill(&mut self, rest: &[u8], length: usize) -> usize {
         let used = length.saturating_sub(self.0.len()).min(rest.len());
         self.0.extend_from_slice(rest.get(..used).unwrap_or_default());
         used
     }
 
-    /// Takes bytes until one has its highest bit clear, and returns how many it took; `None` when more have to come.
+    /// Takes bytes up to the first whose highest bit is clear. Returns the number of bytes taken, or `None` if `rest`
+    /// has no such byte.
     fn varint(&mut self, rest: &[u8]) -> Result<Option<usize>, Error> {
         let end = rest.iter().position(|byte| byte & 0x80 == 0).map(|at| at.saturating_add(1));
         let used = end.unwrap_or(rest.len());
         if self.0.len().saturating_add(used) > MAX_VARINT {
-            return Err(Error::Malformed("a number in it does not end"));
+            return Err(Error::Malformed("an object's header or a delta's offset is too long"));
         }
         self.0.extend_from_slice(rest.get(..used).unwrap_or_default());
         Ok(end)
     }
 }
 
-/// An object's kind and its size: three bits of the first byte, and four, then seven of each, the lowest first.
+/// An object's type and size. The first byte has three bits of type and the four lowest bits of the size. Each further
+/// byte has seven bits of the size, lowest first.
 fn kind_and_size(varint: &[u8]) -> (u8, u64) {
     let (mut size, mut shift) = (0_u64, 0_u32);
     for (at, byte) in varint.iter().enumerate() {
@@ -386,7 +390,7 @@ fn kind_and_size(varint: &[u8]) -> (u8, u64) {
     (varint.first().map_or(0, |first| first >> 4 & 7), size)
 }
 
-/// A delta's offset: seven bits each, the highest first, and one is added before each shift (git's
+/// A delta's offset. Each byte has seven bits, highest first, and one is added before each shift (git's
 /// unpack-objects.c, `unpack_delta_entry`).
 fn distance(varint: &[u8]) -> u64 {
     let mut value = 0_u64;
