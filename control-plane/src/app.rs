@@ -140,13 +140,8 @@ impl App {
         let github = Arc::new(GitHub::new(&upstreams, credentials, Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
         let logins = config.credentials.keep_logins(&upstreams, &resolver, dir, &stopped)?;
-        let live = Live::start(
-            Arc::clone(&config),
-            Arc::clone(&upstreams),
-            self.filters,
-            Arc::clone(&registry),
-            problems.clone(),
-        )?;
+        let live =
+            Live::start(Arc::clone(&config), upstreams, self.filters, Arc::clone(&registry), problems.clone())?;
         Ok(Bound {
             addresses,
             listeners,
@@ -264,7 +259,7 @@ impl Bound {
     fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet) -> Router {
         let (registry, credentials) = (&self.registry, &self.config.credentials);
         let limits =
-            Limits { allow_loopback: self.envoy.is_some(), pinned: self.upstreams.pins.keys().cloned().collect() };
+            Limits { allow_loopback: self.envoy.is_some(), pinned: self.config.pins.keys().cloned().collect() };
         api::routes(Api { registry: Arc::clone(registry), limits: Arc::new(limits) })
             .merge(ca::api::routes(self.ca.clone()))
             .merge(readiness::routes(Arc::clone(readiness)))

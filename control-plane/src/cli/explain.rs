@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use jiff::Timestamp;
 use policy::github::Judge;
-use policy::{Container, Denial, Explained, Policy, Stage, Whole};
+use policy::{Container, Denial, Explained, Policy, Rule, Whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -198,7 +198,7 @@ pub(super) fn container(mut json: Value, now: Timestamp) -> Result<Container, St
 }
 
 fn unreadable(reason: String) -> Explained {
-    Explained::denied(Denial { stage: Stage::Request, rule: "request.unreadable", status: 400, reason }, None)
+    Explained::denied(Denial::new(Rule::RequestUnreadable, reason), None)
 }
 
 /// The policy in a file; without one that of this directory, or the built-in one.
