@@ -46,20 +46,15 @@ const BEGINNINGS: [&str; 9] = ["Nobody", "None", "One that", "Such", "That", "Th
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane/src",
-    "control-plane/proto",
+    "control-plane",
     "filters/chain",
     "filters/envoy-host",
-    "filters/git-wire",
     "filters/github-filter",
     "filters/identity-filter",
     "filters/policy",
-    "filters/push",
     "filters/push-filter",
-    "filters/scrub-filter",
-    "tests/bench",
     "tests/e2e",
-    "tests/fuzz",
+    "tests/stand-in",
     "tests/support",
 ];
 
