@@ -93,7 +93,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             found.extend(files(&path));
-        } else if path.is_file() && (name == "Makefile" || kind(&name).is_some()) {
+        } else if path.is_file() && kind(&name).is_some() {
             found.push(path);
         }
     }
@@ -114,9 +114,9 @@ fn kind(name: &str) -> Option<Kind> {
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     if ends(&[".md"]) {
         Some(Kind::Markdown)
-    } else if ends(&[".rs"]) {
+    } else if ends(&[".rs", ".proto"]) {
         Some(Kind::Rust)
-    } else if ends(&[".yaml", ".yml", ".yaml.example", "Makefile"]) {
+    } else if ends(&[".yaml", ".yml", ".yaml.example", ".sh", ".py", ".toml", "Makefile", "Dockerfile.control"]) {
         Some(Kind::Hash)
     } else {
         None
