@@ -112,18 +112,17 @@ impl Nameservers {
 
     /// The resolver for the current list of nameservers.
     fn current(&self) -> Result<Current, Failure> {
-        let written = match self.configured.is_empty() {
-            true => std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok(),
-            false => None,
+        let written = if self.configured.is_empty() {
+            std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok()
+        } else {
+            None
         };
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(current) = current.as_ref().filter(|current| current.written == written) {
             return Ok(current.clone());
         }
-        let servers = match self.configured.is_empty() {
-            true => system(Path::new(RESOLV_CONF))?,
-            false => self.configured.clone(),
-        };
+        let servers =
+            if self.configured.is_empty() { system(Path::new(RESOLV_CONF))? } else { self.configured.clone() };
         let shown: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let shown: Arc<str> = shown.join(", ").into();
         let resolver = resolver(&servers, self.outstanding)
