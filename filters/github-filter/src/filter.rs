@@ -4,12 +4,10 @@
 //! **Invariant:** a request leaves this filter only through [`Stream::pass`], with what was understood of it; every
 //! error on the way there becomes a refusal.
 
-use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
-use policy::{Container, Denial, Form, HostName, Note, Stage};
+use policy::{Container, Denial, Form, HostName, Note, Rule, Stage};
 use prost::Message;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
 use registry_proto::github::{ConfirmRequest, ConfirmResponse};
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,9 +23,7 @@ pub struct Root {
     judge: Option<Rc<Judge>>,
 }
 
-impl Context for Root {}
-
-impl RootContext for Root {
+impl RootCallbacks for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let judge = host::configuration(size)
             .map_err(|error| error.to_string())
@@ -40,12 +36,8 @@ impl RootContext for Root {
         true
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { judge: self.judge.clone(), ..Stream::default() }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Stream { judge: self.judge.clone(), ..Stream::default() })
     }
 }
 
@@ -89,8 +81,8 @@ enum Broken {
     Missing(&'static str),
 }
 
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+impl StreamCallbacks for Stream {
+    fn on_request_headers(&mut self, end: bool) -> Action {
         let judged = self.head();
         match judged {
             Ok(Ok(Head::Elsewhere)) => {
@@ -108,11 +100,11 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    fn on_request_body(&mut self, size: usize, end: bool) -> Action {
         match std::mem::take(&mut self.state) {
             State::Reading(_) if size > MAX_BODY => {
                 let _dropped = host::drop_request_body(size);
-                self.refuse(Refused::unknown("github.body", "the body is longer than 1 MiB"), end)
+                self.refuse(Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB"), end)
             }
             State::Reading(pending) if end => self.judge_body(pending, size),
             State::Dropping(denial) => {
@@ -135,7 +127,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+    fn on_request_trailers(&mut self) -> Action {
         match std::mem::take(&mut self.state) {
             State::Passed => {
                 self.state = State::Passed;
@@ -144,15 +136,13 @@ impl HttpContext for Stream {
             State::Dropping(denial) => self.answer(&denial),
             State::Refused => self.state = State::Refused,
             State::New | State::Reading(_) | State::Asking(..) => {
-                let refused = Refused::unknown("github.header", "a request to GitHub's API has no trailers");
+                let refused = Refused::unknown(Rule::GithubHeader, "a request to GitHub's API has no trailers");
                 return self.refuse(refused, true);
             }
         }
         Action::Pause
     }
-}
 
-impl Context for Stream {
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
         let State::Asking(allowed, body) = std::mem::take(&mut self.state) else { return };
         let answer = match status {
@@ -162,19 +152,15 @@ impl Context for Stream {
         let action = match answer {
             Some(ConfirmResponse { confirmed: true, .. }) => self.pass(&allowed, body),
             Some(ConfirmResponse { reason, .. }) => {
-                self.refuse(Refused::of(&allowed.operation, "github.node", reason), true)
+                self.refuse(Refused::of(&allowed.operation, Rule::GithubNode, reason), true)
             }
             None => {
                 let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
-                let mut refused = Refused::of(&allowed.operation, "github.unconfirmed", reason);
-                refused.denial.status = 503;
-                self.refuse(refused, true)
+                self.refuse(Refused::of(&allowed.operation, Rule::GithubUnconfirmed, reason), true)
             }
         };
-        if action == Action::Continue
-            && let Err(error) = host::resume_request()
-        {
-            host::log(Level::Error, &format!("github: {error}"));
+        if action == Action::Continue {
+            host::resume_request();
         }
     }
 }
@@ -278,9 +264,8 @@ impl Stream {
 
     fn broken(&mut self, broken: &Broken, end: bool) -> Action {
         host::log(Level::Error, &format!("github: {broken}"));
-        let reason = "the gateway can't judge this request; try again".to_owned();
-        let denial = Denial { stage: Stage::Github, rule: "github.unavailable", status: 503, reason };
-        self.refuse(Refused { operation: None, denial }, end)
+        let reason = "the gateway can't judge this request; try again";
+        self.refuse(Refused::unknown(Rule::GithubUnavailable, reason), end)
     }
 
     /// Refuses the request: now if all of it has come, otherwise when the rest has.
@@ -298,18 +283,7 @@ impl Stream {
 
     fn answer(&mut self, denial: &Denial) {
         self.state = State::Refused;
-        let refusal = policy::render(denial, Form::of_path(&self.path), self.note.request_id());
-        let response = Response {
-            status: refusal.status,
-            content_type: refusal.content_type,
-            rule: denial.rule,
-            body: refusal.body.as_bytes(),
-        };
-        if let Err(error) = host::respond(&response) {
-            host::log(Level::Error, &format!("github: a refusal without its answer: {error}"));
-            // Paused for good otherwise.
-            let _ended = host::reset_request();
-        }
+        host::refuse(&policy::render(denial, Form::of_path(&self.path), self.note.request_id()));
     }
 }
 

@@ -22,9 +22,9 @@ mod request;
 mod verdict;
 mod waiting;
 
-use proxy_wasm::traits::RootContext;
+use envoy_host::RootCallbacks;
 
 /// The root context `id`.
-pub fn root(id: u32) -> Box<dyn RootContext> {
+pub fn root(id: u32) -> Box<dyn RootCallbacks> {
     Box::new(filter::Root::new(id))
 }

@@ -5,8 +5,8 @@ use crate::limits::too_many;
 use crate::memory::{Answer, Asked, Memory, Who};
 use crate::request::Facts;
 use crate::verdict::unavailable;
-use policy::{Container, Denial, Policy};
-use proxy_wasm::types::Action;
+use envoy_host::Action;
+use policy::{Container, Denial, Policy, Rule};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -104,7 +104,7 @@ impl Waiting {
         }
         if self.0.values().filter(|other| other.source == held.source).count() >= MAX_LOOKUPS {
             let reason = format!("{MAX_LOOKUPS} requests of your address wait to be identified, which is the limit");
-            return Err(too_many("limit.lookups", reason));
+            return Err(too_many(Rule::LimitLookups, reason));
         }
         self.0.insert(id, held);
         Ok(())

@@ -4,31 +4,18 @@
 //! with it.
 
 use crate::secret::{Place, Secret};
-use envoy_host::{self as host, Level, Response};
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
+use envoy_host::{self as host, AUDIT, Action, Level, RootCallbacks, StreamCallbacks};
+use policy::{Denial, Form, Note, Rule, render};
 
 /// Where the credential stage says in which place it has put the credential.
 const PLACE: [&str; 4] = ["metadata", "filter_metadata", "envoy.filters.http.ext_authz", "place"];
-const FAILED: Response<'_> = Response {
-    status: 502,
-    content_type: "application/json",
-    rule: "credentials.scrub",
-    body: br#"{"error":"denied","rule":"credentials.scrub","reason":"the gateway could not read back the credential that it added"}"#,
-};
 
 /// The root context.
 pub struct Root;
 
-impl Context for Root {}
-
-impl RootContext for Root {
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::default()))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+impl RootCallbacks for Root {
+    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Stream::default())
     }
 }
 
@@ -42,10 +29,8 @@ struct Stream {
     secret: Option<Secret>,
 }
 
-impl Context for Stream {}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
+impl StreamCallbacks for Stream {
+    fn on_request_headers(&mut self, _end: bool) -> Action {
         match added() {
             Ok(secret) => {
                 self.secret = secret;
@@ -53,20 +38,29 @@ impl HttpContext for Stream {
             }
             Err(error) => {
                 host::log(Level::Error, &format!("scrub: {error}"));
-                // If even that fails, the request is never sent.
-                let _held = host::respond(&FAILED);
+                refuse(&Note::read(&host::property(&AUDIT).ok().flatten().unwrap_or_default()));
                 Action::Pause
             }
         }
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, _end: bool) -> Action {
+    fn on_response_headers(&mut self, _end: bool) -> Action {
         self.scrub(host::response_headers, host::remove_response_header)
     }
 
-    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+    fn on_response_trailers(&mut self) -> Action {
         self.scrub(host::response_trailers, host::remove_response_trailer)
     }
+}
+
+/// Refuses a request whose credential cannot be read back. `note` is the decision of the stages before.
+fn refuse(note: &Note) {
+    let denial = Denial::new(Rule::CredentialsScrub, "the gateway could not read back the credential that it added");
+    if let Err(error) = host::set_property(&AUDIT, &note.refused(&denial).to_bytes()) {
+        host::log(Level::Error, &format!("scrub: a refusal without its audit: {error}"));
+    }
+    let path = host::request_header(":path").ok().flatten().unwrap_or_default();
+    host::refuse(&render(&denial, Form::of_path(&path), note.request_id()));
 }
 
 /// Why the credential could not be read.
@@ -111,7 +105,7 @@ impl Stream {
             Ok(()) => Action::Continue,
             Err(error) => {
                 host::log(Level::Error, &format!("scrub: {error}"));
-                let _held = host::reset_request();
+                host::reset_request();
                 Action::Pause
             }
         }

@@ -1,11 +1,13 @@
-//! Shared code of the targets: containers, and rules to judge their requests by. Each target is a file in `src/bin`,
-//! with seeds in `tests/corpus/fuzz/` under the same name. A panic is a finding.
+//! The fuzz targets and their shared code: containers, and rules to judge their requests by. Each target is a file in
+//! `src/targets`, with seeds in `tests/corpus/fuzz/` under the same name. A panic is a finding. `tests/seeds.rs` runs the
+//! targets over their seeds with the unit tests; `run.sh` runs them under libFuzzer.
 
 /// The support code of the push tests: packs built by hand, and the inspection of a whole push.
 #[path = "../../../filters/push/tests/support/mod.rs"]
 pub mod support;
 
 pub mod packs;
+pub mod targets;
 
 use policy::Container;
 use policy::github::{Class, Judge, Rules};

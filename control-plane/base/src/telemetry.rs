@@ -1,0 +1,315 @@
+//! The counters of this process, for Prometheus.
+//!
+//! Every part of the control plane counts by the functions below. They neither block nor fail.
+//!
+//! **Invariant:** no label carries what a peer has chosen. Stages and rules are ours, and even of those only
+//! [`MAX_RULES`] are told apart.
+
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Combinations of verdict, stage and rule that are told apart; all further ones are one. Several times as many as
+/// there are rules.
+const MAX_RULES: usize = 512;
+
+/// The kinds of update that an Envoy can refuse.
+pub const UPDATES: [&str; 5] = ["cluster", "secret", "extension", "listener", "route"];
+
+/// What stands for a stage or a rule that is not one of ours.
+const OTHER: &str = "other";
+
+/// Upper bounds in seconds: from an answer of our own to a model that thinks for minutes.
+const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
+
+static GLOBAL: LazyLock<Telemetry> = LazyLock::new(Telemetry::new);
+
+/// Why an audit line never came to disk.
+#[derive(Clone, Copy, Debug)]
+pub enum Lost {
+    /// The disk did not keep up.
+    Queue,
+    /// The disk refused.
+    Disk,
+}
+
+/// What became of a leaf.
+#[derive(Clone, Copy, Debug)]
+pub enum Leaf {
+    /// Issued for a name that was asked for, or anew before its end.
+    Minted,
+    /// No certificate can be issued for the name.
+    Refused,
+    /// Taken back, for another.
+    Evicted,
+}
+
+/// A request has ended that `rule` of `stage` has decided; `verdict` is `allow`, or everything else.
+pub fn decided(verdict: &str, stage: &str, rule: &str) {
+    GLOBAL.decided(verdict, stage, rule);
+}
+
+/// What a request took that has ended.
+pub fn ended(bytes_up: u64, bytes_down: u64, lasted: Duration) {
+    GLOBAL.ended(bytes_up, bytes_down, lasted);
+}
+
+/// Audit lines never came to disk.
+pub fn audit_lost(why: Lost, lines: u64) {
+    GLOBAL.audit_lost.get_or_create(&AuditLost { why: why.name() }).inc_by(lines);
+}
+
+/// Something was done with `count` leaves.
+pub fn leaves(what: Leaf, count: usize) {
+    GLOBAL.leaves.get_or_create(&Leaves { what: what.name() }).inc_by(count as u64);
+}
+
+/// The leaves that some Envoy holds were `before` and are `after`.
+pub fn leaves_held(before: usize, after: usize) {
+    let change = i64::try_from(after).unwrap_or(i64::MAX).saturating_sub(i64::try_from(before).unwrap_or(i64::MAX));
+    GLOBAL.leaves_held.inc_by(change);
+}
+
+/// An Envoy refused an update of this kind, which is one of [`UPDATES`]. `None` counts an unknown kind.
+pub fn nack(kind: Option<&'static str>) {
+    GLOBAL.nacks.get_or_create(&Nacks { kind: kind.unwrap_or(OTHER) }).inc();
+}
+
+/// A credential went into a request. `name` is the operator's name for it.
+pub fn injected(name: &str) {
+    GLOBAL.injected.get_or_create(&Injected { credential: name.to_owned() }).inc();
+}
+
+/// What became of the attempt to refresh a login.
+#[derive(Clone, Copy, Debug)]
+pub enum Refresh {
+    /// There is a new token, and it is on disk.
+    Done,
+    /// It can be tried again.
+    Failed,
+    /// Only a new login helps.
+    Refused,
+    /// There is a new token, and the disk does not take it.
+    Unsaved,
+}
+
+/// The login of the credential `name` was to be refreshed.
+pub fn refreshed(name: &str, what: Refresh) {
+    let what = match what {
+        Refresh::Done => "done",
+        Refresh::Failed => "failed",
+        Refresh::Refused => "refused",
+        Refresh::Unsaved => "unsaved",
+    };
+    GLOBAL.refreshed.get_or_create(&Refreshed { credential: name.to_owned(), what }).inc();
+}
+
+/// All counters in the OpenMetrics text format, and `more` behind them.
+pub fn text(more: &[Registry]) -> String {
+    GLOBAL.text(more)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    verdict: &'static str,
+    stage: String,
+    rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLost {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Leaves {
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Nacks {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Injected {
+    credential: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refreshed {
+    credential: String,
+    what: &'static str,
+}
+
+/// All counters of one process.
+struct Telemetry {
+    registry: Registry,
+    requests: Family<Decided, Counter>,
+    /// Those that are told apart.
+    known: Mutex<HashSet<Decided>>,
+    bytes: Family<Direction, Counter>,
+    durations: Histogram,
+    audit_lost: Family<AuditLost, Counter>,
+    leaves: Family<Leaves, Counter>,
+    leaves_held: Gauge,
+    nacks: Family<Nacks, Counter>,
+    injected: Family<Injected, Counter>,
+    refreshed: Family<Refreshed, Counter>,
+}
+
+impl Telemetry {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix("sallyport");
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "This program", Info::new(version));
+        let all = Self {
+            requests: Family::default(),
+            known: Mutex::default(),
+            bytes: Family::default(),
+            durations: Histogram::new(DURATIONS),
+            audit_lost: Family::default(),
+            leaves: Family::default(),
+            leaves_held: Gauge::default(),
+            nacks: Family::default(),
+            injected: Family::default(),
+            refreshed: Family::default(),
+            registry: Registry::default(),
+        };
+        let help = "Requests, refused CONNECTs and refused handshakes, by the rule that decided";
+        registry.register("requests", help, all.requests.clone());
+        let help = "Bytes of bodies, up from sandboxes and down to them";
+        registry.register_with_unit("body", help, Unit::Bytes, all.bytes.clone());
+        let help = "How long requests lasted, from the first byte to the last";
+        registry.register_with_unit("request_duration", help, Unit::Seconds, all.durations.clone());
+        registry.register("audit_lost", "Audit lines that never came to disk", all.audit_lost.clone());
+        registry.register("leaves", "Certificates for hosts, by what was done", all.leaves.clone());
+        registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
+        registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());
+        registry.register("credentials_injected", "Requests that a credential went into", all.injected.clone());
+        let help = "Attempts to refresh a login, by what became of them";
+        registry.register("credentials_refreshed", help, all.refreshed.clone());
+        // What is counted is there from the start, as 0.
+        for why in [Lost::Queue, Lost::Disk] {
+            drop(all.audit_lost.get_or_create(&AuditLost { why: why.name() }));
+        }
+        for what in [Leaf::Minted, Leaf::Refused, Leaf::Evicted] {
+            drop(all.leaves.get_or_create(&Leaves { what: what.name() }));
+        }
+        for kind in UPDATES {
+            drop(all.nacks.get_or_create(&Nacks { kind }));
+        }
+        Self { registry, ..all }
+    }
+
+    fn decided(&self, verdict: &str, stage: &str, rule: &str) {
+        let verdict = if verdict == "allow" { "allow" } else { "deny" };
+        let label = Decided { verdict, stage: word(stage), rule: word(rule) };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = if known.contains(&label) {
+            label
+        } else if known.len() < MAX_RULES {
+            known.insert(label.clone());
+            label
+        } else {
+            Decided { verdict, stage: OTHER.into(), rule: OTHER.into() }
+        };
+        drop(known);
+        self.requests.get_or_create(&label).inc();
+    }
+
+    fn ended(&self, bytes_up: u64, bytes_down: u64, lasted: Duration) {
+        self.bytes.get_or_create(&Direction { direction: "up" }).inc_by(bytes_up);
+        self.bytes.get_or_create(&Direction { direction: "down" }).inc_by(bytes_down);
+        self.durations.observe(lasted.as_secs_f64());
+    }
+
+    fn text(&self, more: &[Registry]) -> String {
+        let mut text = String::new();
+        let mut registries = std::iter::once(&self.registry).chain(more);
+        let written = registries.try_for_each(|registry| encode_registry(&mut text, registry));
+        if let Err(error) = written.and_then(|()| encode_eof(&mut text)) {
+            tracing::error!(%error, "BUG: the metrics cannot be written");
+        }
+        text
+    }
+}
+
+/// A stage or a rule as a label: as ours are spelled, or [`OTHER`].
+fn word(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) { text.to_owned() } else { OTHER.to_owned() }
+}
+
+impl Lost {
+    fn name(self) -> &'static str {
+        match self {
+            Lost::Queue => "queue",
+            Lost::Disk => "disk",
+        }
+    }
+}
+
+impl Leaf {
+    fn name(self) -> &'static str {
+        match self {
+            Leaf::Minted => "minted",
+            Leaf::Refused => "refused",
+            Leaf::Evicted => "evicted",
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_by_the_rule_that_decided() {
+        let telemetry = Telemetry::new();
+        telemetry.decided("allow", "identity", "egress.host");
+        telemetry.decided("allow", "identity", "egress.host");
+        telemetry.ended(3, 4, Duration::from_millis(20));
+        let text = telemetry.text(&[]);
+        for line in [
+            r#"sallyport_requests_total{verdict="allow",stage="identity",rule="egress.host"} 2"#,
+            r#"sallyport_body_bytes_total{direction="down"} 4"#,
+            r#"sallyport_request_duration_seconds_bucket{le="0.025"} 1"#,
+            r#"sallyport_audit_lost_total{why="queue"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_are_words_of_ours_and_no_more_than_so_many() {
+        let telemetry = Telemetry::new();
+        for hostile in ["", "A.b", "a b", "a\"} 1\n", "é", &"x".repeat(65)] {
+            telemetry.decided("deny", "identity", hostile);
+        }
+        let rows = |telemetry: &Telemetry| telemetry.text(&[]).matches("sallyport_requests_total{").count();
+        assert_eq!(rows(&telemetry), 1);
+        for number in 0..2 * MAX_RULES {
+            telemetry.decided("deny", "github", &format!("rule.{number}"));
+        }
+        assert_eq!(rows(&telemetry), MAX_RULES + 1);
+        telemetry.decided("deny", "github", "rule.0");
+        assert!(telemetry.text(&[]).contains(r#"rule="rule.0"} 2"#), "known ones go on");
+    }
+}
