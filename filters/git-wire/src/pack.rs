@@ -161,9 +161,10 @@ impl Scanner {
         while !rest.is_empty() {
             if let State::Trailer(have) = &mut self.state {
                 *have = have.saturating_add(rest.len());
-                return match *have > TRAILER {
-                    true => Err(Error::Malformed("bytes after the end")),
-                    false => Ok(chunk.len().saturating_sub(rest.len())),
+                return if *have > TRAILER {
+                    Err(Error::Malformed("bytes after the end"))
+                } else {
+                    Ok(chunk.len().saturating_sub(rest.len()))
                 };
             }
             let used = self.step(rest)?;

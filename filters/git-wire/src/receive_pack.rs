@@ -139,9 +139,10 @@ impl Parser {
     }
 
     fn within(&self, pending: usize) -> Result<(), Error> {
-        match self.seen.saturating_add(pending) > MAX_HEAD {
-            true => Err(Error::Limit { what: "bytes in the list of ref updates", limit: MAX_HEAD }),
-            false => Ok(()),
+        if self.seen.saturating_add(pending) > MAX_HEAD {
+            Err(Error::Limit { what: "bytes in the list of ref updates", limit: MAX_HEAD })
+        } else {
+            Ok(())
         }
     }
 }
@@ -178,9 +179,10 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
         limit(*shallow, "shallow lines", MAX_SHALLOW)?;
         *shallow = shallow.saturating_add(1);
         let known = Oid::from_hex(hex).and_then(Oid::or_none);
-        return match known.is_some() && request.updates.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Line("shallow after a ref update, or without an object id")),
+        return if known.is_some() && request.updates.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Line("shallow after a ref update, or without an object id"))
         };
     }
     // Capabilities are allowed on the first line only. git reads them from any line, but other parsers would take
@@ -228,9 +230,10 @@ fn update(line: &[u8]) -> Result<RefUpdate, Error> {
     };
     let (old, new) = (oid(old)?.or_none(), oid(new)?.or_none());
     let name = text(name.unwrap_or_default(), "a ref name with a control character or invalid UTF-8")?;
-    match name.is_empty() || name.contains(' ') {
-        true => Err(Error::Line("a ref update without a ref name, or with a space in the name")),
-        false => Ok(RefUpdate { old, new, name: name.to_owned() }),
+    if name.is_empty() || name.contains(' ') {
+        Err(Error::Line("a ref update without a ref name, or with a space in the name"))
+    } else {
+        Ok(RefUpdate { old, new, name: name.to_owned() })
     }
 }
 

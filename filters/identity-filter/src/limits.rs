@@ -272,9 +272,10 @@ mod tests {
         for found in [true, false] {
             (0..MAX_QUESTIONS).for_each(|_| limits.ask(ip("10.0.0.1"), at).unwrap());
             limits.ask(ip("10.0.0.1"), at).unwrap_err();
-            match found {
-                true => limits.known(ip("10.0.0.1")),
-                false => limits.enter(ip("10.0.0.1"), Kind::Stream, true, at).unwrap(),
+            if found {
+                limits.known(ip("10.0.0.1"));
+            } else {
+                limits.enter(ip("10.0.0.1"), Kind::Stream, true, at).unwrap();
             }
         }
         limits.ask(ip("10.0.0.1"), at).unwrap();

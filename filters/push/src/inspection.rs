@@ -209,12 +209,11 @@ impl Inspection {
         }
         let no: HashSet<&str> =
             asked.iter().zip(answers).filter(|(_, yes)| !**yes).map(|(descent, _)| descent.name.as_str()).collect();
-        match no.is_empty() {
-            true => {
-                self.descents = Answer::Good;
-                self.settle();
-            }
-            false => self.not_fast_forward(|name| no.contains(name)),
+        if no.is_empty() {
+            self.descents = Answer::Good;
+            self.settle();
+        } else {
+            self.not_fast_forward(|name| no.contains(name));
         }
     }
 
@@ -237,10 +236,8 @@ impl Inspection {
         match &self.phase {
             Phase::Head(_) | Phase::Whole => Standing::Unjudged,
             Phase::Pack(_) => Standing::Pending,
-            Phase::Ended => match self.settled() {
-                true => Standing::Allowed,
-                false => Standing::Pending,
-            },
+            Phase::Ended if self.settled() => Standing::Allowed,
+            Phase::Ended => Standing::Pending,
             Phase::Free => Standing::Allowed,
             Phase::Refused(refusal) => Standing::Refused(refusal),
         }
@@ -318,16 +315,16 @@ impl Inspection {
             .filter(|update| update.new.is_some())
             .map(|update| RefAt { name: update.name.clone(), object: update.old })
             .collect();
-        match asked.is_empty() {
-            true => self.refs = Answer::Good,
-            false => {
-                self.refs = Answer::Asked;
-                self.questions.push_back(Question::Refs(asked));
-            }
+        if asked.is_empty() {
+            self.refs = Answer::Good;
+        } else {
+            self.refs = Answer::Asked;
+            self.questions.push_back(Question::Refs(asked));
         }
-        match has_pack {
-            true => self.phase = Phase::Pack(Box::new(scanner)),
-            false => self.descents = Answer::Good,
+        if has_pack {
+            self.phase = Phase::Pack(Box::new(scanner));
+        } else {
+            self.descents = Answer::Good;
         }
     }
 
@@ -359,12 +356,11 @@ impl Inspection {
             self.not_fast_forward(|name| never.contains(name));
             return;
         }
-        self.descents = match open.is_empty() {
-            true => Answer::Good,
-            false => {
-                self.questions.push_back(Question::Descents(open));
-                Answer::Asked
-            }
+        self.descents = if open.is_empty() {
+            Answer::Good
+        } else {
+            self.questions.push_back(Question::Descents(open));
+            Answer::Asked
         };
     }
 

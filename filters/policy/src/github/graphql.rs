@@ -48,10 +48,8 @@ pub fn judge(body: &Json, scope: &Scope<'_>) -> Result<Judged, Refused> {
     }
     let mut reader = Reader::new(*scope, &document, Variables::new(&document, envelope.variables));
     let roots = reader.roots()?;
-    let (operation, rule) = match document.mutation {
-        true => writes::judge(&mut reader, &roots)?,
-        false => reads::judge(&mut reader, &roots)?,
-    };
+    let (operation, rule) =
+        if document.mutation { writes::judge(&mut reader, &roots)? } else { reads::judge(&mut reader, &roots)? };
     let Reader { variables, ask, fragments, .. } = reader;
     let is_used = |name: &str| variables.is_used(name);
     let sent = Document {

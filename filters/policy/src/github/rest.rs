@@ -278,9 +278,10 @@ fn one(name: &str, raw: &str) -> Option<String> {
     // The names of labels and environments may contain spaces.
     let value = if matches!(name, "name" | "environment_name") { encoded(raw, "")? } else { raw.to_owned() };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:@+=,!".contains(c);
-    let good = match raw.contains('%') {
-        true => !value.contains(['/', '\\', '%']) && !value.chars().any(char::is_control),
-        false => value.chars().all(plain),
+    let good = if raw.contains('%') {
+        !value.contains(['/', '\\', '%']) && !value.chars().any(char::is_control)
+    } else {
+        value.chars().all(plain)
     };
     (good && !value.is_empty() && value != "." && value != "..").then_some(value)
 }
