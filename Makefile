@@ -7,11 +7,11 @@ SHELL := bash
 
 # `make up UP_ARGS='--config my.yaml'`
 UP_ARGS ?=
-# What goes behind each `cargo test`; `make test-full` adds the ignored tests.
+# Arguments for each `cargo test`; `make test-full` adds the ignored tests.
 TEST_ARGS ?=
-# For how long `make fuzz` and `make test-full` run each fuzz target.
+# The time for which `make fuzz` and `make test-full` run each fuzz target.
 FUZZ_SECONDS ?= 60
-# In CI the committed Cargo.lock is what is built, or the build fails.
+# CI builds the committed Cargo.lock, or the build fails.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 # CLIPPY=1 builds the tests with clippy as the compiler of our crates, in the way of `cargo clippy`, but to the end: linted
 # code is tested code, and dependencies are built once for both. A warning is an error.
@@ -36,23 +36,23 @@ up: build ## Build all, then run the gateway in the foreground (UP_ARGS=… goes
 docker: ## Build the control plane's image from source (docker-compose.yml then runs it)
 	docker build -f Dockerfile.control -t sallyport-control-plane .
 
-docker-test: build envoy ## Start docker-compose.yml with what was built, and look at it from sandboxes
+docker-test: build envoy ## Start docker-compose.yml with the built files, and test it from sandboxes
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/docker/smoke.sh
 
 test: ## Format, lint, unit and end-to-end tests with the release build and real Envoy
 	+@tests/summary.sh bash -c '$(CHECKS); exit $$status'
 
-test-full: ## The same, and the long ones
+test-full: ## The same, and the long tests
 	@SALLYPORT_ALL_CLIENTS=1 OPENSSL_GIT=$$(tests/support/openssl-git.sh || true) tests/summary.sh bash -c 'export TEST_ARGS="-- --include-ignored"; \
 		$(CHECKS); $(MAKE) --no-print-directory --keep-going fuzz docker-test || status=1; exit $$status'
 
 bench: build envoy ## The benchmark table, also as target/bench/results.json
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/bench/run.sh
 
-fuzz: ## Each fuzz target for FUZZ_SECONDS=60; finds are kept in target/fuzz
+fuzz: ## Each fuzz target for FUZZ_SECONDS=60; findings are kept in target/fuzz
 	@tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-clean: ## Remove what was built and downloaded
+clean: ## Remove built and downloaded files
 	cargo clean
 
 program:
@@ -61,7 +61,7 @@ program:
 filters:
 	@filters/build.sh
 
-# The same filter made to panic, for the test of what happens then. Both builds put their module in one place first.
+# The same filters with a panic, for the tests of a crash. Both builds write their module to one place first.
 filters-panic: | filters
 	@FILTER_FEATURES=test-panic FILTERS_OUT=target/filters-panic filters/build.sh
 

@@ -98,7 +98,7 @@ build=(cargo test --no-run --workspace --message-format json-render-diagnostics)
 if [[ ${CI:-} == true ]]; then build+=(--locked); fi
 for file in tests/e2e/tests/*/main.rs; do build+=(--test "$(basename "$(dirname "$file")")"); done
 "${build[@]}" >"$messages"
-# What `make` builds with is nothing to the tests.
+# The tests do not need the build's own variables.
 unset RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS
 
 # Which tests of which module of which binary there are, as `--list` names them under the given arguments.
@@ -134,7 +134,7 @@ if ((${#wanted[@]})); then
     done
 fi
 
-# Runs one module's tests, by their whole names: a word among the arguments is none, and has done its part in `--list`.
+# Runs one module's tests, by their whole names. `--list` has already applied the words among the arguments.
 run() {
     local tests
     read -ra tests <<<"${tests_of[$1]}"
@@ -152,7 +152,7 @@ else
     mkdir -p "$logs"
     cores=$(nproc)
     jobs=${SALLYPORT_JOBS:-$((cores + cores / 2))}
-    # The long ones first, by what they took the last time, so that none is left over at the end.
+    # Long modules first, by their last duration, so that no long module runs alone at the end.
     order() {
         local module
         for module in "$@"; do echo "$(cat "$logs/$module.seconds" 2>/dev/null || echo 60) $module"; done | sort -rn |

@@ -5,8 +5,8 @@
 # target/fuzz/crashes/<target>. A crash becomes a named test; the file can also be added to the seeds.
 #
 # It prints a line for each target, with the executions and the coverage, and fails if any target crashed. The
-# toolchain is the pinned one: coverage comes from flags that stable knows, and there is no AddressSanitizer, as
-# what is fuzzed has no unsafe code. It needs a C++ compiler, for libFuzzer.
+# toolchain is the pinned one: coverage comes from flags that stable knows, and there is no AddressSanitizer, because
+# the fuzzed code has no unsafe code. It needs a C++ compiler, for libFuzzer.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
