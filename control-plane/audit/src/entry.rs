@@ -15,7 +15,7 @@ use prost::Message;
 use serde::Deserialize;
 
 use super::{Event, Line, Update};
-use crate::contract::{self, AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER, shows};
+use base::contract::{self, AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER, shows};
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";

@@ -1,5 +1,6 @@
 //! Names and facts that two parts of the control plane share without one of them importing the other: what `xds` has
-//! Envoy do and the audit reads in Envoy's access log, and what the audit shows of a request with a credential.
+//! Envoy do and the audit reads in Envoy's access log, what the audit shows of a request with a credential, and where a
+//! sandbox's own credentials stand.
 
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ pub const LOCAL_REPLIES: [(&str, &str); 13] = [
 pub fn stage(rule: &str) -> Option<&'static str> {
     LOCAL_REPLIES.iter().find(|(name, _)| *name == rule).map(|(_, stage)| *stage)
 }
+
+/// The headers that carry a credential of a sandbox, whatever the provider.
+pub const CREDENTIAL_HEADERS: [&str; 6] =
+    ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
 
 /// Query parameters whose values the audit shows. Their values are no secrets.
 const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];

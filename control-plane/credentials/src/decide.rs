@@ -142,9 +142,9 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::entry::{Place, Way};
-    use crate::credentials::source::Use;
-    use crate::credentials::{raws, read};
+    use crate::entry::{Place, Way};
+    use crate::source::Use;
+    use crate::{raws, read};
     use policy::{Access, HostPattern};
     use secrecy::ExposeSecret;
     use std::path::Path;

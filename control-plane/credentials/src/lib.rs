@@ -30,15 +30,15 @@ use policy::{Denial, HostName, HostPattern, Stage};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::dns::Resolver;
-use crate::https;
-use crate::upstreams::Upstreams;
 use entry::{Entry, Place};
 pub use format::PLACEHOLDER;
 use oauth::Login;
 use oauth::endpoint::{Endpoint, Refused};
 use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
+use outbound::dns::Resolver;
+use outbound::https;
+use outbound::upstreams::Upstreams;
 pub use raw::{Raw, raws, read};
 pub use source::Use;
 

@@ -19,8 +19,8 @@ use tonic::{Request, Response, Status};
 
 use super::client::{Answer, Client};
 use super::recent::Recent;
-use crate::containers::registry::Registry;
-use crate::credentials::Use;
+use credentials::Use;
+use registry::Registry;
 
 /// The service.
 #[derive(Debug)]

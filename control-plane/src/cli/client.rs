@@ -10,7 +10,7 @@ use serde_json::Value;
 use ureq::RequestBuilder;
 
 use super::{Common, Error};
-use crate::{admin, config};
+use crate::admin;
 
 /// The admin API at one address.
 #[derive(Debug)]

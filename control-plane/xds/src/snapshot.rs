@@ -14,8 +14,8 @@ use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
 
 use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
-use crate::hash::short_hash;
-use crate::upstreams::Upstreams;
+use base::hash::short_hash;
+use outbound::upstreams::Upstreams;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// The name of this kind among [`crate::telemetry::UPDATES`].
+    /// The name of this kind among [`base::telemetry::UPDATES`].
     pub fn name(self) -> &'static str {
         match self {
             Kind::Cluster => "cluster",
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_counter() {
-        assert_eq!(Kind::ALL.map(Kind::name), crate::telemetry::UPDATES);
+        assert_eq!(Kind::ALL.map(Kind::name), base::telemetry::UPDATES);
     }
 
     #[test]

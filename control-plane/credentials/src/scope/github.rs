@@ -4,7 +4,7 @@
 
 use policy::{Container, Denial, Repo, Stage};
 
-use crate::credentials::endpoint::canonical;
+use crate::endpoint::canonical;
 
 /// API resources that belong to no repository, to be read: what is the same for everybody, the token's own account,
 /// public profiles, and searches, which the github stage has narrowed. `*` is one segment.

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::util::pack_any;
 
 use super::inline;
-use crate::contract::RULE_HEADER;
+use base::contract::RULE_HEADER;
 
 /// One answer of Envoy's: when it is given, and what it is called.
 struct Own {
@@ -160,7 +160,7 @@ fn filter(when: &When) -> AccessLogFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::LOCAL_REPLIES;
+    use base::contract::LOCAL_REPLIES;
 
     #[test]
     fn the_audit_knows_the_stage_of_every_reply() {
