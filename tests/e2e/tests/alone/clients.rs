@@ -352,8 +352,7 @@ fn compare(rows: &[(&str, [String; 3])]) {
         .iter()
         .map(|(name, [version, needs, outcome])| format!("| {name} | {version} | {needs} | {outcome} |\n"))
         .collect();
-    let table =
-        format!("| client | version | needs beside the proxy | works |\n| --- | --- | --- | --- |\n{table}");
+    let table = format!("| client | version | needs beside the proxy | works |\n| --- | --- | --- | --- |\n{table}");
     std::fs::create_dir_all(root.join("target/clients")).unwrap();
     std::fs::write(root.join("target/clients/clients.md"), &table).unwrap();
     let path = root.join("docs/clients.md");
