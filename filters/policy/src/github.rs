@@ -165,7 +165,7 @@ impl Judge {
         let scope = Scope { container, rules: &self.rules };
         let method = std::str::from_utf8(call.method).unwrap_or_default();
         if call.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")) {
-            let reason = "nothing that GitHub is asked is another protocol than HTTP";
+            let reason = "GitHub's hosts allow only HTTP; send the request without the header upgrade";
             return Err(Refused::unknown(Rule::GithubHeader, reason));
         }
         match kind {
@@ -199,13 +199,17 @@ impl Judge {
     fn api(&self, call: Call<'_>, method: &str, uploads: bool, scope: &Scope<'_>) -> Result<Head, Refused> {
         headers::screen(call.host.as_str(), call.headers)?;
         let target = target::Target::parse(call.target)
-            .map_err(|why| Refused::unknown(Rule::GithubTarget, format!("the target is not spelled plainly: {why}")))?;
+            .map_err(|why| Refused::unknown(Rule::GithubTarget, format!("invalid request target: {why}")))?;
         self.patterns.judge(method, call.target)?;
         if !uploads && target.segments == ["graphql"] {
             let operation = Operation { name: "graphql".into(), class: Class::Graphql };
             return match method == "POST" && target.query.is_empty() {
                 true => Ok(Head::Body(Pending(Kinds::Graphql))),
-                false => Err(Refused::of(&operation, Class::Graphql.rule(), "GraphQL is spoken by POST /graphql only")),
+                false => Err(Refused::of(
+                    &operation,
+                    Class::Graphql.rule(),
+                    "a GraphQL request has to be POST /graphql, without a query string",
+                )),
             };
         }
         let matched = rest::head(method, &target, uploads, scope)?;
@@ -242,8 +246,8 @@ pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<V
 }
 
 fn graphql(body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
-    let json = Json::parse(body)
-        .map_err(|error| Refused::unknown(Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
+    let json =
+        Json::parse(body).map_err(|error| Refused::unknown(Rule::GithubBody, format!("invalid JSON body: {error}")))?;
     let graphql::Judged { operation, rule, body, ask } = graphql::judge(&json, scope)?;
     Ok(Allowed { operation, rule, target: b"/graphql".to_vec(), body: Some(body.to_bytes()), ask })
 }

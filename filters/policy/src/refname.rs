@@ -48,7 +48,7 @@ pub struct BranchGlob(String);
 
 /// The text is not a valid branch glob.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no pattern for branches: expected a name in which * stands for any text, such as sandbox/*")]
+#[error("{0:?} is not a branch glob: expected a branch name in which * stands for any text, such as sandbox/*")]
 pub struct InvalidGlob(String);
 
 impl BranchGlob {

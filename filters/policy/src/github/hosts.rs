@@ -91,7 +91,7 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
 /// If the request is refused.
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
-        let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
+        let reason = "github.com allows only git and Git LFS; use api.github.com for everything else";
         return Err(Refused::unknown(Rule::GithubWeb, reason));
     };
     let (name, class) = match git.service {
@@ -128,7 +128,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let format = matches!(format, "zip" | "tar.gz" | "legacy.zip" | "legacy.tar.gz");
     if !matches!(method, "GET" | "HEAD") || !format || reference.split('/').any(odd) || path.contains(['%', '\\', ';'])
     {
-        return Err(Refused::unknown(Rule::GithubCodeload, "only archives are fetched from codeload.github.com"));
+        return Err(Refused::unknown(Rule::GithubCodeload, "codeload.github.com allows only downloads of archives"));
     }
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
@@ -140,9 +140,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
 pub fn closed(host: &HostName) -> Refused {
     Refused::unknown(
         Rule::GithubHost,
-        format!(
-            "nothing is asked of {host} through the gateway; the same content can be had from api.github.com or by git"
-        ),
+        format!("requests to {host} are not allowed; get the same content from api.github.com or with git"),
     )
 }
 

@@ -57,13 +57,13 @@ pub fn judge(ask: Ask, scope: &Scope<'_>) -> Result<Operation, Refused> {
 /// # Errors
 /// If the request is refused.
 pub fn body(ask: Ask, body: &[u8], scope: &Scope<'_>) -> Result<(Operation, Vec<u8>), Refused> {
-    let json = Json::parse(body)
-        .map_err(|error| Refused::unknown(Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
+    let json =
+        Json::parse(body).map_err(|error| Refused::unknown(Rule::GithubBody, format!("invalid JSON body: {error}")))?;
     let operation = match (ask, json.get("operation").and_then(Json::as_str)) {
         (Ask::Locks | Ask::Lock, _) => judge(ask, scope)?,
         (Ask::Batch, Some("download")) => reads(scope, "lfs/download")?,
         (Ask::Batch, Some("upload")) => writes(scope, "lfs/upload")?,
-        (Ask::Batch, _) => return Err(Refused::unknown(Rule::GithubLfs, "a batch either downloads or uploads")),
+        (Ask::Batch, _) => return Err(Refused::unknown(Rule::GithubLfs, "operation has to be download or upload")),
     };
     Ok((operation, json.to_bytes()))
 }
@@ -78,10 +78,7 @@ pub fn store(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, 
         "GET" | "HEAD" => reads(scope, "lfs/download")?,
         "PUT" => writes(scope, "lfs/upload")?,
         _ => {
-            return Err(Refused::unknown(
-                Rule::GithubLfs,
-                "objects are downloaded from the LFS store, or uploaded to it",
-            ));
+            return Err(Refused::unknown(Rule::GithubLfs, "the LFS store allows only GET, HEAD and PUT"));
         }
     };
     Ok(Allowed::as_is(operation, target))
@@ -98,7 +95,7 @@ fn writes(scope: &Scope<'_>, name: &str) -> Result<Operation, Refused> {
     let by_name = scope.operation(&operation)?;
     match scope.container.auth_mode {
         AuthMode::Bot if !by_name => {
-            let reason = format!("a bot uploads and locks nothing by Git LFS, unless the policy allows {name}");
+            let reason = format!("a bot may not upload or lock with Git LFS, unless the policy allows {name}");
             Err(Refused::of(&operation, Rule::GithubLfs, reason))
         }
         AuthMode::Bot | AuthMode::User => Ok(operation),

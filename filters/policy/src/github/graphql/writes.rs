@@ -33,12 +33,12 @@ pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Op
         let judged = root(reader, field)?;
         first.get_or_insert(judged);
     }
-    first.ok_or_else(|| malformed("a mutation has to do something"))
+    first.ok_or_else(|| malformed("the document has no mutation"))
 }
 
 fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation, Rule), Refused> {
     let mutation = Mutation::named(field.name).ok_or_else(|| {
-        let reason = format!("{} is no mutation that the gateway knows", field.name);
+        let reason = format!("{} is not a mutation that the gateway knows", field.name);
         Refused::unknown(Rule::GithubUnknownOperation, reason)
     })?;
     let operation = Operation { name: mutation.name.to_owned(), class: mutation.class };
@@ -49,7 +49,11 @@ fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation,
     }
     let given = reader.arguments(field)?;
     let [("input", Given::Object(members))] = &given[..] else {
-        return Err(Refused::of(&operation, Rule::GithubInput, "a mutation takes an input, which is an object"));
+        return Err(Refused::of(
+            &operation,
+            Rule::GithubInput,
+            "a mutation takes the single argument input, an object",
+        ));
     };
     let mut writer = Writer { reader, operation: &operation, by_name };
     writer.object(mutation.input, members)?;
@@ -77,7 +81,7 @@ impl Writer<'_, '_> {
             match schema::member(input, name) {
                 Some(kind) => self.member(name, kind, value)?,
                 None => {
-                    let reason = format!("{} knows no member {name:?} there", self.operation.name);
+                    let reason = format!("the input of {} has no member {name:?} there", self.operation.name);
                     return self.refuse(Rule::GithubInput, reason);
                 }
             }
@@ -98,7 +102,7 @@ impl Writer<'_, '_> {
             (Kind::Number, Given::Number) => Ok(()),
             // The task for one of GitHub's agents.
             (Kind::Object(_), _) if name == "agentAssignment" => {
-                self.refuse(Class::Agent.rule(), "agentAssignment would let an agent begin to work")
+                self.refuse(Class::Agent.rule(), "agentAssignment may not be set, because it starts an agent")
             }
             (Kind::Object(input), Given::Object(members)) => {
                 self.object(input, members)?;
@@ -107,21 +111,21 @@ impl Writer<'_, '_> {
                 }
                 Ok(())
             }
-            _ => self.refuse(Rule::GithubInput, format!("{name} is of a kind that is not expected there")),
+            _ => self.refuse(Rule::GithubInput, format!("{name} has the wrong type")),
         }
     }
 
     fn id(&mut self, name: &str, kinds: &[&str], text: &str) -> Result<(), Refused> {
         if matches!(name, "projectIds" | "projectV2Ids") {
-            return self.refuse(Rule::GithubProject, "projects may not be changed from here");
+            return self.refuse(Rule::GithubProject, "projects may not be changed");
         }
         let id = self.reader.decode(self.operation, text)?;
         if !kinds.contains(&id.kind) {
-            return self.refuse(Rule::GithubNodeId, format!("{text} is a {}, which may not be {name}", id.kind));
+            return self.refuse(Rule::GithubNodeId, format!("{text} is a {}; {name} takes another type", id.kind));
         }
         match id.home {
             Home::Nobody if id.kind == "Bot" => {
-                self.refuse(Class::Agent.rule(), format!("{text} is a bot, which would begin to work"))
+                self.refuse(Class::Agent.rule(), format!("{text} is a bot, and would start to work"))
             }
             Home::Nobody => Ok(()),
             Home::Repo(repo, reference) => {
@@ -164,7 +168,7 @@ impl Writer<'_, '_> {
             ("updateRef" | "updateRefs", "oid" | "afterOid") if !text.contains(|c| c != '0') => self.deletion(),
             ("createLabel" | "updateLabel", "name") => scope.label(operation, text),
             (_, "actorLogins" | "userLogins" | "assigneeLogins") => scope.login(operation, text),
-            (_, "botLogins") => self.refuse(Class::Agent.rule(), format!("{text} is a bot, which would begin to work")),
+            (_, "botLogins") => self.refuse(Class::Agent.rule(), format!("{text} is a bot, and would start to work")),
             (_, "subIssueUrl") => self.issue_url(text),
             _ if operation.class == Class::WriteRef => Ok(()),
             _ => scope.text(operation, text),
@@ -252,7 +256,7 @@ impl Writer<'_, '_> {
     }
 
     fn missing(&self, name: &str) -> Result<(), Refused> {
-        let reason = format!("{name} has to be there: what GitHub would take in its place is not ours to guess");
+        let reason = format!("{name} is required, because GitHub would use a default in its place");
         self.refuse(Rule::GithubBranchMissing, reason)
     }
 }
