@@ -219,7 +219,7 @@ impl Inspection {
 
     /// Refuses the push because a question could not be answered.
     pub fn unanswered(&mut self) {
-        let reason = "GitHub could not be asked where the branches are now; fetch, and push again";
+        let reason = "GitHub could not be reached to check the refs; fetch, and push again";
         self.refuse(Denial::new(Rule::PushUnconfirmed, reason));
     }
 
@@ -343,7 +343,7 @@ impl Inspection {
                 }
                 Some(graph::Descent::Open(commits)) if commits.len() > MAX_BOUNDARY => {
                     let reason = format!(
-                        "the new commits of {name} leave from {} others, more than can be looked up; fetch, and push in smaller steps",
+                        "the new commits of {name} have {} parents outside the push, more than can be checked; fetch, and push in smaller steps",
                         commits.len()
                     );
                     self.refuse(Denial::new(Rule::PushLimit, reason));
