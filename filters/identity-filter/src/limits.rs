@@ -117,12 +117,15 @@ impl Limits {
         }
         let (limit, rule, what) = kind.limit();
         if *usage.count(kind) >= limit {
-            return Err(too_many(rule, format!("your address has {limit} {what}, which is the limit")));
+            return Err(too_many(
+                rule,
+                format!("your address has {limit} {what}, which is the limit; try again when some have ended"),
+            ));
         }
         let per_second = if known { TUNNELS_PER_SECOND } else { TUNNELS_OF_STRANGERS_PER_SECOND };
         if kind == Kind::Tunnel && !usage.opened.may(uptime, MAX_TUNNELS, per_second) {
             let reason = format!(
-                "your address opens more than {per_second} connections in a second, after the first {MAX_TUNNELS}"
+                "rate limit: your address may open {per_second} connections per second, after a burst of {MAX_TUNNELS}"
             );
             return Err(too_many(RATE, reason));
         }
@@ -151,7 +154,7 @@ impl Limits {
             return Ok(());
         }
         let reason = format!(
-            "nobody is known at your address, and it makes more than {QUESTIONS_PER_SECOND} requests in a second, after the first {MAX_QUESTIONS}"
+            "rate limit: an unregistered address may send {QUESTIONS_PER_SECOND} requests per second, after a burst of {MAX_QUESTIONS}"
         );
         Err(too_many(RATE, reason))
     }
@@ -183,7 +186,7 @@ impl Limits {
         }
         if usage.strange >= MAX_STRANGE_HOSTS {
             let reason = format!(
-                "your address has asked for hosts that are not allowed {MAX_STRANGE_HOSTS} times in an hour, which is the limit"
+                "your address may open {MAX_STRANGE_HOSTS} connections per hour to hosts that are not allowed, and has reached that limit"
             );
             return Err(too_many(Rule::LimitNames, reason));
         }
