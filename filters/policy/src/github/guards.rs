@@ -175,7 +175,9 @@ fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
             match (name.as_str(), value) {
                 ("path" | "mode" | "type" | "content", Json::String(_)) | ("sha", Json::String(_) | Json::Null) => {}
                 _ => {
-                    return refuse(format!("an entry of tree has an unknown member {name:?}, or one of the wrong type"));
+                    return refuse(format!(
+                        "an entry of tree has an unknown member {name:?}, or one of the wrong type"
+                    ));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
 use super::{Class, Listed, Operation, Refused, Rules};
-use crate::refname::{self, NotYours};
+use crate::refname::{self, BranchDenial};
 use crate::{AuthMode, Container, Repo, Rule, branch_of};
 
 /// A container, and the rules that apply to it.
@@ -63,9 +63,9 @@ impl<'a> Scope<'a> {
     pub fn branch(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
         let Err(why) = self.rules.branches.may_move(self.container, branch) else { return Ok(()) };
         let (rule, reason) = match why {
-            NotYours::Malformed => (Rule::GithubBranchName, format!("{branch:?} is not a valid branch name")),
-            NotYours::Protected => (Rule::GithubProtectedBranch, format!("{branch} is protected")),
-            NotYours::NotAllowed => {
+            BranchDenial::Malformed => (Rule::GithubBranchName, format!("{branch:?} is not a valid branch name")),
+            BranchDenial::Protected => (Rule::GithubProtectedBranch, format!("{branch} is protected")),
+            BranchDenial::NotAllowed => {
                 let globs: Vec<_> = self.container.allowed_branches.iter().map(ToString::to_string).collect();
                 (
                     Rule::GithubBranch,

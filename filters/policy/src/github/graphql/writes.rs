@@ -6,7 +6,7 @@ use super::super::{Class, Operation, Refused};
 use super::document::Field;
 use super::malformed;
 use super::reads::Reader;
-use super::schema::{self, Kind, Mutation};
+use super::schema::{self, InputKind, Mutation};
 use super::variables::Given;
 use crate::Rule;
 
@@ -91,20 +91,20 @@ impl Writer<'_, '_> {
 
     /// Judges a member, or each element of a list. GitHub accepts a single value in place of a list of one element, so
     /// both are judged the same way.
-    fn member(&mut self, name: &str, kind: Kind, value: &Given<'_>) -> Result<(), Refused> {
+    fn member(&mut self, name: &str, kind: InputKind, value: &Given<'_>) -> Result<(), Refused> {
         match (kind, value) {
             (_, Given::Null) => Ok(()),
             (_, Given::List(items)) => items.iter().try_for_each(|item| self.member(name, kind, item)),
-            (Kind::Id(kinds), Given::Text(id)) => self.id(name, kinds, id),
-            (Kind::String, Given::Text(text)) => self.text(name, text),
-            (Kind::Enum, Given::Enum(value) | Given::Text(value)) => self.choice(name, value),
-            (Kind::Boolean, Given::Boolean(value)) => self.flag(name, *value),
-            (Kind::Number, Given::Number) => Ok(()),
+            (InputKind::Id(kinds), Given::Text(id)) => self.id(name, kinds, id),
+            (InputKind::String, Given::Text(text)) => self.text(name, text),
+            (InputKind::Enum, Given::Enum(value) | Given::Text(value)) => self.choice(name, value),
+            (InputKind::Boolean, Given::Boolean(value)) => self.flag(name, *value),
+            (InputKind::Number, Given::Number) => Ok(()),
             // The task for one of GitHub's agents.
-            (Kind::Object(_), _) if name == "agentAssignment" => {
+            (InputKind::Object(_), _) if name == "agentAssignment" => {
                 self.refuse(Class::Agent.rule(), "agentAssignment may not be set, because it starts an agent")
             }
-            (Kind::Object(input), Given::Object(members)) => {
+            (InputKind::Object(input), Given::Object(members)) => {
                 self.object(input, members)?;
                 if self.operation.name == "createCommitOnBranch" && name == "branch" {
                     self.committable(members)?;
@@ -144,9 +144,10 @@ impl Writer<'_, '_> {
     }
 
     fn deletion(&self) -> Result<(), Refused> {
-        match self.reader.scope.rules.branches.allow_deletion {
-            true => Ok(()),
-            false => self.refuse(Rule::GithubDeleteBranch, "a branch may not be deleted"),
+        if self.reader.scope.rules.branches.allow_deletion {
+            Ok(())
+        } else {
+            self.refuse(Rule::GithubDeleteBranch, "a branch may not be deleted")
         }
     }
 
@@ -187,9 +188,10 @@ impl Writer<'_, '_> {
     }
 
     fn flag(&self, name: &str, value: bool) -> Result<(), Refused> {
-        match name == "force" && value && !self.reader.scope.rules.branches.allow_force_push {
-            true => self.refuse(Rule::GithubForce, "a branch may not be moved by force"),
-            false => Ok(()),
+        if name == "force" && value && !self.reader.scope.rules.branches.allow_force_push {
+            self.refuse(Rule::GithubForce, "a branch may not be moved by force")
+        } else {
+            Ok(())
         }
     }
 
@@ -208,13 +210,12 @@ impl Writer<'_, '_> {
     }
 
     fn named_repo(&self, text: &str) -> Result<(), Refused> {
-        match text.split_once('/').is_some_and(|(owner, name)| self.reader.scope.repo(owner, name).is_some()) {
-            true => Ok(()),
-            false => {
-                let reason =
-                    format!("{text} is not one of the repositories of {}", self.reader.scope.container.container_id);
-                self.refuse(Rule::GithubRepo, reason)
-            }
+        if text.split_once('/').is_some_and(|(owner, name)| self.reader.scope.repo(owner, name).is_some()) {
+            Ok(())
+        } else {
+            let reason =
+                format!("{text} is not one of the repositories of {}", self.reader.scope.container.container_id);
+            self.refuse(Rule::GithubRepo, reason)
         }
     }
 
@@ -229,9 +230,10 @@ impl Writer<'_, '_> {
             }
             _ => false,
         };
-        match own {
-            true => Ok(()),
-            false => self.refuse(Rule::GithubForeignIssue, format!("{url:?} may be an issue of another repository")),
+        if own {
+            Ok(())
+        } else {
+            self.refuse(Rule::GithubForeignIssue, format!("{url:?} may be an issue of another repository"))
         }
     }
 
