@@ -5,6 +5,10 @@
 #[path = "../../../filters/push/tests/support/mod.rs"]
 pub mod support;
 
+/// One stream through the chain of filters, with its events in any order.
+#[path = "../../stand-in/tests/support/mod.rs"]
+pub mod chain;
+
 pub mod packs;
 
 use policy::Container;
