@@ -23,21 +23,22 @@ const NO_TESTS: [&str; 9] = [
 const LONG: usize = 3;
 
 /// Which crates of ours, and whether the hostcalls' SDK, each one needs.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("policy", &[]),
     ("git-wire", &[]),
     ("registry-proto", &[]),
     ("push", &["git-wire", "policy"]),
-    ("envoy-host", &["proxy-wasm"]),
+    ("envoy-host", &["policy", "proxy-wasm"]),
     ("identity-filter", &["envoy-host", "policy", "registry-proto"]),
     ("github-filter", &["envoy-host", "policy", "registry-proto"]),
     ("push-filter", &["envoy-host", "git-wire", "policy", "push", "registry-proto"]),
-    ("scrub-filter", &["envoy-host"]),
+    ("scrub-filter", &["envoy-host", "policy"]),
     ("filter-chain", &["envoy-host", "github-filter", "identity-filter", "proxy-wasm", "push-filter", "scrub-filter"]),
     ("control-plane", &["policy", "push", "registry-proto"]),
     ("test-support", &[]),
     ("envoy-stand-in", &["filter-chain", "policy", "registry-proto"]),
     ("e2e", &[]),
+    ("fuzz", &["git-wire", "policy", "push"]),
 ];
 
 /// The SDK's hostcalls that are left: its dispatcher has to know the tokens that they return.

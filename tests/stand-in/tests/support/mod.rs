@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-pub mod orders;
 #[path = "../../../../filters/push/tests/support/pack.rs"]
 pub mod pack;
 
