@@ -42,7 +42,8 @@ const PHRASES: [&str; 29] = [
 ];
 
 /// Words that begin no sentence, no item of a list and no cell of a table. A question may begin with them.
-const BEGINNINGS: [&str; 9] = ["Nobody", "None", "One that", "Such", "That", "That which", "What", "Who", "Whoever"];
+const BEGINNINGS: [&str; 11] =
+    ["Nobody", "None", "One that", "Such", "That", "That which", "What", "Whatever", "Whichever", "Who", "Whoever"];
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
