@@ -116,10 +116,10 @@ impl Live {
             let _full = touch.try_send(());
         })?;
         // Directories, since files are replaced and not rewritten.
-        let policy_directory = config.policy_file.parent().map(|parent| match parent.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => parent,
-        });
+        let policy_directory = config
+            .policy_file
+            .parent()
+            .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
         for directory in filters.0.iter().map(PathBuf::as_path).chain(policy_directory).filter(|place| place.is_dir()) {
             watcher
                 .watch(directory, RecursiveMode::NonRecursive)

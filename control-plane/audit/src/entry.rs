@@ -11,11 +11,12 @@ use envoy_types::pb::envoy::data::accesslog::v3::{
 };
 use envoy_types::pb::google::protobuf::{BytesValue, Struct, value::Kind};
 use jiff::Timestamp;
+use policy::{RULE_HEADER, Rule};
 use prost::Message;
 use serde::Deserialize;
 
 use super::{Event, Line, Update};
-use base::contract::{self, AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER, shows};
+use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
@@ -76,7 +77,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         // No filter of ours was asked: Envoy answered by itself.
         stage: "listener".into(),
         verdict: "deny".into(),
-        rule: "listener.closed".into(),
+        rule: Rule::ListenerClosed.name().into(),
         reason: response.response_code_details.clone(),
         ..Default::default()
     });
@@ -92,9 +93,9 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     // An answer of Envoy's own, after all stages allowed or before any was asked; an upstream's header of this name
     // is removed before.
     if let Some(rule) = response.response_headers.get(RULE_HEADER)
-        && (decision.verdict == "allow" || decision.rule == "listener.closed")
+        && (decision.verdict == "allow" || decision.rule == Rule::ListenerClosed.name())
     {
-        decision.stage = contract::stage(rule).unwrap_or("listener").to_owned();
+        decision.stage = Rule::named(rule).map_or("listener", |rule| rule.stage().name()).to_owned();
         decision.verdict = "deny".into();
         decision.rule.clone_from(rule);
         decision.reason.clone_from(&response.response_code_details);
@@ -102,7 +103,8 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     if decision.verdict != "allow" {
         // Whatever was meant, it was no permission.
         decision.verdict = "deny".into();
-        for (field, unnamed) in [(&mut decision.stage, "listener"), (&mut decision.rule, "listener.unnamed")] {
+        for (field, unnamed) in [(&mut decision.stage, "listener"), (&mut decision.rule, Rule::ListenerUnnamed.name())]
+        {
             if field.is_empty() {
                 unnamed.clone_into(field);
             }
@@ -154,7 +156,7 @@ pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
     Some(Line {
         stage: "listener".into(),
         verdict: "deny".into(),
-        rule: "listener.handshake".into(),
+        rule: Rule::ListenerHandshake.name().into(),
         reason: clean(reason),
         host: clean(&tls.tls_sni_hostname),
         bytes_up: bytes.received_bytes,

@@ -29,7 +29,7 @@ pub const PUBLIC: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of the CA can't be read or written.
-    #[error("the CA's file {path} cannot be used")]
+    #[error("the CA's file {path} can't be read or written")]
     File {
         /// The file.
         path: String,
@@ -45,13 +45,13 @@ pub enum Error {
         missing: String,
     },
     /// A rotation has begun already.
-    #[error("a new CA is staged already; finish that change first")]
+    #[error("a new CA is staged already; finish that rotation first")]
     Staged,
     /// No rotation has begun.
     #[error("no new CA is staged; begin with `sallyport ca rotate`")]
     NotStaged,
     /// The name is not a plain host name.
-    #[error("not a host name")]
+    #[error("the name is not a host name")]
     Name(#[from] policy::InvalidHost),
     /// The certificate library returned an error.
     #[error("certificate error")]

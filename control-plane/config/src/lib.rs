@@ -21,13 +21,13 @@ use outbound::upstreams::{Upstream, Upstreams};
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where sandboxes find the explicit proxy.
+    /// Where Envoy listens for sandboxes: the explicit proxy. Port 0 is any free port, chosen at the start.
     pub proxy: SocketAddr,
-    /// Where the operator finds the HTTP API.
+    /// Where the admin API listens. Port 0 is any free port, chosen at the start.
     pub admin: SocketAddr,
     /// Whom the HTTP API lets in.
     pub admin_auth: AdminAuth,
-    /// Where Envoy listens for its own resolver, and passes on to ours what it is asked. TCP.
+    /// Where Envoy listens for its own DNS queries, which it passes on to our resolver. TCP. Port 0 is any free port.
     pub resolver: SocketAddr,
     /// The nameservers that the resolver asks; empty is the system's.
     pub nameservers: Vec<SocketAddr>,
@@ -169,10 +169,10 @@ impl Config {
             None if raw.listen.admin.ip().is_loopback() => AdminAuth::Loopback,
             None | Some(RawAdminToken::Required) => AdminAuth::Token,
         };
-        if !raw.listen.resolver.ip().is_loopback() || raw.listen.resolver.port() == 0 {
+        if !raw.listen.resolver.ip().is_loopback() {
             return Err(value(
                 "listen.resolver".into(),
-                "the resolver is for Envoy alone; use an address in 127.0.0.0/8 or [::1], and a port".into(),
+                "the resolver is for Envoy alone; use an address in 127.0.0.0/8 or [::1]".into(),
             ));
         }
         let nameservers = nameservers(raw.nameservers, raw.listen.resolver)
@@ -312,7 +312,6 @@ mod tests {
         assert!(config("listen: {prxy: 1}").unwrap_err().to_string().contains("sallyport.yaml:1:"));
         for (text, hint) in [
             ("listen: {resolver: '0.0.0.0:8054'}", "for Envoy alone"),
-            ("listen: {resolver: '127.0.0.1:0'}", "and a port"),
             ("nameservers: []", "leave the key out"),
             ("nameservers: ['127.0.0.1:8054']", "ask itself"),
             ("nameservers: ['10.0.0.1:0']", "10.0.0.1:53"),

@@ -46,9 +46,10 @@ impl TryFrom<String> for Method {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match METHODS.contains(&name.as_str()) {
-            true => Ok(Self(name)),
-            false => Err(format!("{name:?} is no method; expected some of {}", METHODS.join(", "))),
+        if METHODS.contains(&name.as_str()) {
+            Ok(Self(name))
+        } else {
+            Err(format!("{name:?} is no method; expected some of {}", METHODS.join(", ")))
         }
     }
 }
@@ -142,11 +143,12 @@ impl TryFrom<String> for OperationName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match is_operation(&name) {
-            true => Ok(Self(name)),
-            false => Err(format!(
+        if is_operation(&name) {
+            Ok(Self(name))
+        } else {
+            Err(format!(
                 "{name:?} is no operation; expected one as GitHub's API calls it, such as pulls/merge, or a mutation such as mergePullRequest; a refusal and the audit name it"
-            )),
+            ))
         }
     }
 }
@@ -161,11 +163,10 @@ impl TryFrom<String> for PathGlob {
 
     fn try_from(glob: String) -> Result<Self, String> {
         let part = |part: &str| !matches!(part, "" | "." | "..");
-        match glob.split('/').all(part) && !glob.contains('\\') && !glob.chars().any(char::is_control) {
-            true => Ok(Self(glob)),
-            false => Err(format!(
-                "{glob:?} is no path from the repository's root, such as .github/workflows/**; * is any text"
-            )),
+        if glob.split('/').all(part) && !glob.contains('\\') && !glob.chars().any(char::is_control) {
+            Ok(Self(glob))
+        } else {
+            Err(format!("{glob:?} is no path from the repository's root, such as .github/workflows/**; * is any text"))
         }
     }
 }
@@ -179,9 +180,10 @@ impl TryFrom<String> for Word {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
-            true => Err(format!("{text:?} is not a text without white space around it")),
-            false => Ok(Self(text)),
+        if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
+            Err(format!("{text:?} is not a text without white space around it"))
+        } else {
+            Ok(Self(text))
         }
     }
 }

@@ -8,10 +8,10 @@ use policy::{Access, HostPattern};
 struct Preset {
     name: &'static str,
     hosts: &'static [&'static str],
-    use_as: Use,
+    role: HostRole,
 }
 
-enum Use {
+enum HostRole {
     /// Every method.
     Api,
     /// GET and HEAD: nothing can be published, or carried out in a request's body.
@@ -34,23 +34,23 @@ const PRESETS: &[Preset] = &[
             "github-cloud.githubusercontent.com",
             "github-cloud.s3.amazonaws.com",
         ],
-        use_as: Use::Api,
+        role: HostRole::Api,
     },
-    Preset { name: "anthropic", hosts: &["api.anthropic.com"], use_as: Use::Api },
-    Preset { name: "openai", hosts: &["api.openai.com"], use_as: Use::Api },
-    Preset { name: "gemini", hosts: &["generativelanguage.googleapis.com"], use_as: Use::Api },
-    Preset { name: "pypi", hosts: &["pypi.org", "files.pythonhosted.org"], use_as: Use::Registry },
-    Preset { name: "npm", hosts: &["registry.npmjs.org"], use_as: Use::Registry },
-    Preset { name: "crates", hosts: &["crates.io", "index.crates.io", "static.crates.io"], use_as: Use::Registry },
-    Preset { name: "rust", hosts: &["static.rust-lang.org"], use_as: Use::Registry },
-    Preset { name: "golang", hosts: &["proxy.golang.org", "sum.golang.org"], use_as: Use::Registry },
-    Preset { name: "maven", hosts: &["repo.maven.apache.org", "repo1.maven.org"], use_as: Use::Registry },
-    Preset { name: "rubygems", hosts: &["rubygems.org", "index.rubygems.org"], use_as: Use::Registry },
-    Preset { name: "debian", hosts: &["deb.debian.org", "security.debian.org"], use_as: Use::Registry },
+    Preset { name: "anthropic", hosts: &["api.anthropic.com"], role: HostRole::Api },
+    Preset { name: "openai", hosts: &["api.openai.com"], role: HostRole::Api },
+    Preset { name: "gemini", hosts: &["generativelanguage.googleapis.com"], role: HostRole::Api },
+    Preset { name: "pypi", hosts: &["pypi.org", "files.pythonhosted.org"], role: HostRole::Registry },
+    Preset { name: "npm", hosts: &["registry.npmjs.org"], role: HostRole::Registry },
+    Preset { name: "crates", hosts: &["crates.io", "index.crates.io", "static.crates.io"], role: HostRole::Registry },
+    Preset { name: "rust", hosts: &["static.rust-lang.org"], role: HostRole::Registry },
+    Preset { name: "golang", hosts: &["proxy.golang.org", "sum.golang.org"], role: HostRole::Registry },
+    Preset { name: "maven", hosts: &["repo.maven.apache.org", "repo1.maven.org"], role: HostRole::Registry },
+    Preset { name: "rubygems", hosts: &["rubygems.org", "index.rubygems.org"], role: HostRole::Registry },
+    Preset { name: "debian", hosts: &["deb.debian.org", "security.debian.org"], role: HostRole::Registry },
     Preset {
         name: "ubuntu",
         hosts: &["archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com"],
-        use_as: Use::CleartextRegistry,
+        role: HostRole::CleartextRegistry,
     },
 ];
 
@@ -68,10 +68,10 @@ pub fn expand(name: &str) -> Option<(Vec<HostPattern>, Access)> {
     // Every name of the table is read by a test.
     let hosts = preset.hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect();
     let read_only = || Some(BTreeSet::from(["GET".to_owned(), "HEAD".to_owned()]));
-    let access = match preset.use_as {
-        Use::Api => Access::FULL,
-        Use::Registry => Access { methods: read_only(), cleartext: false },
-        Use::CleartextRegistry => Access { methods: read_only(), cleartext: true },
+    let access = match preset.role {
+        HostRole::Api => Access::FULL,
+        HostRole::Registry => Access { methods: read_only(), cleartext: false },
+        HostRole::CleartextRegistry => Access { methods: read_only(), cleartext: true },
     };
     Some((hosts, access))
 }

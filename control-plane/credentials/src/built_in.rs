@@ -18,7 +18,7 @@ pub struct BuiltIn {
     /// What it can be for beside that.
     pub also: &'static [Also],
     /// How it may be given, in this order; the first that has a value counts.
-    pub ways: &'static [Way],
+    pub injections: &'static [HeaderInjection],
 }
 
 /// What a built-in credential is for.
@@ -43,7 +43,7 @@ pub struct Also {
 
 /// Variables, and how their value is put in.
 #[derive(Debug)]
-pub struct Way {
+pub struct HeaderInjection {
     /// In this order.
     pub variables: &'static [&'static str],
     /// The header.
@@ -89,7 +89,11 @@ pub const BUILT_IN: &[BuiltIn] = &[
         host: "github.com",
         scope: Scope::GitHubGit,
         also: &[],
-        ways: &[Way { variables: GITHUB, header: "authorization", format: "Basic x-access-token:{}" }],
+        injections: &[HeaderInjection {
+            variables: GITHUB,
+            header: "authorization",
+            format: "Basic x-access-token:{}",
+        }],
     },
     BuiltIn {
         name: "github-api",
@@ -97,7 +101,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
         host: "api.github.com",
         scope: Scope::GitHubApi,
         also: &[],
-        ways: &[Way { variables: GITHUB, header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: GITHUB, header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "anthropic",
@@ -133,9 +137,9 @@ pub const BUILT_IN: &[BuiltIn] = &[
                 ],
             },
         ],
-        ways: &[
-            Way { variables: &["CLAUDE_CODE_OAUTH_TOKEN"], header: "authorization", format: BEARER },
-            Way { variables: &["ANTHROPIC_API_KEY"], header: "x-api-key", format: "{}" },
+        injections: &[
+            HeaderInjection { variables: &["CLAUDE_CODE_OAUTH_TOKEN"], header: "authorization", format: BEARER },
+            HeaderInjection { variables: &["ANTHROPIC_API_KEY"], header: "x-api-key", format: "{}" },
         ],
     },
     BuiltIn {
@@ -198,7 +202,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
                 ],
             },
         ],
-        ways: &[Way { variables: &["OPENAI_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["OPENAI_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "codex",
@@ -214,7 +218,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
         ]),
         also: &[],
         // A login: oauth/provider.rs.
-        ways: &[],
+        injections: &[],
     },
     BuiltIn {
         name: "gemini-cli",
@@ -240,7 +244,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
                 "POST /v1internal:setCodeAssistGlobalUserSetting",
             ],
         }],
-        ways: &[],
+        injections: &[],
     },
     BuiltIn {
         name: "gemini",
@@ -289,7 +293,11 @@ pub const BUILT_IN: &[BuiltIn] = &[
                 ],
             },
         ],
-        ways: &[Way { variables: &["GEMINI_API_KEY", "GOOGLE_API_KEY"], header: "x-goog-api-key", format: "{}" }],
+        injections: &[HeaderInjection {
+            variables: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+            header: "x-goog-api-key",
+            format: "{}",
+        }],
     },
     BuiltIn {
         name: "tavily",
@@ -300,7 +308,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
             Also { name: "research", endpoints: &["POST /research", "GET /research/*"] },
             Also { name: "usage", endpoints: &["GET /usage"] },
         ],
-        ways: &[Way { variables: &["TAVILY_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["TAVILY_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "perplexity",
@@ -316,7 +324,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
             name: "async",
             endpoints: &["GET|POST /async/chat/completions", "GET /async/chat/completions/*"],
         }],
-        ways: &[Way { variables: &["PERPLEXITY_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["PERPLEXITY_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "semantic-scholar",
@@ -331,7 +339,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
             "POST /recommendations/v1/papers/",
         ]),
         also: &[Also { name: "datasets", endpoints: &["GET /datasets/v1/**"] }],
-        ways: &[Way { variables: &["SEMANTIC_SCHOLAR_API_KEY"], header: "x-api-key", format: "{}" }],
+        injections: &[HeaderInjection { variables: &["SEMANTIC_SCHOLAR_API_KEY"], header: "x-api-key", format: "{}" }],
     },
     BuiltIn {
         name: "openrouter",
@@ -351,7 +359,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
             Also { name: "account", endpoints: &["GET /api/v1/key", "GET /api/v1/credits"] },
             Also { name: "generations", endpoints: &["GET /api/v1/generation"] },
         ],
-        ways: &[Way { variables: &["OPENROUTER_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["OPENROUTER_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "groq",
@@ -385,7 +393,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
                 ],
             },
         ],
-        ways: &[Way { variables: &["GROQ_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["GROQ_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "mistral",
@@ -429,7 +437,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
                 ],
             },
         ],
-        ways: &[Way { variables: &["MISTRAL_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["MISTRAL_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "xai",
@@ -454,7 +462,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
             Also { name: "images", endpoints: &["POST /v1/images/generations"] },
             Also { name: "responses", endpoints: &["DELETE|GET /v1/responses/*"] },
         ],
-        ways: &[Way { variables: &["XAI_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["XAI_API_KEY"], header: "authorization", format: BEARER }],
     },
     BuiltIn {
         name: "deepseek",
@@ -470,7 +478,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
             "GET /v1/models",
         ]),
         also: &[Also { name: "balance", endpoints: &["GET /user/balance"] }],
-        ways: &[Way { variables: &["DEEPSEEK_API_KEY"], header: "authorization", format: BEARER }],
+        injections: &[HeaderInjection { variables: &["DEEPSEEK_API_KEY"], header: "authorization", format: BEARER }],
     },
 ];
 

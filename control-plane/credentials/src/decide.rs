@@ -3,7 +3,7 @@
 //! Everything on a host of ours that a credential is not for is refused: no credential, no request.
 
 use jiff::Timestamp;
-use policy::{Container, Denial, Egress, HostName, Repo, Stage, Verdict};
+use policy::{Container, Denial, Egress, HostName, Repo, Rule, Stage, Verdict};
 
 use super::endpoint::canonical;
 use super::entry::Entry;
@@ -32,7 +32,7 @@ pub struct Grant<'a, 'c> {
     /// The repository of the container's that the request is about, if it is about one.
     pub repo: Option<&'c Repo>,
     /// The rule that allowed it.
-    pub rule: &'static str,
+    pub rule: Rule,
     /// Parameters of the query that are removed, as they are spelled there.
     pub parameters: Vec<String>,
 }
@@ -49,26 +49,27 @@ pub fn decide<'a, 'c>(
     credentials: &'a Credentials,
     now: Timestamp,
 ) -> Result<Grant<'a, 'c>, Denial> {
-    let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Credentials, rule, reason));
+    // Rules of the identity stage too are decided here, at the last moment.
+    let refuse = |rule, reason: String| Err(Denial { stage: Stage::Credentials, ..Denial::new(rule, reason) });
     // Who.
     let Some(container) = container else {
-        return refuse("identity.unknown", "no container is registered at your address".into());
+        return refuse(Rule::IdentityUnknown, "no container is registered at your address".into());
     };
     if container.expired(now) {
-        return refuse("identity.expired", format!("the registration expired at {}", container.expires_at));
+        return refuse(Rule::IdentityExpired, format!("the registration expired at {}", container.expires_at));
     }
     if let Some(why) = &container.blocked {
         let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
-        return refuse("credentials.blocked", reason);
+        return refuse(Rule::CredentialsBlocked, reason);
     }
     let Some(entry) = credentials.entry(request.host) else {
-        return refuse("credentials.host", format!("there is no credential for {}", request.host));
+        return refuse(Rule::CredentialsHost, format!("there is no credential for {}", request.host));
     };
     // What the gateway answers by itself is worth nothing, and so for everybody.
-    if !matches!(entry.scope, Scope::Answer(_)) {
+    if !matches!(entry.scope, Scope::TokenEndpoint(_)) {
         if !entry.admits(container) {
             return refuse(
-                "credentials.container",
+                Rule::CredentialsContainer,
                 format!("this container may not use the credential {}", entry.name),
             );
         }
@@ -78,34 +79,34 @@ pub fn decide<'a, 'c>(
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
     let plain = match &entry.scope {
         Scope::GitHubApi => github::canonical_api(path),
-        Scope::GitHubGit | Scope::Endpoints(_) | Scope::Answer(_) => canonical(path),
+        Scope::GitHubGit | Scope::Endpoints(_) | Scope::TokenEndpoint(_) => canonical(path),
     };
     if !plain {
-        return refuse("credentials.path", "the path is not in its canonical spelling".into());
+        return refuse(Rule::CredentialsPath, "the path is not in its canonical spelling".into());
     }
     let (rule, repo) = match &entry.scope {
-        Scope::GitHubGit => ("credentials.git", Some(github::git(container, request.method, path)?)),
-        Scope::GitHubApi => ("credentials.api", github::api(container, request.method, path)?),
+        Scope::GitHubGit => (Rule::CredentialsGit, Some(github::git(container, request.method, path)?)),
+        Scope::GitHubApi => (Rule::CredentialsApi, github::api(container, request.method, path)?),
         Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
-            ("credentials.endpoint", None)
+            (Rule::CredentialsEndpoint, None)
         }
-        Scope::Answer(service) => {
+        Scope::TokenEndpoint(service) => {
             let own = service.endpoints().iter().find(|(host, _)| *host == request.host.as_str());
             match own {
-                Some((_, own)) if request.method == "POST" && path == own.as_bytes() => ("credentials.stub", None),
+                Some((_, own)) if request.method == "POST" && path == own.as_bytes() => (Rule::CredentialsStub, None),
                 _ => {
                     let reason = format!(
                         "the gateway keeps the login; of {} it answers the token endpoint by itself, and nothing passes",
                         request.host
                     );
-                    return refuse("credentials.path", reason);
+                    return refuse(Rule::CredentialsPath, reason);
                 }
             }
         }
         Scope::Endpoints(endpoints) => {
             let known: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             let reason = format!("the credential {} is for {} only", entry.name, known.join(", "));
-            let denial = Denial::forbidden(Stage::Credentials, "credentials.path", reason);
+            let denial = Denial::new(Rule::CredentialsPath, reason);
             // 426 is understood as "not by WebSocket": Codex then goes on with a POST, and after any other status tries
             // the WebSocket again and again, for seconds.
             return Err(if request.upgrade { Denial { status: 426, ..denial } } else { denial });
@@ -113,7 +114,7 @@ pub fn decide<'a, 'c>(
     };
     // How.
     let Some(parameters) = query_credentials(request.path, entry.parameter()) else {
-        return refuse("credentials.query", "a credential behind a ';' in the query cannot be removed".into());
+        return refuse(Rule::CredentialsQuery, "a credential behind a ';' in the query cannot be removed".into());
     };
     Ok(Grant { entry, repo, rule, parameters })
 }
@@ -135,15 +136,15 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
         return Ok(());
     }
     let reason = format!("{} is allowed here by a suffix; the credential {} wants its name", request.host, entry.name);
-    Err(Denial::forbidden(Stage::Credentials, "credentials.host", reason))
+    Err(Denial::new(Rule::CredentialsHost, reason))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::entry::{Place, Way};
-    use crate::source::Use;
+    use crate::entry::{Injection, Location};
+    use crate::source::Subject;
     use crate::{raws, read};
     use policy::{Access, HostPattern};
     use secrecy::ExposeSecret;
@@ -186,19 +187,19 @@ mod tests {
         let host = HostName::parse(host.as_bytes()).unwrap();
         let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
         let grant = decide(container, request, &egress(host.as_str()), credentials, NOW.parse().unwrap())?;
-        let whom = container.map(|container| Use { container, repo: grant.repo });
-        let (way, value) = grant.entry.value(whom).await?;
-        Ok(format!("{}: {}", place(way), way.format.fill(value.expose_secret())))
+        let subject = container.map(|container| Subject { container, repo: grant.repo });
+        let (injection, value) = grant.entry.value(subject).await?;
+        Ok(format!("{}: {}", location(injection), injection.format.fill(value.expose_secret())))
     }
 
-    fn place(way: &Way) -> &str {
-        match &way.place {
-            Place::Header(name) | Place::Query(name) => name,
+    fn location(injection: &Injection) -> &str {
+        match &injection.location {
+            Location::Header(name) | Location::Query(name) => name,
         }
     }
 
     async fn rule(container: &Container, target: &str) -> &'static str {
-        run(Some(container), target, &all()).await.map_or_else(|denial| denial.rule, |_| "")
+        run(Some(container), target, &all()).await.map_or_else(|denial| denial.rule.name(), |_| "")
     }
 
     #[tokio::test]
@@ -322,7 +323,7 @@ mod tests {
             let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
             let decided =
                 decide(Some(&known), request, &egress(request.host.as_str()), &credentials, NOW.parse().unwrap());
-            decided.map_or_else(|denial| denial.rule, |grant| grant.rule)
+            decided.map_or_else(|denial| denial.rule.name(), |grant| grant.rule.name())
         };
         assert_eq!(judge("POST", "auth.openai.com", "/oauth/token"), "credentials.stub");
         assert_eq!(judge("POST", "auth.openai.com", "/oauth/token?x=1"), "credentials.stub");
@@ -381,7 +382,7 @@ mod tests {
         blocked.blocked = Some("a filter panicked".into());
         for target in ["GET github.com/acme/app/info/refs", "POST api.openai.com/v1/responses"] {
             let denial = run(Some(&blocked), target, &all()).await.unwrap_err();
-            assert_eq!((denial.status, denial.rule), (403, "credentials.blocked"), "{target}");
+            assert_eq!((denial.status, denial.rule), (403, Rule::CredentialsBlocked), "{target}");
             assert!(denial.reason.contains("a filter panicked"), "{}", denial.reason);
         }
     }
@@ -427,7 +428,7 @@ mod tests {
         ];
         for (target, hint) in cases {
             let denial = run(Some(&container()), target, &none).await.unwrap_err();
-            assert_eq!((denial.status, denial.rule), (502, "credentials.missing"), "{target}");
+            assert_eq!((denial.status, denial.rule), (502, Rule::CredentialsMissing), "{target}");
             assert!(denial.reason.contains(hint) && !denial.reason.contains("nonexistent"), "{}", denial.reason);
         }
         // What is refused anyway is not told what is missing.
@@ -444,7 +445,7 @@ mod tests {
             let host = HostName::parse(host.as_bytes()).unwrap();
             let request = Request { host: &host, method: "GET", path: b"/v1/models", upgrade: false };
             decide(Some(&container), request, egress, &credentials, NOW.parse().unwrap())
-                .map_or_else(|d| d.rule, |g| g.rule)
+                .map_or_else(|d| d.rule.name(), |g| g.rule.name())
         };
         let (named, below, none) = (egress("api.openai.com"), egress("*.openai.com"), Egress::default());
         let (host, granted) = ("api.openai.com", "credentials.endpoint");

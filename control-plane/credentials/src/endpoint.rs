@@ -90,10 +90,7 @@ impl fmt::Display for Endpoint {
 /// # Errors
 /// It is none that ever passes.
 pub fn read_method(text: &str) -> Result<String, Invalid> {
-    match METHODS.contains(&text) {
-        true => Ok(text.to_owned()),
-        false => Err(Invalid::Method(text.to_owned())),
-    }
+    if METHODS.contains(&text) { Ok(text.to_owned()) } else { Err(Invalid::Method(text.to_owned())) }
 }
 
 /// No byte in it that a server could decode, resolve or cut off into another path.

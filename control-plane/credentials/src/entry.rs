@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use policy::{AuthMode, Container, Denial, HostPattern, Stage};
+use policy::{AuthMode, Container, Denial, HostPattern, Rule};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::format::Format;
 use super::oauth::Login;
 use super::scope::Scope;
-use super::source::{Source, Unavailable, Use};
+use super::source::{Source, Subject, Unavailable};
 
 /// A credential.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Entry {
     /// What it is for there.
     pub scope: Scope,
     /// Where it comes from and how it is put in; the first that has a value counts.
-    pub ways: Vec<Way>,
+    pub injections: Vec<Injection>,
 }
 
 /// Which containers a credential is for: those that have all of this.
@@ -41,11 +41,11 @@ pub struct Admits {
 
 /// A source, and how what comes from it is put in.
 #[derive(Debug)]
-pub struct Way {
+pub struct Injection {
     /// Where the value comes from.
     pub source: Source,
     /// Where it is put in.
-    pub place: Place,
+    pub location: Location,
     /// What stands there.
     pub format: Format,
     /// The variables in which a program in a sandbox looks for it.
@@ -54,7 +54,7 @@ pub struct Way {
 
 /// Where in a request a credential stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// In this header, lower case.
     Header(String),
     /// In this parameter of the query, whose name needs no encoding.
@@ -71,14 +71,15 @@ impl Entry {
             && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
     }
 
-    /// The value now, and the way that it came. Of some sources it is for `whom` only; without, it is one for all.
+    /// The present value, and its injection. The value of some sources is for `subject` alone. Without a subject, it is
+    /// the value for all.
     ///
     /// # Errors
     /// 502 where there is none, 503 where a source fails.
-    pub async fn value(&self, whom: Option<Use<'_>>) -> Result<(&Way, Arc<SecretString>), Denial> {
-        for way in &self.ways {
-            match way.source.value(&self.name, &way.format, whom).await {
-                Ok(value) => return Ok((way, value)),
+    pub async fn value(&self, subject: Option<Subject<'_>>) -> Result<(&Injection, Arc<SecretString>), Denial> {
+        for injection in &self.injections {
+            match injection.source.value(&self.name, &injection.format, subject).await {
+                Ok(value) => return Ok((injection, value)),
                 Err(Unavailable::Absent) => {}
                 Err(Unavailable::Failed) => return Err(self.failed()),
                 Err(Unavailable::NoRepository) => return Err(self.no_repository()),
@@ -90,60 +91,63 @@ impl Entry {
     /// The refusal where there is no value.
     pub fn missing(&self) -> Denial {
         let variables: Vec<&str> =
-            self.ways.iter().flat_map(|way| way.source.variables()).map(String::as_str).collect();
+            self.injections.iter().flat_map(|injection| injection.source.variables()).map(String::as_str).collect();
         let hint = match variables.as_slice() {
             [] => format!("the source that its operator has set at credentials.{} gives none", self.name),
             _ => format!("its operator can set {}", variables.join(" or ")),
         };
         let reason = format!("the gateway has no credential {}; {hint}", self.name);
-        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+        Denial::new(Rule::CredentialsMissing, reason)
     }
 
     /// The refusal where values are for repositories.
     fn no_repository(&self) -> Denial {
-        let reason =
-            "the gateway's GitHub App has tokens for registered repositories only, and there is none here".into();
-        Denial { stage: Stage::Credentials, rule: "credentials.missing", status: 502, reason }
+        let reason = "the gateway's GitHub App has tokens for registered repositories only, and there is none here";
+        Denial::new(Rule::CredentialsMissing, reason)
     }
 
     fn failed(&self) -> Denial {
         let reason = format!("the source of the credential {} fails; the gateway's operator can see why", self.name);
-        Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason }
+        Denial::new(Rule::CredentialsSource, reason)
     }
 
-    /// The parameter of a query in which one of its ways puts it.
+    /// The parameter of a query in which one of its injections puts it.
     pub fn parameter(&self) -> Option<&str> {
-        self.ways.iter().find_map(|way| match &way.place {
-            Place::Query(name) => Some(name.as_str()),
-            Place::Header(_) => None,
+        self.injections.iter().find_map(|injection| match &injection.location {
+            Location::Query(name) => Some(name.as_str()),
+            Location::Header(_) => None,
         })
     }
 
     /// Whether there is a value at this moment; a command is not run for it.
     pub fn has_value(&self) -> bool {
         // What the gateway answers by itself is there where its login is.
-        matches!(self.scope, Scope::Answer(_))
-            || self.ways.iter().any(|way| way.source.has_value(&self.name, &way.format))
+        matches!(self.scope, Scope::TokenEndpoint(_))
+            || self.injections.iter().any(|injection| injection.source.has_value(&self.name, &injection.format))
     }
 
     /// The logins that it may come from.
     pub fn logins(&self) -> impl Iterator<Item = &Arc<Login>> {
-        self.ways.iter().filter_map(|way| way.source.as_login())
+        self.injections.iter().filter_map(|injection| injection.source.as_login())
     }
 
-    /// The variables of the way in force, or of the last where none is.
+    /// The variables of the injection in force, or of the last if none has a value.
     pub fn placeholders(&self) -> impl Iterator<Item = &str> {
-        let in_force = self.ways.iter().find(|way| way.source.has_value(&self.name, &way.format));
-        in_force.or(self.ways.last()).into_iter().flat_map(|way| &way.variables).map(String::as_str)
+        let in_force =
+            self.injections.iter().find(|injection| injection.source.has_value(&self.name, &injection.format));
+        in_force.or(self.injections.last()).into_iter().flat_map(|injection| &injection.variables).map(String::as_str)
     }
 
     /// What is wrong with its sources.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        self.ways.iter().filter_map(|way| way.source.problem()).map(|problem| format!("{}: {problem}", self.name))
+        self.injections
+            .iter()
+            .filter_map(|injection| injection.source.problem())
+            .map(|problem| format!("{}: {problem}", self.name))
     }
 }
 
-impl Way {
+impl Injection {
     /// What is put in with `value`. The one place where a value is taken out of its wrapper to go into a request.
     pub fn fill(&self, value: &SecretString) -> String {
         self.format.fill(value.expose_secret())
@@ -152,15 +156,15 @@ impl Way {
     /// Where the value stands in a request, in the words of the scrub filter: in a header how many bytes stand before
     /// and behind it there, or in what is encoded there.
     pub fn whereabouts(&self) -> String {
-        match (&self.place, &self.format) {
-            (Place::Query(name), _) => format!("query {name}"),
-            (Place::Header(name), Format::Plain(before, after)) => {
+        match (&self.location, &self.format) {
+            (Location::Query(name), _) => format!("query {name}"),
+            (Location::Header(name), Format::Plain(before, after)) => {
                 format!("header {name} {} {}", before.len(), after.len())
             }
-            (Place::Header(name), Format::Basic(before, after)) => {
+            (Location::Header(name), Format::Basic(before, after)) => {
                 format!("basic {name} {} {}", before.len(), after.len())
             }
-            (Place::Header(name), Format::Query) => format!("header {name} 0 0"),
+            (Location::Header(name), Format::Query) => format!("header {name} 0 0"),
         }
     }
 }

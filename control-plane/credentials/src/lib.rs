@@ -3,7 +3,7 @@
 //! A credential is one [`entry::Entry`]: who may use it, where it may go, how it is put in. `built_in` has the ones
 //! that need no configuration, `raw` reads the operator's, `source` finds their values. `decide` is the one pure
 //! function that says who, where and how; `server` is Envoy's ext_authz around it. The one place where a value is taken
-//! out of its wrapper to go into a request is [`entry::Way::fill`]; logins and Apps show theirs to whoever renews them.
+//! out of its wrapper to go into a request is [`entry::Injection::fill`]; logins and Apps show theirs to whoever renews them.
 //!
 //! **Invariant:** on a host that has an entry and that the policy names, no request passes without a credential, and
 //! none with the sandbox's own.
@@ -26,21 +26,21 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use policy::{Denial, HostName, HostPattern, Stage};
+use policy::{Denial, HostName, HostPattern, Rule};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use entry::{Entry, Place};
+use entry::{Entry, Location};
 pub use format::PLACEHOLDER;
 use oauth::Login;
-use oauth::endpoint::{Endpoint, Refused};
+use oauth::endpoint::{Endpoint, RefreshError};
 use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
 use outbound::dns::Resolver;
 use outbound::https;
 use outbound::upstreams::Upstreams;
 pub use raw::{Raw, raws, read};
-pub use source::Use;
+pub use source::Subject;
 
 /// What the gateway can add, by host. Which entries there are is known at start; their values come and go.
 #[derive(Debug, Default)]
@@ -87,8 +87,8 @@ impl Credentials {
 
     /// Gives GitHub Apps the client by which they ask GitHub for their tokens.
     pub fn reach_github(&self, github: &Arc<https::Client>) {
-        let ways = self.entries.values().flat_map(|entry| &entry.ways);
-        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(github));
+        let injections = self.entries.values().flat_map(|entry| &entry.injections);
+        injections.filter_map(|injection| injection.source.as_app()).for_each(|app| app.reach(github));
     }
 
     /// What an operator is told of each credential that has no value now, for the hosts that are `wanted`.
@@ -97,21 +97,21 @@ impl Credentials {
         self.entries.values().filter(unset).map(|entry| entry.missing().reason).collect()
     }
 
-    /// The header by which a request of the gateway's own to `host` has its credential, made for `whom`.
+    /// The header by which a request of the gateway's own to `host` has its credential, made for `subject`.
     ///
     /// # Errors
     /// There is none for that host, or no value.
     pub async fn own_request(
         &self,
         host: &HostName,
-        whom: Option<Use<'_>>,
+        subject: Option<Subject<'_>>,
     ) -> Result<(HeaderName, HeaderValue), Denial> {
-        let none = || Denial::forbidden(Stage::Credentials, "credentials.host", format!("{host} has no credential"));
-        let (way, value) = self.entry(host).ok_or_else(none)?.value(whom).await?;
-        let Place::Header(name) = &way.place else { return Err(none()) };
+        let none = || Denial::new(Rule::CredentialsHost, format!("{host} has no credential"));
+        let (injection, value) = self.entry(host).ok_or_else(none)?.value(subject).await?;
+        let Location::Header(name) = &injection.location else { return Err(none()) };
         // Both are checked when they are read.
         let name = HeaderName::try_from(name).map_err(|_| none())?;
-        let mut value = HeaderValue::try_from(way.fill(&value)).map_err(|_| none())?;
+        let mut value = HeaderValue::try_from(injection.fill(&value)).map_err(|_| none())?;
         value.set_sensitive(true);
         Ok((name, value))
     }
@@ -148,16 +148,16 @@ impl Credentials {
                 }
                 None => None,
             };
-            let ask: oauth::Ask = Box::new(move |order| {
+            let refresher: oauth::Refresher = Box::new(move |order| {
                 let endpoint = endpoint.clone();
                 Box::pin(async move {
                     match endpoint {
                         Some(endpoint) => refresh::apart(order, &endpoint).await,
-                        None => Outcome::Refused(Refused::ForGood("nobody refreshes it".into())),
+                        None => Outcome::Refused(RefreshError::ForGood("nobody refreshes it".into())),
                     }
                 })
             });
-            tasks.spawn(Arc::clone(login).run(login.home(state_dir), ask, stopped.clone()));
+            tasks.spawn(Arc::clone(login).run(login.home(state_dir), refresher, stopped.clone()));
         }
         Ok(tasks)
     }

@@ -45,7 +45,7 @@ const FLOOR: SignedDuration = SignedDuration::from_secs(60);
 const DOUBLED: u32 = 6;
 
 /// How a login is refreshed.
-pub type Ask = Box<dyn Fn(Order) -> BoxFuture<'static, Outcome> + Send + Sync>;
+pub type Refresher = Box<dyn Fn(Order) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// A login.
 #[derive(Debug)]
@@ -189,8 +189,8 @@ impl Login {
     }
 
     /// Keeps it fresh until `stopped`. A refresh that has begun is ended first: its answer may be the only token left.
-    pub async fn run(self: Arc<Self>, home: Home, ask: Ask, stopped: watch::Receiver<bool>) {
-        Keeper::new(&self, home, ask).run(stopped).await;
+    pub async fn run(self: Arc<Self>, home: Home, refresher: Refresher, stopped: watch::Receiver<bool>) {
+        Keeper::new(&self, home, refresher).run(stopped).await;
     }
 
     fn about(&self, problem: &str) -> String {

@@ -1,11 +1,11 @@
 //! Credentials as the operator configures them under `credentials:`, merged with the built-in ones.
 //!
-//! `shape` is what serde reads, `merge` makes one entry of an operator's and a built-in one, `place` reads where the
+//! `shape` is what serde reads, `merge` makes one entry of an operator's and a built-in one, `location` reads where the
 //! value stands in a request, `source` and `login` make what the value comes from.
 
+mod location;
 mod login;
 mod merge;
-mod place;
 mod shape;
 mod source;
 
@@ -128,7 +128,7 @@ fn by_host(found: Vec<Entry>) -> Result<BTreeMap<HostPattern, Entry>, Problem> {
 mod tests {
     use policy::AuthMode;
 
-    use super::super::entry::Place;
+    use super::super::entry::Location;
     use super::super::format::Format;
     use super::super::scope::Scope;
     use super::*;
@@ -147,8 +147,8 @@ mod tests {
         read(&raws, Path::new("/etc/sallyport"), &get).map_err(|error| format!("{}: {}", error.key, error.problem))
     }
 
-    fn at(header: &str) -> Place {
-        Place::Header(header.to_owned())
+    fn at(header: &str) -> Location {
+        Location::Header(header.to_owned())
     }
 
     /// The entry for `host`, written as in the configuration.
@@ -192,10 +192,10 @@ mod tests {
         assert!(entry(&credentials, "api.openai.com").is_none());
         let git = entry(&credentials, "github.com").unwrap();
         assert!(matches!(git.scope, Scope::GitHubGit));
-        assert_eq!(git.ways[0].format, Format::Basic("x-access-token:".into(), String::new()));
+        assert_eq!(git.injections[0].format, Format::Basic("x-access-token:".into(), String::new()));
         assert!(matches!(entry(&credentials, "api.github.com").unwrap().scope, Scope::GitHubApi));
         let anthropic = entry(&credentials, "api.anthropic.com").unwrap();
-        assert_eq!((anthropic.ways.len(), &anthropic.ways[0].place), (1, &at("x-api-key")));
+        assert_eq!((anthropic.injections.len(), &anthropic.injections[0].location), (1, &at("x-api-key")));
         assert!(matches!(&anthropic.scope, Scope::Endpoints(endpoints) if endpoints.len() == 1));
         assert_eq!(anthropic.admits.mode, Some(AuthMode::User));
         assert!(credentials.placeholders().contains(&"ANTHROPIC_API_KEY"), "programs look for it all the same");
@@ -209,11 +209,11 @@ mod tests {
         )
         .unwrap();
         let search = entry(&credentials, "api.example.net").unwrap();
-        assert_eq!(search.ways[0].place, at("authorization"));
-        assert_eq!(search.ways[0].format, Format::Plain("Bearer ".into(), String::new()));
+        assert_eq!(search.injections[0].location, at("authorization"));
+        assert_eq!(search.injections[0].format, Format::Plain("Bearer ".into(), String::new()));
         let vault = entry(&credentials, "api.example.com").unwrap();
-        assert_eq!(vault.ways[0].place, at("x-key"));
-        assert_eq!(vault.ways[0].format, Format::Plain(String::new(), String::new()));
+        assert_eq!(vault.injections[0].location, at("x-key"));
+        assert_eq!(vault.injections[0].format, Format::Plain(String::new(), String::new()));
         let Scope::Endpoints(endpoints) = &vault.scope else { unreachable!() };
         assert_eq!(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(), ["GET|POST /v1/**", "PUT /v2/x"]);
         let hosts: Vec<String> = credentials.configured().iter().map(ToString::to_string).collect();
@@ -257,8 +257,8 @@ mod tests {
             assert!(!concerned(hosts), "{hosts}");
         }
         let own = entry(&credentials, "*.example.com").unwrap();
-        assert_eq!(own.ways[0].place, Place::Query("sig".into()));
-        assert_eq!(own.ways[0].format, Format::Query);
+        assert_eq!(own.injections[0].location, Location::Query("sig".into()));
+        assert_eq!(own.injections[0].format, Format::Query);
     }
 
     #[test]

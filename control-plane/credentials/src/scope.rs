@@ -15,5 +15,5 @@ pub enum Scope {
     /// These; empty is none.
     Endpoints(Vec<Endpoint>),
     /// A token endpoint: the gateway answers by itself, and nothing goes on.
-    Answer(Service),
+    TokenEndpoint(Service),
 }

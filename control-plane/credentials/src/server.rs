@@ -15,17 +15,17 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
-use policy::{Authority, Denial, Form, Stage, render};
+use policy::{Authority, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::Credentials;
 use super::decide::{Grant, Request, decide};
-use super::entry::{Place, Way};
+use super::entry::{Injection, Location};
 use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::scope::Scope;
-use super::source::Use;
+use super::source::Subject;
 use base::contract::CREDENTIAL_HEADERS;
 use base::telemetry;
 use registry::Registry;
@@ -49,7 +49,7 @@ impl Server {
     }
 
     async fn judge(&self, attributes: &AttributeContext) -> Result<CheckResponse, Denial> {
-        let unreadable = |what: &str| Denial::forbidden(Stage::Credentials, "credentials.unreadable", what);
+        let unreadable = |what: &str| Denial::new(Rule::CredentialsUnreadable, what);
         let source = source(attributes).ok_or_else(|| unreadable("the source address is missing"))?;
         let http = attributes
             .request
@@ -59,30 +59,29 @@ impl Server {
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
         let upgrade = http.headers.contains_key("upgrade");
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes(), upgrade };
-        let mut found: Option<(u64, &Way, Arc<SecretString>)> = None;
+        let mut found: Option<(u64, &Injection, Arc<SecretString>)> = None;
         for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);
             let container = container.as_deref();
             let grant =
                 decide(container, request, &self.registry.policy().egress, &self.credentials, Timestamp::now())?;
-            if let Scope::Answer(service) = grant.entry.scope {
+            if let Scope::TokenEndpoint(service) = grant.entry.scope {
                 return Ok(answer(service, grant.rule));
             }
             let generation = container.map_or(0, |container| container.generation);
             // A source can take seconds, and the container may have been removed or narrowed meanwhile. What was for
             // the record of before may be for more than this one has.
-            if let Some((of, way, value)) = &found
+            if let Some((of, injection, value)) = &found
                 && *of == generation
             {
                 telemetry::injected(&grant.entry.name);
-                return Ok(inject(&grant, way, value));
+                return Ok(inject(&grant, injection, value));
             }
-            let whom = container.map(|container| Use { container, repo: grant.repo });
-            let (way, value) = grant.entry.value(whom).await?;
-            found = Some((generation, way, value));
+            let subject = container.map(|container| Subject { container, repo: grant.repo });
+            let (injection, value) = grant.entry.value(subject).await?;
+            found = Some((generation, injection, value));
         }
-        let reason = "the container's registration changes all the time; try again".into();
-        Err(Denial { stage: Stage::Credentials, rule: "credentials.source", status: 503, reason })
+        Err(Denial::new(Rule::CredentialsSource, "the container's registration changes all the time; try again"))
     }
 }
 
@@ -106,24 +105,24 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckResponse {
-    let filled = way.fill(value);
+fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) -> CheckResponse {
+    let filled = injection.fill(value);
     // Envoy removes after it has added; what is added replaces every header, and every parameter, of its name.
-    let others = |place: &dyn Fn(String) -> Place, names: &mut dyn Iterator<Item = &str>| {
-        names.map(str::to_owned).filter(|name| place(name.clone()) != way.place).collect()
+    let others = |location: &dyn Fn(String) -> Location, names: &mut dyn Iterator<Item = &str>| {
+        names.map(str::to_owned).filter(|name| location(name.clone()) != injection.location).collect()
     };
     let mut ok = OkHttpResponse {
-        headers_to_remove: others(&Place::Header, &mut CREDENTIAL_HEADERS.into_iter()),
-        query_parameters_to_remove: others(&Place::Query, &mut grant.parameters.iter().map(String::as_str)),
+        headers_to_remove: others(&Location::Header, &mut CREDENTIAL_HEADERS.into_iter()),
+        query_parameters_to_remove: others(&Location::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };
-    match &way.place {
-        Place::Header(name) => ok.headers.push(header(name, &filled)),
-        Place::Query(name) => {
+    match &injection.location {
+        Location::Header(name) => ok.headers.push(header(name, &filled)),
+        Location::Query(name) => {
             ok.query_parameters_to_set.push(QueryParameter { key: name.clone(), value: filled });
         }
     }
-    if let Some(login) = way.source.as_login().filter(|login| login.names_account()) {
+    if let Some(login) = injection.source.as_login().filter(|login| login.names_account()) {
         match login.account() {
             Some(account) => ok.headers.push(header(ACCOUNT, &account)),
             None => ok.headers_to_remove.push(ACCOUNT.to_owned()),
@@ -131,13 +130,13 @@ fn inject(grant: &Grant<'_, '_>, way: &Way, value: &SecretString) -> CheckRespon
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(said("allow", grant.rule, "", Some(&way.whereabouts()))),
+        dynamic_metadata: Some(said("allow", grant.rule, "", Some(&injection.whereabouts()))),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
 
 /// An answer of the gateway's own, in place of a token endpoint's. To Envoy it is a denial, since nothing goes on.
-fn answer(service: Service, rule: &str) -> CheckResponse {
+fn answer(service: Service, rule: Rule) -> CheckResponse {
     let answered = DeniedHttpResponse {
         status: Some(HttpStatus { code: 200 }),
         headers: vec![header("content-type", "application/json"), header("cache-control", "no-store")],
@@ -157,8 +156,8 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     let refusal = render(denial, Form::of_path(path), id);
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: refusal.status.into() }),
-        headers: vec![header("content-type", refusal.content_type), header("x-sallyport-rule", denial.rule)],
-        body: refusal.body,
+        headers: vec![header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())],
+        body: String::from_utf8_lossy(&refusal.body).into_owned(),
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
@@ -168,10 +167,10 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
 }
 
 /// What the audit says of this stage, beside what the filters say, and for the scrub filter where the credential stands.
-fn said(verdict: &str, rule: &str, reason: &str, place: Option<&str>) -> Struct {
+fn said(verdict: &str, rule: Rule, reason: &str, location: Option<&str>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule), ("reason", reason)];
-    let fields = audit.into_iter().chain(place.map(|place| ("place", place)));
+    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule.name()), ("reason", reason)];
+    let fields = audit.into_iter().chain(location.map(|location| ("place", location)));
     Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 

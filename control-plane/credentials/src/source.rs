@@ -23,7 +23,7 @@ const MAX_VALUE: usize = 8 << 10;
 
 /// For whom a value is, and for which of its repositories where the request is about one.
 #[derive(Clone, Copy, Debug)]
-pub struct Use<'a> {
+pub struct Subject<'a> {
     /// The container.
     pub container: &'a Container,
     /// One of its repositories.
@@ -33,12 +33,12 @@ pub struct Use<'a> {
 /// A source of one value.
 #[derive(Debug)]
 pub struct Source {
-    kind: Kind,
+    origin: Origin,
     problem: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum Origin {
     /// Read once, at start.
     Variables {
         names: Vec<String>,
@@ -88,52 +88,52 @@ impl Source {
                 }
             }
         }
-        Self { kind: Kind::Variables { names, value }, problem: Mutex::new(problem) }
+        Self { origin: Origin::Variables { names, value }, problem: Mutex::new(problem) }
     }
 
     /// A file's content.
     pub fn file(path: PathBuf) -> Self {
-        Self { kind: Kind::File(file::File::new(path)), problem: Mutex::default() }
+        Self { origin: Origin::File(file::File::new(path)), problem: Mutex::default() }
     }
 
     /// What a command prints, kept for `ttl`. `command` is a program and its arguments.
     pub fn command(program: String, arguments: Vec<String>, ttl: Duration) -> Self {
         let command = command::Command::new(program, arguments, ttl);
-        Self { kind: Kind::Command(Arc::new(command)), problem: Mutex::default() }
+        Self { origin: Origin::Command(Arc::new(command)), problem: Mutex::default() }
     }
 
     /// A login that the gateway keeps fresh.
     pub fn login(login: Arc<Login>) -> Self {
-        Self { kind: Kind::Login(login), problem: Mutex::default() }
+        Self { origin: Origin::Login(login), problem: Mutex::default() }
     }
 
     /// The login, where it is one.
     pub fn as_login(&self) -> Option<&Arc<Login>> {
-        match &self.kind {
-            Kind::Login(login) => Some(login),
+        match &self.origin {
+            Origin::Login(login) => Some(login),
             _ => None,
         }
     }
 
     /// The tokens of a GitHub App.
     pub fn app(app: Arc<app::App>) -> Self {
-        Self { kind: Kind::App(app), problem: Mutex::default() }
+        Self { origin: Origin::App(app), problem: Mutex::default() }
     }
 
     /// One that fails, for a reason that is known from the start.
     pub fn broken(names: Vec<String>, problem: String) -> Self {
-        Self { kind: Kind::Variables { names, value: None }, problem: Mutex::new(Some(problem)) }
+        Self { origin: Origin::Variables { names, value: None }, problem: Mutex::new(Some(problem)) }
     }
 
     /// Its App, if it is one.
     pub fn as_app(&self) -> Option<&app::App> {
-        match &self.kind {
-            Kind::App(app) => Some(app),
+        match &self.origin {
+            Origin::App(app) => Some(app),
             _ => None,
         }
     }
 
-    /// The value now, for `whom`, which matters to an App only. `name` is the credential's, for the log; what comes is
+    /// The value now, for `subject`, which matters to an App only. `name` is the credential's, for the log; what comes is
     /// checked against `format`.
     ///
     /// # Errors
@@ -142,53 +142,53 @@ impl Source {
         &self,
         name: &str,
         format: &Format,
-        whom: Option<Use<'_>>,
+        subject: Option<Subject<'_>>,
     ) -> Result<Arc<SecretString>, Unavailable> {
-        match &self.kind {
-            Kind::Variables { value: Some(value), .. } => Ok(Arc::clone(value)),
-            Kind::Variables { .. } if self.problem().is_some() => Err(Unavailable::Failed),
-            Kind::Variables { .. } => Err(Unavailable::Absent),
-            Kind::File(file) => {
+        match &self.origin {
+            Origin::Variables { value: Some(value), .. } => Ok(Arc::clone(value)),
+            Origin::Variables { .. } if self.problem().is_some() => Err(Unavailable::Failed),
+            Origin::Variables { .. } => Err(Unavailable::Absent),
+            Origin::File(file) => {
                 let (reading, warning) = file.read(format).await;
                 self.report(name, reading.as_ref().err().cloned().or(warning));
                 reading.map_err(|_| Unavailable::Failed)?.ok_or(Unavailable::Absent)
             }
-            Kind::Command(command) => {
+            Origin::Command(command) => {
                 let (value, problem) = command.value(format).await;
                 self.report(name, problem);
                 value.ok_or(Unavailable::Failed)
             }
-            Kind::Login(login) => login.value().await.ok_or(Unavailable::Failed),
-            Kind::App(app) => app.value(whom).await,
+            Origin::Login(login) => login.value().await.ok_or(Unavailable::Failed),
+            Origin::App(app) => app.value(subject).await,
         }
     }
 
     /// Whether there is a value at this moment. A command and an App are taken to have one.
     pub fn has_value(&self, name: &str, format: &Format) -> bool {
-        match &self.kind {
-            Kind::Variables { value, .. } => value.is_some(),
-            Kind::File(file) => {
+        match &self.origin {
+            Origin::Variables { value, .. } => value.is_some(),
+            Origin::File(file) => {
                 let (reading, warning) = file.read_now(format);
                 self.report(name, reading.as_ref().err().cloned().or(warning));
                 matches!(reading, Ok(Some(_)))
             }
-            Kind::Command(_) | Kind::Login(_) | Kind::App(_) => true,
+            Origin::Command(_) | Origin::Login(_) | Origin::App(_) => true,
         }
     }
 
     /// The variables that an operator can set.
     pub fn variables(&self) -> &[String] {
-        match &self.kind {
-            Kind::Variables { names, .. } => names,
-            Kind::File(_) | Kind::Command(_) | Kind::Login(_) | Kind::App(_) => &[],
+        match &self.origin {
+            Origin::Variables { names, .. } => names,
+            Origin::File(_) | Origin::Command(_) | Origin::Login(_) | Origin::App(_) => &[],
         }
     }
 
     /// What is wrong with it, as far as it is known.
     pub fn problem(&self) -> Option<String> {
-        match &self.kind {
-            Kind::App(app) => app.problem(),
-            Kind::Login(login) => login.problem(),
+        match &self.origin {
+            Origin::App(app) => app.problem(),
+            Origin::Login(login) => login.problem(),
             _ => self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -260,8 +260,8 @@ mod tests {
             let get = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
             Source::variables_of(vec!["A".into(), "B".into()], &format, &get)
         };
-        let value = |source: Source| match source.kind {
-            Kind::Variables { value, .. } => value.map(|value| value.expose_secret().to_owned()),
+        let value = |source: Source| match source.origin {
+            Origin::Variables { value, .. } => value.map(|value| value.expose_secret().to_owned()),
             _ => None,
         };
         assert_eq!(value(source(&[("A", "1"), ("B", "2")])).unwrap(), "1");

@@ -14,7 +14,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use policy::HostName;
 use tokio::sync::Semaphore;
 
-use credentials::{Credentials, Use};
+use credentials::{Credentials, Subject};
 use outbound::dns::Resolver;
 use outbound::https::{self, Failure, Limits, Place};
 use outbound::upstreams::Upstreams;
@@ -43,7 +43,7 @@ const MINTS: usize = 256;
 
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     /// Its status.
     pub status: u16,
     /// Its body.
@@ -116,27 +116,33 @@ impl Client {
         Ok(Self { https, credentials, shares: Mutex::default() })
     }
 
-    /// GET of `path`, for `whom` and with a credential that is good for them; for nobody with one that is good for all.
+    /// GET of `path`, for `subject` and with a credential that is good for them; for nobody with one that is good for all.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn get(&self, whom: Option<Use<'_>>, path: &str) -> Result<Answer, Error> {
-        self.call(whom, Method::GET, path, Bytes::new()).await
+    pub async fn get(&self, subject: Option<Subject<'_>>, path: &str) -> Result<ApiResponse, Error> {
+        self.call(subject, Method::GET, path, Bytes::new()).await
     }
 
     /// POST of `body`, which is JSON, to `path`. Sent a second time where a kept connection fails: for questions only.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn ask(&self, whom: Use<'_>, path: &str, body: Vec<u8>) -> Result<Answer, Error> {
-        self.call(Some(whom), Method::POST, path, body.into()).await
+    pub async fn ask(&self, subject: Subject<'_>, path: &str, body: Vec<u8>) -> Result<ApiResponse, Error> {
+        self.call(Some(subject), Method::POST, path, body.into()).await
     }
 
-    async fn call(&self, whom: Option<Use<'_>>, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
-        let header = self.credentials.own_request(self.https.host(), whom).await;
+    async fn call(
+        &self,
+        subject: Option<Subject<'_>>,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<ApiResponse, Error> {
+        let header = self.credentials.own_request(self.https.host(), subject).await;
         let header = header.map_err(|denial| Error::NoCredential(denial.reason))?;
         let call = self.https.call(method, path, [header], body);
-        let Some(Use { container, .. }) = whom else { return Ok(call.await?.into()) };
+        let Some(Subject { container, .. }) = subject else { return Ok(call.await?.into()) };
         let share = self.share(container.container_ip);
         let late = || https::Error { host: self.https.host().clone(), failure: Failure::Late(DEADLINE) };
         let in_turn = async {
@@ -160,7 +166,7 @@ impl Client {
     }
 }
 
-impl From<https::Answer> for Answer {
+impl From<https::Answer> for ApiResponse {
     fn from(answer: https::Answer) -> Self {
         let scopes = answer.headers.get("x-oauth-scopes").and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self { status: answer.status, body: answer.body, scopes }
@@ -197,7 +203,7 @@ mod tests {
         let get = |container: Arc<Container>, path| {
             let client = Arc::clone(&rig.client);
             async move {
-                client.get(Some(Use { container: &container, repo: None }), path).await.map(|answer| answer.status)
+                client.get(Some(Subject { container: &container, repo: None }), path).await.map(|answer| answer.status)
             }
         };
         let (busy, other) = (of("10.0.0.1"), of("10.0.0.2"));

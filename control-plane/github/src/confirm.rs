@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::client::Client;
 use super::recent::Recent;
-use credentials::Use;
+use credentials::Subject;
 use registry::Registry;
 
 /// The longest id. A ref's holds its name, which has 255 bytes at the most.
@@ -129,7 +129,7 @@ impl Confirm {
     async fn ask(&self, container: &Container, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
         let body = json!({ "query": QUERY, "variables": { "ids": ids } });
         let nodes =
-            match self.client.ask(Use { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
+            match self.client.ask(Subject { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
                 Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
                 Ok(answer) => Err(format!("status {}", answer.status)),
                 Err(error) => Err(error.to_string()),
@@ -205,10 +205,7 @@ impl Node {
 fn read(body: &[u8], count: usize) -> Result<Vec<Option<Node>>, String> {
     let raw: Raw = serde_json::from_slice(body).map_err(|error| format!("its answer is not understood: {error}"))?;
     let nodes = raw.data.ok_or("its answer has no data")?.nodes;
-    match nodes.len() == count {
-        true => Ok(nodes),
-        false => Err(format!("it answers {} nodes for {count}", nodes.len())),
-    }
+    if nodes.len() == count { Ok(nodes) } else { Err(format!("it answers {} nodes for {count}", nodes.len())) }
 }
 
 /// Whether the node that GitHub knows by `id` is the container's, and if it is a branch, one that it may move.

@@ -17,9 +17,9 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::client::{Answer, Client, Error};
+use super::client::{ApiResponse, Client, Error};
 use base::problems::Problems;
-use credentials::Use;
+use credentials::Subject;
 use registry::{Change, Registry};
 
 /// How long an answer counts.
@@ -295,9 +295,9 @@ fn noted(record: &Container, repo: &Repo, known: &Known) -> Option<Container> {
 
 /// Asks for `repo`, which `record` has.
 async fn ask(client: &Client, record: &Container, repo: &Repo) -> Result<Known, Failure> {
-    let whom = Use { container: record, repo: Some(repo) };
+    let subject = Subject { container: record, repo: Some(repo) };
     // A repository's name has no character that a path could not have.
-    let answer = client.get(Some(whom), &format!("/repos/{repo}")).await.map_err(Failure::Later)?;
+    let answer = client.get(Some(subject), &format!("/repos/{repo}")).await.map_err(Failure::Later)?;
     read(repo, &answer)
 }
 
@@ -309,7 +309,7 @@ struct Raw {
     default_branch: String,
 }
 
-fn read(repo: &Repo, answer: &Answer) -> Result<Known, Failure> {
+fn read(repo: &Repo, answer: &ApiResponse) -> Result<Known, Failure> {
     let refused = |why: &str| Err(Failure::Refused(why.to_owned()));
     match answer.status {
         200 => {}
@@ -321,9 +321,10 @@ fn read(repo: &Repo, answer: &Answer) -> Result<Known, Failure> {
     let Ok(raw) = serde_json::from_slice::<Raw>(&answer.body) else {
         return refused("GitHub's answer is not understood");
     };
-    match raw.full_name.eq_ignore_ascii_case(&repo.to_string()) {
-        true => Ok(Known { id: raw.id, default_branch: raw.default_branch }),
-        false => refused("GitHub answers with a repository of another name"),
+    if raw.full_name.eq_ignore_ascii_case(&repo.to_string()) {
+        Ok(Known { id: raw.id, default_branch: raw.default_branch })
+    } else {
+        refused("GitHub answers with a repository of another name")
     }
 }
 
@@ -450,7 +451,8 @@ mod tests {
     #[test]
     fn only_a_repository_of_that_very_name_is_taken() {
         let repo = Repo::parse("acme/app").unwrap();
-        let read = |status, body: &str| read(&repo, &Answer { status, body: body.to_owned().into(), scopes: None });
+        let read =
+            |status, body: &str| read(&repo, &ApiResponse { status, body: body.to_owned().into(), scopes: None });
         let good = json!({"id": 7, "full_name": "Acme/APP", "default_branch": "trunk"});
         assert_eq!(read(200, &good.to_string()).unwrap(), Known { id: 7, default_branch: "trunk".into() });
         let renamed = json!({"id": 7, "full_name": "acme/other", "default_branch": "trunk"});

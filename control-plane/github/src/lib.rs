@@ -25,8 +25,9 @@ mod testing;
 /// refused.
 fn container(registry: &Registry, address: IpAddr) -> Result<Arc<Container>, String> {
     let container = registry.lookup(address).1.ok_or("no container is registered at your address")?;
-    match container.expired(Timestamp::now()) || container.blocked.is_some() {
-        true => Err("the container's registration has expired, or is blocked".into()),
-        false => Ok(container),
+    if container.expired(Timestamp::now()) || container.blocked.is_some() {
+        Err("the container's registration has expired, or is blocked".into())
+    } else {
+        Ok(container)
     }
 }

@@ -5,6 +5,8 @@
 //! ancestors has it for ever, since a commit's name is a hash over its parents' names: that is remembered. Its contrary
 //! is not, as it may mean that GitHub does not know one of them yet.
 
+mod response;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::try_join_all;
@@ -14,12 +16,12 @@ use push::{MAX_BOUNDARY, Oid};
 use registry_proto::address_of;
 use registry_proto::push::push_server::{Push as Service, PushServer};
 use registry_proto::push::{DescendsRequest, DescendsResponse, Descent, ReadRefsRequest, ReadRefsResponse, Ref};
-use serde::Deserialize;
 use tonic::{Request, Response, Status};
 
-use super::client::{Answer, Client};
+use self::response::{ahead, encoded, ref_of};
+use super::client::{ApiResponse, Client};
 use super::recent::Recent;
-use credentials::Use;
+use credentials::Subject;
 use registry::Registry;
 
 /// The service.
@@ -27,15 +29,21 @@ use registry::Registry;
 pub struct Push {
     registry: Arc<Registry>,
     client: Arc<Client>,
-    descents: Mutex<Recent<Known>>,
+    descents: Mutex<Recent<Ancestry>>,
 }
 
-/// A repository in lower case, and an ancestor and a commit that GitHub has found in it.
-type Known = (String, Oid, Oid);
+/// A commit that has `ancestor` among its ancestors, as GitHub has said.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Ancestry {
+    /// The repository in lower case.
+    repo: String,
+    ancestor: Oid,
+    commit: Oid,
+}
 
-/// Whose push to which repository.
+/// The target of a push: whose it is, and its repository.
 #[derive(Debug)]
-struct Pushed {
+struct Target {
     container: Arc<Container>,
     repo: Repo,
 }
@@ -61,12 +69,12 @@ impl Push {
     }
 
     /// The container at `address`, and its repository `name` as its record has it.
-    fn pushed(&self, address: &[u8], name: &str) -> Result<Pushed, Status> {
+    fn target(&self, address: &[u8], name: &str) -> Result<Target, Status> {
         let address = address_of(address).ok_or_else(|| malformed("an address has 4 or 16 bytes"))?;
         let asked = Repo::parse(name).map_err(|error| malformed(error.to_string()))?;
         let own = super::container(&self.registry, address).and_then(|container| {
             let own = container.repos.iter().find(|repo| **repo == asked).cloned();
-            own.map(|repo| Pushed { container, repo })
+            own.map(|repo| Target { container, repo })
                 .ok_or_else(|| format!("{asked} is not one of this container's repositories"))
         });
         own.map_err(|reason| {
@@ -77,48 +85,49 @@ impl Push {
     }
 
     /// Those of `claims` that are not so.
-    async fn read_refs(&self, pushed: &Pushed, claims: &[Claim]) -> Result<Vec<Ref>, Status> {
-        let found = try_join_all(claims.iter().map(|claim| self.read_ref(pushed, &claim.name))).await?;
+    async fn read_refs(&self, target: &Target, claims: &[Claim]) -> Result<Vec<Ref>, Status> {
+        let found = try_join_all(claims.iter().map(|claim| self.read_ref(target, &claim.name))).await?;
         // GitHub says 404 of what does not exist and of what the token may not see. An existing ref that was taken for
         // a new one would let its old commits be dropped unproved, so the repository is asked for now: its number in the
         // record says nothing, as a registration can bring that, and a token can lose what it had.
         if found.contains(&None) {
-            self.see(pushed).await?;
+            self.require_visible(target).await?;
         }
         let others = claims.iter().zip(found).filter(|(claim, found)| claim.object != *found);
         Ok(others.map(|(claim, found)| as_ref(&claim.name, found)).collect())
     }
 
     /// The object that the ref `name` is at; a tag's own, where it is annotated. `None` where GitHub shows no such ref.
-    async fn read_ref(&self, pushed: &Pushed, name: &str) -> Result<Option<Oid>, Status> {
-        let repo = &pushed.repo;
+    async fn read_ref(&self, target: &Target, name: &str) -> Result<Option<Oid>, Status> {
+        let repo = &target.repo;
         let path = format!("/repos/{repo}/git/ref/{}", encoded(name.strip_prefix("refs/").unwrap_or(name)));
-        let answer = self.get(pushed, &path).await?;
+        let answer = self.get(target, &path).await?;
         ref_of(name, &answer).map_err(|why| not_now(repo, &why))
     }
 
     /// Makes sure that `repo` exists for the gateway's token.
-    async fn see(&self, pushed: &Pushed) -> Result<(), Status> {
-        let repo = &pushed.repo;
-        match self.get(pushed, &format!("/repos/{repo}")).await?.status {
+    async fn require_visible(&self, target: &Target) -> Result<(), Status> {
+        let repo = &target.repo;
+        match self.get(target, &format!("/repos/{repo}")).await?.status {
             200 => Ok(()),
             status => Err(not_now(repo, &format!("status {status} of the repository itself"))),
         }
     }
 
     /// Whether one of the question's commits has its ancestor, or is it.
-    async fn descends(&self, pushed: &Pushed, question: &Question) -> Result<bool, Status> {
+    async fn descends(&self, target: &Target, question: &Question) -> Result<bool, Status> {
         let Question { ancestor, commits } = question;
         if commits.contains(ancestor) {
             return Ok(true);
         }
-        let name = pushed.repo.to_string().to_ascii_lowercase();
-        let keys: Vec<Known> = commits.iter().map(|commit| (name.clone(), *ancestor, *commit)).collect();
+        let name = target.repo.to_string().to_ascii_lowercase();
+        let ancestry = |commit: &Oid| Ancestry { repo: name.clone(), ancestor: *ancestor, commit: *commit };
+        let keys: Vec<Ancestry> = commits.iter().map(ancestry).collect();
         if keys.iter().any(|key| self.descents().holds(key)) {
             return Ok(true);
         }
         for key in keys {
-            if self.compare(pushed, ancestor, &key.2).await? {
+            if self.compare(target, ancestor, &key.commit).await? {
                 self.descents().insert(key);
                 return Ok(true);
             }
@@ -126,25 +135,25 @@ impl Push {
         Ok(false)
     }
 
-    fn descents(&self) -> MutexGuard<'_, Recent<Known>> {
+    fn descents(&self) -> MutexGuard<'_, Recent<Ancestry>> {
         self.descents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether GitHub says that `commit` has `ancestor` among its ancestors.
-    async fn compare(&self, pushed: &Pushed, ancestor: &Oid, commit: &Oid) -> Result<bool, Status> {
+    async fn compare(&self, target: &Target, ancestor: &Oid, commit: &Oid) -> Result<bool, Status> {
         // "The list of changed files is only shown on the first page of results" (docs.github.com, "Compare two
         // commits"), and with it up to 300 patches. The second page, with one commit or none, has all that is read
         // here, which the API's description requires of every page.
-        let repo = &pushed.repo;
+        let repo = &target.repo;
         let path = format!("/repos/{repo}/compare/{ancestor}...{commit}?per_page=1&page=2");
-        let answer = self.get(pushed, &path).await?;
+        let answer = self.get(target, &path).await?;
         ahead(ancestor, &answer).map_err(|why| not_now(repo, &why))
     }
 
-    async fn get(&self, pushed: &Pushed, path: &str) -> Result<Answer, Status> {
-        let Pushed { container, repo } = pushed;
+    async fn get(&self, target: &Target, path: &str) -> Result<ApiResponse, Status> {
+        let Target { container, repo } = target;
         self.client
-            .get(Some(Use { container, repo: Some(repo) }), path)
+            .get(Some(Subject { container, repo: Some(repo) }), path)
             .await
             .map_err(|error| not_now(repo, &error.to_string()))
     }
@@ -155,16 +164,16 @@ impl Service for Push {
     async fn read_refs(&self, request: Request<ReadRefsRequest>) -> Result<Response<ReadRefsResponse>, Status> {
         let ReadRefsRequest { address, repo, refs } = request.into_inner();
         let claims = claims(refs).map_err(malformed)?;
-        let pushed = self.pushed(&address, &repo)?;
-        let others = Self::read_refs(self, &pushed, &claims).await?;
+        let target = self.target(&address, &repo)?;
+        let others = Self::read_refs(self, &target, &claims).await?;
         Ok(Response::new(ReadRefsResponse { others }))
     }
 
     async fn descends(&self, request: Request<DescendsRequest>) -> Result<Response<DescendsResponse>, Status> {
         let DescendsRequest { address, repo, descents } = request.into_inner();
         let questions = questions(descents).map_err(malformed)?;
-        let pushed = self.pushed(&address, &repo)?;
-        let descends = try_join_all(questions.iter().map(|question| Self::descends(self, &pushed, question))).await?;
+        let target = self.target(&address, &repo)?;
+        let descends = try_join_all(questions.iter().map(|question| Self::descends(self, &target, question))).await?;
         Ok(Response::new(DescendsResponse { descends }))
     }
 }
@@ -222,98 +231,6 @@ fn oid(bytes: &[u8]) -> Result<Oid, String> {
 
 fn as_ref(name: &str, object: Option<Oid>) -> Ref {
     Ref { name: name.to_owned(), object: object.map(|oid| oid.as_bytes().to_vec()).unwrap_or_default() }
-}
-
-/// A ref of GitHub's.
-#[derive(Deserialize)]
-struct RawRef {
-    r#ref: String,
-    object: Object,
-}
-
-/// What a ref is at, or a commit.
-#[derive(Deserialize)]
-struct Object {
-    sha: String,
-}
-
-/// What GitHub says in place of an answer.
-#[derive(Deserialize)]
-struct Message {
-    message: String,
-}
-
-/// Where `answer` says that the ref `name` is, or why that is not understood.
-fn ref_of(name: &str, answer: &Answer) -> Result<Option<Oid>, String> {
-    match answer.status {
-        200 => {}
-        404 => return Ok(None),
-        // What GitHub answers all questions below git/ about a repository without commits.
-        409 if empty_repository(&answer.body) => return Ok(None),
-        status => return Err(format!("status {status} of a ref")),
-    }
-    // Former versions of the API answer with an array of all refs whose names begin like this one. Whether it exists
-    // is not guessed from that.
-    let raw: RawRef = serde_json::from_slice(&answer.body).map_err(|error| format!("its ref is odd: {error}"))?;
-    if raw.r#ref != name {
-        return Err(format!("it answers with {:?} for {name}", raw.r#ref));
-    }
-    Oid::from_hex(raw.object.sha.as_bytes())
-        .map(Some)
-        .ok_or_else(|| format!("{:?} is no object's name", raw.object.sha))
-}
-
-fn empty_repository(body: &[u8]) -> bool {
-    serde_json::from_slice::<Message>(body).is_ok_and(|raw| raw.message == "Git Repository is empty.")
-}
-
-/// A comparison, as far as it is read.
-#[derive(Deserialize)]
-struct Comparison {
-    status: Position,
-    merge_base_commit: Object,
-}
-
-/// Where the second of two commits is, seen from the first.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Position {
-    Ahead,
-    Identical,
-    Behind,
-    Diverged,
-}
-
-/// Whether `answer`, to a comparison with `ancestor`, says that the other commit has it.
-fn ahead(ancestor: &Oid, answer: &Answer) -> Result<bool, String> {
-    match answer.status {
-        200 => {}
-        // One of them is unknown, or they have nothing in common.
-        404 => return Ok(false),
-        status => return Err(format!("status {status} of a comparison")),
-    }
-    let raw: Comparison =
-        serde_json::from_slice(&answer.body).map_err(|error| format!("its comparison is odd: {error}"))?;
-    match raw.status {
-        // With another base, GitHub has compared something else than what was named: what a tag's object points to, or
-        // a ref that is called like an object.
-        Position::Ahead | Position::Identical => {
-            Ok(Oid::from_hex(raw.merge_base_commit.sha.as_bytes()).as_ref() == Some(ancestor))
-        }
-        Position::Behind | Position::Diverged => Ok(false),
-    }
-}
-
-/// A ref's name in a path: all but RFC 3986's unreserved characters and the slash as `%XX`.
-fn encoded(name: &str) -> String {
-    let mut path = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => path.push(char::from(byte)),
-            _ => path.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    path
 }
 
 #[cfg(test)]
@@ -423,10 +340,8 @@ mod tests {
             assert_eq!(rig.asked(asked), 2, "each time anew");
 
             for status in [301, 403, 404, 500] {
-                let hidden = move |line: &str, body: &str| match line == asked {
-                    true => (status, "{}".into()),
-                    false => refs(line, body),
-                };
+                let hidden =
+                    move |line: &str, body: &str| if line == asked { (status, "{}".into()) } else { refs(line, body) };
                 let rig = Rig::start(hidden).await;
                 let push = service(&rig).await;
                 assert_eq!(read(&push, name, absent()).await, Err(Code::Unavailable), "{name} {status}");
@@ -480,11 +395,9 @@ mod tests {
 
     #[tokio::test]
     async fn one_failure_fails_the_call() {
-        let rig = Rig::start(|line, body| match line.ends_with("/broken") {
-            true => (502, String::new()),
-            false => refs(line, body),
-        })
-        .await;
+        let rig =
+            Rig::start(|line, body| if line.ends_with("/broken") { (502, String::new()) } else { refs(line, body) })
+                .await;
         let push = service(&rig).await;
         let two = wanted(&[("refs/heads/at-5", object(5)), ("refs/heads/broken", object(5))]);
         assert_eq!(read(&push, "acme/app", two).await, Err(Code::Unavailable));
@@ -641,11 +554,5 @@ mod tests {
                 assert_eq!(status.code(), Code::InvalidArgument);
             }
         }
-    }
-
-    #[test]
-    fn a_name_in_a_path_is_that_name() {
-        assert_eq!(encoded("heads/a-b_c.d~/E1"), "heads/a-b_c.d~/E1");
-        assert_eq!(encoded("heads/#1%41&\"<>{|}?"), "heads/%231%2541%26%22%3C%3E%7B%7C%7D%3F");
     }
 }

@@ -63,7 +63,7 @@ impl Resolver {
     pub async fn answer(&self, name: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let allowed = HostName::parse(name.to_ascii().as_bytes()).ok().filter(|host| self.allowed(host));
         let Some(host) = allowed else {
-            tracing::debug!(%name, "a name that is not allowed was asked for");
+            tracing::debug!(%name, "query for a name that is not allowed");
             return (ResponseCode::NXDomain, Vec::new());
         };
         // Other record types of an allowed name get an empty response, not NXDOMAIN: musl applies NXDOMAIN to all
@@ -120,11 +120,11 @@ impl Resolver {
                 return Err(error);
             }
         };
-        if let Some((address, what)) = refused.first()
+        if let Some(RefusedAddress { address, kind }) = refused.first()
             && self.first_time(host)
         {
             let (refused, left) = (refused.len(), addresses.len());
-            tracing::warn!(%host, %address, %what, refused, left, "a name resolves to addresses that are not public; they are left out");
+            tracing::warn!(%host, %address, what = %kind, refused, left, "a name resolves to addresses that are not public; the response omits them");
         }
         Ok(addresses)
     }
@@ -175,15 +175,20 @@ impl Resolver {
 
 /// An address, and its TTL in seconds.
 type Answered = (IpAddr, u32);
-/// An address that is left out, and the reason.
-type Refused = (IpAddr, &'static str);
+/// An address that is left out.
+#[derive(Debug)]
+struct RefusedAddress {
+    address: IpAddr,
+    /// What it is, such as `private`.
+    kind: &'static str,
+}
 
 /// Splits the addresses found into those for the response, and the others with the reason.
-fn publics(found: Vec<Answered>, own: impl Fn(IpAddr) -> bool) -> (Vec<Answered>, Vec<Refused>) {
+fn publics(found: Vec<Answered>, own: impl Fn(IpAddr) -> bool) -> (Vec<Answered>, Vec<RefusedAddress>) {
     let (mut addresses, mut refused) = (Vec::new(), Vec::new());
     for (address, ttl) in found {
         match public::not_public(address).or_else(|| own(address).then_some("this machine's own")) {
-            Some(what) => refused.push((address, what)),
+            Some(kind) => refused.push(RefusedAddress { address, kind }),
             None => addresses.push((address, ttl)),
         }
     }
@@ -201,7 +206,7 @@ mod tests {
         let own: IpAddr = "203.0.114.2".parse().unwrap();
         let (addresses, refused) = publics(found.to_vec(), |address| address == own);
         assert_eq!(addresses, [("203.0.114.1".parse().unwrap(), 5)]);
-        let named: Vec<_> = refused.iter().map(|(_, what)| *what).collect();
+        let named: Vec<_> = refused.iter().map(|refused| refused.kind).collect();
         assert_eq!(named, ["private", "this machine's own", "unspecified or loopback"]);
     }
 }

@@ -257,11 +257,10 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
 
 /// Refuses an address of this machine's own: one that can be bound. Loopback is judged elsewhere.
 fn not_our_own(address: IpAddr) -> Result<(), Failure> {
-    match !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok() {
-        true => {
-            Err(invalid("container_ip", format!("{address} belongs to the gateway's own machine, not to a container")))
-        }
-        false => Ok(()),
+    if !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok() {
+        Err(invalid("container_ip", format!("{address} belongs to the gateway's own machine, not to a container")))
+    } else {
+        Ok(())
     }
 }
 
@@ -328,8 +327,8 @@ async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> R
     if raw.container_ip.is_some() {
         return Err(invalid("container_ip", "cannot be changed; register the new address"));
     }
-    let made = move |record| raw.apply(record, now(), &api.limits.pinned);
-    let record = api.registry.update(address, made).await?.ok_or(Failure::NotFound(ip))?;
+    let update = move |record| raw.apply(record, now(), &api.limits.pinned);
+    let record = api.registry.update(address, update).await?.ok_or(Failure::NotFound(ip))?;
     Ok(Json(record.as_ref().clone()))
 }
 

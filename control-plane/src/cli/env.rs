@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::client::Client;
 use super::{Common, Error, print};
+use crate::app::Addresses;
 use credentials::PLACEHOLDER;
 
 /// Programs read the one or the other spelling of the proxy's variables.
@@ -87,7 +88,10 @@ enum Shell {
 impl Env {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
         let config = common.config()?;
-        let gateway = self.gateway.unwrap_or_else(|| format!("http://127.0.0.1:{}", config.proxy.port()));
+        let gateway = self.gateway.unwrap_or_else(|| {
+            let Addresses { proxy, .. } = Addresses::find(&config, common.state_dir(&config).ok().as_deref());
+            format!("http://127.0.0.1:{}", proxy.port())
+        });
         let bundle = match self.ca_bundle {
             Some(path) => path,
             None => common.state_dir(&config)?.join("ca-bundle.pem"),

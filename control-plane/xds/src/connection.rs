@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
 
-use super::snapshot::{Kind, Resource, Snapshot};
+use super::snapshot::{Resource, ResourceKind, Snapshot};
 
 /// How many names one stream may have subscribed to by name. What goes over it is answered as absent; leaves are
 /// bounded long before, see [`super::leaves`].
@@ -29,7 +29,7 @@ pub enum Standing {
 /// One stream's state.
 #[derive(Debug, Default)]
 pub struct Connection {
-    kinds: BTreeMap<Kind, KindState>,
+    kinds: BTreeMap<ResourceKind, KindState>,
     last_nonce: u64,
 }
 
@@ -50,7 +50,7 @@ impl KindState {
 }
 
 /// Finds a resource that is wanted by name: in the snapshot, or made on demand.
-pub type Find<'a> = dyn FnMut(Kind, &str) -> Option<Resource> + 'a;
+pub type Find<'a> = dyn FnMut(ResourceKind, &str) -> Option<Resource> + 'a;
 
 impl Connection {
     /// Takes one request; the answer, where one is due.
@@ -60,7 +60,7 @@ impl Connection {
         snapshot: &Snapshot,
         find: &mut Find<'_>,
     ) -> Option<DeltaDiscoveryResponse> {
-        let kind = Kind::of(&request.type_url)?;
+        let kind = ResourceKind::of(&request.type_url)?;
         let first = !self.kinds.contains_key(&kind);
         let state = self.kinds.entry(kind).or_default();
         if first {
@@ -102,7 +102,7 @@ impl Connection {
                 None => {
                     // Envoy gives up the subscription of a secret that is removed, and asks anew.
                     state.sent.remove(&name);
-                    if kind != Kind::Secret && room {
+                    if kind != ResourceKind::Secret && room {
                         state.names.insert(name.clone());
                     }
                     removals.push(name);
@@ -129,7 +129,7 @@ impl Connection {
     /// is there, or after it is gone.
     pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> Vec<DeltaDiscoveryResponse> {
         let mut responses = Vec::new();
-        for kind in Kind::ALL {
+        for kind in ResourceKind::ALL {
             let Some(state) = self.kinds.get(&kind) else { continue };
             let changed: Vec<(String, Resource)> = snapshot
                 .all(kind)
@@ -140,7 +140,7 @@ impl Connection {
                 responses.push(self.respond(kind, changed, Vec::new()));
             }
         }
-        for kind in Kind::ALL.into_iter().rev().filter(|kind| *kind != Kind::Secret) {
+        for kind in ResourceKind::ALL.into_iter().rev().filter(|kind| *kind != ResourceKind::Secret) {
             let Some(state) = self.kinds.get(&kind) else { continue };
             let gone: Vec<String> =
                 state.sent.keys().filter(|name| snapshot.get(kind, name).is_none()).cloned().collect();
@@ -152,12 +152,12 @@ impl Connection {
     }
 
     /// Sends resources again that were sent by name, in a new version.
-    pub fn replace(&mut self, kind: Kind, resources: Vec<(String, Resource)>) -> DeltaDiscoveryResponse {
+    pub fn replace(&mut self, kind: ResourceKind, resources: Vec<(String, Resource)>) -> DeltaDiscoveryResponse {
         self.respond(kind, resources, Vec::new())
     }
 
     /// Takes back resources that were sent by name. Envoy asks anew when it needs one again.
-    pub fn take_back(&mut self, kind: Kind, names: Vec<String>) -> DeltaDiscoveryResponse {
+    pub fn take_back(&mut self, kind: ResourceKind, names: Vec<String>) -> DeltaDiscoveryResponse {
         if let Some(state) = self.kinds.get_mut(&kind) {
             for name in &names {
                 state.names.remove(name);
@@ -167,13 +167,13 @@ impl Connection {
     }
 
     /// What Envoy said last of each kind that it subscribed to.
-    pub fn standing(&self, kind: Kind) -> Option<&Standing> {
+    pub fn standing(&self, kind: ResourceKind) -> Option<&Standing> {
         self.kinds.get(&kind)?.standing.as_ref()
     }
 
     fn respond(
         &mut self,
-        kind: Kind,
+        kind: ResourceKind,
         upserts: Vec<(String, Resource)>,
         removals: Vec<String>,
     ) -> DeltaDiscoveryResponse {
@@ -219,7 +219,7 @@ mod tests {
         Resource { version: version.into(), body: Any::default() }
     }
 
-    fn snapshot(entries: &[(Kind, &str, &str)]) -> Snapshot {
+    fn snapshot(entries: &[(ResourceKind, &str, &str)]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for (kind, name, version) in entries {
             snapshot.insert(*kind, name, resource(version));
@@ -227,7 +227,7 @@ mod tests {
         snapshot
     }
 
-    fn request(kind: Kind, subscribe: &[&str]) -> DeltaDiscoveryRequest {
+    fn request(kind: ResourceKind, subscribe: &[&str]) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
             type_url: kind.type_url(),
             resource_names_subscribe: subscribe.iter().map(|s| (*s).to_owned()).collect(),
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    fn answer(kind: Kind, nonce: &str, error: Option<&str>) -> DeltaDiscoveryRequest {
+    fn answer(kind: ResourceKind, nonce: &str, error: Option<&str>) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
             response_nonce: nonce.into(),
             error_detail: error.map(|message| Status { message: message.into(), ..Default::default() }),
@@ -258,14 +258,14 @@ mod tests {
     #[test]
     fn a_first_request_without_names_gets_everything_and_later_only_changes() {
         let mut connection = Connection::default();
-        let one = snapshot(&[(Kind::Cluster, "a", "1"), (Kind::Cluster, "b", "1")]);
-        let first = ask(&mut connection, request(Kind::Cluster, &[]), &one).unwrap();
+        let one = snapshot(&[(ResourceKind::Cluster, "a", "1"), (ResourceKind::Cluster, "b", "1")]);
+        let first = ask(&mut connection, request(ResourceKind::Cluster, &[]), &one).unwrap();
         assert_eq!(names(&first), ["a", "b"]);
-        assert_eq!(connection.standing(Kind::Cluster), Some(&Standing::Pending));
-        assert_eq!(ask(&mut connection, answer(Kind::Cluster, &first.nonce, None), &one), None);
-        assert_eq!(connection.standing(Kind::Cluster), Some(&Standing::Accepted));
+        assert_eq!(connection.standing(ResourceKind::Cluster), Some(&Standing::Pending));
+        assert_eq!(ask(&mut connection, answer(ResourceKind::Cluster, &first.nonce, None), &one), None);
+        assert_eq!(connection.standing(ResourceKind::Cluster), Some(&Standing::Accepted));
         assert!(connection.on_snapshot(&one).is_empty());
-        let two = snapshot(&[(Kind::Cluster, "a", "2")]);
+        let two = snapshot(&[(ResourceKind::Cluster, "a", "2")]);
         let update = connection.on_snapshot(&two);
         assert_eq!(update.len(), 2);
         assert_eq!(names(&update[0]), ["a"]);
@@ -275,36 +275,41 @@ mod tests {
     #[test]
     fn an_empty_kind_is_answered_too_since_envoy_waits_for_it() {
         let mut connection = Connection::default();
-        let response = ask(&mut connection, request(Kind::Cluster, &[]), &Snapshot::default()).unwrap();
+        let response = ask(&mut connection, request(ResourceKind::Cluster, &[]), &Snapshot::default()).unwrap();
         assert!(response.resources.is_empty());
     }
 
     #[test]
     fn a_refused_version_is_not_sent_again_until_it_changes() {
         let mut connection = Connection::default();
-        let one = snapshot(&[(Kind::Listener, "l", "1")]);
-        let first = ask(&mut connection, request(Kind::Listener, &[]), &one).unwrap();
-        assert_eq!(ask(&mut connection, answer(Kind::Listener, &first.nonce, Some("no such filter")), &one), None);
-        assert_eq!(connection.standing(Kind::Listener), Some(&Standing::Rejected("no such filter".into())));
+        let one = snapshot(&[(ResourceKind::Listener, "l", "1")]);
+        let first = ask(&mut connection, request(ResourceKind::Listener, &[]), &one).unwrap();
+        assert_eq!(
+            ask(&mut connection, answer(ResourceKind::Listener, &first.nonce, Some("no such filter")), &one),
+            None
+        );
+        assert_eq!(connection.standing(ResourceKind::Listener), Some(&Standing::Rejected("no such filter".into())));
         assert!(connection.on_snapshot(&one).is_empty());
-        assert_eq!(connection.on_snapshot(&snapshot(&[(Kind::Listener, "l", "2")])).len(), 1);
+        assert_eq!(connection.on_snapshot(&snapshot(&[(ResourceKind::Listener, "l", "2")])).len(), 1);
     }
 
     #[test]
     fn an_old_nonce_says_nothing_of_the_newer_update() {
         let mut connection = Connection::default();
-        let first = ask(&mut connection, request(Kind::Route, &[]), &snapshot(&[(Kind::Route, "r", "1")])).unwrap();
-        let two = snapshot(&[(Kind::Route, "r", "2")]);
+        let first =
+            ask(&mut connection, request(ResourceKind::Route, &[]), &snapshot(&[(ResourceKind::Route, "r", "1")]))
+                .unwrap();
+        let two = snapshot(&[(ResourceKind::Route, "r", "2")]);
         connection.on_snapshot(&two);
-        ask(&mut connection, answer(Kind::Route, &first.nonce, Some("late")), &two);
-        assert_eq!(connection.standing(Kind::Route), Some(&Standing::Pending));
+        ask(&mut connection, answer(ResourceKind::Route, &first.nonce, Some("late")), &two);
+        assert_eq!(connection.standing(ResourceKind::Route), Some(&Standing::Pending));
     }
 
     #[test]
     fn a_reconnecting_client_is_sent_what_it_lacks() {
         let mut connection = Connection::default();
-        let now = snapshot(&[(Kind::Cluster, "same", "1"), (Kind::Cluster, "changed", "2")]);
-        let mut hello = request(Kind::Cluster, &[]);
+        let now = snapshot(&[(ResourceKind::Cluster, "same", "1"), (ResourceKind::Cluster, "changed", "2")]);
+        let mut hello = request(ResourceKind::Cluster, &[]);
         hello.initial_resource_versions =
             [("same", "1"), ("changed", "1"), ("gone", "1")].map(|(n, v)| (n.to_owned(), v.to_owned())).into();
         let response = ask(&mut connection, hello, &now).unwrap();
@@ -316,13 +321,13 @@ mod tests {
     fn a_secret_is_made_when_it_is_asked_for_and_refused_by_removal() {
         let mut connection = Connection::default();
         let none = Snapshot::default();
-        let mut mint = |_: Kind, name: &str| name.ends_with(".com").then(|| resource("leaf"));
-        let made = connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
+        let mut mint = |_: ResourceKind, name: &str| name.ends_with(".com").then(|| resource("leaf"));
+        let made = connection.on_request(request(ResourceKind::Secret, &["a.com"]), &none, &mut mint).unwrap();
         assert_eq!(names(&made), ["a.com"]);
-        let refused = connection.on_request(request(Kind::Secret, &["bad name"]), &none, &mut mint).unwrap();
+        let refused = connection.on_request(request(ResourceKind::Secret, &["bad name"]), &none, &mut mint).unwrap();
         assert_eq!(refused.removed_resources, ["bad name"]);
         assert!(connection.on_snapshot(&none).is_empty(), "a snapshot knows nothing of leaves");
-        let again = connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
+        let again = connection.on_request(request(ResourceKind::Secret, &["a.com"]), &none, &mut mint).unwrap();
         assert_eq!(names(&again), ["a.com"], "asked for again, answered again");
     }
 
@@ -330,43 +335,46 @@ mod tests {
     fn what_is_taken_back_is_removed_and_can_be_asked_for_again() {
         let mut connection = Connection::default();
         let none = Snapshot::default();
-        let mut mint = |_: Kind, _: &str| Some(resource("leaf"));
-        connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
-        assert_eq!(connection.take_back(Kind::Secret, vec!["a.com".into()]).removed_resources, ["a.com"]);
-        let again = connection.on_request(request(Kind::Secret, &["a.com"]), &none, &mut mint).unwrap();
+        let mut mint = |_: ResourceKind, _: &str| Some(resource("leaf"));
+        connection.on_request(request(ResourceKind::Secret, &["a.com"]), &none, &mut mint).unwrap();
+        assert_eq!(connection.take_back(ResourceKind::Secret, vec!["a.com".into()]).removed_resources, ["a.com"]);
+        let again = connection.on_request(request(ResourceKind::Secret, &["a.com"]), &none, &mut mint).unwrap();
         assert_eq!(names(&again), ["a.com"]);
-        assert_eq!(names(&connection.replace(Kind::Secret, vec![("a.com".into(), resource("new"))])), ["a.com"]);
+        assert_eq!(
+            names(&connection.replace(ResourceKind::Secret, vec![("a.com".into(), resource("new"))])),
+            ["a.com"]
+        );
     }
 
     #[test]
     fn what_is_unsubscribed_is_not_sent_any_more() {
         let mut connection = Connection::default();
-        let one = snapshot(&[(Kind::Route, "r", "1")]);
-        ask(&mut connection, request(Kind::Route, &["r"]), &one).unwrap();
-        let mut leave = request(Kind::Route, &[]);
+        let one = snapshot(&[(ResourceKind::Route, "r", "1")]);
+        ask(&mut connection, request(ResourceKind::Route, &["r"]), &one).unwrap();
+        let mut leave = request(ResourceKind::Route, &[]);
         leave.resource_names_unsubscribe = vec!["r".into()];
         assert_eq!(ask(&mut connection, leave, &one), None);
-        assert!(connection.on_snapshot(&snapshot(&[(Kind::Route, "r", "2")])).is_empty());
+        assert!(connection.on_snapshot(&snapshot(&[(ResourceKind::Route, "r", "2")])).is_empty());
     }
 
     #[test]
     fn a_subscribed_name_that_appears_later_is_sent_then() {
         let mut connection = Connection::default();
-        let response = ask(&mut connection, request(Kind::Route, &["r"]), &Snapshot::default()).unwrap();
+        let response = ask(&mut connection, request(ResourceKind::Route, &["r"]), &Snapshot::default()).unwrap();
         assert_eq!(response.removed_resources, ["r"]);
-        assert_eq!(connection.on_snapshot(&snapshot(&[(Kind::Route, "r", "1")])).len(), 1);
+        assert_eq!(connection.on_snapshot(&snapshot(&[(ResourceKind::Route, "r", "1")])).len(), 1);
     }
 
     #[test]
     fn subscriptions_are_bounded() {
         let mut connection = Connection::default();
         let none = Snapshot::default();
-        let mut mint = |_: Kind, _: &str| Some(resource("leaf"));
+        let mut mint = |_: ResourceKind, _: &str| Some(resource("leaf"));
         let all: Vec<String> = (0..MAX_SUBSCRIPTIONS).map(|n| format!("n{n}.com")).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        let response = connection.on_request(request(Kind::Secret, &all), &none, &mut mint).unwrap();
+        let response = connection.on_request(request(ResourceKind::Secret, &all), &none, &mut mint).unwrap();
         assert_eq!(response.resources.len(), MAX_SUBSCRIPTIONS);
-        let over = connection.on_request(request(Kind::Secret, &["over.com"]), &none, &mut mint).unwrap();
+        let over = connection.on_request(request(ResourceKind::Secret, &["over.com"]), &none, &mut mint).unwrap();
         assert_eq!(over.removed_resources, ["over.com"]);
     }
 }

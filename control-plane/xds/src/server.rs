@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::connection::{Connection, Standing};
 use super::leaves::Leaves;
 use super::resources::secret;
-use super::snapshot::{Kind, Resource, Snapshot};
+use super::snapshot::{Resource, ResourceKind, Snapshot};
 use base::telemetry::{self, Leaf};
 use ca::issuer::Issuer;
 use registry::Registry;
@@ -39,7 +39,7 @@ const RENEWAL: Duration = Duration::from_secs(600);
 
 /// What each connected Envoy last said of each kind; `/readyz` reads it.
 #[derive(Clone, Debug, Default)]
-pub struct Fleet(Arc<Mutex<BTreeMap<u64, BTreeMap<Kind, Standing>>>>);
+pub struct Fleet(Arc<Mutex<BTreeMap<u64, BTreeMap<ResourceKind, Standing>>>>);
 
 impl Fleet {
     /// What is missing until some Envoy runs on what we sent; empty when nothing is.
@@ -50,7 +50,7 @@ impl Fleet {
         }
         let mut missing = Vec::new();
         for standings in fleet.values() {
-            for kind in [Kind::Cluster, Kind::Extension, Kind::Listener, Kind::Route] {
+            for kind in [ResourceKind::Cluster, ResourceKind::Extension, ResourceKind::Listener, ResourceKind::Route] {
                 match standings.get(&kind) {
                     Some(Standing::Accepted) => {}
                     Some(Standing::Rejected(why)) => missing.push(format!("envoy: refused its {kind:?}: {why}")),
@@ -67,7 +67,7 @@ impl Fleet {
     }
 
     fn update(&self, id: u64, connection: &Connection) {
-        let standings = Kind::ALL
+        let standings = ResourceKind::ALL
             .into_iter()
             .filter_map(|kind| connection.standing(kind).map(|standing| (kind, standing.clone())))
             .collect();
@@ -183,7 +183,7 @@ impl Session {
             request = self.requests.next() => {
                 let request = request?.ok()?;
                 if let Some(error) = &request.error_detail {
-                    telemetry::nack(Kind::of(&request.type_url).map(Kind::name));
+                    telemetry::nack(ResourceKind::of(&request.type_url).map(ResourceKind::name));
                     tracing::error!(kind = %request.type_url, error = %error.message, "Envoy refused an update");
                 }
                 Some(self.answer(connection, request))
@@ -213,14 +213,14 @@ impl Session {
         let policy = self.registry.policy();
         let (issuer, registry, leaves) = (&self.issuer, &self.registry, &mut self.leaves);
         let held = leaves.len();
-        if Kind::of(&request.type_url) == Some(Kind::Secret) {
+        if ResourceKind::of(&request.type_url) == Some(ResourceKind::Secret) {
             request.resource_names_unsubscribe.iter().for_each(|name| leaves.forget(name));
         }
         // What an Envoy held before its stream broke off was granted then.
         let held_before: HashSet<String> = request.initial_resource_versions.keys().cloned().collect();
         let mut gone = Vec::new();
         let response = connection.on_request(request, &snapshot, &mut |kind, name| match kind {
-            Kind::Secret => {
+            ResourceKind::Secret => {
                 let host = HostName::parse(name.as_bytes()).ok();
                 // In its one spelling only: a name has a thousand others.
                 let plain = host.as_ref().filter(|host| host.as_str() == name);
@@ -240,7 +240,7 @@ impl Session {
         });
         telemetry::leaves(Leaf::Evicted, gone.len());
         telemetry::leaves_held(held, leaves.len());
-        let evicted = (!gone.is_empty()).then(|| connection.take_back(Kind::Secret, gone));
+        let evicted = (!gone.is_empty()).then(|| connection.take_back(ResourceKind::Secret, gone));
         response.into_iter().chain(evicted).collect()
     }
 
@@ -249,7 +249,7 @@ impl Session {
         let renewed: Vec<(String, Resource)> =
             names.into_iter().filter_map(|name| mint(&self.issuer, &name).map(|leaf| (name, leaf))).collect();
         renewed.iter().for_each(|(name, _)| self.leaves.renewed(name, now));
-        if renewed.is_empty() { Vec::new() } else { vec![connection.replace(Kind::Secret, renewed)] }
+        if renewed.is_empty() { Vec::new() } else { vec![connection.replace(ResourceKind::Secret, renewed)] }
     }
 }
 

@@ -19,7 +19,7 @@ use outbound::upstreams::Upstreams;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ResourceKind {
     /// CDS.
     Cluster,
     /// SDS.
@@ -32,35 +32,41 @@ pub enum Kind {
     Route,
 }
 
-impl Kind {
+impl ResourceKind {
     /// All of them, in order.
-    pub const ALL: [Kind; 5] = [Kind::Cluster, Kind::Secret, Kind::Extension, Kind::Listener, Kind::Route];
+    pub const ALL: [ResourceKind; 5] = [
+        ResourceKind::Cluster,
+        ResourceKind::Secret,
+        ResourceKind::Extension,
+        ResourceKind::Listener,
+        ResourceKind::Route,
+    ];
 
     /// The type URL that names this kind on the wire.
     pub fn type_url(self) -> String {
         match self {
-            Kind::Cluster => Cluster::type_url(),
-            Kind::Secret => Secret::type_url(),
-            Kind::Extension => TypedExtensionConfig::type_url(),
-            Kind::Listener => Listener::type_url(),
-            Kind::Route => RouteConfiguration::type_url(),
+            ResourceKind::Cluster => Cluster::type_url(),
+            ResourceKind::Secret => Secret::type_url(),
+            ResourceKind::Extension => TypedExtensionConfig::type_url(),
+            ResourceKind::Listener => Listener::type_url(),
+            ResourceKind::Route => RouteConfiguration::type_url(),
         }
     }
 
     /// The name of this kind among [`base::telemetry::UPDATES`].
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Cluster => "cluster",
-            Kind::Secret => "secret",
-            Kind::Extension => "extension",
-            Kind::Listener => "listener",
-            Kind::Route => "route",
+            ResourceKind::Cluster => "cluster",
+            ResourceKind::Secret => "secret",
+            ResourceKind::Extension => "extension",
+            ResourceKind::Listener => "listener",
+            ResourceKind::Route => "route",
         }
     }
 
     /// The kind that a type URL names.
-    pub fn of(type_url: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    pub fn of(type_url: &str) -> Option<ResourceKind> {
+        ResourceKind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
     }
 }
 
@@ -134,7 +140,7 @@ pub struct Listen {
 /// The resources of every kind by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    resources: BTreeMap<Kind, BTreeMap<String, Resource>>,
+    resources: BTreeMap<ResourceKind, BTreeMap<String, Resource>>,
 }
 
 impl Snapshot {
@@ -153,44 +159,44 @@ impl Snapshot {
     ) -> Self {
         let hosts = hosts(upstreams, policy, extra, credentialed);
         let mut snapshot = Self::default();
-        snapshot.add(Kind::Cluster, resources::TUNNEL, cluster::tunnel());
-        snapshot.add(Kind::Cluster, resources::RESOLVER, cluster::resolver());
+        snapshot.add(ResourceKind::Cluster, resources::TUNNEL, cluster::tunnel());
+        snapshot.add(ResourceKind::Cluster, resources::RESOLVER, cluster::resolver());
         for cluster in cluster::dynamic_forward_proxy(&upstreams.roots_pem, listen.resolver) {
-            snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
+            snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
         for cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
-            snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
+            snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
         for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
             // The identity filter has a stream on which its rules reach it.
             let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
-            snapshot.add(Kind::Extension, name, extension::filter(name, module, rules));
+            snapshot.add(ResourceKind::Extension, name, extension::filter(name, module, rules));
         }
-        snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(listen.proxy, listen.resolver));
-        snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel(listen.resolver));
-        snapshot.add(Kind::Listener, resources::RESOLVER, listener::resolver(listen.resolver));
-        snapshot.add(Kind::Route, resources::PROXY, route::proxy(&hosts));
-        snapshot.add(Kind::Route, resources::TUNNEL, route::tunnel(&hosts));
-        snapshot.add(Kind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
+        snapshot.add(ResourceKind::Listener, resources::PROXY, listener::proxy(listen.proxy, listen.resolver));
+        snapshot.add(ResourceKind::Listener, resources::TUNNEL, listener::tunnel(listen.resolver));
+        snapshot.add(ResourceKind::Listener, resources::RESOLVER, listener::resolver(listen.resolver));
+        snapshot.add(ResourceKind::Route, resources::PROXY, route::proxy(&hosts));
+        snapshot.add(ResourceKind::Route, resources::TUNNEL, route::tunnel(&hosts));
+        snapshot.add(ResourceKind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
         snapshot
     }
 
-    fn add<T: Message + Name>(&mut self, kind: Kind, name: &str, message: T) {
+    fn add<T: Message + Name>(&mut self, kind: ResourceKind, name: &str, message: T) {
         self.insert(kind, name, Resource::of(message));
     }
 
     /// Adds or replaces one resource.
-    pub fn insert(&mut self, kind: Kind, name: &str, resource: Resource) {
+    pub fn insert(&mut self, kind: ResourceKind, name: &str, resource: Resource) {
         self.resources.entry(kind).or_default().insert(name.into(), resource);
     }
 
     /// One resource.
-    pub fn get(&self, kind: Kind, name: &str) -> Option<&Resource> {
+    pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&Resource> {
         self.resources.get(&kind)?.get(name)
     }
 
     /// All resources of a kind.
-    pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&String, &Resource)> {
+    pub fn all(&self, kind: ResourceKind) -> impl Iterator<Item = (&String, &Resource)> {
         self.resources.get(&kind).into_iter().flatten()
     }
 }
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_counter() {
-        assert_eq!(Kind::ALL.map(Kind::name), base::telemetry::UPDATES);
+        assert_eq!(ResourceKind::ALL.map(ResourceKind::name), base::telemetry::UPDATES);
     }
 
     #[test]
@@ -224,9 +230,9 @@ mod tests {
         let mut policy = Policy::deny_all();
         policy.egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
         let (none, some) = (build(&Policy::deny_all()), build(&policy));
-        for kind in [Kind::Listener, Kind::Cluster, Kind::Extension] {
+        for kind in [ResourceKind::Listener, ResourceKind::Cluster, ResourceKind::Extension] {
             assert!(none.all(kind).eq(some.all(kind)), "{kind:?}");
         }
-        assert!(!none.all(Kind::Route).eq(some.all(Kind::Route)));
+        assert!(!none.all(ResourceKind::Route).eq(some.all(ResourceKind::Route)));
     }
 }

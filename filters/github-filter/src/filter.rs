@@ -4,9 +4,9 @@
 //! **Invariant:** a request leaves this filter only through [`Stream::pass`], with what was understood of it; every
 //! error on the way there becomes a refusal.
 
-use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, Response, RootCallbacks, StreamCallbacks};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
-use policy::{Container, Denial, Form, HostName, Note, Stage};
+use policy::{Container, Denial, Form, HostName, Note, Rule, Stage};
 use prost::Message;
 use registry_proto::github::{ConfirmRequest, ConfirmResponse};
 use std::rc::Rc;
@@ -104,7 +104,7 @@ impl StreamCallbacks for Stream {
         match std::mem::take(&mut self.state) {
             State::Reading(_) if size > MAX_BODY => {
                 let _dropped = host::drop_request_body(size);
-                self.refuse(Refused::unknown("github.body", "the body is longer than 1 MiB"), end)
+                self.refuse(Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB"), end)
             }
             State::Reading(pending) if end => self.judge_body(pending, size),
             State::Dropping(denial) => {
@@ -136,7 +136,7 @@ impl StreamCallbacks for Stream {
             State::Dropping(denial) => self.answer(&denial),
             State::Refused => self.state = State::Refused,
             State::New | State::Reading(_) | State::Asking(..) => {
-                let refused = Refused::unknown("github.header", "a request to GitHub's API has no trailers");
+                let refused = Refused::unknown(Rule::GithubHeader, "a request to GitHub's API has no trailers");
                 return self.refuse(refused, true);
             }
         }
@@ -152,13 +152,11 @@ impl StreamCallbacks for Stream {
         let action = match answer {
             Some(ConfirmResponse { confirmed: true, .. }) => self.pass(&allowed, body),
             Some(ConfirmResponse { reason, .. }) => {
-                self.refuse(Refused::of(&allowed.operation, "github.node", reason), true)
+                self.refuse(Refused::of(&allowed.operation, Rule::GithubNode, reason), true)
             }
             None => {
                 let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
-                let mut refused = Refused::of(&allowed.operation, "github.unconfirmed", reason);
-                refused.denial.status = 503;
-                self.refuse(refused, true)
+                self.refuse(Refused::of(&allowed.operation, Rule::GithubUnconfirmed, reason), true)
             }
         };
         if action == Action::Continue {
@@ -266,9 +264,8 @@ impl Stream {
 
     fn broken(&mut self, broken: &Broken, end: bool) -> Action {
         host::log(Level::Error, &format!("github: {broken}"));
-        let reason = "the gateway can't judge this request; try again".to_owned();
-        let denial = Denial { stage: Stage::Github, rule: "github.unavailable", status: 503, reason };
-        self.refuse(Refused { operation: None, denial }, end)
+        let reason = "the gateway can't judge this request; try again";
+        self.refuse(Refused::unknown(Rule::GithubUnavailable, reason), end)
     }
 
     /// Refuses the request: now if all of it has come, otherwise when the rest has.
@@ -286,18 +283,7 @@ impl Stream {
 
     fn answer(&mut self, denial: &Denial) {
         self.state = State::Refused;
-        let refusal = policy::render(denial, Form::of_path(&self.path), self.note.request_id());
-        let response = Response {
-            status: refusal.status,
-            content_type: refusal.content_type,
-            rule: denial.rule,
-            body: refusal.body.as_bytes(),
-        };
-        if let Err(error) = host::respond(&response) {
-            host::log(Level::Error, &format!("github: a refusal without its answer: {error}"));
-            // Paused for good otherwise.
-            host::reset_request();
-        }
+        host::refuse(&policy::render(denial, Form::of_path(&self.path), self.note.request_id()));
     }
 }
 

@@ -14,9 +14,7 @@ use crate::refused::{Bodies, Refused};
 use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Phase, Progress, Settled, Waiting};
-use envoy_host::{
-    self as host, AUDIT, Action, CONTAINER, Direction, Level, Method, Response, RootCallbacks, StreamCallbacks,
-};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Direction, Level, Method, RootCallbacks, StreamCallbacks};
 use jiff::Timestamp;
 use policy::{Authority, Denial, Form, HostName};
 use prost::Message;
@@ -524,16 +522,5 @@ fn rewrite(facts: &Facts, to: &HostName) -> Result<(), host::Error> {
 fn answer(refused: &Refused) {
     let Refused { facts, denial, progress, .. } = refused;
     progress.phase.set(Phase::Refused);
-    let refusal = policy::render(denial, Form::of_path(&facts.path), &facts.request_id);
-    let response = Response {
-        status: refusal.status,
-        content_type: refusal.content_type,
-        rule: denial.rule,
-        body: refusal.body.as_bytes(),
-    };
-    if let Err(error) = host::respond(&response) {
-        host::log(Level::Error, &format!("identity: a refusal without its answer: {error}"));
-        // Paused for good otherwise.
-        host::reset_request();
-    }
+    host::refuse(&policy::render(denial, Form::of_path(&facts.path), &facts.request_id));
 }

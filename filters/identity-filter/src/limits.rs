@@ -3,7 +3,7 @@
 //!
 //! Each Envoy worker counts separately: an address with connections on N workers can use up to N times each limit.
 
-use policy::{Denial, Stage};
+use policy::{Denial, Rule};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub const MAX_QUESTIONS: u32 = 128;
 pub const QUESTIONS_PER_SECOND: u32 = 8;
 /// The rule for exceeding one of these rates. The refusal is delayed by `refused::RATE_PAUSE`, so that a client that
 /// retries at once has to wait.
-pub const RATE: &str = "limit.rate";
+pub const RATE: Rule = Rule::LimitRate;
 /// The most requests of an address under way, including held and refused requests.
 pub const MAX_STREAMS: u32 = 256;
 /// The most tunnels in an hour to hosts that the policy does not list. Each may need a new leaf certificate, only to
@@ -33,7 +33,7 @@ const WINDOW: Duration = Duration::from_secs(3600);
 /// The most addresses that are tracked. Beyond this number, the addresses without a request under way are dropped.
 const MAX_IDLE: usize = 16_384;
 
-/// What is counted. [`crate::waiting`] counts the requests that wait for the registry.
+/// The kinds of work that are counted. [`crate::waiting`] counts the requests that wait for the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An open CONNECT tunnel.
@@ -43,10 +43,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn limit(self) -> (u32, &'static str, &'static str) {
+    fn limit(self) -> (u32, Rule, &'static str) {
         match self {
-            Self::Tunnel => (MAX_TUNNELS, "limit.connections", "connections"),
-            Self::Stream => (MAX_STREAMS, "limit.streams", "requests under way"),
+            Self::Tunnel => (MAX_TUNNELS, Rule::LimitConnections, "connections"),
+            Self::Stream => (MAX_STREAMS, Rule::LimitStreams, "requests under way"),
         }
     }
 }
@@ -185,7 +185,7 @@ impl Limits {
             let reason = format!(
                 "your address has asked for hosts that are not allowed {MAX_STRANGE_HOSTS} times in an hour, which is the limit"
             );
-            return Err(too_many("limit.names", reason));
+            return Err(too_many(Rule::LimitNames, reason));
         }
         usage.strange = usage.strange.saturating_add(1);
         Ok(())
@@ -193,8 +193,8 @@ impl Limits {
 }
 
 /// The refusal of a request beyond a limit.
-pub fn too_many(rule: &'static str, reason: String) -> Denial {
-    Denial { stage: Stage::Identity, rule, status: 429, reason }
+pub fn too_many(rule: Rule, reason: String) -> Denial {
+    Denial::new(rule, reason)
 }
 
 #[cfg(test)]
@@ -272,9 +272,10 @@ mod tests {
         for found in [true, false] {
             (0..MAX_QUESTIONS).for_each(|_| limits.ask(ip("10.0.0.1"), at).unwrap());
             limits.ask(ip("10.0.0.1"), at).unwrap_err();
-            match found {
-                true => limits.known(ip("10.0.0.1")),
-                false => limits.enter(ip("10.0.0.1"), Kind::Stream, true, at).unwrap(),
+            if found {
+                limits.known(ip("10.0.0.1"));
+            } else {
+                limits.enter(ip("10.0.0.1"), Kind::Stream, true, at).unwrap();
             }
         }
         limits.ask(ip("10.0.0.1"), at).unwrap();

@@ -56,18 +56,18 @@ pub enum Who {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// A record. The address has no record now.
-    #[error("the registry's record of {address} can't be read, so nobody is registered there: {reason}")]
+    #[error("invalid record of {address} in the registry, which counts as not registered: {reason}")]
     Record {
         /// The address.
         address: IpAddr,
-        /// What is wrong with the record.
+        /// The problem with the record.
         reason: String,
     },
     /// An address in a snapshot.
-    #[error("a record in the registry's snapshot has an address of {0} bytes; it is left out")]
+    #[error("a record in the registry's snapshot has an address of {0} bytes, not 4 or 16; the record is ignored")]
     Address(usize),
     /// The policy. Nothing is allowed from now on.
-    #[error("the policy can't be read, so nothing is allowed: {0}")]
+    #[error("invalid policy, so every request is refused: {0}")]
     Policy(String),
 }
 
@@ -75,7 +75,7 @@ pub enum Unreadable {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// The first message is not a snapshot.
-    #[error("the registry's stream began with something other than a snapshot")]
+    #[error("the registry's stream does not begin with a snapshot")]
     NotASnapshot,
     /// The version went down within one stream.
     #[error("the registry's version went from {applied} back to {version}")]
@@ -86,7 +86,7 @@ pub enum Unusable {
         version: u64,
     },
     /// The address of a change can't be parsed, so it is unknown which record has changed.
-    #[error("a change in the registry has an address of {0} bytes")]
+    #[error("a change in the registry has an address of {0} bytes, not 4 or 16")]
     Address(usize),
 }
 
@@ -140,7 +140,7 @@ impl Memory {
             }
             None if message.snapshot => {
                 self.policy = Some(Rc::new(Policy::deny_all()));
-                unreadable.push(Unreadable::Policy("the registry's snapshot has none".into()));
+                unreadable.push(Unreadable::Policy("the registry's snapshot has no policy".into()));
             }
             None => {}
         }
@@ -216,7 +216,7 @@ impl Answer {
 fn read_record(address: IpAddr, json: &[u8]) -> Result<Rc<Container>, String> {
     let container: Container = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     if container.container_ip.to_canonical() != address {
-        return Err(format!("it is the record of {}", container.container_ip));
+        return Err(format!("the record belongs to {}", container.container_ip));
     }
     Ok(Rc::new(container))
 }

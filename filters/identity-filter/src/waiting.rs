@@ -6,7 +6,7 @@ use crate::memory::{Answer, Asked, Memory, Who};
 use crate::request::Facts;
 use crate::verdict::unavailable;
 use envoy_host::Action;
-use policy::{Container, Denial, Policy};
+use policy::{Container, Denial, Policy, Rule};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -43,7 +43,7 @@ pub struct Progress {
     pub phase: Cell<Phase>,
     /// Whether the whole request has arrived.
     pub ended: Cell<bool>,
-    /// Whether a part of the body was dropped while the request was held. Such a request can only be refused.
+    /// Whether a part of the body was dropped while the request was held. The request can then only be refused.
     pub cut: Cell<bool>,
 }
 
@@ -104,7 +104,7 @@ impl Waiting {
         }
         if self.0.values().filter(|other| other.source == held.source).count() >= MAX_LOOKUPS {
             let reason = format!("{MAX_LOOKUPS} requests of your address wait to be identified, which is the limit");
-            return Err(too_many("limit.lookups", reason));
+            return Err(too_many(Rule::LimitLookups, reason));
         }
         self.0.insert(id, held);
         Ok(())

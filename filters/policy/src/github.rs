@@ -32,7 +32,7 @@ pub use patterns::{InvalidPattern, Patterns};
 pub use rules::{Exception, Listed, Rules};
 pub use scope::Scope;
 
-use crate::{Container, Denial, HostName, Stage};
+use crate::{Container, Denial, HostName, Rule};
 
 /// The operation that a request would carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Allowed {
     /// The request's operation.
     pub operation: Operation,
     /// The rule that allowed it.
-    pub rule: &'static str,
+    pub rule: Rule,
     /// The target to send instead of the received one.
     pub target: Vec<u8>,
     /// The body to send instead of the received one. `None` if the body is forwarded unread.
@@ -88,12 +88,12 @@ impl Allowed {
 
 impl Refused {
     /// A refusal of a malformed request or an unknown operation.
-    pub fn unknown(rule: &'static str, reason: impl Into<String>) -> Self {
-        Self { operation: None, denial: Denial::forbidden(Stage::Github, rule, reason) }
+    pub fn unknown(rule: Rule, reason: impl Into<String>) -> Self {
+        Self { operation: None, denial: Denial::new(rule, reason) }
     }
 
     /// A refusal of a known operation.
-    pub fn of(operation: &Operation, rule: &'static str, reason: impl Into<String>) -> Self {
+    pub fn of(operation: &Operation, rule: Rule, reason: impl Into<String>) -> Self {
         Self { operation: Some(operation.clone()), ..Self::unknown(rule, reason) }
     }
 }
@@ -166,7 +166,7 @@ impl Judge {
         let method = std::str::from_utf8(call.method).unwrap_or_default();
         if call.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")) {
             let reason = "nothing that GitHub is asked is another protocol than HTTP";
-            return Err(Refused::unknown("github.header", reason));
+            return Err(Refused::unknown(Rule::GithubHeader, reason));
         }
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
@@ -184,7 +184,7 @@ impl Judge {
     pub fn body(&self, pending: Pending, body: &[u8], container: &Container) -> Result<Allowed, Refused> {
         let scope = Scope { container, rules: &self.rules };
         if body.len() > MAX_BODY {
-            return Err(Refused::unknown("github.body", "the body is longer than 1 MiB"));
+            return Err(Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB"));
         }
         match pending.0 {
             Kinds::Rest(matched) => matched.body(body, &scope),
@@ -199,7 +199,7 @@ impl Judge {
     fn api(&self, call: Call<'_>, method: &str, uploads: bool, scope: &Scope<'_>) -> Result<Head, Refused> {
         headers::screen(call.host.as_str(), call.headers)?;
         let target = target::Target::parse(call.target)
-            .map_err(|why| Refused::unknown("github.target", format!("the target is not spelled plainly: {why}")))?;
+            .map_err(|why| Refused::unknown(Rule::GithubTarget, format!("the target is not spelled plainly: {why}")))?;
         self.patterns.judge(method, call.target)?;
         if !uploads && target.segments == ["graphql"] {
             let operation = Operation { name: "graphql".into(), class: Class::Graphql };
@@ -243,7 +243,7 @@ pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<V
 
 fn graphql(body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
     let json = Json::parse(body)
-        .map_err(|error| Refused::unknown("github.body", format!("the body is no plain JSON: {error}")))?;
+        .map_err(|error| Refused::unknown(Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
     let graphql::Judged { operation, rule, body, ask } = graphql::judge(&json, scope)?;
     Ok(Allowed { operation, rule, target: b"/graphql".to_vec(), body: Some(body.to_bytes()), ask })
 }

@@ -5,10 +5,10 @@
 //! the inspection says that it is allowed. The server's answer waits as long.
 
 use crate::load::{Full, Load, Ticket};
-use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, Response, RootCallbacks, StreamCallbacks};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::github::{Git, Kind, Rules, Service};
 use policy::push::{MAX_REFS, PushRefusal};
-use policy::{Container, Denial, Form, HostName, Note, Stage};
+use policy::{Container, Denial, Form, HostName, Note, Refusal, Rule, Stage};
 use prost::Message;
 use push::{Inspection, Oid, Question, RefAt, Standing};
 use registry_proto::push as wire;
@@ -77,7 +77,7 @@ enum Request {
     Push(Box<Push>),
     /// It was refused, and what still comes of its body is dropped before it is answered. `flowing`: its headers have
     /// gone upstream already.
-    Dropping { answer: Answer, flowing: bool },
+    Dropping { answer: Refusal, flowing: bool },
     /// It was refused and answered.
     Refused,
 }
@@ -107,14 +107,6 @@ struct Push {
     allowed: bool,
     refs: Option<u32>,
     descents: Option<(u32, Vec<push::Descent>)>,
-}
-
-/// How a refusal is told.
-struct Answer {
-    status: u16,
-    content_type: &'static str,
-    rule: &'static str,
-    body: Vec<u8>,
 }
 
 /// Why a push could not be inspected or sent on; never the client's fault.
@@ -153,13 +145,13 @@ impl From<Denial> for Stop {
     }
 }
 
-fn refused(rule: &'static str, reason: &str) -> Stop {
-    Denial::forbidden(Stage::Push, rule, reason).into()
+fn refused(rule: Rule, reason: &str) -> Stop {
+    Denial::new(rule, reason).into()
 }
 
 fn full(_: Full) -> Stop {
     let reason = "too much is pushed through the gateway at this moment; try again when your other pushes are done";
-    Denial { status: 429, ..Denial::forbidden(Stage::Push, "limit.pushes", reason) }.into()
+    Denial::new(Rule::LimitPushes, reason).into()
 }
 
 /// Ends a stream of which something can't be kept from the server.
@@ -209,7 +201,7 @@ impl StreamCallbacks for Stream {
             Request::Other => Action::Continue,
             Request::Push(push) if push.flowing && push.inspection.standing() == Standing::Allowed => Action::Continue,
             Request::Push(_) | Request::Advertisement(_) => {
-                self.done(Err(refused("push.malformed", "a push has no trailers")), true)
+                self.done(Err(refused(Rule::PushMalformed, "a push has no trailers")), true)
             }
             Request::Dropping { .. } => {
                 self.answer();
@@ -322,7 +314,7 @@ impl Stream {
                 self.note = Note::read(&host::property(&AUDIT)?.unwrap_or_default());
                 push::judge_headers(&headers)?;
                 if end {
-                    return Err(refused("push.malformed", "the push is empty"));
+                    return Err(refused(Rule::PushMalformed, "the push is empty"));
                 }
                 self.kind = Request::Push(self.push(git)?);
                 self.audit()?;
@@ -412,11 +404,8 @@ impl Stream {
     fn audit(&self) -> Result<(), host::Error> {
         let Request::Push(push) = &self.kind else { return Ok(()) };
         let note = match push.inspection.standing() {
-            Standing::Allowed => self.note.allowed(Stage::Push.name(), "push.allowed"),
-            _ => self.note.refused(&Denial {
-                status: 0,
-                ..Denial::forbidden(Stage::Push, "push.unfinished", "it ended before it was decided")
-            }),
+            Standing::Allowed => self.note.allowed(Stage::Push.name(), Rule::PushAllowed),
+            _ => self.note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided")),
         };
         host::set_property(&AUDIT, &push.about(note).to_bytes())
     }
@@ -461,7 +450,7 @@ impl Stream {
         match &self.kind {
             Request::Push(push) if !push.ended => {
                 let reason = "GitHub has answered before it had the whole push; try again";
-                let denial = Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.unfinished", reason) };
+                let denial = Denial::new(Rule::PushUnfinished, reason);
                 let _paused = self.done(Err(denial.into()), true);
             }
             Request::Dropping { .. } => self.answer(),
@@ -478,7 +467,7 @@ impl Stream {
             Err(Stop::Broken(broken)) => {
                 host::log(Level::Error, &format!("push: {broken}"));
                 let reason = "the gateway can't inspect this push; try again";
-                Denial { status: 503, ..Denial::forbidden(Stage::Push, "push.unavailable", reason) }
+                Denial::new(Rule::PushUnavailable, reason)
             }
         };
         let (flowing, note, answer) = match &mut self.kind {
@@ -491,15 +480,8 @@ impl Stream {
         if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
             host::log(Level::Error, &format!("push: a refusal without its audit: {error}"));
         }
-        let answer = answer.unwrap_or_else(|| {
-            let refusal = policy::render(&denial, Form::of_path(&self.path), self.note.request_id());
-            Answer {
-                status: refusal.status,
-                content_type: refusal.content_type,
-                rule: denial.rule,
-                body: refusal.body.into_bytes(),
-            }
-        });
+        let answer =
+            answer.unwrap_or_else(|| policy::render(&denial, Form::of_path(&self.path), self.note.request_id()));
         self.kind = Request::Dropping { answer, flowing };
         if end {
             self.answer();
@@ -513,17 +495,7 @@ impl Stream {
     fn answer(&mut self) {
         let Request::Dropping { answer, .. } = std::mem::replace(&mut self.kind, Request::Refused) else { return };
         self.answered = false;
-        let response = Response {
-            status: answer.status,
-            content_type: answer.content_type,
-            rule: answer.rule,
-            body: &answer.body,
-        };
-        if let Err(error) = host::respond(&response) {
-            host::log(Level::Error, &format!("push: a refusal without its answer: {error}"));
-            // Paused for good otherwise.
-            host::reset_request();
-        }
+        host::refuse(&answer);
     }
 }
 
@@ -551,13 +523,13 @@ impl Push {
     }
 
     /// git's own report of a refusal, where the client reads one.
-    fn report(&self, denial: &Denial, request_id: &str) -> Option<Answer> {
+    fn report(&self, denial: &Denial, request_id: &str) -> Option<Refusal> {
         let Standing::Refused(refusal) = self.inspection.standing() else { return None };
         if self.refusal == PushRefusal::Http {
             return None;
         }
         let body = refusal.report(request_id)?;
-        Some(Answer { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
+        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
     }
 
     /// `note` with what the push does.
@@ -585,5 +557,5 @@ fn ref_at(at: wire::Ref) -> RefAt {
 
 fn odd_advertisement() -> Stop {
     let reason = "the server's answer is no list of refs";
-    Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.advertisement", reason) }.into()
+    Denial::new(Rule::PushAdvertisement, reason).into()
 }

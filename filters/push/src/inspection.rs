@@ -6,7 +6,7 @@ use git_wire::graph;
 use git_wire::pack::Scanner;
 use git_wire::receive_pack::{self, Parser, RefUpdate, Request};
 use policy::push::{Change, MAX_REFS, Need, advice, judge};
-use policy::{BranchRules, Container, Denial, Stage};
+use policy::{BranchRules, Container, Denial, Rule};
 use std::collections::{HashSet, VecDeque};
 
 /// The most commits at which the walk may leave the pack for one ref. Each may cost one request to GitHub.
@@ -195,7 +195,7 @@ impl Inspection {
                 None => "it does not exist any more; fetch, and push again".into(),
             })
         };
-        self.refuse_refs("push.stale", reason);
+        self.refuse_refs(Rule::PushStale, reason);
     }
 
     /// Takes the answer to [`Question::Descents`], in the same order.
@@ -209,19 +209,18 @@ impl Inspection {
         }
         let no: HashSet<&str> =
             asked.iter().zip(answers).filter(|(_, yes)| !**yes).map(|(descent, _)| descent.name.as_str()).collect();
-        match no.is_empty() {
-            true => {
-                self.descents = Answer::Good;
-                self.settle();
-            }
-            false => self.not_fast_forward(|name| no.contains(name)),
+        if no.is_empty() {
+            self.descents = Answer::Good;
+            self.settle();
+        } else {
+            self.not_fast_forward(|name| no.contains(name));
         }
     }
 
     /// Refuses the push because a question could not be answered.
     pub fn unanswered(&mut self) {
         let reason = "GitHub could not be asked where the branches are now; fetch, and push again";
-        self.refuse(Denial { status: 503, ..Denial::forbidden(Stage::Push, "push.unconfirmed", reason) });
+        self.refuse(Denial::new(Rule::PushUnconfirmed, reason));
     }
 
     /// Refuses the push for a reason of the caller.
@@ -237,10 +236,8 @@ impl Inspection {
         match &self.phase {
             Phase::Head(_) | Phase::Whole => Standing::Unjudged,
             Phase::Pack(_) => Standing::Pending,
-            Phase::Ended => match self.settled() {
-                true => Standing::Allowed,
-                false => Standing::Pending,
-            },
+            Phase::Ended if self.settled() => Standing::Allowed,
+            Phase::Ended => Standing::Pending,
             Phase::Free => Standing::Allowed,
             Phase::Refused(refusal) => Standing::Refused(refusal),
         }
@@ -288,13 +285,13 @@ impl Inspection {
         }
         if updates.len() > MAX_REFS {
             let reason = format!("a push may have {MAX_REFS} refs; push fewer at a time");
-            self.refuse(Denial::forbidden(Stage::Push, "push.limit", reason));
+            self.refuse(Denial::new(Rule::PushLimit, reason));
             return;
         }
         let mut names = HashSet::new();
         if let Some(twice) = updates.iter().find(|update| !names.insert(update.name.as_str())) {
             let reason = format!("{} is named twice", twice.name);
-            self.refuse(Denial::forbidden(Stage::Push, "push.duplicate", reason));
+            self.refuse(Denial::new(Rule::PushDuplicate, reason));
             return;
         }
         let judged: Vec<_> =
@@ -318,16 +315,16 @@ impl Inspection {
             .filter(|update| update.new.is_some())
             .map(|update| RefAt { name: update.name.clone(), object: update.old })
             .collect();
-        match asked.is_empty() {
-            true => self.refs = Answer::Good,
-            false => {
-                self.refs = Answer::Asked;
-                self.questions.push_back(Question::Refs(asked));
-            }
+        if asked.is_empty() {
+            self.refs = Answer::Good;
+        } else {
+            self.refs = Answer::Asked;
+            self.questions.push_back(Question::Refs(asked));
         }
-        match has_pack {
-            true => self.phase = Phase::Pack(Box::new(scanner)),
-            false => self.descents = Answer::Good,
+        if has_pack {
+            self.phase = Phase::Pack(Box::new(scanner));
+        } else {
+            self.descents = Answer::Good;
         }
     }
 
@@ -349,7 +346,7 @@ impl Inspection {
                         "the new commits of {name} leave from {} others, more than can be looked up; fetch, and push in smaller steps",
                         commits.len()
                     );
-                    self.refuse(Denial::forbidden(Stage::Push, "push.limit", reason));
+                    self.refuse(Denial::new(Rule::PushLimit, reason));
                     return;
                 }
                 Some(graph::Descent::Open(_)) | None => _ = never.insert(name),
@@ -359,12 +356,11 @@ impl Inspection {
             self.not_fast_forward(|name| never.contains(name));
             return;
         }
-        self.descents = match open.is_empty() {
-            true => Answer::Good,
-            false => {
-                self.questions.push_back(Question::Descents(open));
-                Answer::Asked
-            }
+        self.descents = if open.is_empty() {
+            Answer::Good
+        } else {
+            self.questions.push_back(Question::Descents(open));
+            Answer::Asked
         };
     }
 
@@ -386,7 +382,7 @@ impl Inspection {
     fn not_fast_forward(&mut self, is: impl Fn(&str) -> bool) {
         let advice = advice(&self.container);
         let moves: Vec<_> = self.request.updates.iter().filter(|update| is(&update.name)).cloned().collect();
-        self.refuse_refs("push.force", |name| {
+        self.refuse_refs(Rule::PushForce, |name| {
             let update = moves.iter().find(|update| update.name == name)?;
             let short = |oid: Option<Oid>| oid.map(|oid| oid.to_string().chars().take(12).collect::<String>());
             let (old, new) = (short(update.old)?, short(update.new)?);
@@ -395,12 +391,12 @@ impl Inspection {
     }
 
     /// Refuses the push because of the refs for which `reason` returns one.
-    fn refuse_refs(&mut self, rule: &'static str, reason: impl Fn(&str) -> Option<String>) {
+    fn refuse_refs(&mut self, rule: Rule, reason: impl Fn(&str) -> Option<String>) {
         let updates = &self.request.updates;
         let refs = told(updates.iter().map(|update| (update, reason(&update.name))));
         let first = refs.iter().find(|refused| refused.guilty);
         let why = first.map_or_else(String::new, |refused| format!("{}: {}", refused.name, refused.reason));
-        self.end(Denial::forbidden(Stage::Push, rule, why), refs);
+        self.end(Denial::new(rule, why), refs);
     }
 
     fn end(&mut self, denial: Denial, refs: Vec<RefusedRef>) {
@@ -437,26 +433,26 @@ fn told<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<
 }
 
 fn malformed(reason: impl Into<String>) -> Denial {
-    Denial::forbidden(Stage::Push, "push.malformed", reason)
+    Denial::new(Rule::PushMalformed, reason)
 }
 
 fn of_head(error: &receive_pack::Error) -> Denial {
     let rule = match error {
-        receive_pack::Error::Signed => "push.signed",
-        receive_pack::Error::ObjectFormat(_) => "push.format",
-        receive_pack::Error::Limit { .. } => "push.limit",
+        receive_pack::Error::Signed => Rule::PushSigned,
+        receive_pack::Error::ObjectFormat(_) => Rule::PushFormat,
+        receive_pack::Error::Limit { .. } => Rule::PushLimit,
         receive_pack::Error::Length(_) | receive_pack::Error::Line(_) | receive_pack::Error::Truncated => {
-            "push.malformed"
+            Rule::PushMalformed
         }
     };
-    Denial::forbidden(Stage::Push, rule, error.to_string())
+    Denial::new(rule, error.to_string())
 }
 
 fn of_pack(error: &git_wire::pack::Error) -> Denial {
     use git_wire::pack::Error;
     let rule = match error {
-        Error::Limit { .. } | Error::Commits(graph::Error::Limit { .. }) => "push.limit",
-        Error::Malformed(_) | Error::Commits(graph::Error::Malformed) => "push.malformed",
+        Error::Limit { .. } | Error::Commits(graph::Error::Limit { .. }) => Rule::PushLimit,
+        Error::Malformed(_) | Error::Commits(graph::Error::Malformed) => Rule::PushMalformed,
     };
-    Denial::forbidden(Stage::Push, rule, error.to_string())
+    Denial::new(rule, error.to_string())
 }

@@ -12,7 +12,7 @@ mod inspection;
 mod refusal;
 
 use git_wire::advertisement::Rewriter;
-use policy::{Denial, Stage};
+use policy::{Denial, Rule};
 
 pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
 pub use refusal::{Refusal, RefusedRef};
@@ -29,11 +29,11 @@ pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
     let values = |name: &'static str| headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value);
     if !values("content-type").eq([CONTENT_TYPE]) {
         let reason = "git sends a push as application/x-git-receive-pack-request";
-        return Err(Denial::forbidden(Stage::Push, "push.content-type", reason));
+        return Err(Denial::new(Rule::PushContentType, reason));
     }
     if values("content-encoding").next().is_some() {
         let reason = "git sends a push without a content-encoding";
-        return Err(Denial::forbidden(Stage::Push, "push.encoding", reason));
+        return Err(Denial::new(Rule::PushEncoding, reason));
     }
     Ok(())
 }
@@ -46,7 +46,7 @@ pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
 pub fn judge_advertisement(seen: &Rewriter) -> Result<(), Denial> {
     let Some(format) = seen.other_format() else { return Ok(()) };
     let reason = format!("the repository's object format is {format}; only sha1 can be pushed through the gateway");
-    Err(Denial::forbidden(Stage::Push, "push.format", reason))
+    Err(Denial::new(Rule::PushFormat, reason))
 }
 
 pub use git_wire::Oid;

@@ -70,7 +70,7 @@ fn exposed_where_there_is_one<S: Serializer>(secret: &Option<SecretString>, seri
 
 /// Why there is no new token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refused {
+pub enum RefreshError {
     /// It can be asked again.
     ForNow(String),
     /// Only a new login helps.
@@ -108,12 +108,12 @@ impl Endpoint {
     /// What asks it now.
     ///
     /// # Errors
-    /// Its name cannot be resolved: [`Refused::ForNow`].
-    pub async fn question(&self) -> Result<Question, Refused> {
+    /// Its name cannot be resolved: [`RefreshError::ForNow`].
+    pub async fn question(&self) -> Result<Question, RefreshError> {
         let (service, client, roots_pem) = (self.service, self.client.clone(), self.roots_pem.clone());
         match self.place.addresses(&self.host).await {
             Ok(addresses) => Ok(Question { service, client, addresses, roots_pem }),
-            Err(error) => Err(Refused::ForNow(format!("{} cannot be resolved: {error}", self.host))),
+            Err(error) => Err(RefreshError::ForNow(format!("{} cannot be resolved: {error}", self.host))),
         }
     }
 }
@@ -133,11 +133,11 @@ impl Question {
     /// Asks for a new token.
     ///
     /// # Errors
-    /// See [`Refused`].
-    pub async fn ask(&self, token: &SecretString) -> Result<Renewed, Refused> {
+    /// See [`RefreshError`].
+    pub async fn ask(&self, token: &SecretString) -> Result<Renewed, RefreshError> {
         let (name, path) = self.service.endpoint();
         let (kind, body) = body(self.service, &self.client, token);
-        let host = HostName::parse(name.as_bytes()).map_err(|error| Refused::ForNow(error.to_string()))?;
+        let host = HostName::parse(name.as_bytes()).map_err(|error| RefreshError::ForNow(error.to_string()))?;
         let place = Place::Known(self.addresses.clone());
         let headers =
             [(ACCEPT, HeaderValue::from_static("application/json")), (CONTENT_TYPE, HeaderValue::from_static(kind))];
@@ -146,7 +146,7 @@ impl Question {
             // Never twice: a token endpoint may have taken the refresh token out of force.
             client.call_once(Method::POST, path, headers, body).await
         };
-        let answer = answered.await.map_err(|error| Refused::ForNow(error.to_string()))?;
+        let answer = answered.await.map_err(|error| RefreshError::ForNow(error.to_string()))?;
         read(name, answer.status, &answer.body)
     }
 }
@@ -181,9 +181,9 @@ fn form(text: &str) -> String {
 }
 
 /// What an answer means. Of its body nothing is told but an error that is on our own list.
-fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, Refused> {
+fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, RefreshError> {
     if status == 200 {
-        return Renewed::read(body).ok_or_else(|| Refused::ForNow(format!("{host} answers 200 without a token")));
+        return Renewed::read(body).ok_or_else(|| RefreshError::ForNow(format!("{host} answers 200 without a token")));
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     // {"error": "code"} is RFC 6749's, {"error": {"code": …}} and {"code": …} are OpenAI's.
@@ -191,9 +191,9 @@ fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, Refused> {
     let known = FINAL.iter().find(|code| told.iter().any(|told| told.as_str() == Some(code)));
     match known {
         Some(code) if matches!(status, 400 | 401 | 403) => {
-            Err(Refused::ForGood(format!("{host} answers {status} {code}")))
+            Err(RefreshError::ForGood(format!("{host} answers {status} {code}")))
         }
-        _ => Err(Refused::ForNow(format!("{host} answers with status {status}"))),
+        _ => Err(RefreshError::ForNow(format!("{host} answers with status {status}"))),
     }
 }
 
@@ -234,8 +234,8 @@ mod tests {
             (200, r#"{"secret": 1}"#, "now 200"),
         ] {
             let (kind, text) = match read("h", status, body.as_bytes()).unwrap_err() {
-                Refused::ForGood(text) => ("good", text),
-                Refused::ForNow(text) => ("now", text),
+                RefreshError::ForGood(text) => ("good", text),
+                RefreshError::ForNow(text) => ("now", text),
             };
             let (expected, what) = expected.split_once(' ').unwrap();
             assert!(kind == expected && text.contains(what) && !text.contains("secret"), "{status} {body}: {text}");

@@ -8,11 +8,11 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::endpoint::Refused;
+use super::endpoint::RefreshError;
 use super::home::{Found, Home};
 use super::refresh::{Order, Outcome};
 use super::tokens::{self, Tokens};
-use super::{Ask, Login, Outlook, State, schedule};
+use super::{Login, Outlook, Refresher, State, schedule};
 use base::telemetry::{self, Refresh};
 
 /// How often a login is looked at, and its file.
@@ -25,7 +25,7 @@ const APART: Duration = Duration::from_secs(10);
 pub struct Keeper<'a> {
     login: &'a Arc<Login>,
     home: Home,
-    ask: Ask,
+    refresher: Refresher,
     /// The file, as it is on disk or should be.
     text: Option<SecretString>,
     seen: Option<Option<(u64, u64, i64, i64)>>,
@@ -53,8 +53,8 @@ impl Turn {
 
 impl<'a> Keeper<'a> {
     /// The one of `login`, which is at `home`.
-    pub fn new(login: &'a Arc<Login>, home: Home, ask: Ask) -> Self {
-        Self { login, home, ask, text: None, seen: None, unsaved: None, turn: Turn::default() }
+    pub fn new(login: &'a Arc<Login>, home: Home, refresher: Refresher) -> Self {
+        Self { login, home, refresher, text: None, seen: None, unsaved: None, turn: Turn::default() }
     }
 
     /// Keeps it fresh until `stopped`.
@@ -176,13 +176,13 @@ impl<'a> Keeper<'a> {
         }
         self.login.update(|state| state.outlook = Outlook::Soon);
         let order = Order { home: self.home.clone(), layout: self.login.layout.clone(), text };
-        match (self.ask)(order).await {
+        match (self.refresher)(order).await {
             Outcome::Renewed { text, unsaved } => self.renewed(text, unsaved),
             Outcome::NoRoom(why) => {
                 self.failed(&format!("is not refreshed while the state directory cannot be written: {why}"));
             }
-            Outcome::Refused(Refused::ForNow(why)) => self.failed(&format!("cannot be refreshed now: {why}")),
-            Outcome::Refused(Refused::ForGood(why)) => {
+            Outcome::Refused(RefreshError::ForNow(why)) => self.failed(&format!("cannot be refreshed now: {why}")),
+            Outcome::Refused(RefreshError::ForGood(why)) => {
                 telemetry::refreshed(&self.login.name, Refresh::Refused);
                 self.ends(&format!("cannot be refreshed any more: {why}; log in again"));
             }
@@ -304,7 +304,7 @@ mod tests {
         stop: watch::Sender<bool>,
     }
 
-    type Answer = Result<&'static str, Refused>;
+    type Scripted = Result<&'static str, RefreshError>;
 
     fn write(path: &Path, access: &str, seconds: i64) {
         let expires = Timestamp::now().as_millisecond() + seconds * 1000;
@@ -316,7 +316,7 @@ mod tests {
 
     impl Rig {
         /// Its endpoint takes `delay`, and then answers what `answer` gives for its n-th call.
-        fn start(seconds: i64, delay: Duration, answer: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
+        fn start(seconds: i64, delay: Duration, answer: impl Fn(usize) -> Scripted + Send + Sync + 'static) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let source = directory.path().join("oauth_creds.json");
             write(&source, "A0", seconds);
@@ -324,7 +324,7 @@ mod tests {
             let login = Arc::new(Login::new("gemini-cli", Layout::Gemini, source, Some(client)));
             let (asked, times) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
             let (counted, noted, answer) = (Arc::clone(&asked), Arc::clone(&times), Arc::new(answer));
-            let ask: Ask = Box::new(move |order| {
+            let refresher: Refresher = Box::new(move |order| {
                 let (counted, noted, answer) = (Arc::clone(&counted), Arc::clone(&noted), Arc::clone(&answer));
                 Box::pin(refresh::carry_out(order, async move |_| {
                     let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
@@ -334,7 +334,7 @@ mod tests {
                 }))
             });
             let (stop, stopped) = watch::channel(false);
-            tokio::spawn(Arc::clone(&login).run(login.home(directory.path()), ask, stopped));
+            tokio::spawn(Arc::clone(&login).run(login.home(directory.path()), refresher, stopped));
             Self { directory, login, asked, times, stop }
         }
 
@@ -388,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn a_login_that_is_refused_is_not_asked_for_again_until_its_file_is_another() {
         let rig = Rig::start(-1, Duration::ZERO, |call| match call {
-            1 => Err(Refused::ForGood("h answers 400 invalid_grant".into())),
+            1 => Err(RefreshError::ForGood("h answers 400 invalid_grant".into())),
             _ => Ok(NEXT),
         });
         rig.until("it is refused", |rig| rig.login.problem().is_some()).await;
@@ -405,7 +405,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_failures_the_pauses_grow() {
-        let rig = Rig::start(-1, Duration::ZERO, |_| Err(Refused::ForNow("h answers with status 500".into())));
+        let rig = Rig::start(-1, Duration::ZERO, |_| Err(RefreshError::ForNow("h answers with status 500".into())));
         while rig.asked() < 6 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

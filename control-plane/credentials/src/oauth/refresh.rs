@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::endpoint::{Endpoint, Question, Refused, exposed};
+use super::endpoint::{Endpoint, Question, RefreshError, exposed};
 use super::home::{Home, Lock};
 use super::provider::Layout;
 use super::tokens::{self, Renewed};
@@ -76,17 +76,20 @@ pub enum Outcome {
     /// Nobody was asked: the new login could not have been saved.
     NoRoom(String),
     /// There is no new login.
-    Refused(Refused),
+    Refused(RefreshError),
     /// The process has ended without a word. What is on disk holds.
     Unknown(String),
 }
 
 /// Carries out an order. `ask` is the exchange with the token endpoint.
-pub async fn carry_out(order: Order, ask: impl AsyncFnOnce(Arc<SecretString>) -> Result<Renewed, Refused>) -> Outcome {
+pub async fn carry_out(
+    order: Order,
+    ask: impl AsyncFnOnce(Arc<SecretString>) -> Result<Renewed, RefreshError>,
+) -> Outcome {
     let Order { home, layout, text } = order;
     let held = tokens::read(&layout, text.expose_secret());
     let Ok(Some(token)) = held.map(|tokens| tokens.refresh) else {
-        return Outcome::Refused(Refused::ForGood("there is no refresh token".into()));
+        return Outcome::Refused(RefreshError::ForGood("there is no refresh token".into()));
     };
     let room = match home.room(text.expose_secret().len()) {
         Ok(room) => room,
@@ -102,7 +105,7 @@ pub async fn carry_out(order: Order, ask: impl AsyncFnOnce(Arc<SecretString>) ->
             let unsaved = room.fill(&text).err().map(|error| error.to_string());
             Outcome::Renewed { text, unsaved }
         }
-        Err(problem) => Outcome::Refused(Refused::ForGood(format!("BUG: it {problem}"))),
+        Err(problem) => Outcome::Refused(RefreshError::ForGood(format!("BUG: it {problem}"))),
     }
 }
 
@@ -112,7 +115,8 @@ pub async fn apart(order: Order, endpoint: &Endpoint) -> Outcome {
         Ok(question) => question,
         Err(refused) => return Outcome::Refused(refused),
     };
-    let for_now = |why: String| Outcome::Refused(Refused::ForNow(format!("a process for it cannot be started: {why}")));
+    let for_now =
+        |why: String| Outcome::Refused(RefreshError::ForNow(format!("a process for it cannot be started: {why}")));
     let told = Told { order, question };
     let Ok(bytes) = serde_json::to_vec(&told) else {
         return for_now("a path of it is no text".into());

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use policy::{HostName, HostPattern};
 use secrecy::SecretString;
 
-use super::super::entry::{Admits, Entry, Place, Way};
+use super::super::entry::{Admits, Entry, Injection, Location};
 use super::super::oauth::Login;
 use super::super::oauth::endpoint::Client;
 use super::super::oauth::provider::{self, Layout, Program, Service};
 use super::super::scope::Scope;
 use super::super::source::Source;
 use super::FieldError;
-use super::place::{read_format, read_header};
+use super::location::{read_format, read_header};
 use super::shape::{RawEntry, RawSource};
 use super::source::Sources;
 
@@ -24,11 +24,17 @@ const HEADER: &str = "authorization";
 const FORMAT: &str = "Bearer {}";
 
 impl Sources<'_> {
-    /// The way of the login that `raw` names: `program`'s, with `from` beside it.
+    /// The injection of the login that `raw` names: `program`'s, with `from` beside it.
     ///
     /// # Errors
     /// If a key stands beside `oauth` that is for another source, or a required key is absent.
-    pub fn login_way(&self, name: &str, program: Program, from: &RawSource, raw: &RawEntry) -> Result<Way, FieldError> {
+    pub fn login_injection(
+        &self,
+        name: &str,
+        program: Program,
+        from: &RawSource,
+        raw: &RawEntry,
+    ) -> Result<Injection, FieldError> {
         if from.env.is_some() || from.command.is_some() || from.ttl.is_some() || from.app.is_some() {
             return Err(FieldError::new("from", "beside oauth stand file, provider, client_id and client_secret"));
         }
@@ -42,28 +48,33 @@ impl Sources<'_> {
         if raw.query.is_some() {
             return Err(FieldError::new("query", "a login stands in a header"));
         }
-        let place = read_header(raw.header.as_deref().unwrap_or(HEADER))?;
+        let location = read_header(raw.header.as_deref().unwrap_or(HEADER))?;
         let format = read_format(raw.format.as_deref().unwrap_or(FORMAT))?;
         let source = self.login(name, layout, &file, client)?;
         let placeholder = provider::built_in(name).and_then(|built_in| built_in.placeholder);
-        Ok(Way { source, place, format, variables: placeholder.map(str::to_owned).into_iter().collect() })
+        Ok(Injection { source, location, format, variables: placeholder.map(str::to_owned).into_iter().collect() })
     }
 
-    /// The way of the login that the built-in credential `name` may have. `None` if it has none.
+    /// The injection of the login that the built-in credential `name` may have. `None` if it has none.
     ///
     /// If the variable that names the login's file is unset, the source has no value, and names the variable.
     ///
     /// # Errors
-    /// See [`Sources::login_way`].
-    pub fn built_in_login_way(&self, name: &str) -> Result<Option<Way>, FieldError> {
+    /// See [`Sources::login_injection`].
+    pub fn built_in_login_injection(&self, name: &str) -> Result<Option<Injection>, FieldError> {
         let Some(provider::BuiltIn { program, .. }) = provider::built_in(name) else { return Ok(None) };
         if self.variable(program.variable()).is_none() {
             let format = read_format(FORMAT)?;
             let source = Source::variables_of(vec![program.variable().to_owned()], &format, &|_| None);
-            return Ok(Some(Way { source, place: Place::Header(HEADER.to_owned()), format, variables: Vec::new() }));
+            return Ok(Some(Injection {
+                source,
+                location: Location::Header(HEADER.to_owned()),
+                format,
+                variables: Vec::new(),
+            }));
         }
         let from = RawSource { oauth: Some(program), ..RawSource::default() };
-        self.login_way(name, program, &from, &RawEntry::default()).map(Some)
+        self.login_injection(name, program, &from, &RawEntry::default()).map(Some)
     }
 
     /// The OAuth client that refreshes the login. `None` if the gateway doesn't know the service.
@@ -130,8 +141,8 @@ pub fn add_token_endpoints(entries: &mut BTreeMap<HostPattern, Entry>) {
                 group: None,
                 admits: Admits::default(),
                 host: host.clone(),
-                scope: Scope::Answer(service),
-                ways: Vec::new(),
+                scope: Scope::TokenEndpoint(service),
+                injections: Vec::new(),
             };
             entries.insert(host, entry);
         }
@@ -153,7 +164,7 @@ mod tests {
             logins
         };
         let answered = |credentials: &Credentials, host: &str| {
-            entry(credentials, host).is_some_and(|entry| matches!(entry.scope, Scope::Answer(_)))
+            entry(credentials, host).is_some_and(|entry| matches!(entry.scope, Scope::TokenEndpoint(_)))
         };
         let none = of("{}", &[]);
         assert_eq!(login(&none, "chatgpt.com"), []);
@@ -163,7 +174,7 @@ mod tests {
         assert_eq!(login(&variables, "chatgpt.com"), [Some(Service::OpenAi)]);
         assert_eq!(login(&variables, "api.anthropic.com"), [Some(Service::Anthropic)]);
         assert!(
-            entry(&variables, "api.anthropic.com").unwrap().ways.len() > 1,
+            entry(&variables, "api.anthropic.com").unwrap().injections.len() > 1,
             "a key is taken where there is no login"
         );
         for host in ["auth.openai.com", "console.anthropic.com", "platform.claude.com"] {

@@ -6,11 +6,11 @@ use policy::HostPattern;
 
 use super::super::built_in::{self, BuiltIn};
 use super::super::endpoint::{Endpoint, read_method};
-use super::super::entry::{Admits, Entry, Place, Way};
+use super::super::entry::{Admits, Entry, Injection, Location};
 use super::super::format::Format;
 use super::super::scope::Scope;
 use super::FieldError;
-use super::place::{read_format, read_header, read_query};
+use super::location::{read_format, read_header, read_query};
 use super::shape::RawEntry;
 use super::source::Sources;
 
@@ -31,7 +31,7 @@ pub fn entry(
         group: built_in.and_then(|built_in| built_in.group),
         admits: Admits { labels: admits.labels, mode: admits.mode, list: admits.list },
         scope: scope(raw, built_in)?,
-        ways: ways(name, raw, built_in, sources)?,
+        injections: injections(name, raw, built_in, sources)?,
     })
 }
 
@@ -86,8 +86,13 @@ fn scope(raw: &RawEntry, built_in: Option<&BuiltIn>) -> Result<Scope, FieldError
     })
 }
 
-fn ways(name: &str, raw: &RawEntry, built_in: Option<&BuiltIn>, sources: &Sources<'_>) -> Result<Vec<Way>, FieldError> {
-    let place = match (&raw.header, &raw.query) {
+fn injections(
+    name: &str,
+    raw: &RawEntry,
+    built_in: Option<&BuiltIn>,
+    sources: &Sources<'_>,
+) -> Result<Vec<Injection>, FieldError> {
+    let location = match (&raw.header, &raw.query) {
         (Some(_), Some(_)) => {
             return Err(FieldError::new("query", "a credential stands in a header or in the query"));
         }
@@ -100,44 +105,44 @@ fn ways(name: &str, raw: &RawEntry, built_in: Option<&BuiltIn>, sources: &Source
             let problem = "is required: {env: NAME}, {file: PATH} or {command: [PROGRAM, ARGUMENT]}";
             return Err(FieldError::new("from", problem));
         };
-        if place.is_some() || format.is_some() {
+        if location.is_some() || format.is_some() {
             let problem = "is required where a built-in credential's header, query or format is changed";
             return Err(FieldError::new("from", problem));
         }
-        return built_in_ways(name, built_in, sources);
+        return built_in_injections(name, built_in, sources);
     };
-    // The last way of a built-in credential is the plain key.
-    let usual = built_in.and_then(|built_in| built_in.ways.last());
-    let at = |header: &str| Place::Header(header.to_owned());
-    let place = place.unwrap_or_else(|| at(usual.map_or("authorization", |way| way.header)));
-    if let Place::Query(_) = place
+    // The last injection of a built-in credential is the plain key.
+    let usual = built_in.and_then(|built_in| built_in.injections.last());
+    let at = |header: &str| Location::Header(header.to_owned());
+    let location = location.unwrap_or_else(|| at(usual.map_or("authorization", |injection| injection.header)));
+    if let Location::Query(_) = location
         && format.is_some()
     {
         let problem = "is for a header; a parameter of the query is the value and nothing else";
         return Err(FieldError::new("format", problem));
     }
-    let format = match (format, usual.filter(|way| at(way.header) == place)) {
+    let format = match (format, usual.filter(|injection| at(injection.header) == location)) {
         (Some(format), _) => format,
-        (None, Some(way)) => read_format(way.format)?,
-        (None, None) if matches!(place, Place::Query(_)) => Format::Query,
-        (None, None) => read_format(if place == at("authorization") { "Bearer {}" } else { "{}" })?,
+        (None, Some(injection)) => read_format(injection.format)?,
+        (None, None) if matches!(location, Location::Query(_)) => Format::Query,
+        (None, None) => read_format(if location == at("authorization") { "Bearer {}" } else { "{}" })?,
     };
     if let Some(program) = from.oauth {
-        return Ok(vec![sources.login_way(name, program, from, raw)?]);
+        return Ok(vec![sources.login_injection(name, program, from, raw)?]);
     }
     let (source, own) = sources.read(from, &format, built_in)?;
-    let looked_for = usual.into_iter().flat_map(|way| way.variables).map(|name| (*name).to_owned());
+    let looked_for = usual.into_iter().flat_map(|injection| injection.variables).map(|name| (*name).to_owned());
     let variables = own.into_iter().chain(looked_for).collect();
-    Ok(vec![Way { source, place, format, variables }])
+    Ok(vec![Injection { source, location, format, variables }])
 }
 
-/// The ways of a built-in credential without `from`: its login, its variables, and at GitHub the App of variables.
-fn built_in_ways(name: &str, built_in: &BuiltIn, sources: &Sources<'_>) -> Result<Vec<Way>, FieldError> {
-    let login = sources.built_in_login_way(name)?;
-    let variables = built_in.ways.iter().map(|way| sources.built_in_way(way));
-    let mut ways = login.map(Ok).into_iter().chain(variables).collect::<Result<Vec<_>, _>>()?;
+/// The injections of a built-in credential without `from`: its login, its variables, and at GitHub the App of variables.
+fn built_in_injections(name: &str, built_in: &BuiltIn, sources: &Sources<'_>) -> Result<Vec<Injection>, FieldError> {
+    let login = sources.built_in_login_injection(name)?;
+    let variables = built_in.injections.iter().map(|injection| sources.variable_injection(injection));
+    let mut injections = login.map(Ok).into_iter().chain(variables).collect::<Result<Vec<_>, _>>()?;
     if built_in.is_github() {
-        ways.extend(sources.app_way(built_in)?);
+        injections.extend(sources.app_injection(built_in)?);
     }
-    Ok(ways)
+    Ok(injections)
 }

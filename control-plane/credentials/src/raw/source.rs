@@ -10,13 +10,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::super::built_in::{self, BuiltIn};
-use super::super::entry::Way;
+use super::super::entry::Injection;
 use super::super::format::Format;
 use super::super::oauth::Login;
 use super::super::source::Source;
 use super::super::source::app::{App, Settings};
 use super::FieldError;
-use super::place::{read_format, read_header};
+use super::location::{read_format, read_header};
 use super::shape::{Names, RawSource};
 
 /// How long the output of a command is used if `ttl` is absent.
@@ -81,30 +81,30 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The way of a built-in credential that reads variables.
+    /// The injection of a built-in credential that reads variables.
     ///
     /// # Errors
     /// If the built-in header or format is not one (a bug, which a test of all built-in credentials finds).
-    pub fn built_in_way(&self, way: &built_in::Way) -> Result<Way, FieldError> {
-        let format = read_format(way.format)?;
-        let variables: Vec<String> = way.variables.iter().map(|name| (*name).to_owned()).collect();
+    pub fn variable_injection(&self, injection: &built_in::HeaderInjection) -> Result<Injection, FieldError> {
+        let format = read_format(injection.format)?;
+        let variables: Vec<String> = injection.variables.iter().map(|name| (*name).to_owned()).collect();
         let source = Source::variables_of(variables.clone(), &format, self.environment);
-        Ok(Way { source, place: read_header(way.header)?, format, variables })
+        Ok(Injection { source, location: read_header(injection.header)?, format, variables })
     }
 
-    /// The way of a GitHub App that variables name: the last way of `built_in`, with another source. `None` if no
+    /// The injection of a GitHub App that variables name: the last of `built_in`, with another source. `None` if no
     /// variable of an App is set.
     ///
     /// # Errors
-    /// See [`Sources::built_in_way`].
-    pub fn app_way(&self, built_in: &BuiltIn) -> Result<Option<Way>, FieldError> {
+    /// See [`Sources::variable_injection`].
+    pub fn app_injection(&self, built_in: &BuiltIn) -> Result<Option<Injection>, FieldError> {
         let source = match Settings::of_variables(self.environment) {
             Ok(None) => return Ok(None),
             Ok(Some(settings)) => self.app(settings),
             Err(problem) => Source::broken(Settings::VARIABLES.map(str::to_owned).into(), problem),
         };
-        let Some(last) = built_in.ways.last() else { return Ok(None) };
-        Ok(Some(Way { source, ..self.built_in_way(last)? }))
+        let Some(last) = built_in.injections.last() else { return Ok(None) };
+        Ok(Some(Injection { source, ..self.variable_injection(last)? }))
     }
 
     fn app(&self, settings: Settings) -> Source {
@@ -168,9 +168,9 @@ mod tests {
     fn an_app_of_variables_is_the_last_way_of_github_and_one_for_both() {
         let app = &[("GITHUB_APP_ID", "5"), ("GITHUB_APP_PRIVATE_KEY_FILE", "/k.pem")];
         let of = |credentials: &Credentials, host: &str| {
-            let ways = &entry(credentials, host).unwrap().ways;
-            let source = &ways.last().unwrap().source;
-            (ways.len(), source.as_app().map(std::ptr::from_ref), source.problem())
+            let injections = &entry(credentials, host).unwrap().injections;
+            let source = &injections.last().unwrap().source;
+            (injections.len(), source.as_app().map(std::ptr::from_ref), source.problem())
         };
         let none = credentials_of("{}", &[]).unwrap();
         assert_eq!((of(&none, "github.com").0, of(&none, "github.com").1), (1, None));

@@ -2,7 +2,7 @@
 //! resources that are nobody's. What they do is the github stage's to decide, which comes before; this is the second
 //! lock behind it, and knows names only.
 
-use policy::{Container, Denial, Repo, Stage};
+use policy::{Container, Denial, Repo, Rule};
 
 use crate::endpoint::canonical;
 
@@ -43,16 +43,16 @@ const QUESTIONS: [&str; 3] = ["graphql", "markdown", "markdown/raw"];
 /// # Errors
 /// The refusal.
 pub fn git<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<&'a Repo, Denial> {
-    let refuse = |rule, reason: String| Denial::forbidden(Stage::Credentials, rule, reason);
+    let refuse = |rule, reason: String| Denial::new(rule, reason);
     let mut parts = path.splitn(4, |b| *b == b'/').skip(1);
     let (owner, repo, service) = match (parts.next(), parts.next(), parts.next()) {
         (Some(owner), Some(repo), Some(service)) => (owner, repo, service),
-        _ => return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into())),
+        _ => return Err(refuse(Rule::CredentialsPath, "only git is spoken to github.com through the gateway".into())),
     };
     let asked = matches!((method, service), ("GET", b"info/refs") | ("POST", b"git-upload-pack" | b"git-receive-pack"));
     let lfs = matches!(method, "GET" | "POST") && service.starts_with(b"info/lfs/");
     if !asked && !lfs {
-        return Err(refuse("credentials.path", "only git is spoken to github.com through the gateway".into()));
+        return Err(refuse(Rule::CredentialsPath, "only git is spoken to github.com through the gateway".into()));
     }
     let name = repo.strip_suffix(b".git").unwrap_or(repo);
     own(container, owner, name)
@@ -63,7 +63,7 @@ pub fn git<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<&'
 /// # Errors
 /// The refusal.
 pub fn api<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<Option<&'a Repo>, Denial> {
-    let refuse = |rule, reason: &str| Err(Denial::forbidden(Stage::Credentials, rule, reason));
+    let refuse = |rule, reason: &str| Err(Denial::new(rule, reason));
     let reads = matches!(method, "GET" | "HEAD");
     let mut parts = path.splitn(5, |b| *b == b'/').skip(1);
     match (parts.next(), parts.next(), parts.next()) {
@@ -73,17 +73,18 @@ pub fn api<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<Op
             let id = str::from_utf8(id).ok().and_then(|id| id.parse::<u64>().ok());
             return match id.and_then(|id| container.repos.iter().find(|repo| repo.id() == Some(id))) {
                 Some(repo) => Ok(Some(repo)),
-                None => refuse("credentials.repo", "this is the number of none of the container's repositories"),
+                None => refuse(Rule::CredentialsRepo, "this is the number of none of the container's repositories"),
             };
         }
         _ => {}
     }
     let numbered = |path: &[u8]| path.strip_prefix(b"/user/").is_none_or(|id| id.iter().all(u8::is_ascii_digit));
-    match (reads && COMMON_READS.iter().any(|pattern| fits(pattern, path)) && numbered(path))
+    if (reads && COMMON_READS.iter().any(|pattern| fits(pattern, path)) && numbered(path))
         || (method == "POST" && QUESTIONS.iter().any(|pattern| fits(pattern, path)))
     {
-        true => Ok(None),
-        false => refuse("credentials.path", "this API resource is not one of the container's repositories"),
+        Ok(None)
+    } else {
+        refuse(Rule::CredentialsPath, "this API resource is not one of the container's repositories")
     }
 }
 
@@ -137,7 +138,7 @@ fn own<'a>(container: &'a Container, owner: &[u8], name: &[u8]) -> Result<&'a Re
     }
     let (owner, name) = (String::from_utf8_lossy(owner), String::from_utf8_lossy(name));
     let reason = format!("{owner}/{name} is not one of the repositories of {}", container.container_id);
-    Err(Denial::forbidden(Stage::Credentials, "credentials.repo", reason))
+    Err(Denial::new(Rule::CredentialsRepo, reason))
 }
 
 #[cfg(test)]
@@ -152,9 +153,10 @@ mod tests {
         )
         .unwrap();
         let (method, path) = target.split_once(' ').unwrap();
-        match canonical_api(path.as_bytes()) {
-            true => api(&container, method, path.as_bytes()).map(|repo| repo.map(Repo::to_string)).map_err(|d| d.rule),
-            false => Err("credentials.path"),
+        if canonical_api(path.as_bytes()) {
+            api(&container, method, path.as_bytes()).map(|repo| repo.map(Repo::to_string)).map_err(|d| d.rule.name())
+        } else {
+            Err("credentials.path")
         }
     }
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub use settings::{Raw, Settings};
 
 use self::answer::Token;
-use super::{Unavailable, Use};
+use super::{Subject, Unavailable};
 use outbound::https::{Answer, Client};
 
 /// How long before its end a token is replaced. It is used until then where that fails.
@@ -111,12 +111,12 @@ impl App {
         self.github.get_or_init(|| Arc::clone(github));
     }
 
-    /// The token for the repositories of `whom` at the owner of the one that the request is about, or of the first.
+    /// The token for the repositories of `subject` at the owner of the one that the request is about, or of the first.
     ///
     /// # Errors
     /// There is none.
-    pub async fn value(self: &Arc<Self>, whom: Option<Use<'_>>) -> Told {
-        let key = whom.and_then(Key::of).ok_or(Unavailable::NoRepository)?;
+    pub async fn value(self: &Arc<Self>, subject: Option<Subject<'_>>) -> Told {
+        let key = subject.and_then(Key::of).ok_or(Unavailable::NoRepository)?;
         let slot = self.slot(&key)?;
         if let Some(told) = slot.settled(Timestamp::now()) {
             return told;
@@ -226,9 +226,9 @@ impl App {
 }
 
 impl Key {
-    /// What the token of `whom` is for; `None` where that is nothing.
-    fn of(whom: Use<'_>) -> Option<Self> {
-        let Use { container, repo } = whom;
+    /// What the token of `subject` is for; `None` where that is nothing.
+    fn of(subject: Subject<'_>) -> Option<Self> {
+        let Subject { container, repo } = subject;
         if repo.is_some_and(|repo| !container.repos.contains(repo)) {
             return None;
         }
@@ -282,9 +282,12 @@ impl Slot {
     fn keep(&self, minted: Result<Token, String>, key: &Key, now: Timestamp) -> Told {
         let mut known = locked(&self.known);
         // One that has to be replaced at once would be asked for again and again.
-        let minted = minted.and_then(|token| match now.duration_until(token.until) > EARLY {
-            true => Ok(token),
-            false => Err("GitHub's token ends too soon; look at this machine's clock".to_owned()),
+        let minted = minted.and_then(|token| {
+            if now.duration_until(token.until) > EARLY {
+                Ok(token)
+            } else {
+                Err("GitHub's token ends too soon; look at this machine's clock".to_owned())
+            }
         });
         match minted {
             Ok(token) => {
@@ -369,8 +372,8 @@ mod tests {
     }
 
     async fn told(app: &Arc<App>, container: &Container, repo: usize) -> Result<String, Unavailable> {
-        let whom = Use { container, repo: container.repos.get(repo) };
-        app.value(Some(whom)).await.map(|token| token.expose_secret().to_owned())
+        let subject = Subject { container, repo: container.repos.get(repo) };
+        app.value(Some(subject)).await.map(|token| token.expose_secret().to_owned())
     }
 
     /// No repository: the request is about none.
@@ -399,8 +402,8 @@ mod tests {
         assert_eq!(told(&app, &record(&[]), NONE).await, Err(Unavailable::NoRepository));
         assert_eq!(app.value(None).await.map(drop), Err(Unavailable::NoRepository));
         let (own, foreign) = (record(&["acme/app"]), record(&["acme/secret"]));
-        let whom = Use { container: &own, repo: foreign.repos.first() };
-        assert_eq!(app.value(Some(whom)).await.map(drop), Err(Unavailable::NoRepository));
+        let subject = Subject { container: &own, repo: foreign.repos.first() };
+        assert_eq!(app.value(Some(subject)).await.map(drop), Err(Unavailable::NoRepository));
         assert!(server.asked.lock().unwrap().is_empty());
     }
 

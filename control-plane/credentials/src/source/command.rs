@@ -121,9 +121,10 @@ impl Command {
                 }
             }
             let status = child.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
-            match status.success() {
-                true => Ok(std::mem::take(&mut *bytes)),
-                false => Err(format!("fails ({status}); run by hand it says why")),
+            if status.success() {
+                Ok(std::mem::take(&mut *bytes))
+            } else {
+                Err(format!("fails ({status}); run by hand it says why"))
             }
         };
         let late = || Err(format!("takes longer than {} s", TIMEOUT.as_secs()));

@@ -51,7 +51,7 @@ pub enum Failure {
     Silent {
         /// The nameservers, or the file that should list them.
         servers: String,
-        /// What went wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -90,7 +90,7 @@ impl Nameservers {
         let Current { resolver, servers, .. } = self.current()?;
         let silent = |problem: String| Failure::Silent { servers: servers.to_string(), problem };
         let answer = match tokio::time::timeout(DEADLINE, resolver.lookup(name, kind)).await {
-            Err(_) => return Err(silent(format!("nothing within {} s", DEADLINE.as_secs()))),
+            Err(_) => return Err(silent(format!("no response within {} s", DEADLINE.as_secs()))),
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => {
                 return match none.response_code {
                     ResponseCode::NoError => Ok(Vec::new()),
@@ -112,18 +112,17 @@ impl Nameservers {
 
     /// The resolver for the current list of nameservers.
     fn current(&self) -> Result<Current, Failure> {
-        let written = match self.configured.is_empty() {
-            true => std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok(),
-            false => None,
+        let written = if self.configured.is_empty() {
+            std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok()
+        } else {
+            None
         };
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(current) = current.as_ref().filter(|current| current.written == written) {
             return Ok(current.clone());
         }
-        let servers = match self.configured.is_empty() {
-            true => system(Path::new(RESOLV_CONF))?,
-            false => self.configured.clone(),
-        };
+        let servers =
+            if self.configured.is_empty() { system(Path::new(RESOLV_CONF))? } else { self.configured.clone() };
         let shown: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let shown: Arc<str> = shown.join(", ").into();
         let resolver = resolver(&servers, self.outstanding)
@@ -139,7 +138,7 @@ fn system(file: &Path) -> Result<Vec<SocketAddr>, Failure> {
     let failure = |problem: String| Failure::Silent { servers: file.display().to_string(), problem };
     let text = std::fs::read_to_string(file).map_err(|error| failure(error.to_string()))?;
     let servers = parse(&text);
-    if servers.is_empty() { Err(failure("it names no nameserver".to_owned())) } else { Ok(servers) }
+    if servers.is_empty() { Err(failure("no nameserver in the file".to_owned())) } else { Ok(servers) }
 }
 
 /// Parses the `nameserver` lines of a resolv.conf(5). Addresses with a zone are left out, because a zone is not a

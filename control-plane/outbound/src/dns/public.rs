@@ -55,7 +55,7 @@ const V4: [Range; 18] = [
     Range::v4(172, 16, 0, 0, 12, "private"),
     Range::v4(192, 0, 0, 0, 24, "for protocols"),
     Range::v4(192, 0, 2, 0, 24, "for documentation"),
-    Range::v4(192, 31, 196, 0, 24, "AS112, which answers nothing but DNS"),
+    Range::v4(192, 31, 196, 0, 24, "AS112, which serves only DNS"),
     Range::v4(192, 52, 193, 0, 24, "a multicast relay"),
     Range::v4(192, 88, 99, 0, 24, "a 6to4 relay"),
     Range::v4(192, 168, 0, 0, 16, "private"),
@@ -77,16 +77,16 @@ const V6: [Range; 17] = [
     Range::v6(0x2001, 0, 0, 23, "for protocols"),
     Range::v6(0x2001, 0xdb8, 0, 32, "for documentation"),
     Range::v6(0x2002, 0, 0, 16, "6to4"),
-    Range::v6(0x2620, 0x4f, 0x8000, 48, "AS112, which answers nothing but DNS"),
+    Range::v6(0x2620, 0x4f, 0x8000, 48, "AS112, which serves only DNS"),
     Range::v6(0x3fff, 0, 0, 20, "for documentation"),
     Range::v6(0x5f00, 0, 0, 16, "segment routing's"),
     Range::v6(0xfc00, 0, 0, 7, "private"),
     Range::v6(0xfe80, 0, 0, 10, "link-local"),
     Range::v6(0xfec0, 0, 0, 10, "site-local"),
     Range::v6(0xff00, 0, 0, 8, "multicast"),
-    Range::v6(0x4000, 0, 0, 2, "not given out"),
-    Range::v6(0x8000, 0, 0, 2, "not given out"),
-    Range::v6(0xc000, 0, 0, 2, "not given out"),
+    Range::v6(0x4000, 0, 0, 2, "not allocated"),
+    Range::v6(0x8000, 0, 0, 2, "not allocated"),
+    Range::v6(0xc000, 0, 0, 2, "not allocated"),
 ];
 
 /// The prefix of NAT64 (RFC 6052). The last 32 bits are the IPv4 address to which a NAT64 gateway connects.
@@ -111,7 +111,7 @@ pub fn not_public(address: IpAddr) -> Option<&'static str> {
         // Except NAT64, no address in ::/3 was ever allocated. A few ranges can't express that.
         let given_out = matches!(address, IpAddr::V6(address)
             if address.segments()[0] >> 13 == 1 || address.segments()[..6] == NAT64.segments()[..6]);
-        (address.is_ipv6() && !given_out).then_some("not given out")
+        (address.is_ipv6() && !given_out).then_some("not allocated")
     })
 }
 

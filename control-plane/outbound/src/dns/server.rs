@@ -82,7 +82,7 @@ async fn connection(stream: UnixStream, resolver: Arc<Resolver>, outstanding: Ar
 async fn next(reader: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     let length = usize::from(reader.read_u16().await.ok()?);
     if length > MAX_QUERY {
-        tracing::info!(length, "a DNS query is longer than any that Envoy sends; its connection is closed");
+        tracing::info!(length, "a DNS query is too long; its connection is closed");
         return None;
     }
     let mut message = vec![0; length];

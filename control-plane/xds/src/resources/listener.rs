@@ -49,13 +49,14 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatch
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::util::pack_any;
+use policy::RULE_HEADER;
 use prost::{Message, Name};
 
 use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM, ads,
     chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
-use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER};
+use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
 
 /// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);

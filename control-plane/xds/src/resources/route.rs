@@ -7,8 +7,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
-use envoy_types::pb::envoy::config::core::v3::{HeaderValue, header_value_option::HeaderAppendAction};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, FilterConfig, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
     header_matcher, route, route_action, route_match,
@@ -17,11 +15,11 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthzP
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use envoy_types::util::pack_any;
-use policy::{HostName, HostPattern};
+use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
 
 use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
-    duration, flag, inline,
+    duration, flag, local_reply,
 };
 use base::contract::CREDENTIAL_HEADERS;
 
@@ -43,7 +41,7 @@ const NEVER_WITH_CREDENTIAL: [&str; 2] = ["set-cookie", "set-cookie2"];
 
 /// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
 /// named by the gateway alone.
-const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", "x-sallyport-rule"];
+const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", RULE_HEADER];
 
 /// One allowed host, or all below a suffix, as routing needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,22 +210,16 @@ fn forward(
 
 /// The identity filter refuses these before; this stands should it not.
 fn refusal() -> Route {
-    let rule = HeaderValueOption {
-        header: Some(HeaderValue { key: "x-sallyport-rule".into(), value: "egress.host".into(), ..Default::default() }),
-        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        ..Default::default()
-    };
+    let denial = Denial::new(Rule::EgressHost, "this host is not one of the allowed hosts");
     Route {
         name: "refused".into(),
         r#match: Some(everything()),
         action: Some(route::Action::DirectResponse(DirectResponseAction {
-            status: 403,
-            body: Some(inline(
-                r#"{"error":"this host is not one of the allowed hosts","rule":"egress.host","stage":"identity"}"#,
-            )),
+            status: denial.status.into(),
+            body_format: Some(local_reply::body(&denial)),
             ..Default::default()
         })),
-        response_headers_to_add: vec![rule],
+        response_headers_to_add: vec![local_reply::header(denial.rule)],
         // No credential is for a host that is not allowed, and the refusal is this stage's.
         typed_per_filter_config: without_credentials(),
         ..Default::default()

@@ -13,6 +13,7 @@ mod writes;
 
 use super::json::Json;
 use super::{Class, Operation, Refused, Scope};
+use crate::Rule;
 use document::Document;
 use reads::Reader;
 use variables::Variables;
@@ -23,7 +24,7 @@ pub struct Judged {
     /// The first mutation, or the operation `query` if the document is a query.
     pub operation: Operation,
     /// The rule that allowed it.
-    pub rule: &'static str,
+    pub rule: Rule,
     /// The body to send instead of the received one.
     pub body: Json,
     /// Node ids whose repository has to be confirmed with GitHub before the request passes. Each id occurs once.
@@ -47,10 +48,8 @@ pub fn judge(body: &Json, scope: &Scope<'_>) -> Result<Judged, Refused> {
     }
     let mut reader = Reader::new(*scope, &document, Variables::new(&document, envelope.variables));
     let roots = reader.roots()?;
-    let (operation, rule) = match document.mutation {
-        true => writes::judge(&mut reader, &roots)?,
-        false => reads::judge(&mut reader, &roots)?,
-    };
+    let (operation, rule) =
+        if document.mutation { writes::judge(&mut reader, &roots)? } else { reads::judge(&mut reader, &roots)? };
     let Reader { variables, ask, fragments, .. } = reader;
     let is_used = |name: &str| variables.is_used(name);
     let sent = Document {

@@ -2,6 +2,7 @@
 //! removed.
 
 use super::Refused;
+use crate::Rule;
 
 /// Headers that make some servers treat a request as a different one.
 pub const REFUSED: [&str; 9] = [
@@ -46,7 +47,7 @@ const FEATURES: [&str; 1] = ["merge_queue"];
 /// # Errors
 /// If the request is refused.
 pub fn screen(host: &str, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, Refused> {
-    let refuse = |reason: String| Err(Refused::unknown("github.header", reason));
+    let refuse = |reason: String| Err(Refused::unknown(Rule::GithubHeader, reason));
     let count = |name: &str| headers.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name)).count();
     if count("content-length") > 0 && count("transfer-encoding") > 0 {
         return refuse("content-length and transfer-encoding exclude each other".into());

@@ -2,7 +2,7 @@
 
 use super::lfs::{self, Ask};
 use super::{Allowed, Class, Head, Kinds, Operation, Pending, Refused, Scope};
-use crate::HostName;
+use crate::{HostName, Rule};
 
 /// The service behind one of GitHub's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
         let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
-        return Err(Refused::unknown("github.web", reason));
+        return Err(Refused::unknown(Rule::GithubWeb, reason));
     };
     let (name, class) = match git.service {
         Service::Upload => ("git/upload-pack", Class::ReadRepo),
@@ -128,7 +128,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let format = matches!(format, "zip" | "tar.gz" | "legacy.zip" | "legacy.tar.gz");
     if !matches!(method, "GET" | "HEAD") || !format || reference.split('/').any(odd) || path.contains(['%', '\\', ';'])
     {
-        return Err(Refused::unknown("github.codeload", "only archives are fetched from codeload.github.com"));
+        return Err(Refused::unknown(Rule::GithubCodeload, "only archives are fetched from codeload.github.com"));
     }
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
@@ -139,7 +139,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
 /// The refusal of a request to a closed host.
 pub fn closed(host: &HostName) -> Refused {
     Refused::unknown(
-        "github.host",
+        Rule::GithubHost,
         format!(
             "nothing is asked of {host} through the gateway; the same content can be had from api.github.com or by git"
         ),
@@ -151,7 +151,7 @@ fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Res
         return Ok(());
     }
     let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
-    Err(Refused::of(operation, "github.repo", reason))
+    Err(Refused::of(operation, Rule::GithubRepo, reason))
 }
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ mod tests {
             let name = HostName::parse(host.as_bytes()).unwrap();
             let judged = |headers: &[(String, Vec<u8>)]| {
                 let call = Call { method: b"GET", host: &name, target: target.as_bytes(), headers };
-                judge.head(call, &container).map_err(|refused| refused.denial.rule)
+                judge.head(call, &container).map_err(|refused| refused.denial.rule.name())
             };
             assert!(judged(&[]).is_ok(), "{host}");
             let upgrade = [("Upgrade".to_owned(), b"websocket".to_vec())];

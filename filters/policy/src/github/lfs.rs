@@ -4,7 +4,7 @@
 //! so only if the policy allows the operation by name, because uploads bypass the inspection of pushes.
 
 use super::{Allowed, Class, Json, Operation, Refused, Scope};
-use crate::AuthMode;
+use crate::{AuthMode, Rule};
 
 /// The content type of API requests.
 pub const CONTENT_TYPE: &[u8] = b"application/vnd.git-lfs+json";
@@ -58,12 +58,12 @@ pub fn judge(ask: Ask, scope: &Scope<'_>) -> Result<Operation, Refused> {
 /// If the request is refused.
 pub fn body(ask: Ask, body: &[u8], scope: &Scope<'_>) -> Result<(Operation, Vec<u8>), Refused> {
     let json = Json::parse(body)
-        .map_err(|error| Refused::unknown("github.body", format!("the body is no plain JSON: {error}")))?;
+        .map_err(|error| Refused::unknown(Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
     let operation = match (ask, json.get("operation").and_then(Json::as_str)) {
         (Ask::Locks | Ask::Lock, _) => judge(ask, scope)?,
         (Ask::Batch, Some("download")) => reads(scope, "lfs/download")?,
         (Ask::Batch, Some("upload")) => writes(scope, "lfs/upload")?,
-        (Ask::Batch, _) => return Err(Refused::unknown("github.lfs", "a batch either downloads or uploads")),
+        (Ask::Batch, _) => return Err(Refused::unknown(Rule::GithubLfs, "a batch either downloads or uploads")),
     };
     Ok((operation, json.to_bytes()))
 }
@@ -78,7 +78,10 @@ pub fn store(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, 
         "GET" | "HEAD" => reads(scope, "lfs/download")?,
         "PUT" => writes(scope, "lfs/upload")?,
         _ => {
-            return Err(Refused::unknown("github.lfs", "objects are downloaded from the LFS store, or uploaded to it"));
+            return Err(Refused::unknown(
+                Rule::GithubLfs,
+                "objects are downloaded from the LFS store, or uploaded to it",
+            ));
         }
     };
     Ok(Allowed::as_is(operation, target))
@@ -96,7 +99,7 @@ fn writes(scope: &Scope<'_>, name: &str) -> Result<Operation, Refused> {
     match scope.container.auth_mode {
         AuthMode::Bot if !by_name => {
             let reason = format!("a bot uploads and locks nothing by Git LFS, unless the policy allows {name}");
-            Err(Refused::of(&operation, "github.lfs", reason))
+            Err(Refused::of(&operation, Rule::GithubLfs, reason))
         }
         AuthMode::Bot | AuthMode::User => Ok(operation),
     }
@@ -119,11 +122,11 @@ mod tests {
         let host = HostName::parse(host.as_bytes()).unwrap();
         let call = Call { method: method.as_bytes(), host: &host, target: target.as_bytes(), headers: &[] };
         let judge = Judge::new(rules).unwrap();
-        let allowed = match judge.head(call, &container).map_err(|refused| refused.denial.rule)? {
+        let allowed = match judge.head(call, &container).map_err(|refused| refused.denial.rule.name())? {
             Head::Allowed(allowed) => allowed,
             Head::Body(pending) => {
                 let allowed =
-                    judge.body(pending, body.as_bytes(), &container).map_err(|refused| refused.denial.rule)?;
+                    judge.body(pending, body.as_bytes(), &container).map_err(|refused| refused.denial.rule.name())?;
                 assert_eq!(allowed.content_type(), Some(super::CONTENT_TYPE));
                 allowed
             }

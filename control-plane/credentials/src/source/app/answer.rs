@@ -93,9 +93,10 @@ pub fn installation(answer: &Answer, owner: &str) -> Result<u64, String> {
     }
     let raw: RawInstallation =
         serde_json::from_slice(&answer.body).map_err(|error| format!("GitHub's answer is not understood: {error}"))?;
-    match raw.account.login.eq_ignore_ascii_case(owner) {
-        true => Ok(raw.id),
-        false => Err(format!("the installation is not at {owner} but at {:?}", raw.account.login)),
+    if raw.account.login.eq_ignore_ascii_case(owner) {
+        Ok(raw.id)
+    } else {
+        Err(format!("the installation is not at {owner} but at {:?}", raw.account.login))
     }
 }
 

@@ -159,9 +159,10 @@ impl Settings {
 
 fn read_id(id: &str) -> Result<String, String> {
     let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
-    match plain && !matches!(id, "" | "0") && id.len() <= MAX_ID {
-        true => Ok(id.to_owned()),
-        false => Err(format!("{id:?} is no App's number or client id, such as 12345 or Iv23liAbCd")),
+    if plain && !matches!(id, "" | "0") && id.len() <= MAX_ID {
+        Ok(id.to_owned())
+    } else {
+        Err(format!("{id:?} is no App's number or client id, such as 12345 or Iv23liAbCd"))
     }
 }
 

@@ -194,10 +194,7 @@ impl<'a> Parser<'a, '_> {
             self.expect(TokenKind::Colon)?;
             let mut of = String::new();
             self.type_of(&mut of)?;
-            let default = match self.eat(TokenKind::Eq) {
-                true => Some(self.value(true)?),
-                false => None,
-            };
+            let default = if self.eat(TokenKind::Eq) { Some(self.value(true)?) } else { None };
             if self.peek() == Some(TokenKind::At) {
                 return Err("a variable has a directive");
             }
@@ -265,12 +262,11 @@ impl<'a> Parser<'a, '_> {
         if self.peek() == Some(TokenKind::Name) && !self.is_word("on") {
             return Ok(Selection::Spread { name: self.name()?, conditions: self.conditions()? });
         }
-        let on = match self.is_word("on") {
-            true => {
-                self.name()?;
-                Some(self.name()?)
-            }
-            false => None,
+        let on = if self.is_word("on") {
+            self.name()?;
+            Some(self.name()?)
+        } else {
+            None
         };
         Ok(Selection::Inline { on, conditions: self.conditions()?, selections: self.selections()? })
     }

@@ -7,6 +7,7 @@ use super::document::{Condition, Document, Field, MAX_DEPTH, Selection};
 use super::malformed;
 use super::schema::Type;
 use super::variables::{Given, Variables};
+use crate::Rule;
 use std::collections::BTreeSet;
 
 /// The most fields that are followed. The fields of a fragment count each time that the fragment is spread. Fragments
@@ -33,7 +34,7 @@ pub struct Reader<'a> {
 }
 
 /// Judges a query. The policy allows it by its class, or by the operation's name `query`.
-pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, &'static str), Refused> {
+pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, Rule), Refused> {
     let in_repo = |field: &&&Field<'_>| matches!(field.name, "repository" | "node" | "nodes" | "search");
     let class = if roots.iter().any(|field| in_repo(&field)) { Class::ReadRepo } else { Class::ReadGlobal };
     let operation = Operation { name: "query".into(), class };
@@ -41,7 +42,7 @@ pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Op
     for field in roots {
         reader.root(&operation, field)?;
     }
-    Ok((operation, if by_name { "github.operation" } else { class.rule() }))
+    Ok((operation, if by_name { Rule::GithubOperation } else { class.rule() }))
 }
 
 /// The root fields that lead to no repository: the field, its type and its arguments.
@@ -117,7 +118,7 @@ impl<'a> Reader<'a> {
                     let named = format!("{}/{}", owner.unwrap_or("?"), name.unwrap_or("?"));
                     let reason =
                         format!("{named} is not one of the repositories of {}", self.scope.container.container_id);
-                    return Err(Refused::of(operation, "github.repo", reason));
+                    return Err(Refused::of(operation, Rule::GithubRepo, reason));
                 }
                 "Repository"
             }
@@ -265,11 +266,11 @@ impl<'a> Reader<'a> {
                     Home::Unsaid => self.confirm(text),
                     Home::Nobody => {
                         let reason = format!("{text} is of no repository");
-                        Err(Refused::of(operation, "github.node-id", reason))
+                        Err(Refused::of(operation, Rule::GithubNodeId, reason))
                     }
                 }
             }
-            _ => Err(Refused::of(operation, "github.node-id", "an id has to be a string")),
+            _ => Err(Refused::of(operation, Rule::GithubNodeId, "an id has to be a string")),
         }
     }
 
@@ -281,7 +282,7 @@ impl<'a> Reader<'a> {
         }
         NodeId::decode(text).ok_or_else(|| {
             let reason = format!("{text:?} is no id of a node that the gateway knows");
-            Refused::of(operation, "github.node-id", reason)
+            Refused::of(operation, Rule::GithubNodeId, reason)
         })
     }
 
@@ -304,7 +305,7 @@ fn takes_all(operation: &Operation, field: &Field<'_>, arguments: &[&str]) -> Re
         None => Ok(()),
         Some((name, _)) => {
             let reason = format!("{} takes no argument {name} here", field.name);
-            Err(Refused::of(operation, "github.field", reason))
+            Err(Refused::of(operation, Rule::GithubField, reason))
         }
     }
 }
@@ -322,7 +323,7 @@ fn unknown(operation: &Operation, of: &str, name: &str) -> Refused {
         "" => format!("{name} may not be read here"),
         of => format!("{}.{name} may not be read{}", of.trim_end_matches('~'), elsewhere(of)),
     };
-    Refused::of(operation, "github.field", reason)
+    Refused::of(operation, Rule::GithubField, reason)
 }
 
 fn elsewhere(of: &str) -> &'static str {

@@ -8,6 +8,7 @@ use super::malformed;
 use super::reads::Reader;
 use super::schema::{self, Kind, Mutation};
 use super::variables::Given;
+use crate::Rule;
 
 /// Mutations, each with the input member that is required here: either GitHub would use a default in its place, or the
 /// branch rules need it.
@@ -21,7 +22,7 @@ const REQUIRED: [(&str, &str); 6] = [
 ];
 
 /// Judges each mutation at the root. Returns the operation of the first.
-pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, &'static str), Refused> {
+pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, Rule), Refused> {
     let mut first = None;
     for field in roots {
         if field.name == "__typename" {
@@ -35,38 +36,38 @@ pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Op
     first.ok_or_else(|| malformed("a mutation has to do something"))
 }
 
-fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation, &'static str), Refused> {
+fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation, Rule), Refused> {
     let mutation = Mutation::named(field.name).ok_or_else(|| {
         let reason = format!("{} is no mutation that the gateway knows", field.name);
-        Refused::unknown("github.unknown-operation", reason)
+        Refused::unknown(Rule::GithubUnknownOperation, reason)
     })?;
     let operation = Operation { name: mutation.name.to_owned(), class: mutation.class };
     let by_name = reader.scope.operation(&operation)?;
     if mutation.off && !by_name {
         let reason = format!("{} is off unless the policy allows it by name", mutation.name);
-        return Err(Refused::of(&operation, "github.off-by-default", reason));
+        return Err(Refused::of(&operation, Rule::GithubOffByDefault, reason));
     }
     let given = reader.arguments(field)?;
     let [("input", Given::Object(members))] = &given[..] else {
-        return Err(Refused::of(&operation, "github.input", "a mutation takes an input, which is an object"));
+        return Err(Refused::of(&operation, Rule::GithubInput, "a mutation takes an input, which is an object"));
     };
     let mut writer = Writer { reader, operation: &operation, by_name };
     writer.object(mutation.input, members)?;
     writer.required(members)?;
     reader.follow(&operation, mutation.payload(), &field.selections, 0)?;
-    Ok((operation, if by_name { "github.operation" } else { mutation.class.rule() }))
+    Ok((operation, if by_name { Rule::GithubOperation } else { mutation.class.rule() }))
 }
 
 struct Writer<'r, 'a> {
     reader: &'r mut Reader<'a>,
     operation: &'r Operation,
-    /// The policy allows the mutation by name. That lifts the guards that are a matter of taste, and no guard that
+    /// The policy allows the mutation by name. This lifts the guards that are a matter of taste, and no guard that
     /// protects refs or repositories.
     by_name: bool,
 }
 
 impl Writer<'_, '_> {
-    fn refuse(&self, rule: &'static str, reason: impl Into<String>) -> Result<(), Refused> {
+    fn refuse(&self, rule: Rule, reason: impl Into<String>) -> Result<(), Refused> {
         Err(Refused::of(self.operation, rule, reason))
     }
 
@@ -77,7 +78,7 @@ impl Writer<'_, '_> {
                 Some(kind) => self.member(name, kind, value)?,
                 None => {
                     let reason = format!("{} knows no member {name:?} there", self.operation.name);
-                    return self.refuse("github.input", reason);
+                    return self.refuse(Rule::GithubInput, reason);
                 }
             }
         }
@@ -106,17 +107,17 @@ impl Writer<'_, '_> {
                 }
                 Ok(())
             }
-            _ => self.refuse("github.input", format!("{name} is of a kind that is not expected there")),
+            _ => self.refuse(Rule::GithubInput, format!("{name} is of a kind that is not expected there")),
         }
     }
 
     fn id(&mut self, name: &str, kinds: &[&str], text: &str) -> Result<(), Refused> {
         if matches!(name, "projectIds" | "projectV2Ids") {
-            return self.refuse("github.project", "projects may not be changed from here");
+            return self.refuse(Rule::GithubProject, "projects may not be changed from here");
         }
         let id = self.reader.decode(self.operation, text)?;
         if !kinds.contains(&id.kind) {
-            return self.refuse("github.node-id", format!("{text} is a {}, which may not be {name}", id.kind));
+            return self.refuse(Rule::GithubNodeId, format!("{text} is a {}, which may not be {name}", id.kind));
         }
         match id.home {
             Home::Nobody if id.kind == "Bot" => {
@@ -141,7 +142,7 @@ impl Writer<'_, '_> {
     fn deletion(&self) -> Result<(), Refused> {
         match self.reader.scope.rules.branches.allow_deletion {
             true => Ok(()),
-            false => self.refuse("github.delete-branch", "a branch may not be deleted"),
+            false => self.refuse(Rule::GithubDeleteBranch, "a branch may not be deleted"),
         }
     }
 
@@ -151,7 +152,7 @@ impl Writer<'_, '_> {
             (_, "clientMutationId") => Ok(()),
             ("createPullRequest", "headRefName") => self.head(text),
             ("updatePullRequest", "baseRefName") if !self.by_name => {
-                self.refuse("github.base", "the base of a pull request may not be changed")
+                self.refuse(Rule::GithubBase, "the base of a pull request may not be changed")
             }
             ("createRef" | "updateRefs", "name") => scope.reference(operation, text),
             ("mergeBranch", "base") | ("createLinkedBranch", "name") | ("createCommitOnBranch", "branchName") => {
@@ -183,7 +184,7 @@ impl Writer<'_, '_> {
 
     fn flag(&self, name: &str, value: bool) -> Result<(), Refused> {
         match name == "force" && value && !self.reader.scope.rules.branches.allow_force_push {
-            true => self.refuse("github.force", "a branch may not be moved by force"),
+            true => self.refuse(Rule::GithubForce, "a branch may not be moved by force"),
             false => Ok(()),
         }
     }
@@ -196,7 +197,7 @@ impl Writer<'_, '_> {
             Some((owner, branch)) if repos.iter().any(|repo| repo.owner().eq_ignore_ascii_case(owner)) => branch,
             Some(_) => {
                 let reason = format!("{head} is not in one of this container's repositories");
-                return self.refuse("github.head", reason);
+                return self.refuse(Rule::GithubHead, reason);
             }
         };
         self.reader.scope.branch(self.operation, branch)
@@ -208,7 +209,7 @@ impl Writer<'_, '_> {
             false => {
                 let reason =
                     format!("{text} is not one of the repositories of {}", self.reader.scope.container.container_id);
-                self.refuse("github.repo", reason)
+                self.refuse(Rule::GithubRepo, reason)
             }
         }
     }
@@ -226,7 +227,7 @@ impl Writer<'_, '_> {
         };
         match own {
             true => Ok(()),
-            false => self.refuse("github.foreign-issue", format!("{url:?} may be an issue of another repository")),
+            false => self.refuse(Rule::GithubForeignIssue, format!("{url:?} may be an issue of another repository")),
         }
     }
 
@@ -252,6 +253,6 @@ impl Writer<'_, '_> {
 
     fn missing(&self, name: &str) -> Result<(), Refused> {
         let reason = format!("{name} has to be there: what GitHub would take in its place is not ours to guess");
-        self.refuse("github.branch-missing", reason)
+        self.refuse(Rule::GithubBranchMissing, reason)
     }
 }
