@@ -39,6 +39,7 @@ use github::ids::Ids;
 use github::push::Push;
 use outbound::dns::nameservers::Nameservers;
 use outbound::dns::{self, Resolver};
+use outbound::upstreams::Upstreams;
 use registry::Registry;
 use registry::api::{self, Api, Limits};
 use registry::feed::Feed;
@@ -77,6 +78,7 @@ pub struct Bound {
     /// Locked until the end.
     state: StateDir,
     config: Arc<Config>,
+    upstreams: Arc<Upstreams>,
     access: admin::Access,
     ca: ca::api::Api,
     registry: Arc<Registry>,
@@ -150,6 +152,7 @@ impl App {
             listeners,
             state,
             config,
+            upstreams,
             access,
             ca,
             registry,
@@ -261,7 +264,7 @@ impl Bound {
     fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet) -> Router {
         let (registry, credentials) = (&self.registry, &self.config.credentials);
         let limits =
-            Limits { allow_loopback: self.envoy.is_some(), pinned: self.config.pins.keys().cloned().collect() };
+            Limits { allow_loopback: self.envoy.is_some(), pinned: self.upstreams.pins.keys().cloned().collect() };
         api::routes(Api { registry: Arc::clone(registry), limits: Arc::new(limits) })
             .merge(ca::api::routes(self.ca.clone()))
             .merge(readiness::routes(Arc::clone(readiness)))

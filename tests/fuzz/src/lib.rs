@@ -6,6 +6,10 @@
 #[path = "../../../filters/push/tests/support/mod.rs"]
 pub mod support;
 
+/// The support code of the chain's tests: a policy, a container and pushes.
+#[path = "../../stand-in/tests/support/mod.rs"]
+pub mod chain_support;
+
 pub mod packs;
 pub mod targets;
 

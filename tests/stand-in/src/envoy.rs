@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 /// How long identity's ticks are apart.
-const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// What an Envoy begins with.
 pub struct Config {
@@ -215,7 +215,9 @@ impl Envoy {
                 waiting: request.waiting,
                 ..Default::default()
             };
-            new.half(Side::Request).headers = Some(request.headers);
+            // As Envoy's codecs keep names.
+            let lower = request.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+            new.half(Side::Request).headers = Some(lower.collect());
             state.streams.push(new);
             state.streams.len() - 1
         });

@@ -1,7 +1,8 @@
 //! A native stand-in for Envoy with Envoy's rules. It links the chain of filters, defines the hostcalls that Envoy
 //! defines, and calls the callbacks that Envoy calls, so that a test drives whole streams through all filters.
 //!
-//! - [`envoy`]: what a test uses, [`Envoy`].
+//! - [`run`]: one whole request, [`Chain::run`].
+//! - [`envoy`]: a stream event by event, [`Envoy`].
 //! - [`manager`]: the rules of Envoy's filter manager: which filter sees what, and what waits where.
 //! - [`wasm`]: the rules of Envoy's wasm contexts, and the calls into the filters.
 //! - [`hostcalls`]: the functions of the ABI, as the filters call them.
@@ -15,8 +16,10 @@
 mod envoy;
 mod hostcalls;
 mod manager;
+mod run;
 mod state;
 mod wasm;
 
 pub use envoy::{Call, Config, Credential, Envoy, Reply, Request, StreamId};
+pub use run::{Case, Chain, Outcome, yes};
 pub use state::{Arrived, Headers, Stage};

@@ -24,6 +24,9 @@ pub(crate) enum DataStatus {
 /// How much of a request may wait for a filter: `body_buffer` of the control plane's routes.
 const MOST_BUFFERED: usize = 4 << 20;
 
+/// What Envoy says of a response that the upstream has made.
+const VIA_UPSTREAM: &str = "via_upstream";
+
 /// The route removes these of a request.
 const NOT_SENT: [&str; 3] = ["x-envoy-external-address", "x-forwarded-proto", "x-request-id"];
 
@@ -351,7 +354,7 @@ pub(crate) fn trailers(id: usize, side: Side, trailers: Headers) {
 /// The upstream has sent headers.
 pub(crate) fn response(id: usize, headers: Headers, end: bool) {
     stream(id, |stream| {
-        stream.details = "via_upstream".into();
+        stream.details = VIA_UPSTREAM.into();
         let half = stream.half(Side::Response);
         (half.headers, half.complete) = (Some(headers), end);
     });
@@ -363,6 +366,7 @@ pub(crate) fn response(id: usize, headers: Headers, end: bool) {
 fn completed(id: usize, side: Side) {
     stream(id, |stream| {
         let complete = side == Side::Response && stream.half(side).complete;
+        stream.answered |= complete && stream.details == VIA_UPSTREAM;
         stream.upstream.reset |= complete && !stream.upstream.headers.is_empty() && !stream.upstream.ended;
     });
 }
@@ -429,7 +433,7 @@ pub(crate) fn reset(id: usize) {
 fn finish(id: usize) {
     stream(id, |stream| {
         stream.over = true;
-        let whole = stream.upstream.ended && stream.half(Side::Response).complete;
+        let whole = stream.upstream.ended && stream.answered;
         stream.upstream.reset |= !stream.upstream.headers.is_empty() && !whole;
     });
     wasm::end(id);

@@ -141,6 +141,8 @@ pub(crate) struct Stream {
     pub contexts: [Option<u32>; Stage::ALL.len()],
     pub progress: [[Progress; 2]; Stage::ALL.len()],
     pub halves: [Half; 2],
+    /// All of the upstream's response has come.
+    pub answered: bool,
     /// Who has made the response.
     pub details: String,
     /// Callbacks of a filter under way, for each side.

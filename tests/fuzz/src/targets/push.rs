@@ -42,7 +42,7 @@ pub fn run(input: &[u8]) {
     let run = |pace: Pace| {
         let got = inspect(Inspection::new(rules.clone(), container(kind)), &body, pace, &server);
         assert!(got.memory < 16 << 20);
-        match got.refusal.as_ref().map(|refusal| refusal.denial.rule) {
+        match got.refusal.as_ref().map(|refusal| refusal.denial.rule.name()) {
             // The pack may end without a trailer.
             None | Some("push.malformed" | "push.limit") => {}
             // If the answers arrive at the end, the pack has a trailer, which waits for the answers.
@@ -53,7 +53,7 @@ pub fn run(input: &[u8]) {
             // All other rules concern the list of ref updates, which is not sent before the verdict.
             Some(rule) => assert_eq!(got.passed, 0, "{rule}"),
         }
-        got.refusal.map(|refusal| refusal.denial.rule)
+        got.refusal.map(|refusal| refusal.denial.rule.name())
     };
     let whole = run(Pace { chunk: body.len().max(1), answers_after: AT_THE_END });
     for chunk in [1, chunk] {
