@@ -4,7 +4,6 @@
 //! **Invariant:** of a push nothing goes upstream before its refs' names are judged, and its pack's trailer only when
 //! the inspection says that it is allowed. The server's answer waits as long.
 
-use crate::load::{Full, Load, Ticket};
 use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
 use policy::github::{Git, Kind, Rules, Service};
 use policy::push::{MAX_REFS, PushRefusal};
@@ -12,6 +11,7 @@ use policy::{Container, Denial, Form, HostName, Note, Stage};
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
+use push::load::{Full, Load, Ticket};
 use push::{Inspection, Oid, Question, RefAt, Standing};
 use registry_proto::push as wire;
 use std::cell::RefCell;

@@ -9,6 +9,7 @@
 //! the tests.
 
 mod inspection;
+pub mod load;
 mod refusal;
 
 use git_wire::advertisement::Rewriter;

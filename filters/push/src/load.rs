@@ -1,4 +1,4 @@
-//! How much is inspected at a time in this worker. Pure.
+//! How much one worker inspects at a time: each push holds a [`Ticket`] of the worker's [`Load`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
