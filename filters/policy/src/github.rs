@@ -8,9 +8,10 @@
 //! **Invariant:** what was judged is what is sent. An allowed call is written anew from what was understood of it
 //! ([`Allowed::target`], [`Allowed::body`]); nothing that was not understood goes along.
 //!
-//! Called by the github filter with each request, and by the CLI's `policy explain`.
+//! Called by the github filter with each request, by way of [`Flow`], and by the CLI's `policy explain`.
 
 mod class;
+mod flow;
 mod graphql;
 mod guards;
 mod headers;
@@ -26,6 +27,7 @@ mod search;
 mod target;
 
 pub use class::Class;
+pub use flow::{Confirm, Confirmed, Flow};
 pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};

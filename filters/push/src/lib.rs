@@ -5,9 +5,10 @@
 //! The second is mostly seen in the pack itself; where the walk through its commits leaves it, GitHub is asked about
 //! the commits at which it does. The pack's trailer, without which git's server takes nothing, goes last.
 //!
-//! Pure: who calls it ([`Inspection`]) brings the bytes and the answers. That is the push filter, `push explain`, and
-//! the tests.
+//! Pure. [`Flow`] follows the stream of a push through Envoy, for the push filter; [`Inspection`] is the push alone, for
+//! [`Flow`] and for `push explain`. Their callers bring the bytes and the answers.
 
+mod flow;
 mod inspection;
 pub mod load;
 mod refusal;
@@ -15,6 +16,7 @@ mod refusal;
 use git_wire::advertisement::Rewriter;
 use policy::{Denial, Stage};
 
+pub use flow::{Flow, Query, ResponseHead};
 pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
 pub use refusal::{Refusal, RefusedRef};
 
