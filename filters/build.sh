@@ -56,7 +56,7 @@ apt_adds_std() {
         debian_has_std
 }
 
-build=(cargo build --profile wasm --target "$target" -p filter-chain)
+build=(cargo rustc --profile wasm --target "$target" -p filter-chain --lib --crate-type cdylib)
 if [[ -n ${FILTER_FEATURES:-} ]]; then build+=(--features "$FILTER_FEATURES"); fi
 if [[ ${CI:-} == true ]] && git ls-files --error-unmatch Cargo.lock >/dev/null 2>&1; then
     build+=(--locked)

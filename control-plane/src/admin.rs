@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::AdminAuth;
 use crate::files;
+use crate::hash::hex;
 
 /// The token's file in the state directory.
 const TOKEN_FILE: &str = "admin-token";
@@ -122,7 +123,7 @@ fn make_token(state_dir: &Path) -> Result<SecretString, Error> {
     let make = || {
         let mut bytes = [0; TOKEN_BYTES];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = hex(&bytes);
         files::write_atomic(&path, format!("{token}\n").as_bytes(), 0o600)?;
         Ok(SecretString::from(token))
     };

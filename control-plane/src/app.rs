@@ -14,11 +14,11 @@ use axum::{Json, Router};
 use policy::Policy;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::admin;
-use crate::audit::{self, Audit, writer::Rotation};
+use crate::audit::{self, Audit, Rejected, writer::Rotation};
 use crate::ca::{self, issuer::Issuer};
 use crate::config::Config;
 use crate::containers::api::{self, Api, Limits};
@@ -33,9 +33,10 @@ use crate::github;
 use crate::github::confirm::Confirm;
 use crate::github::ids::Ids;
 use crate::github::push::Push;
-use crate::live::{Filters, Live, Problems};
+use crate::live::{Filters, Live};
+use crate::metrics;
+use crate::problems::Problems;
 use crate::state::StateDir;
-use crate::telemetry;
 use crate::xds::resources::cluster::DNS_SOCKET;
 use crate::xds::server::{Fleet, Server as Discovery};
 
@@ -45,6 +46,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// How long a stop waits for a refresh that has begun. It goes on without us, but not without the first process of its
 /// container, which then waits until it has ended.
 const LAST_REFRESH: Duration = Duration::from_secs(5);
+
+/// Rejections by providers that wait for the credentials. More are dropped.
+const REJECTIONS: usize = 256;
 
 /// How long the proxy's port may take to accept a connection before it counts as not there.
 const PROBE: Duration = Duration::from_millis(500);
@@ -87,11 +91,11 @@ impl App {
         let state_dir = state.path().to_owned();
         let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
         let config = Arc::new(self.config);
-        let roots_pem = config.roots_pem()?;
+        let upstreams = Arc::new(config.upstreams()?);
         let ca = ca::api::Api {
             issuer: Arc::clone(&issuer),
             bundle: state_dir.join("ca-bundle.pem"),
-            roots_pem: roots_pem.as_str().into(),
+            roots_pem: upstreams.roots_pem.as_str().into(),
         };
         ca.write_bundle().context("cannot write the CA bundle")?;
         let store = Store::open(&state_dir.join("registry.redb")).context("the registry cannot be opened")?;
@@ -102,10 +106,17 @@ impl App {
             .context("the audit cannot be written")?;
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
-        let github = Arc::new(github::client::Client::new(&config, &roots_pem, Arc::clone(&resolver))?);
+        let credentials = Arc::clone(&config.credentials);
+        let github = Arc::new(github::client::Client::new(&upstreams, credentials, Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
-        let mut logins = config.credentials.keep_logins(&config, &roots_pem, &resolver, &state_dir, &stopped)?;
-        let live = Live::start(Arc::clone(&config), roots_pem, self.filters, Arc::clone(&registry), problems.clone())?;
+        let mut logins = config.credentials.keep_logins(&upstreams, &resolver, &state_dir, &stopped)?;
+        let live = Live::start(
+            Arc::clone(&config),
+            Arc::clone(&upstreams),
+            self.filters,
+            Arc::clone(&registry),
+            problems.clone(),
+        )?;
         let snapshots = live.snapshots();
         tokio::spawn(live.run());
         let fleet = Fleet::default();
@@ -122,10 +133,10 @@ impl App {
             .add_service(Confirm::service(Arc::clone(&registry), Arc::clone(&github)))
             .add_service(Push::service(Arc::clone(&registry), github))
             .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
-            .add_service(Arc::clone(&audit).service(Arc::clone(&config.credentials)))
+            .add_service(Arc::clone(&audit).service(rejections(Arc::clone(&config.credentials))))
             .serve_with_incoming(UnixListenerStream::new(socket));
 
-        let observed = telemetry::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
+        let observed = metrics::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
             .merge(audit::api::routes(Arc::clone(&audit), stopped.clone()));
         let readiness = Arc::new(Readiness {
             fleet,
@@ -136,8 +147,7 @@ impl App {
             fed: self.envoy.as_ref().map_or(1, |envoy| usize::from(envoy.concurrency) + 1),
             proxy: self.envoy.as_ref().map(|_| config.proxy),
         });
-        let limits =
-            Limits { allow_loopback: self.envoy.is_some(), pinned: config.upstreams.keys().cloned().collect() };
+        let limits = Limits { allow_loopback: self.envoy.is_some(), pinned: upstreams.pins.keys().cloned().collect() };
         let routes = api::routes(Api { registry, limits: Arc::new(limits) })
             .merge(ca::api::routes(ca))
             .merge(self::routes(Arc::clone(&readiness)))
@@ -193,6 +203,17 @@ impl App {
         audit.finish().await;
         result
     }
+}
+
+/// Tells `credentials` of each request that a provider rejects: the sender of a channel that a task reads.
+fn rejections(credentials: Arc<Credentials>) -> mpsc::Sender<Rejected> {
+    let (rejections, mut rejected) = mpsc::channel::<Rejected>(REJECTIONS);
+    tokio::spawn(async move {
+        while let Some(Rejected { host, began }) = rejected.recv().await {
+            credentials.rejected(&host, began);
+        }
+    });
+    rejections
 }
 
 /// Runs Envoy on a thread of its own, which lives as long as the child does.

@@ -26,32 +26,15 @@ use envoy_types::pb::envoy::service::accesslog::v3::{
 use jiff::Timestamp;
 use policy::Container;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc as channel, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-pub use self::entry::shows;
 use self::panics::Panics;
 use self::writer::{Job, QUEUE, Rotation, Writer};
 use crate::containers::registry::Registry;
 use crate::containers::store;
-use crate::credentials::Credentials;
-use crate::live::Problems;
+use crate::problems::Problems;
 use crate::telemetry;
-
-/// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.
-pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
-
-/// The filter state that a filter leaves on the request over which it has panicked.
-pub const PANIC_STATE: &str = "wasm.sallyport.panic";
-
-/// The header in which every refusal names its rule.
-pub const RULE_HEADER: &str = "x-sallyport-rule";
-
-/// The tag in which Envoy says how long a connection's handshake took; empty or `-` where it was not finished.
-pub const HANDSHAKE_TAG: &str = "handshake_ms";
-
-/// A stream that is open for this long gets a line of its own about its start.
-pub const LONG: Duration = Duration::from_secs(5);
 
 /// Lines that are kept in memory for the API; 2 to 20 MiB.
 const RECENT: usize = 5_000;
@@ -124,6 +107,15 @@ struct Update {
     old: Option<String>,
     new: Option<String>,
     kind: policy::push::Change,
+}
+
+/// An allowed request that a provider has answered with 401.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The request's host.
+    pub host: String,
+    /// When the request began.
+    pub began: Timestamp,
 }
 
 /// By what lines are chosen.
@@ -199,9 +191,9 @@ impl Audit {
         }))
     }
 
-    /// As Envoy's access log service. `credentials` hear of the requests to which a provider says 401.
-    pub fn service(self: Arc<Self>, credentials: Arc<Credentials>) -> AccessLogServiceServer<Service> {
-        AccessLogServiceServer::new(Service(self, credentials))
+    /// As Envoy's access log service. Each allowed request that a provider answers with 401 is sent to `rejections`.
+    pub fn service(self: Arc<Self>, rejections: channel::Sender<Rejected>) -> AccessLogServiceServer<Service> {
+        AccessLogServiceServer::new(Service(self, rejections))
     }
 
     /// Waits until Envoy's streams have ended and everything they brought is on disk.
@@ -283,7 +275,7 @@ impl Audit {
 async fn block(registry: &Arc<Registry>, address: IpAddr) {
     let why = format!("since a filter panicked over its requests {} times within a minute", panics::MOST);
     let blocked =
-        registry.change(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
+        registry.update(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
     match blocked {
         Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
         // Nobody's requests are refused by the first look at their address.
@@ -295,15 +287,15 @@ async fn block(registry: &Arc<Registry>, address: IpAddr) {
 /// One Envoy's stream, counted for as long as it is open.
 struct Source<'a> {
     audit: &'a Audit,
-    credentials: &'a Credentials,
+    rejections: &'a channel::Sender<Rejected>,
     name: String,
     taken: u64,
 }
 
 impl<'a> Source<'a> {
-    fn open(audit: &'a Audit, credentials: &'a Credentials) -> Self {
+    fn open(audit: &'a Audit, rejections: &'a channel::Sender<Rejected>) -> Self {
         audit.streams.send_modify(|open| *open += 1);
-        Self { audit, credentials, name: String::new(), taken: 0 }
+        Self { audit, rejections, name: String::new(), taken: 0 }
     }
 
     fn take(&mut self, message: StreamAccessLogsMessage) {
@@ -325,7 +317,8 @@ impl<'a> Source<'a> {
             self.name_container(&mut line);
             self.audit.take(&line);
             if line.status == 401 && line.verdict == "allow" {
-                self.credentials.rejected(&line.host, line.ts);
+                // Full: a provider that rejects a token rejects the next request with it as well.
+                drop(self.rejections.try_send(Rejected { host: line.host.clone(), began: line.ts }));
             }
             if line.panicked
                 && let Some(address) = line.container_ip
@@ -356,7 +349,7 @@ impl Drop for Source<'_> {
 
 /// [`Audit`] as a tonic service.
 #[derive(Debug)]
-pub struct Service(Arc<Audit>, Arc<Credentials>);
+pub struct Service(Arc<Audit>, channel::Sender<Rejected>);
 
 #[tonic::async_trait]
 impl AccessLogService for Service {
@@ -384,12 +377,17 @@ impl AccessLogService for Service {
 mod tests {
     use super::*;
     use crate::containers::store::Store;
+    use crate::contract::AUDIT_STATE;
     use envoy_types::pb::envoy::config::core::v3::Node;
-    use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, TcpAccessLogEntry};
+    use envoy_types::pb::envoy::data::accesslog::v3::{
+        AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, HttpResponseProperties, TcpAccessLogEntry,
+    };
     use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
         HttpAccessLogEntries, Identifier, TcpAccessLogEntries,
     };
+    use envoy_types::pb::google::protobuf::{Any, BytesValue, UInt32Value};
     use policy::Policy;
+    use prost::Message;
 
     fn audit(directory: &Path) -> Arc<Audit> {
         let store = Store::open(&directory.join("registry.redb")).unwrap();
@@ -421,7 +419,7 @@ mod tests {
     async fn each_stream_counts_its_lines_and_what_was_written_is_shown_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let first_run = audit(directory.path());
-        let none = Credentials::default();
+        let (none, _) = channel::channel(1);
         {
             let (mut one, mut two) = (Source::open(&first_run, &none), Source::open(&first_run, &none));
             one.take(first(requests(2)));
@@ -444,7 +442,7 @@ mod tests {
     async fn a_stop_waits_for_the_streams_that_are_open() {
         let directory = tempfile::tempdir().unwrap();
         let audit = audit(directory.path());
-        let none = Credentials::default();
+        let (none, _) = channel::channel(1);
         let mut source = Source::open(&audit, &none);
         let late = async {
             tokio::task::yield_now().await;
@@ -456,15 +454,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_provider_s_401_to_an_allowed_request_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = audit(directory.path());
+        let (rejections, mut rejected) = channel::channel(1);
+        let mut source = Source::open(&audit, &rejections);
+        let answered = |verdict: &str, status: u32| {
+            let value = BytesValue { value: format!(r#"{{"verdict":"{verdict}"}}"#).into() }.encode_to_vec();
+            let state = Any { type_url: String::new(), value };
+            HttpAccessLogEntry {
+                common_properties: Some(AccessLogCommon {
+                    filter_state_objects: [(AUDIT_STATE.to_owned(), state)].into(),
+                    ..Default::default()
+                }),
+                request: Some(HttpRequestProperties { authority: "api.example.com".into(), ..Default::default() }),
+                response: Some(HttpResponseProperties {
+                    response_code: Some(UInt32Value { value: status }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }
+        };
+        for (verdict, status, told) in [("allow", 200, false), ("deny", 401, false), ("allow", 401, true)] {
+            let log_entry = vec![answered(verdict, status)];
+            source.take(first(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })));
+            let host = rejected.try_recv().ok().map(|rejected| rejected.host);
+            assert_eq!(host.as_deref(), told.then_some("api.example.com"), "{verdict} {status}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_full_queue_drops_lines_and_holds_up_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let (queue, jobs) = mpsc::sync_channel(2);
         let mut audit = Arc::into_inner(audit(directory.path())).unwrap();
         audit.queue = queue;
-        Source::open(&audit, &Credentials::default()).take(first(requests(5)));
+        let (none, _) = channel::channel(1);
+        Source::open(&audit, &none).take(first(requests(5)));
         assert_eq!(jobs.try_iter().count(), 2, "and this test has not hung");
         assert_eq!(*audit.full.lock().unwrap(), 3);
-        Source::open(&audit, &Credentials::default()).take(first(requests(1)));
+        Source::open(&audit, &none).take(first(requests(1)));
         assert_eq!(*audit.full.lock().unwrap(), 0);
         assert_eq!(audit.follow().0.len(), 6, "followers are not the disk");
     }

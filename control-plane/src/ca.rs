@@ -1,4 +1,5 @@
-//! The certificate authority: made at the first start, kept in the state directory, trusted by the sandboxes alone.
+//! The certificate authority (CA). It is created at the first start, stored in the state directory, and trusted only by
+//! the sandboxes.
 
 pub mod api;
 pub mod issuer;

@@ -19,9 +19,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
 
-/// The program that runs, for its hidden commands: also where its file has been replaced since.
-pub const OURSELVES: &str = "/proc/self/exe";
-
 /// The one door out for AI agents in containers: Envoy ends TLS, Rust filters decide, credentials are added on the
 /// way and never enter a sandbox.
 #[derive(Debug, Parser)]

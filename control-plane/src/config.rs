@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::credentials::{self, Credentials};
 use crate::dns::nameservers::MAX_NAMESERVERS;
+use crate::upstreams::{Upstream, Upstreams};
 
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct Config {
     /// The policy file.
     pub policy_file: PathBuf,
     /// Hosts that the operator has pinned.
-    pub upstreams: BTreeMap<HostName, Upstream>,
+    pub pins: BTreeMap<HostName, Upstream>,
     /// What may be added to requests, and where.
     pub credentials: Arc<Credentials>,
     /// The roots that upstreams are verified against, where they are not the system's.
@@ -49,17 +50,6 @@ pub enum AdminAuth {
     Loopback,
     /// Whoever has the token.
     Token,
-}
-
-/// Where a pinned host is found, and who vouches for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// An address or a name.
-    pub address: String,
-    /// Its port.
-    pub port: u16,
-    /// The CA's certificate, PEM.
-    pub ca_pem: String,
 }
 
 /// The configuration cannot be used.
@@ -187,13 +177,13 @@ impl Config {
         }
         let nameservers = nameservers(raw.nameservers, raw.listen.resolver)
             .map_err(|problem| value("nameservers".into(), problem.into()))?;
-        let mut upstreams = BTreeMap::new();
+        let mut pins = BTreeMap::new();
         for (name, upstream) in raw.upstreams {
             let key = format!("upstreams.{name}");
             let host = HostName::parse(name.as_bytes()).map_err(|error| value(key.clone(), error.to_string()))?;
             let ca = base.join(&upstream.ca);
             let checked = Upstream { address: upstream.address, port: upstream.port, ca_pem: read(&ca)? };
-            if upstreams.insert(host, checked).is_some() {
+            if pins.insert(host, checked).is_some() {
                 return Err(value(key, "this host stands here twice, in different spellings".into()));
             }
         }
@@ -207,10 +197,18 @@ impl Config {
             nameservers,
             state_dir: raw.state_dir.map(|directory| base.join(directory)),
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
-            upstreams,
+            pins,
             credentials: Arc::new(credentials),
             upstream_roots: raw.upstream_roots.map(|path| base.join(path)),
         })
+    }
+
+    /// Where requests go, and the roots that upstreams are verified against.
+    ///
+    /// # Errors
+    /// If the configured file cannot be read, or the system has no roots.
+    pub fn upstreams(&self) -> Result<Upstreams, Error> {
+        Ok(Upstreams { pins: self.pins.clone(), roots_pem: self.roots_pem()? })
     }
 
     /// The roots that upstreams are verified against, PEM.

@@ -29,9 +29,9 @@ use policy::{Denial, HostName, HostPattern, Stage};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::Config;
 use crate::dns::Resolver;
-use crate::github::transport::Transport;
+use crate::https;
+use crate::upstreams::Upstreams;
 pub use entry::Use;
 use entry::{Entry, Place};
 use oauth::Login;
@@ -86,10 +86,10 @@ impl Credentials {
         self.entries.values().map(|entry| (entry.name.as_str(), entry.problems().next().is_some())).collect()
     }
 
-    /// Tells those that ask GitHub the way there.
-    pub fn reach_github(&self, transport: &Arc<Transport>) {
+    /// Gives GitHub Apps the client by which they ask GitHub for their tokens.
+    pub fn reach_github(&self, github: &Arc<https::Client>) {
         let ways = self.entries.values().flat_map(|entry| &entry.ways);
-        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(transport));
+        ways.filter_map(|way| way.source.as_app()).for_each(|app| app.reach(github));
     }
 
     /// What an operator is told of each credential that has no value now, for the hosts that are `wanted`.
@@ -129,8 +129,7 @@ impl Credentials {
     /// The roots cannot be read.
     pub fn keep_logins(
         &self,
-        config: &Config,
-        roots_pem: &str,
+        upstreams: &Upstreams,
         resolver: &Arc<Resolver>,
         state_dir: &Path,
         stopped: &watch::Receiver<bool>,
@@ -145,7 +144,7 @@ impl Credentials {
             kept.push(login);
             let endpoint = match login.refreshed_by() {
                 Some((service, client)) => {
-                    let endpoint = Endpoint::of(service, client.clone(), config, roots_pem, Arc::clone(resolver))?;
+                    let endpoint = Endpoint::of(service, client.clone(), upstreams, Arc::clone(resolver))?;
                     Some(Arc::new(endpoint))
                 }
                 None => None,

@@ -1,10 +1,10 @@
-//! DNS for Envoy: it asks us alone (xds/resources/cluster.rs), and gets public addresses of allowed names and nothing
-//! else.
+//! The DNS resolver for Envoy. Envoy uses no other resolver (xds/resources/cluster.rs), and gets only public addresses
+//! of allowed names.
 //!
-//! The policy in force is asked for each query, and nothing is kept. A name that is not allowed is not asked for
-//! anywhere. Who may reach a name is not decided here but by the identity stage.
+//! Each query is checked against the policy in force, and nothing is cached. Names that are not allowed are not looked
+//! up anywhere. The identity stage, not this module, decides which container may reach a name.
 //!
-//! **Invariant:** no answer holds an address that is not public, and none that is this machine's own.
+//! **Invariant:** no response contains an address that is not public, or an address of this machine.
 
 pub mod nameservers;
 pub mod public;
@@ -23,50 +23,51 @@ use jiff::Timestamp;
 use policy::HostName;
 
 use crate::containers::registry::Registry;
-use crate::live::Problems;
+use crate::problems::Problems;
 use nameservers::{Failure, Nameservers};
 
-/// Addresses in one answer; more are left out. Envoy tries one after the other.
+/// The most addresses in one response. Further addresses are left out. Envoy tries one after the other.
 const MAX_ADDRESSES: usize = 16;
 
-/// For how many seconds Envoy may use an answer. One, so that it does not ask for each request; a minute, so that it
-/// soon knows when a host moves.
+/// The limits for the TTL of a response, in seconds. At least one second, so that Envoy does not send a query for each
+/// request. At most a minute, so that Envoy soon notices when a host moves.
 const TTL: std::ops::RangeInclusive<u32> = 1..=60;
 
-/// Queries in a row without any answer after which the operator is told. One name is two queries.
+/// The number of consecutive queries without a response after which a problem is reported. One name takes two queries.
 const SILENT: u32 = 3;
 
-/// What has been said about a name is not said again for this long.
+/// How long a warning about a name is not repeated.
 const QUIET: Duration = Duration::from_secs(60);
-/// Names that are remembered for that; past it they are said again.
+/// The most names that are remembered for [`QUIET`]. Beyond this number, warnings may be repeated.
 const QUIET_NAMES: usize = 1_024;
 
-/// What is asked, and what is answered.
+/// Resolves names for Envoy and for the gateway's own requests.
 #[derive(Debug)]
 pub struct Resolver {
     registry: Arc<Registry>,
     nameservers: Nameservers,
     problems: Problems,
-    /// Queries in a row that no nameserver has answered.
+    /// The number of consecutive queries without a response from a nameserver.
     silent: AtomicU32,
-    /// About which names something was said, and when.
+    /// The names with a recent warning, and the time of the warning.
     said: Mutex<HashMap<HostName, Instant>>,
 }
 
 impl Resolver {
-    /// Resolves by `nameservers` what the registry's policy and records allow.
+    /// Resolves the names that the registry's policy and records allow, by querying `nameservers`.
     pub fn new(nameservers: Nameservers, registry: Arc<Registry>, problems: Problems) -> Self {
         Self { registry, nameservers, problems, silent: AtomicU32::new(0), said: Mutex::default() }
     }
 
-    /// The answer to one question.
+    /// The response to one question.
     pub async fn answer(&self, name: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let allowed = HostName::parse(name.to_ascii().as_bytes()).ok().filter(|host| self.allowed(host));
         let Some(host) = allowed else {
             tracing::debug!(%name, "a name that is not allowed was asked for");
             return (ResponseCode::NXDomain, Vec::new());
         };
-        // Other kinds of an allowed name are "none", not "no such name": musl believes the latter of all kinds.
+        // Other record types of an allowed name get an empty response, not NXDOMAIN: musl applies NXDOMAIN to all
+        // record types of the name.
         if !matches!(kind, RecordType::A | RecordType::AAAA) {
             return (ResponseCode::NoError, Vec::new());
         }
@@ -85,16 +86,16 @@ impl Resolver {
         (ResponseCode::NoError, addresses.into_iter().take(MAX_ADDRESSES).map(record).collect())
     }
 
-    /// The addresses of `host`, for a request of the gateway's own: the policy is not asked, and what is not public is
-    /// left out all the same.
+    /// The addresses of `host`, for a request of the gateway itself. The policy is not checked, but addresses that are
+    /// not public are left out all the same.
     ///
     /// # Errors
-    /// There is no such name, or nobody can tell.
+    /// If the name does not exist, or if no nameserver can tell.
     pub async fn own_request(&self, host: &HostName) -> Result<Vec<IpAddr>, Failure> {
         let name = Name::from_ascii(host.as_str()).map_err(|_| Failure::NoSuchName)?;
         let of = |kind| self.find(host, &name, kind);
         let (v4, v6) = tokio::join!(of(RecordType::A), of(RecordType::AAAA));
-        // A machine without IPv6 may not even be told of it.
+        // On a machine without IPv6, the AAAA query may fail.
         let found = match (v4, v6) {
             (Ok(v4), v6) => v4.into_iter().chain(v6.unwrap_or_default()).collect(),
             (Err(_), Ok(v6)) => v6,
@@ -103,7 +104,7 @@ impl Resolver {
         Ok(found.into_iter().take(MAX_ADDRESSES).map(|(address, _)| address).collect())
     }
 
-    /// The public addresses of one kind that `name`, which is `host`, has.
+    /// The public addresses of one record type for `name`, which is the name of `host`.
     async fn find(&self, host: &HostName, name: &Name, kind: RecordType) -> Result<Vec<Answered>, Failure> {
         let mut absolute = name.clone();
         absolute.set_fqdn(true);
@@ -139,7 +140,7 @@ impl Resolver {
                 .any(|record| !record.expired(now) && record.egress_allow.iter().any(|pattern| pattern.covers(host)))
     }
 
-    /// Keeps in mind whether nameservers answer at all.
+    /// Tracks whether the nameservers respond at all, and reports a problem if they don't.
     fn heard<T>(&self, found: &Result<T, Failure>) {
         match found {
             Err(error @ Failure::Silent { .. }) => {
@@ -157,7 +158,7 @@ impl Resolver {
         }
     }
 
-    /// Whether nothing was said about `host` for a while; it has been now.
+    /// Whether a warning about `host` is due. Records the warning if it is.
     fn first_time(&self, host: &HostName) -> bool {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -172,12 +173,12 @@ impl Resolver {
     }
 }
 
-/// An address and the seconds it may be used for.
+/// An address, and its TTL in seconds.
 type Answered = (IpAddr, u32);
-/// An address and what it is.
+/// An address that is left out, and the reason.
 type Refused = (IpAddr, &'static str);
 
-/// Parts what was found into the addresses that may be answered, and the others with what they are.
+/// Splits the addresses found into those for the response, and the others with the reason.
 fn publics(found: Vec<Answered>, own: impl Fn(IpAddr) -> bool) -> (Vec<Answered>, Vec<Refused>) {
     let (mut addresses, mut refused) = (Vec::new(), Vec::new());
     for (address, ttl) in found {

@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cli::OURSELVES;
 use crate::files;
+use crate::process::OURSELVES;
 use crate::xds::resources::listener::AUDIT_FLUSH;
 use crate::xds::resources::{CLEARTEXT, PROXY, TUNNEL};
 

@@ -1,6 +1,6 @@
 //! What the gateway itself asks GitHub, with its own credential: the numbers and default branches of registered
 //! repositories (`ids`), to whom the nodes of a GraphQL write belong (`confirm`), and where the refs of a push are and
-//! what its commits descend from (`push`). `client` makes the calls, `transport` is their way.
+//! what its commits descend from (`push`). `client` makes the calls.
 //!
 //! All of it reads; nothing here writes to GitHub. What GitHub does not answer is not taken for granted.
 
@@ -17,10 +17,9 @@ pub mod confirm;
 pub mod ids;
 pub mod push;
 mod recent;
-pub mod transport;
 
 #[cfg(test)]
-pub mod testing;
+mod testing;
 
 /// The container at `address`, whose record is good now; otherwise why there is none, as a sentence for whoever is
 /// refused.

@@ -3,9 +3,9 @@
 //!
 //! **Invariant:** a file that is not understood changes nothing; what was in force stays, and `/readyz` says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +16,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::{Config, policy_file};
 use crate::containers::registry::{Change, Registry};
-use crate::xds::snapshot::Snapshot;
+use crate::problems::Problems;
+use crate::upstreams::Upstreams;
+use crate::xds::snapshot::{Listen, Snapshot};
 
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
 const SETTLE: Duration = Duration::from_millis(25);
@@ -26,27 +28,6 @@ pub const MODULE: &str = "sallyport.wasm";
 
 /// How every WebAssembly module begins: `\0asm` and version 1 (WebAssembly core specification, section 5.5.16).
 const WASM_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
-
-/// What an operator should look at though everything works, by what it is about.
-#[derive(Clone, Debug, Default)]
-pub struct Problems(Arc<Mutex<BTreeMap<&'static str, String>>>);
-
-impl Problems {
-    /// There is one, or there is none any more.
-    pub fn set(&self, about: &'static str, problem: Option<String>) {
-        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match problem {
-            Some(problem) => drop(problems.insert(about, problem)),
-            None => drop(problems.remove(about)),
-        }
-    }
-
-    /// All of them.
-    pub fn list(&self) -> Vec<String> {
-        let problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.iter().map(|(about, problem)| format!("{about}: {problem}")).collect()
-    }
-}
 
 /// Where the filters' module may be.
 #[derive(Clone, Debug)]
@@ -97,7 +78,7 @@ fn only_looked_at(event: &notify::Result<Event>) -> bool {
 #[derive(Debug)]
 pub struct Live {
     config: Arc<Config>,
-    roots_pem: String,
+    upstreams: Arc<Upstreams>,
     filters: Filters,
     /// The module in force.
     module: Vec<u8>,
@@ -119,7 +100,7 @@ impl Live {
     /// The filters are missing, or files cannot be watched.
     pub fn start(
         config: Arc<Config>,
-        roots_pem: String,
+        upstreams: Arc<Upstreams>,
         filters: Filters,
         registry: Arc<Registry>,
         problems: Problems,
@@ -148,7 +129,7 @@ impl Live {
         let (snapshots, _) = watch::channel(Arc::new(Snapshot::default()));
         let mut live = Self {
             config,
-            roots_pem,
+            upstreams,
             filters,
             module,
             registry,
@@ -224,8 +205,9 @@ impl Live {
     fn publish(&mut self) {
         let policy = self.registry.policy();
         self.extra = self.registry.extra_hosts();
+        let listen = Listen { proxy: self.config.proxy, resolver: self.config.resolver };
         let credentialed = |host: &_| self.config.credentials.concern(host);
-        let snapshot = Snapshot::build(&self.config, &self.roots_pem, &policy, &self.extra, credentialed, &self.module);
+        let snapshot = Snapshot::build(listen, &self.upstreams, &policy, &self.extra, credentialed, &self.module);
         self.snapshots.send_if_modified(|current| {
             let changed = **current != snapshot;
             if changed {

@@ -1,46 +1,35 @@
-//! What is counted, for Prometheus: `GET /metrics`, in the OpenMetrics text format.
+//! The counters of this process, for Prometheus.
 //!
-//! Others call the functions below; they neither block nor fail.
+//! Every part of the control plane counts by the functions below. They neither block nor fail.
 //!
 //! **Invariant:** no label carries what a peer has chosen. Stages and rules are ours, and even of those only
 //! [`MAX_RULES`] are told apart.
 
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::containers::registry::Registry as Containers;
-use crate::credentials::Credentials;
-use crate::xds::server::Fleet;
-use crate::xds::snapshot::Kind;
-
 /// Combinations of verdict, stage and rule that are told apart; all further ones are one. Several times as many as
 /// there are rules.
 const MAX_RULES: usize = 512;
+
+/// The kinds of update that an Envoy can refuse.
+pub const UPDATES: [&str; 5] = ["cluster", "secret", "extension", "listener", "route"];
 
 /// What stands for a stage or a rule that is not one of ours.
 const OTHER: &str = "other";
 
 /// Upper bounds in seconds: from an answer of our own to a model that thinks for minutes.
 const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
-
-/// Clock ticks in a second, as /proc counts processor time: `USER_HZ`, which is 100 on every architecture of ours.
-const TICKS: f64 = 100.0;
 
 static GLOBAL: LazyLock<Telemetry> = LazyLock::new(Telemetry::new);
 
@@ -90,9 +79,9 @@ pub fn leaves_held(before: usize, after: usize) {
     GLOBAL.leaves_held.inc_by(change);
 }
 
-/// An Envoy refused an update of this kind; `None` is one that we do not know.
-pub fn nack(kind: Option<Kind>) {
-    GLOBAL.nacks.get_or_create(&Nacks { kind: kind_name(kind) }).inc();
+/// An Envoy refused an update of this kind, which is one of [`UPDATES`]. `None` counts an unknown kind.
+pub fn nack(kind: Option<&'static str>) {
+    GLOBAL.nacks.get_or_create(&Nacks { kind: kind.unwrap_or(OTHER) }).inc();
 }
 
 /// A credential went into a request. `name` is the operator's name for it.
@@ -124,38 +113,9 @@ pub fn refreshed(name: &str, what: Refresh) {
     GLOBAL.refreshed.get_or_create(&Refreshed { credential: name.to_owned(), what }).inc();
 }
 
-/// `GET /metrics`.
-pub fn routes(containers: Arc<Containers>, fleet: Fleet, credentials: Arc<Credentials>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet, credentials })
-}
-
-/// Where the numbers are that are looked up, not counted.
-#[derive(Clone)]
-struct Facts {
-    containers: Arc<Containers>,
-    fleet: Fleet,
-    credentials: Arc<Credentials>,
-}
-
-async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
-    let mut now = Registry::with_prefix("sallyport");
-    let mut gauge = |name: &str, help: &str, value: usize| {
-        now.register(name, help, ConstGauge::<i64>::new(i64::try_from(value).unwrap_or(i64::MAX)));
-    };
-    gauge("containers", "Containers that are registered", facts.containers.list().len());
-    gauge("watchers", "Envoy workers that follow the registry", facts.containers.following());
-    gauge("xds_sessions", "Envoys that are connected", facts.fleet.sessions());
-    let failing = Family::<Failing, Gauge>::default();
-    for (name, fails) in facts.credentials.failing() {
-        failing.get_or_create(&Failing { credential: name.to_owned() }).set(fails.into());
-    }
-    let help = "Whether the source of a credential fails; /readyz says why";
-    now.register("credentials_failing", help, failing);
-    let process = process();
-    (
-        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-        GLOBAL.text(&[now, process]),
-    )
+/// All counters in the OpenMetrics text format, and `more` behind them.
+pub fn text(more: &[Registry]) -> String {
+    GLOBAL.text(more)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -187,11 +147,6 @@ struct Nacks {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Injected {
-    credential: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Failing {
     credential: String,
 }
 
@@ -255,8 +210,8 @@ impl Telemetry {
         for what in [Leaf::Minted, Leaf::Refused, Leaf::Evicted] {
             drop(all.leaves.get_or_create(&Leaves { what: what.name() }));
         }
-        for kind in Kind::ALL {
-            drop(all.nacks.get_or_create(&Nacks { kind: kind_name(Some(kind)) }));
+        for kind in UPDATES {
+            drop(all.nacks.get_or_create(&Nacks { kind }));
         }
         Self { registry, ..all }
     }
@@ -319,55 +274,6 @@ impl Leaf {
     }
 }
 
-fn kind_name(kind: Option<Kind>) -> &'static str {
-    match kind {
-        Some(Kind::Cluster) => "cluster",
-        Some(Kind::Secret) => "secret",
-        Some(Kind::Extension) => "extension",
-        Some(Kind::Listener) => "listener",
-        Some(Kind::Route) => "route",
-        None => OTHER,
-    }
-}
-
-/// What Prometheus's own clients say of a process; what /proc does not tell is left out.
-fn process() -> Registry {
-    static STARTED: LazyLock<f64> = LazyLock::new(|| Timestamp::now().as_duration().as_secs_f64());
-    let mut registry = Registry::with_prefix("process");
-    registry.register_with_unit("start_time", "When it started", Unit::Seconds, ConstGauge::new(*STARTED));
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-        let field = |name: &str| -> Option<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse().ok()
-        };
-        if let Some(kib) = field("VmRSS:") {
-            let bytes = i64::try_from(kib.saturating_mul(1_024)).unwrap_or(i64::MAX);
-            registry.register_with_unit("resident_memory", "Memory in use", Unit::Bytes, ConstGauge::new(bytes));
-        }
-        if let Some(threads) = field("Threads:") {
-            let threads = i64::try_from(threads).unwrap_or(i64::MAX);
-            registry.register("threads", "Threads", ConstGauge::new(threads));
-        }
-    }
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        let open = i64::try_from(open.count()).unwrap_or(i64::MAX);
-        registry.register("open_fds", "Open files and sockets", ConstGauge::new(open));
-    }
-    if let Some(seconds) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(processor_seconds) {
-        registry.register_with_unit("cpu", "Processor time", Unit::Seconds, ConstCounter::new(seconds));
-    }
-    registry
-}
-
-/// User and system time of a line of /proc/PID/stat (proc(5)): fields 14 and 15; the second, the program's name, may
-/// have anything in it and ends with the last parenthesis.
-fn processor_seconds(stat: &str) -> Option<f64> {
-    let (_, behind) = stat.rsplit_once(')')?;
-    let mut fields = behind.split_whitespace().skip(11);
-    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some((user + system) / TICKS)
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -405,14 +311,5 @@ mod tests {
         assert_eq!(rows(&telemetry), MAX_RULES + 1);
         telemetry.decided("deny", "github", "rule.0");
         assert!(telemetry.text(&[]).contains(r#"rule="rule.0"} 2"#), "known ones go on");
-    }
-
-    #[test]
-    fn a_process_is_measured() {
-        let text = Telemetry::new().text(&[process()]);
-        for name in ["start_time_seconds", "resident_memory_bytes", "open_fds", "threads", "cpu_seconds_total"] {
-            assert!(text.contains(&format!("\nprocess_{name} ")), "{name}\n{text}");
-        }
-        assert_eq!(processor_seconds("7 (a) b) c) S 1 1 1 0 -1 1 1 0 0 0 150 50 0 0 20").unwrap(), 2.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Turns the tables of GitHub's operations in `data/` into static ones.
+//! Turns the tables of GitHub's operations in `data/` into static tables.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a build that cannot be made fails")]
 
@@ -18,7 +18,7 @@ fn main() {
     println!("cargo::rerun-if-changed=data");
 }
 
-/// `rest.rs`: the operations sorted by method and first word, with an index by those two.
+/// Writes `rest.rs`: the operations sorted by their [`key`], with an index by key.
 fn rest(out: &Path) {
     let text = std::fs::read_to_string("data/rest.tsv").expect("data/rest.tsv is there");
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -58,8 +58,8 @@ fn rest(out: &Path) {
     std::fs::write(out.join("rest.rs"), code).expect("OUT_DIR can be written");
 }
 
-/// What a request can be looked up by: the method and the first word, in a repository the word after its name. As
-/// `rest::key`.
+/// The key by which a request is looked up: the method and the first word of the path, or below `/repos/{owner}/{repo}`
+/// the word after the repository's name. `rest::key` computes the same keys.
 fn key(method: &str, template: &str) -> String {
     let mut parts = template.split('/').skip(1);
     let first = parts.next().unwrap_or_default();

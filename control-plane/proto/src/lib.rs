@@ -1,7 +1,7 @@
-//! The messages of `sallyport.registry.v1`, shared by the control plane and the identity filter, and behind
-//! the feature `server` the tonic service. The comments on each message are those of registry.proto.
+//! The messages between the control plane and the filters. The feature `server` adds the tonic services. The `.proto`
+//! files document each message.
 //!
-//! [`address_bytes`] and [`address_of`] are how the messages name an address, for both ends.
+//! Both ends encode addresses with [`address_bytes`] and decode them with [`address_of`].
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ pub mod push {
     include!(concat!(env!("OUT_DIR"), "/sallyport.push.v1.rs"));
 }
 
-/// The bytes by which the messages name `address`: 4 or 16, in network order.
+/// The encoding of `address` in the messages: 4 or 16 bytes, in network order.
 pub fn address_bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -32,8 +32,8 @@ pub fn address_bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The address that `bytes` name; `None` where they are not 4 or 16. An IPv4 address mapped into IPv6 is that IPv4
-/// address, so that each has one name.
+/// Decodes an address. Returns `None` unless `bytes` has 4 or 16 bytes. An IPv4-mapped IPv6 address becomes the IPv4
+/// address, so that each address has one encoding.
 pub fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
     let v6 = || <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from);

@@ -14,17 +14,14 @@ use jiff::Timestamp;
 use prost::Message;
 use serde::Deserialize;
 
-use super::{AUDIT_STATE, Event, HANDSHAKE_TAG, LONG, Line, PANIC_STATE, RULE_HEADER, Update};
-use crate::xds::resources::local_reply;
+use super::{Event, Line, Update};
+use crate::contract::{self, AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, RULE_HEADER, shows};
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
 
 /// What of one value of a peer's is kept, in bytes: a target can be 60 KiB long, and the audit's size is bounded.
 const MAX_TEXT: usize = 2_048;
-
-/// Query parameters whose values the audit shows: what they say is no secret of anybody's.
-const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];
 
 /// What the identity filter says of a request.
 #[derive(Debug, Default, Deserialize)]
@@ -97,7 +94,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     if let Some(rule) = response.response_headers.get(RULE_HEADER)
         && (decision.verdict == "allow" || decision.rule == "listener.closed")
     {
-        decision.stage = local_reply::stage(rule).unwrap_or("listener").to_owned();
+        decision.stage = contract::stage(rule).unwrap_or("listener").to_owned();
         decision.verdict = "deny".into();
         decision.rule.clone_from(rule);
         decision.reason.clone_from(&response.response_code_details);
@@ -215,11 +212,6 @@ fn clean(text: &str) -> String {
     let cut = if end < text.len() { "…" } else { "" };
     let kept = text.get(..end).unwrap_or_default();
     kept.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).chain(cut.chars()).collect()
-}
-
-/// Whether the value of this parameter of a query is kept.
-pub fn shows(parameter: &str) -> bool {
-    SHOWN.contains(&parameter)
 }
 
 /// A target without the values of its query but the harmless ones: those of signed URLs are credentials.

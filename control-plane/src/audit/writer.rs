@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use crate::live::Problems;
+use crate::problems::Problems;
 use crate::telemetry;
 
 /// Lines that wait for the disk before further ones are dropped; together with Envoy's own buffers some seconds at

@@ -1,4 +1,4 @@
-//! The operator's HTTP API on the CA, and the bundle that sandboxes are given.
+//! The operator's HTTP API for the CA, and the bundle of certificates for sandboxes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use serde_json::json;
 use super::issuer::{Error, Issuer, PUBLIC};
 use crate::files;
 
-/// What the routes need.
+/// The state of the routes.
 #[derive(Clone, Debug)]
 pub struct Api {
     /// The CA.
     pub issuer: Arc<Issuer>,
-    /// Where the bundle of all trusted roots is written.
+    /// The file for the bundle of all trusted roots.
     pub bundle: PathBuf,
-    /// The system's roots, which stand in it first.
+    /// The system's roots, which come first in the bundle.
     pub roots_pem: Arc<str>,
 }
 
 impl Api {
-    /// Writes the bundle: the system's roots and every CA of ours that is to be trusted. One that is there already is
-    /// not written again, so that a full disk keeps nobody from starting.
+    /// Writes the bundle: the system's roots, and every trusted CA of the gateway. An up-to-date bundle is not written
+    /// again, so that a full disk does not prevent the start.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// If the file cannot be written.
     pub fn write_bundle(&self) -> std::io::Result<()> {
         let bundle = format!("{}\n{}", self.roots_pem.trim_end(), self.issuer.trusted_pem());
         match std::fs::read(&self.bundle) {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn whoever_is_given_the_certificates_can_read_them_and_nobody_else_the_keys() {
-        // As `app` does, for the rest of this process too.
+        // As in `app`. This changes the umask of the whole process.
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
         let directory = tempfile::tempdir().unwrap();
         let start = || {
@@ -102,7 +102,7 @@ mod tests {
         for name in ["ca.key", "ca-next.key"] {
             assert_eq!(mode(name), 0o600, "{name}");
         }
-        // Those of a gateway that wrote them for itself alone.
+        // An older gateway wrote these files readable only for itself.
         for name in certificates {
             std::fs::set_permissions(directory.path().join(name), Permissions::from_mode(0o600)).unwrap();
         }

@@ -1,7 +1,7 @@
-//! The CA's key, its change for another, and the leaves it issues, one name for each.
+//! The CA's key, its rotation, and the leaf certificates, each for one host name.
 //!
-//! Called by the xDS server when Envoy asks for the certificate of a name, and by `ca export`. It never issues a
-//! leaf for anything that is not a plain host name.
+//! The xDS server calls this module when Envoy requests the certificate of a name, and `ca export` does. It issues
+//! leaves only for plain host names.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,40 +20,40 @@ use crate::files;
 const CA_VALIDITY: Duration = Duration::days(3650);
 /// How long a leaf is valid.
 const LEAF_VALIDITY: Duration = Duration::days(7);
-/// How far a sandbox's clock may be behind ours.
+/// How far a sandbox's clock may be behind the gateway's.
 const CLOCK_SKEW: Duration = Duration::hours(24);
-/// The mode of certificates, whose keys are in files of their own: whoever is to trust them has to read them.
+/// The mode of certificate files. Every user may read them, because clients have to; the keys are in separate files.
 pub const PUBLIC: u32 = 0o644;
 
-/// What went wrong with the CA.
+/// An error of the CA.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its files can't be read or written.
+    /// A file of the CA can't be read or written.
     #[error("the CA's file {path} cannot be used")]
     File {
-        /// Which.
+        /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// One of the two files is there without the other: making a new CA would silently break every sandbox.
+    /// One of the two files is missing. Making a new CA would silently break every sandbox.
     #[error("{missing} is missing although {present} is there; restore it, or remove both to make a new CA")]
     Half {
-        /// The file that is there.
+        /// The file that exists.
         present: String,
-        /// The file that is not.
+        /// The file that is missing.
         missing: String,
     },
-    /// A change of CA has begun already.
+    /// A rotation has begun already.
     #[error("a new CA is staged already; finish that change first")]
     Staged,
-    /// No change of CA has begun.
+    /// No rotation has begun.
     #[error("no new CA is staged; begin with `sallyport ca rotate`")]
     NotStaged,
-    /// The name is none that a leaf may carry.
+    /// The name is not a plain host name.
     #[error("not a host name")]
     Name(#[from] policy::InvalidHost),
-    /// The certificate library refused.
+    /// The certificate library returned an error.
     #[error("certificate error")]
     Certificate(#[from] rcgen::Error),
 }
@@ -61,18 +61,18 @@ pub enum Error {
 /// A leaf certificate with its key.
 #[derive(Clone)]
 pub struct Leaf {
-    /// The leaf and nothing else: sandboxes trust the CA itself.
+    /// The leaf alone, without a chain, because sandboxes trust the CA directly.
     pub certificate_pem: String,
-    /// Its key, PKCS#8.
+    /// The leaf's key, as PKCS#8.
     pub key_pem: String,
 }
 
-/// The CA: the one that issues, the one that is to follow it, the one that it has followed. Sandboxes trust all three,
-/// so that a change of CA never cuts one off that was given the bundle in time.
+/// The CA, in up to three generations: current, next and previous. Only the current one issues leaves. Sandboxes trust
+/// all three, so that a rotation never cuts off a sandbox that has received the bundle in time.
 pub struct Issuer {
     directory: PathBuf,
     state: Mutex<State>,
-    /// Counts the changes of the CA that issues: leaves of the one before have to be issued anew.
+    /// Counts the changes of the current CA. After a change, all leaves have to be issued anew.
     changes: watch::Sender<u64>,
 }
 
@@ -82,7 +82,7 @@ struct State {
     previous_pem: Option<String>,
 }
 
-/// A CA's certificate with what signs for it.
+/// A CA's certificate with its signing key.
 struct Authority {
     certificate_pem: String,
     issuer: RcgenIssuer<'static, KeyPair>,
@@ -94,7 +94,7 @@ impl Authority {
         Ok(Self { certificate_pem, issuer })
     }
 
-    /// The pair of files `name.pem` and `name.key`; `None` where neither is there.
+    /// Reads the pair of files `name.pem` and `name.key`. Returns `None` if neither exists.
     fn open(directory: &Path, name: &str) -> Result<Option<Self>, Error> {
         let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
         let half = |present: &Path, missing: &Path| Error::Half {
@@ -112,7 +112,7 @@ impl Authority {
         }
     }
 
-    /// Makes a CA and writes it as `name.pem` and `name.key`.
+    /// Creates a CA, and writes it to `name.pem` and `name.key`.
     fn make(directory: &Path, name: &str) -> Result<Self, Error> {
         let (certificate_pem, key_pem) = make()?;
         write(&directory.join(format!("{name}.key")), &key_pem, 0o600)?;
@@ -128,18 +128,18 @@ impl std::fmt::Debug for Issuer {
     }
 }
 
-/// The CA that issues.
+/// The name of the current CA's files.
 const CURRENT: &str = "ca";
-/// The CA that is to follow.
+/// The name of the next CA's files.
 const NEXT: &str = "ca-next";
-/// The certificate of the CA that issued before.
+/// The file with the previous CA's certificate.
 const PREVIOUS: &str = "ca-previous.pem";
 
 impl Issuer {
-    /// Reads the CA in `directory`, or makes one.
+    /// Reads the CA in `directory`, or creates one.
     ///
     /// # Errors
-    /// A certificate without its key or a key without its certificate, files that are unreadable or no CA.
+    /// If a certificate or a key exists without the other, or if a file is unreadable or not a CA.
     pub fn open(directory: &Path) -> Result<Arc<Self>, Error> {
         complete_finish(directory)?;
         let current = match Authority::open(directory, CURRENT)? {
@@ -152,7 +152,7 @@ impl Issuer {
         Ok(Arc::new(Self { directory: directory.to_owned(), state, changes: watch::channel(0).0 }))
     }
 
-    /// The certificates of every CA that sandboxes are to trust, the one that issues first.
+    /// The certificates of every CA that sandboxes have to trust, the current one first.
     pub fn trusted_pem(&self) -> String {
         let state = self.state();
         let next = state.next.as_ref().map(|next| next.certificate_pem.as_str());
@@ -162,15 +162,15 @@ impl Issuer {
             .collect()
     }
 
-    /// Follows the changes of the CA that issues.
+    /// Watches the changes of the current CA.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Makes the CA that is to follow. It issues nothing yet: sandboxes are given the bundle with both first.
+    /// Creates the next CA. It issues nothing yet, so that sandboxes can first receive the bundle with both.
     ///
     /// # Errors
-    /// There is one already, or the files cannot be written.
+    /// If a CA is staged already, or if the files cannot be written.
     pub fn stage(&self) -> Result<(), Error> {
         let mut state = self.state();
         if state.next.is_some() {
@@ -180,14 +180,14 @@ impl Issuer {
         Ok(())
     }
 
-    /// The staged CA issues from now on. The one before stays trusted until the next change.
+    /// Makes the staged CA the current one. The CA before it stays trusted until the next rotation.
     ///
     /// # Errors
-    /// None is staged, or the files cannot be written.
+    /// If no CA is staged, or if the files cannot be written.
     pub fn finish(&self) -> Result<(), Error> {
         let mut state = self.state();
         let next = state.next.take().ok_or(Error::NotStaged)?;
-        // A crash in between is made good at the next start, see `complete_finish`.
+        // If the process crashes in between, the next start completes the rotation, see `complete_finish`.
         let renamed = write(&self.directory.join(PREVIOUS), &state.current.certificate_pem, PUBLIC)
             .and_then(|()| promote(&self.directory, "key"))
             .and_then(|()| promote(&self.directory, "pem"));
@@ -207,15 +207,15 @@ impl Issuer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A fresh leaf for one name, valid for a week.
+    /// Issues a new leaf for one name, valid for a week.
     ///
     /// # Errors
-    /// The name is no host name in its canonical spelling.
+    /// If the name is not a plain host name, or if the certificate library fails.
     pub fn leaf(&self, name: &str) -> Result<Leaf, Error> {
         let host = HostName::parse(name.as_bytes())?;
         let mut params = CertificateParams::new(vec![host.to_string()])?;
-        // The subject stays empty of the name: a common name ends at 64 characters (RFC 5280, ub-common-name), and
-        // clients read the subject alternative name only.
+        // The subject does not contain the host name: a common name has at most 64 characters (RFC 5280,
+        // ub-common-name), and clients check only the subject alternative name.
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "Sallyport");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -230,14 +230,14 @@ impl Issuer {
     }
 }
 
-/// Makes a file of the staged CA the one of the CA that issues.
+/// Renames a file of the staged CA to that of the current CA.
 fn promote(directory: &Path, ending: &str) -> Result<(), Error> {
     let from = directory.join(format!("{NEXT}.{ending}"));
     std::fs::rename(&from, directory.join(format!("{CURRENT}.{ending}"))).map_err(|source| file_error(&from, source))
 }
 
-/// Completes a [`Issuer::finish`] that was cut off: the key goes first, so a staged certificate without its key is the
-/// certificate of the key that issues already.
+/// Completes an interrupted [`Issuer::finish`]. The key is renamed first, so a staged certificate without its key
+/// belongs to the key that is current already.
 fn complete_finish(directory: &Path) -> Result<(), Error> {
     let staged = |ending: &str| directory.join(format!("{NEXT}.{ending}")).exists();
     if staged("pem") && !staged("key") { promote(directory, "pem") } else { Ok(()) }

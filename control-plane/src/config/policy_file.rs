@@ -13,7 +13,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Error, parse, presets};
 use crate::credentials::Credentials;
-use crate::xds::snapshot::short_hash;
+use crate::hash::short_hash;
 
 /// The methods that an entry can name: those of RFC 9110 but TRACE and CONNECT, which never pass, and PATCH.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];

@@ -329,7 +329,7 @@ async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> R
         return Err(invalid("container_ip", "cannot be changed; register the new address"));
     }
     let made = move |record| raw.apply(record, now(), &api.limits.pinned);
-    let record = api.registry.change(address, made).await?.ok_or(Failure::NotFound(ip))?;
+    let record = api.registry.update(address, made).await?.ok_or(Failure::NotFound(ip))?;
     Ok(Json(record.as_ref().clone()))
 }
 

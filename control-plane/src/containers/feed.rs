@@ -13,7 +13,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::registry::{Change, Registry, Subscription, Watcher};
+use super::registry::{Change, Registry, Subscription};
+use super::workers::Watcher;
 
 /// Messages that wait for a slow worker before its stream's task waits too.
 const OUTGOING: usize = 64;

@@ -53,6 +53,11 @@ pub struct Way {
 }
 
 impl BuiltIn {
+    /// Whether `name` is its name, or that of its group.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.group == Some(name)
+    }
+
     /// Whether it is one of GitHub's.
     pub fn is_github(&self) -> bool {
         matches!(self.scope, Scope::GitHubGit | Scope::GitHubApi)

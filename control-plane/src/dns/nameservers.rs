@@ -1,5 +1,5 @@
-//! The nameservers that are asked: those that the operator has configured, or the system's, followed as
-//! `/etc/resolv.conf` changes. Gives every address that they have for a name, through CNAMEs, and judges none.
+//! Queries the nameservers: the configured ones, or the system's. Changes to `/etc/resolv.conf` take effect at once.
+//! Returns every address of a name, following CNAMEs, and filters none.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -15,41 +15,43 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
-/// How long one query of ours may take, with retries, TCP and CNAMEs. Envoy's resolver waits longer (cluster.rs), so
-/// that it never asks again what is still being asked.
+/// The timeout of one query, including retries, TCP and CNAMEs. Envoy's resolver waits longer (cluster.rs), so that it
+/// never repeats a query that is still under way.
 pub const DEADLINE: Duration = Duration::from_secs(4);
 
-/// How long one attempt may take, and how many follow the first.
+/// The timeout of one attempt.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
+/// The number of attempts after the first.
 const RETRIES: usize = 1;
 
-/// The largest answer over UDP; what is larger comes over TCP. The value of the DNS flag day of 2020: no fragments.
+/// The largest response over UDP, in bytes. Larger responses use TCP. The value is from DNS flag day 2020, and avoids
+/// fragments.
 const UDP_ANSWER: u16 = 1_232;
 
-/// As many as glibc reads (resolv.h: MAXNS), and as may be configured.
+/// The most nameservers, in /etc/resolv.conf (as for glibc, resolv.h: MAXNS) and in the configuration.
 pub const MAX_NAMESERVERS: usize = 3;
 
-/// Where the system names its nameservers.
+/// The file that lists the system's nameservers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The port of DNS.
 const PORT: u16 = 53;
 
-/// Why there are no addresses.
+/// Why a lookup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The name does not exist.
     #[error("there is no such name")]
     NoSuchName,
-    /// A nameserver has answered, and cannot tell.
+    /// A nameserver returned an error.
     #[error("the nameserver answers {0}")]
     Answered(ResponseCode),
-    /// No nameserver has answered.
+    /// No nameserver responded.
     #[error("no nameserver answers ({servers}): {problem}")]
     Silent {
-        /// Who was asked.
+        /// The nameservers, or the file that should list them.
         servers: String,
-        /// What came instead.
+        /// What went wrong.
         problem: String,
     },
 }
@@ -57,31 +59,33 @@ pub enum Failure {
 /// The nameservers.
 #[derive(Debug)]
 pub struct Nameservers {
-    /// The operator's; empty is the system's.
+    /// The configured nameservers. Empty means the system's.
     configured: Vec<SocketAddr>,
     current: Mutex<Option<Current>>,
     outstanding: usize,
 }
 
-/// The resolver for some list of nameservers.
+/// A resolver, and the list of nameservers that it was made for.
 #[derive(Clone, Debug)]
 struct Current {
-    /// When the system's list was written; absent for the operator's.
+    /// The modification time of the system's list. `None` for configured nameservers.
     written: Option<SystemTime>,
     servers: Arc<str>,
     resolver: Arc<TokioResolver>,
 }
 
 impl Nameservers {
-    /// Asks `configured`, or the system's where it is empty; up to `outstanding` queries at a time.
+    /// Queries `configured`, or the system's nameservers if it is empty. At most `outstanding` queries are under way at
+    /// a time.
     pub fn new(configured: Vec<SocketAddr>, outstanding: usize) -> Self {
         Self { configured, current: Mutex::default(), outstanding }
     }
 
-    /// The addresses of one kind that `name` has, and for how many seconds. None is a name without such records.
+    /// The addresses of one record type for `name`, each with its TTL in seconds. Empty if the name has no such
+    /// records.
     ///
     /// # Errors
-    /// There is no such name, or nobody can tell.
+    /// If the name does not exist, or if no nameserver can tell.
     pub async fn lookup(&self, name: Name, kind: RecordType) -> Result<Vec<(IpAddr, u32)>, Failure> {
         let Current { resolver, servers, .. } = self.current()?;
         let silent = |problem: String| Failure::Silent { servers: servers.to_string(), problem };
@@ -106,7 +110,7 @@ impl Nameservers {
         Ok(addresses.collect())
     }
 
-    /// The resolver for the nameservers as they are now.
+    /// The resolver for the current list of nameservers.
     fn current(&self) -> Result<Current, Failure> {
         let written = match self.configured.is_empty() {
             true => std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok(),
@@ -138,7 +142,8 @@ fn system(file: &Path) -> Result<Vec<SocketAddr>, Failure> {
     if servers.is_empty() { Err(failure("it names no nameserver".to_owned())) } else { Ok(servers) }
 }
 
-/// The `nameserver` lines of a resolv.conf(5). An address with a zone is left out, since the zone is not a number.
+/// Parses the `nameserver` lines of a resolv.conf(5). Addresses with a zone are left out, because a zone is not a
+/// number.
 fn parse(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -161,7 +166,7 @@ fn resolver(servers: &[SocketAddr], outstanding: usize) -> Result<TokioResolver,
     options.attempts = RETRIES;
     options.edns_payload_len = UDP_ANSWER;
     options.max_active_requests = outstanding;
-    // Nothing outlives a change of the policy, and the operator's own hosts file is not the internet.
+    // No cache, so that a change of the policy takes effect at once. No hosts file: its names are local.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;

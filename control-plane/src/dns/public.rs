@@ -1,17 +1,17 @@
-//! Which addresses are public: one list, by which the resolver leaves addresses out of answers and Envoy drops them
-//! once more from what it has resolved. Decides by the address alone; whose it is otherwise is `own`'s question.
+//! Lists the addresses that are not public. The resolver leaves them out of its responses, and Envoy drops them again
+//! from its own results. The list depends on the address alone; [`own`] recognizes this machine's addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::LazyLock;
 
-/// A range of addresses that are not public, and what they are.
+/// A range of addresses that are not public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The first address.
     pub first: IpAddr,
-    /// How many leading bits are shared.
+    /// The length of the prefix, in bits.
     pub length: u8,
-    /// What these addresses are, for a person.
+    /// A description of these addresses, for messages.
     pub what: &'static str,
 }
 
@@ -20,12 +20,12 @@ impl Range {
         Self { first: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), length, what }
     }
 
-    /// By the three leading groups of 16 bits; no range needs more.
+    /// A range by the three leading groups of 16 bits. No range needs more.
     const fn v6(a: u16, b: u16, c: u16, length: u8, what: &'static str) -> Self {
         Self { first: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), length, what }
     }
 
-    /// Whether `address` is in it.
+    /// Whether the range contains `address`.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address) {
             (IpAddr::V4(first), IpAddr::V4(address)) => {
@@ -39,12 +39,12 @@ impl Range {
     }
 }
 
-/// What is left of `bits`, of which there are `width`, above the prefix's end.
+/// The first `length` bits of the `width` low bits in `bits`, shifted to the right.
 fn shifted(bits: u128, width: u32, length: u8) -> u128 {
     bits.checked_shr(width.saturating_sub(length.into())).unwrap_or(0)
 }
 
-/// IANA's special-purpose registry for IPv4 (RFC 6890), and what clouds have put into public space.
+/// IANA's special-purpose registry for IPv4 (RFC 6890), and addresses that clouds use within public ranges.
 const V4: [Range; 18] = [
     Range::v4(0, 0, 0, 0, 8, "unspecified"),
     Range::v4(10, 0, 0, 0, 8, "private"),
@@ -66,7 +66,7 @@ const V4: [Range; 18] = [
     Range::v4(240, 0, 0, 0, 4, "reserved"),
 ];
 
-/// What is special in IPv6, and, at the end, what is beyond 2000::/3, which is all that was ever given out.
+/// The special ranges of IPv6. The last ones are outside 2000::/3, the only range that was ever allocated.
 const V6: [Range; 17] = [
     Range::v6(0, 0, 0, 127, "unspecified or loopback"),
     // IPv4-mapped (::ffff:0:0/96), IPv4-compatible (::/96), IPv4-translated (::ffff:0:0:0/96).
@@ -89,10 +89,10 @@ const V6: [Range; 17] = [
     Range::v6(0xc000, 0, 0, 2, "not given out"),
 ];
 
-/// RFC 6052: the last 32 bits are an IPv4 address, which is what a NAT64 connects to.
+/// The prefix of NAT64 (RFC 6052). The last 32 bits are the IPv4 address to which a NAT64 gateway connects.
 const NAT64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
 const NAT64_LENGTH: u8 = 96;
-/// The ranges that are not public. The first that contains an address says what it is.
+/// The ranges that are not public. The first range that contains an address describes it.
 pub static CLOSED: LazyLock<Vec<Range>> = LazyLock::new(|| {
     let embedded = V4.iter().filter_map(|range| match range.first {
         IpAddr::V4(first) => Some(Range {
@@ -105,18 +105,18 @@ pub static CLOSED: LazyLock<Vec<Range>> = LazyLock::new(|| {
     V4.into_iter().chain(V6).chain(embedded).collect()
 });
 
-/// What `address` is, where it is not public.
+/// The description of `address`, if it is not public.
 pub fn not_public(address: IpAddr) -> Option<&'static str> {
     CLOSED.iter().find(|range| range.contains(address)).map(|range| range.what).or_else(|| {
-        // Beside NAT64 nothing in ::/3 was ever given out, nor can it be said in few ranges.
+        // Except NAT64, no address in ::/3 was ever allocated. A few ranges can't express that.
         let given_out = matches!(address, IpAddr::V6(address)
             if address.segments()[0] >> 13 == 1 || address.segments()[..6] == NAT64.segments()[..6]);
         (address.is_ipv6() && !given_out).then_some("not given out")
     })
 }
 
-/// Whether `address` is one of this machine's own. The kernel answers: to its own address, and to no other, it would
-/// send from that same address. Nothing is sent.
+/// Whether `address` is one of this machine's own. The kernel tells: it selects an address as the source only for
+/// packets to that same address. No packet is sent.
 pub fn own(address: IpAddr) -> bool {
     let unspecified = match address {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -124,11 +124,11 @@ pub fn own(address: IpAddr) -> bool {
     };
     let source = || {
         let socket = UdpSocket::bind(SocketAddr::new(unspecified, 0))?;
-        // Any port but 0 will do.
+        // Any port except 0 works.
         socket.connect(SocketAddr::new(address, 9))?;
         socket.local_addr()
     };
-    // An error says that there is no way there, so it is not here either.
+    // An error means that there is no route to the address, so it is not this machine's either.
     source().is_ok_and(|source| source.ip() == address)
 }
 
@@ -141,8 +141,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// For each range the last address before it, its first, its last, and the one after it: those outside are public
-    /// unless they stand in another range, which is then named by `-`.
+    /// For each range: the address before it, its first, its last, and the address after it. The addresses outside are
+    /// public; `-` stands for one that is in another range.
     #[test]
     fn every_range_at_its_edges() {
         let rows = [
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// What the standard library knows to be special is special here too, for addresses from all over.
+    /// Random addresses that the standard library treats as special are not public here.
     #[test]
     fn nothing_special_to_the_standard_library_is_public() {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

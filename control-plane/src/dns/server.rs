@@ -1,5 +1,5 @@
-//! DNS over a Unix socket, as over TCP (RFC 1035 section 4.2.2: two bytes of length, then the message). Envoy's
-//! resolver speaks to a port of Envoy's own on loopback, which Envoy pours into this socket.
+//! Serves DNS over a Unix socket, in the framing of TCP (RFC 1035 section 4.2.2: two bytes of length, then the
+//! message). Envoy's resolver connects to a loopback port of Envoy itself, which Envoy forwards to this socket.
 
 use std::sync::Arc;
 
@@ -14,22 +14,23 @@ use tokio::task::JoinSet;
 
 use super::Resolver;
 
-/// Connections at a time; Envoy's resolver has one. Another waits until one ends.
+/// The most connections at a time. Envoy's resolver has one. Further connections wait until one ends.
 const CONNECTIONS: usize = 64;
 
-/// Queries that are under way on all connections; one more is answered SERVFAIL. Envoy asks two for each name.
+/// The most queries under way on all connections. Further queries get SERVFAIL. Envoy sends two queries for each name.
 pub const OUTSTANDING: usize = 512;
 
-/// The longest query: a name has 255 bytes, and EDNS options few more. A longer one ends its connection.
+/// The longest query, in bytes. A name has at most 255 bytes, and EDNS options add few. A longer query closes its
+/// connection.
 const MAX_QUERY: usize = 512;
 
-/// Answers that wait for the peer to read them; a peer that reads none is not asked for further queries.
+/// The most responses that wait for the peer to read them. While the peer reads none, no further queries are read.
 const UNREAD: usize = 16;
 
-/// Answers until the socket fails.
+/// Serves connections until the socket fails.
 ///
 /// # Errors
-/// The socket's.
+/// If the socket fails.
 pub async fn serve(socket: UnixListener, resolver: Arc<Resolver>) -> anyhow::Result<()> {
     let outstanding = Arc::new(Semaphore::new(OUTSTANDING));
     let mut connections = JoinSet::new();
@@ -43,7 +44,7 @@ pub async fn serve(socket: UnixListener, resolver: Arc<Resolver>) -> anyhow::Res
     }
 }
 
-/// Serves one connection. Queries are answered as their answers come, not in order (RFC 7766 section 7).
+/// Serves one connection. Responses are sent as soon as they are ready, not in order (RFC 7766 section 7).
 async fn connection(stream: UnixStream, resolver: Arc<Resolver>, outstanding: Arc<Semaphore>) {
     let (mut reader, mut writer) = stream.into_split();
     let (answers, mut answered) = mpsc::channel::<Vec<u8>>(UNREAD);
@@ -66,18 +67,18 @@ async fn connection(stream: UnixStream, resolver: Arc<Resolver>, outstanding: Ar
             queries.spawn(async move {
                 let answer = answer(&query, &resolver, permit.is_some()).await;
                 if let Some(bytes) = answer.and_then(|answer| answer.to_vec().ok()) {
-                    // An error says that the connection has gone.
+                    // An error means that the connection is closed.
                     drop(answers.send(bytes).await);
                 }
             });
         }
-        // The peer may have finished asking and still be listening.
+        // The peer may have sent its last query, and still wait for responses.
         while queries.join_next().await.is_some() {}
     };
     tokio::join!(read, write);
 }
 
-/// The next message; none at the end of the connection, or where what comes is too long.
+/// The next message. Returns `None` at the end of the connection, or if the message is too long.
 async fn next(reader: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     let length = usize::from(reader.read_u16().await.ok()?);
     if length > MAX_QUERY {
@@ -89,7 +90,7 @@ async fn next(reader: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// The answer to `query`; none to what is no query at all.
+/// The response to `query`. Returns `None` if it is not a DNS query.
 async fn answer(query: &[u8], resolver: &Resolver, room: bool) -> Option<Message> {
     let query = Message::from_vec(query).ok().filter(|query| query.metadata.message_type == MessageType::Query)?;
     let (code, records) = match question(&query) {
@@ -100,7 +101,7 @@ async fn answer(query: &[u8], resolver: &Resolver, room: bool) -> Option<Message
     Some(respond(&query, code, records))
 }
 
-/// The one question of `query`, or how it is answered without one.
+/// The question in `query`, or the error to respond with.
 fn question(query: &Message) -> Result<&Query, ResponseCode> {
     if query.metadata.op_code != OpCode::Query {
         return Err(ResponseCode::NotImp);
@@ -129,11 +130,11 @@ mod tests {
     use crate::containers::registry::Registry;
     use crate::containers::store::Store;
     use crate::dns::nameservers::Nameservers;
-    use crate::live::Problems;
+    use crate::problems::Problems;
     use hickory_resolver::proto::rr::{Name, RecordType};
     use std::time::Duration;
 
-    /// A resolver whose policy allows a.example.com and whose nameserver is a port where nobody is.
+    /// A resolver whose policy allows a.example.com, and whose nameserver is a closed port.
     fn resolver(directory: &std::path::Path) -> Resolver {
         let mut policy = policy::Policy::deny_all();
         policy.egress.add(policy::HostPattern::parse("a.example.com").unwrap(), policy::Access::FULL);
@@ -210,7 +211,7 @@ mod tests {
         let socket = UnixListener::bind(directory.path().join("dns.sock")).unwrap();
         let server = tokio::spawn(serve(socket, Arc::new(resolver(directory.path()))));
         let mut bytes = query("b.example.com.", RecordType::A).to_vec().unwrap();
-        // What follows the counted records is not looked at.
+        // Bytes after the records are ignored.
         bytes.resize(MAX_QUERY, 0);
         let mut stream = UnixStream::connect(directory.path().join("dns.sock")).await.unwrap();
         for _ in 0..2 {

@@ -6,16 +6,30 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use policy::HostName;
 use tokio::sync::Semaphore;
 
-pub use super::transport::{Answer, Error};
-use super::transport::{DEADLINE, Place, Transport};
-use crate::config::Config;
 use crate::credentials::{Credentials, Use};
 use crate::dns::Resolver;
+use crate::https::{self, Failure, Limits, Place};
+use crate::upstreams::Upstreams;
+
+/// The one host that is asked.
+const HOST: &str = "api.github.com";
+
+/// The version of the API that is spoken.
+const VERSION: &str = "2022-11-28";
+
+/// How long a call may take, from the wait for its turn to the last byte.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest answer, in bytes. A repository has 10 KB, a hundred nodes have 20.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// Calls at a time. One more waits.
 const CONCURRENT: usize = 8;
@@ -27,37 +41,79 @@ const SHARE: usize = 3;
 /// holds none.
 const MINTS: usize = 256;
 
+/// An answer, whatever its status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its body.
+    pub body: Bytes,
+    /// The header `x-oauth-scopes`, which classic tokens have.
+    pub scopes: Option<String>,
+}
+
+/// A call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The gateway has no credential for the API.
+    #[error("{0}")]
+    NoCredential(String),
+    /// The host is not known by its name.
+    #[error(transparent)]
+    Host(#[from] policy::InvalidHost),
+    /// No answer arrives.
+    #[error(transparent)]
+    Https(#[from] https::Error),
+    /// The answer's status is no success.
+    #[error("{HOST} answers with status {0}")]
+    Status(u16),
+    /// A command has no runtime to make a call in.
+    #[error(transparent)]
+    Runtime(#[from] std::io::Error),
+}
+
 /// The client.
 #[derive(Debug)]
 pub struct Client {
-    transport: Transport,
+    https: https::Client,
     credentials: Arc<Credentials>,
     shares: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
 }
 
 impl Client {
-    /// For the host as `config` has it; where that is not pinned, `resolver` finds it, and `roots_pem` are who vouches
-    /// for it. From now on the credentials can reach it too.
+    /// For the host as `upstreams` has it; where that is not pinned, `resolver` finds it. From now on the credentials
+    /// can reach it too.
     ///
     /// # Errors
-    /// The roots cannot be read.
-    pub fn new(config: &Config, roots_pem: &str, resolver: Arc<Resolver>) -> Result<Self, Error> {
-        Self::at(config, roots_pem, Place::Public(resolver))
+    /// If no root can be used.
+    pub fn new(upstreams: &Upstreams, credentials: Arc<Credentials>, resolver: Arc<Resolver>) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, |_| Place::Public(resolver))
     }
 
     /// The same for a command of the operator's, which finds the host as every program on its machine does.
     ///
     /// # Errors
-    /// The roots cannot be read.
-    pub fn of_command(config: &Config, roots_pem: &str) -> Result<Self, Error> {
-        Self::at(config, roots_pem, Place::of_the_machine())
+    /// If no root can be used.
+    pub fn of_command(upstreams: &Upstreams, credentials: Arc<Credentials>) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, Place::of_the_machine)
     }
 
-    fn at(config: &Config, roots_pem: &str, otherwise: Place) -> Result<Self, Error> {
-        let transport = Transport::new(config, roots_pem, otherwise, CONCURRENT)?;
-        let credentials = Arc::clone(&config.credentials);
-        credentials.reach_github(&Arc::new(transport.beside(MINTS)));
-        Ok(Self { transport, credentials, shares: Mutex::default() })
+    fn at(
+        upstreams: &Upstreams,
+        credentials: Arc<Credentials>,
+        otherwise: impl FnOnce(&HostName) -> Place,
+    ) -> Result<Self, Error> {
+        let host = HostName::parse(HOST.as_bytes())?;
+        let (place, roots) = upstreams.place(&host, otherwise(&host));
+        let limits = Limits { at_a_time: CONCURRENT, connect: DEADLINE, deadline: DEADLINE, max_answer: MAX_ANSWER };
+        let headers = [
+            (ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static(VERSION)),
+        ];
+        let https = https::Client::new(host, place, roots, limits)?.with_headers(HeaderMap::from_iter(headers));
+        credentials.reach_github(&Arc::new(https.beside(MINTS)));
+        Ok(Self { https, credentials, shares: Mutex::default() })
     }
 
     /// GET of `path`, for `whom` and with a credential that is good for them; for nobody with one that is good for all.
@@ -77,15 +133,18 @@ impl Client {
     }
 
     async fn call(&self, whom: Option<Use<'_>>, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
-        let header = self.credentials.own_request(self.transport.host(), whom).await;
+        let header = self.credentials.own_request(self.https.host(), whom).await;
         let header = header.map_err(|denial| Error::NoCredential(denial.reason))?;
-        let Some(Use { container, .. }) = whom else { return self.transport.call(method, path, header, body).await };
+        let call = self.https.call(method, path, [header], body);
+        let Some(Use { container, .. }) = whom else { return Ok(call.await?.into()) };
         let share = self.share(container.container_ip);
-        let call = async {
-            let _turn = share.acquire().await.map_err(|_| Error::Late)?;
-            self.transport.call(method, path, header, body).await
+        let late = || https::Error { host: self.https.host().clone(), failure: Failure::Late(DEADLINE) };
+        let in_turn = async {
+            let _turn = share.acquire().await.map_err(|_| late())?;
+            call.await
         };
-        tokio::time::timeout(DEADLINE, call).await.unwrap_or(Err(Error::Late))
+        let answer = tokio::time::timeout(DEADLINE, in_turn).await.unwrap_or_else(|_| Err(late()));
+        Ok(answer?.into())
     }
 
     /// The turns of the container at `address`. They are forgotten when none of its calls waits or is under way.
@@ -101,11 +160,10 @@ impl Client {
     }
 }
 
-#[cfg(test)]
-impl Client {
-    /// The way that it goes.
-    pub fn transport(&self) -> &Transport {
-        &self.transport
+impl From<https::Answer> for Answer {
+    fn from(answer: https::Answer) -> Self {
+        let scopes = answer.headers.get("x-oauth-scopes").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Self { status: answer.status, body: answer.body, scopes }
     }
 }
 
@@ -113,10 +171,8 @@ impl Client {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::testing::Rig;
-    use super::super::transport::MAX_ANSWER;
     use super::*;
     use policy::Container;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn an_answer_has_a_limit() {
@@ -124,7 +180,8 @@ mod tests {
             Rig::start(|line, _| (200, "x".repeat(if line == "GET /fits" { MAX_ANSWER } else { MAX_ANSWER + 1 })))
                 .await;
         assert_eq!(rig.client.get(None, "/fits").await.unwrap().body.len(), MAX_ANSWER);
-        assert!(matches!(rig.client.get(None, "/more").await, Err(Error::Answer)));
+        let more = rig.client.get(None, "/more").await;
+        assert!(matches!(more, Err(Error::Https(https::Error { failure: Failure::Answer(MAX_ANSWER), .. }))));
         assert!(rig.client.get(None, "/fits").await.is_ok(), "the next one has a good connection");
     }
 
@@ -159,6 +216,12 @@ mod tests {
         assert_eq!(rig.asked("GET /slow"), 100);
         get(other, "/").await.unwrap();
         assert_eq!(rig.client.shares.lock().unwrap().len(), 1, "who asks no more is forgotten");
+    }
+
+    #[tokio::test]
+    async fn an_answer_says_what_a_classic_token_may_do() {
+        let rig = Rig::start(|_, _| (200, String::new())).await;
+        assert_eq!(rig.client.get(None, "/").await.unwrap().scopes.as_deref(), Some("repo, workflow"));
     }
 
     #[tokio::test]

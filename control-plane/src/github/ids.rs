@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::client::{Answer, Client, Error};
 use crate::containers::registry::{Change, Registry};
 use crate::credentials::Use;
-use crate::live::Problems;
+use crate::problems::Problems;
 
 /// How long an answer counts.
 const KEEP: Duration = Duration::from_secs(3_600);
@@ -214,7 +214,8 @@ impl Ids {
                 continue;
             }
             let (repo, known) = (repo.clone(), known.clone());
-            if let Err(error) = self.registry.note(record.container_ip, move |now| noted(now, &repo, &known)).await {
+            if let Err(error) = self.registry.annotate(record.container_ip, move |now| noted(now, &repo, &known)).await
+            {
                 problem = Some(format!("it cannot be stored: {error}"));
             }
         }

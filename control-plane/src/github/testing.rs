@@ -1,47 +1,27 @@
-//! An api.github.com for unit tests: TLS on a port of this machine, with answers that the test gives.
+//! A gateway's parts before an api.github.com for unit tests.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::{Arc, Mutex};
+use std::ops::Deref;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use policy::Policy;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+use policy::{HostName, Policy};
 
 use super::client::Client;
-use super::transport::{HOST, Transport};
-use crate::config::Config;
 use crate::containers::registry::Registry;
 use crate::containers::store::Store;
+use crate::credentials;
 use crate::dns::{Resolver, nameservers::Nameservers};
-use crate::live::Problems;
-
-/// The token that the server wants.
-const TOKEN: &str = "fixture-token-of-the-unit-tests";
-
-/// From the request line (`GET /path`) and the body to status and body.
-type Answers = dyn Fn(&str, &str) -> (u16, String) + Send + Sync;
+use crate::https::testing::{HOST, Server, TOKEN};
+use crate::problems::Problems;
+use crate::upstreams::{Upstream, Upstreams};
 
 /// The server, and a gateway's parts before it.
 pub struct Rig {
     pub registry: Arc<Registry>,
     pub client: Arc<Client>,
     pub problems: Problems,
-    /// The request lines so far.
-    pub asked: Arc<Mutex<Vec<String>>>,
-    /// `GET /slow` is answered when this is closed.
-    pub slow: Arc<Semaphore>,
+    server: Server,
     /// Kept for as long as the rest.
     _directory: tempfile::TempDir,
 }
@@ -56,98 +36,32 @@ impl Rig {
         token: Option<&str>,
         answers: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static,
     ) -> Self {
+        let server = Server::start(answers).await;
         let directory = tempfile::tempdir().unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap().self_signed(&key).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-        let yaml = format!(
-            "upstreams: {{{HOST}: {{address: localhost, port: {port}, ca: ca.pem}}}}\n\
-             credentials: {{github-api: {{from: {{file: token}}}}}}\n"
-        );
-        std::fs::write(directory.path().join("sallyport.yaml"), yaml).unwrap();
+        let pinned = Upstream { address: "localhost".into(), port: server.port, ca_pem: server.ca_pem.clone() };
+        let pins = [(HostName::parse(HOST.as_bytes()).unwrap(), pinned)].into();
+        let upstreams = Upstreams { pins, ..Upstreams::default() };
+        let yaml = "{github-api: {from: {file: token}}}";
+        let raw = credentials::raws(serde_yaml::Deserializer::from_str(yaml)).unwrap();
+        let credentials = Arc::new(credentials::read(&raw, directory.path(), &|_| None).unwrap());
         if let Some(token) = token {
             std::fs::write(directory.path().join("token"), token).unwrap();
         }
-        let config = Config::load(Some(&directory.path().join("sallyport.yaml"))).unwrap();
         let store = Store::open(&directory.path().join("registry.redb")).unwrap();
         let policy = Policy { github: policy::github::Rules::default(), ..Policy::deny_all() };
         let registry = Registry::open(store, policy).unwrap();
         let problems = Problems::default();
         let nameservers = Nameservers::new(Vec::new(), 1);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
-        let client = Arc::new(Client::new(&config, "", resolver).unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let slow = Arc::new(Semaphore::new(0));
-        let served = Served { answers: Arc::new(answers), asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
-        tokio::spawn(serve(listener, acceptor(&certificate.pem(), &key.serialize_pem()), served));
-        Self { registry, client, problems, asked, slow, _directory: directory }
-    }
-
-    /// The way of its client.
-    pub fn transport(&self) -> &Transport {
-        self.client.transport()
-    }
-
-    /// How often this was asked.
-    pub fn asked(&self, line: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|asked| *asked == line).count()
+        let client = Arc::new(Client::new(&upstreams, credentials, resolver).unwrap());
+        Self { registry, client, problems, server, _directory: directory }
     }
 }
 
-/// The header that the server wants.
-pub fn header() -> (HeaderName, HeaderValue) {
-    (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {TOKEN}")).unwrap())
-}
+impl Deref for Rig {
+    type Target = Server;
 
-fn acceptor(certificate: &str, key: &str) -> TlsAcceptor {
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
-}
-
-/// What a connection needs.
-#[derive(Clone)]
-struct Served {
-    answers: Arc<Answers>,
-    asked: Arc<Mutex<Vec<String>>>,
-    slow: Arc<Semaphore>,
-}
-
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, served: Served) {
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let Ok(stream) = acceptor.accept(stream).await else { continue };
-        let served = served.clone();
-        let service = service_fn(move |request| answer(request, served.clone()));
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    fn deref(&self) -> &Server {
+        &self.server
     }
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    Served { answers, asked, slow }: Served,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    let line = format!("{} {}", request.method(), request.uri());
-    let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
-    // What concerns installations is for an App, which shows a JWT.
-    let of_app = line.contains("/installation") && shown.starts_with("Bearer eyJ") && shown.matches('.').count() == 2;
-    let authorized = of_app || shown == format!("Bearer {TOKEN}");
-    let body = String::from_utf8(request.into_body().collect().await?.to_bytes().into()).unwrap();
-    let (status, body) = if authorized { answers(&line, &body) } else { (401, String::new()) };
-    let waits = line == "GET /slow";
-    asked.lock().unwrap().push(line);
-    if waits {
-        let _closed = slow.acquire().await;
-    }
-    // This server ends a connection when it likes, as servers do.
-    let response = Response::builder().status(status).header("x-oauth-scopes", "repo, workflow");
-    Ok(response.body(Full::new(Bytes::from(body))).unwrap())
 }

@@ -183,7 +183,7 @@ impl Session {
             request = self.requests.next() => {
                 let request = request?.ok()?;
                 if let Some(error) = &request.error_detail {
-                    telemetry::nack(Kind::of(&request.type_url));
+                    telemetry::nack(Kind::of(&request.type_url).map(Kind::name));
                     tracing::error!(kind = %request.type_url, error = %error.message, "Envoy refused an update");
                 }
                 Some(self.answer(connection, request))

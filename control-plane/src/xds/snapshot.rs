@@ -1,6 +1,7 @@
 //! All resources at one moment, built from what the operator configured. Immutable; swapped whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -11,10 +12,10 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
-use sha2::{Digest, Sha256};
 
 use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
-use crate::config::Config;
+use crate::hash::short_hash;
+use crate::upstreams::Upstreams;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,17 @@ impl Kind {
         }
     }
 
+    /// The name of this kind among [`crate::telemetry::UPDATES`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Cluster => "cluster",
+            Kind::Secret => "secret",
+            Kind::Extension => "extension",
+            Kind::Listener => "listener",
+            Kind::Route => "route",
+        }
+    }
+
     /// The kind that a type URL names.
     pub fn of(type_url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
@@ -69,17 +81,12 @@ impl Resource {
     }
 }
 
-/// The first 12 hex digits of the SHA-256 of `bytes`: names a content.
-pub fn short_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Every host that any container may reach, as routing needs to know it.
 ///
 /// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. What only
 /// a suffix covers has a credential where one is for that suffix.
 fn hosts(
-    config: &Config,
+    upstreams: &Upstreams,
     policy: &Policy,
     extra: &BTreeSet<HostPattern>,
     credentialed: impl Fn(&HostPattern) -> bool,
@@ -89,7 +96,7 @@ fn hosts(
         egress.add(pattern.clone(), Access::FULL);
     }
     let listed = egress.clone();
-    for host in config.upstreams.keys() {
+    for host in upstreams.pins.keys() {
         if let Some(access) = egress.access(host).cloned() {
             egress.add(HostPattern::Exact(host.clone()), access);
         }
@@ -105,7 +112,7 @@ fn hosts(
             let by = exact.and_then(|name| listed.by(name));
             let credentialed = credentialed(by.as_ref().unwrap_or(&pattern));
             route::Host {
-                pinned: exact.is_some_and(|name| config.upstreams.contains_key(name)),
+                pinned: exact.is_some_and(|name| upstreams.pins.contains_key(name)),
                 credentialed,
                 cleartext: access.cleartext && !credentialed,
                 strip_credentials: policy.strip_foreign_credentials && !credentialed,
@@ -113,6 +120,15 @@ fn hosts(
             }
         })
         .collect()
+}
+
+/// Where Envoy listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// For sandboxes: the explicit proxy.
+    pub proxy: SocketAddr,
+    /// For its own resolver.
+    pub resolver: SocketAddr,
 }
 
 /// The resources of every kind by name.
@@ -124,25 +140,25 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds all of it: the same inputs give the same snapshot, versions included.
     ///
-    /// `roots_pem` are what upstreams are verified against; `extra` are hosts that single containers may reach beside
+    /// `extra` are hosts that single containers may reach beside
     /// the policy's. `credentialed` says of an entry of the list whether a credential may be added there. `module` is
     /// the code of all filters.
     pub fn build(
-        config: &Config,
-        roots_pem: &str,
+        listen: Listen,
+        upstreams: &Upstreams,
         policy: &Policy,
         extra: &BTreeSet<HostPattern>,
         credentialed: impl Fn(&HostPattern) -> bool,
         module: &[u8],
     ) -> Self {
-        let hosts = hosts(config, policy, extra, credentialed);
+        let hosts = hosts(upstreams, policy, extra, credentialed);
         let mut snapshot = Self::default();
         snapshot.add(Kind::Cluster, resources::TUNNEL, cluster::tunnel());
         snapshot.add(Kind::Cluster, resources::RESOLVER, cluster::resolver());
-        for cluster in cluster::dynamic_forward_proxy(roots_pem, config.resolver) {
+        for cluster in cluster::dynamic_forward_proxy(&upstreams.roots_pem, listen.resolver) {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
-        for cluster in config.upstreams.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
+        for cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             snapshot.add(Kind::Cluster, &cluster.name.clone(), cluster);
         }
         for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
@@ -150,9 +166,9 @@ impl Snapshot {
             let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
             snapshot.add(Kind::Extension, name, extension::filter(name, module, rules));
         }
-        snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(config.proxy, config.resolver));
-        snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel(config.resolver));
-        snapshot.add(Kind::Listener, resources::RESOLVER, listener::resolver(config.resolver));
+        snapshot.add(Kind::Listener, resources::PROXY, listener::proxy(listen.proxy, listen.resolver));
+        snapshot.add(Kind::Listener, resources::TUNNEL, listener::tunnel(listen.resolver));
+        snapshot.add(Kind::Listener, resources::RESOLVER, listener::resolver(listen.resolver));
         snapshot.add(Kind::Route, resources::PROXY, route::proxy(&hosts));
         snapshot.add(Kind::Route, resources::TUNNEL, route::tunnel(&hosts));
         snapshot.add(Kind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
@@ -183,12 +199,17 @@ impl Snapshot {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use std::path::Path;
+    use std::net::Ipv4Addr;
 
     fn build(policy: &Policy) -> Snapshot {
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/sallyport.yaml");
-        let config = Config::load(Some(&shipped)).unwrap();
-        Snapshot::build(&config, "roots", policy, &BTreeSet::new(), |_| true, b"module")
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = Listen { proxy: at(8080), resolver: at(8054) };
+        Snapshot::build(listen, &Upstreams::default(), policy, &BTreeSet::new(), |_| true, b"module")
+    }
+
+    #[test]
+    fn every_kind_has_its_counter() {
+        assert_eq!(Kind::ALL.map(Kind::name), crate::telemetry::UPDATES);
     }
 
     #[test]

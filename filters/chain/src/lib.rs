@@ -3,21 +3,22 @@
 //! One module and one VM in each worker: Envoy compiles all of a module before its listeners open, and what the filters
 //! have in common (the policy, JSON, the standard library) is most of each.
 
-use envoy_host::{self as host, Level};
-use proxy_wasm::traits::{Context, RootContext};
+use envoy_host::{self as host, Action, Level, RootCallbacks, StreamCallbacks};
 
 /// What Envoy calls first, when it has loaded the module.
 mod exports {
     proxy_wasm::main! {{
-        // Also makes a panic leave its message in Envoy's log.
-        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
-        envoy_host::note_panics();
-        proxy_wasm::set_root_context(crate::root);
+        crate::start();
     }}
 }
 
+/// Makes the filters known to Envoy. To be called once in each VM.
+pub fn start() {
+    host::start(root);
+}
+
 /// The root context `id` of the filter that Envoy has asked for.
-fn root(id: u32) -> Box<dyn RootContext> {
+fn root(id: u32) -> Box<dyn RootCallbacks> {
     match host::root_id().as_deref() {
         Ok(b"identity") => identity_filter::root(id),
         Ok(b"github") => github_filter::root(),
@@ -30,11 +31,19 @@ fn root(id: u32) -> Box<dyn RootContext> {
 /// What was asked for is no filter of ours: it is not configured, so Envoy refuses each request that comes to it.
 struct Unknown;
 
-impl Context for Unknown {}
-
-impl RootContext for Unknown {
+impl RootCallbacks for Unknown {
     fn on_configure(&mut self, _size: usize) -> bool {
         host::log(Level::Error, "there is no filter of this root id");
         false
+    }
+
+    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Unknown)
+    }
+}
+
+impl StreamCallbacks for Unknown {
+    fn on_request_headers(&mut self, _end: bool) -> Action {
+        Action::Pause
     }
 }

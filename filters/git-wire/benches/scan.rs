@@ -1,7 +1,7 @@
-//! What reading a push costs: `cargo bench -p git-wire --bench scan [-- REPOSITORY]`, by default this one's.
+//! Measures parsing a push: `cargo bench -p git-wire --bench scan [-- REPOSITORY]`. The default is this repository.
 //!
-//! For packs of the newest commits, some and all: the speed of the scanner, what it holds, and after how much of the
-//! pack it's proved that the push is a fast-forward.
+//! The packs hold the newest commits, from ten to all. For each: the scanner's speed and memory, and the share of the
+//! pack after which the fast-forward is proved.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark")]
 
@@ -12,9 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// As much as comes to the filter at once.
+/// The size in which bytes arrive at the filter.
 const CHUNK: usize = 16 << 10;
-/// For so long each pack is read over and over.
+/// Each pack is parsed repeatedly for at least this long.
 const AT_LEAST: Duration = Duration::from_secs(2);
 
 fn main() {

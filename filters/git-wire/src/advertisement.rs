@@ -1,30 +1,31 @@
-//! What git's server says before a push (`info/refs?service=git-receive-pack`), as the gateway hands it on: with
-//! `no-thin`, so that every delta in the pack has its base there, and without `push-cert`, which the gateway refuses.
+//! Rewrites the server's list of refs before a push (`info/refs?service=git-receive-pack`). The gateway adds the
+//! capability `no-thin`, so that the pack contains the base of every delta. It removes `push-cert`, because it refuses
+//! signed pushes.
 
 use crate::pktline::{self, Pkt};
 
-/// The longest first pkt with a ref that is waited for, with what comes before it.
+/// The most bytes up to the end of the pkt-line with the capabilities.
 pub const MAX: usize = 128 << 10;
 
-/// The server's answer is no advertisement.
+/// The server's response is not a list of refs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server's answer is no list of refs")]
 pub struct Malformed;
 
-/// Changes the capabilities as the answer streams: they stand behind the first ref.
+/// Rewrites the capabilities as the response streams. They follow the first ref.
 #[derive(Debug, Default)]
 pub struct Rewriter {
-    /// What has come and is not handed on yet; `None` once the capabilities have passed.
+    /// The received bytes that are not forwarded yet. `None` after the capabilities were rewritten.
     pending: Option<Vec<u8>>,
     done: bool,
     format: Option<String>,
 }
 
 impl Rewriter {
-    /// Takes the next bytes and returns those to hand on.
+    /// Takes the next bytes, and returns the bytes to forward.
     ///
     /// # Errors
-    /// [`Malformed`]; nothing that was taken is to be handed on.
+    /// If the response is not a list of refs. Then none of the bytes of this call may be forwarded.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Vec<u8>, Malformed> {
         if self.done {
             return Ok(chunk.to_vec());
@@ -32,7 +33,7 @@ impl Rewriter {
         let pending = self.pending.get_or_insert_default();
         pending.extend_from_slice(chunk);
         let found = capabilities(pending)?;
-        // Whatever the chunks are: what is waited for ends within the limit.
+        // The limit holds whether the capabilities are complete or not, so the chunks make no difference.
         if found.map_or(pending.len(), |(_, end)| end) > MAX {
             return Err(Malformed);
         }
@@ -47,21 +48,21 @@ impl Rewriter {
         Ok(out)
     }
 
-    /// How the objects are named, where the server says that and it is not by SHA-1.
+    /// The repository's object format. `None` if it is SHA-1 or the server does not announce it.
     pub fn other_format(&self) -> Option<&str> {
         self.format.as_deref()
     }
 
-    /// Whether the answer may end here.
+    /// Checks that the response may end here.
     ///
     /// # Errors
-    /// [`Malformed`]: it has no capabilities.
+    /// If the response has no capabilities.
     pub fn finish(&self) -> Result<(), Malformed> {
         if self.done { Ok(()) } else { Err(Malformed) }
     }
 }
 
-/// Where the pkt with the capabilities begins and ends; `None` when more has to come.
+/// The start and the end of the pkt-line with the capabilities. Returns `None` if it is not complete yet.
 fn capabilities(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
     let mut at = 0_usize;
     loop {
@@ -71,7 +72,7 @@ fn capabilities(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
         let end = at.saturating_add(length);
         match pkt {
             Pkt::Flush => {}
-            // `version 1` comes before the first ref, when the client has asked for it.
+            // `version 1` comes before the first ref if the client requested that version.
             Pkt::Line(line) if line.starts_with(b"# service=") || line.starts_with(b"version ") => {}
             Pkt::Line(line) if line.contains(&0) => return Ok(Some((at, end))),
             Pkt::Line(_) => return Err(Malformed),
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_capabilities_are_within_the_limit_whatever_the_chunks_are() {
-        // Lines before them fill it up to the byte.
+        // The lines before the capabilities fill the limit exactly.
         let body = |end: usize| {
             let first = format!("{} refs/heads/main\0report-status\n", "a".repeat(40));
             let mut body = Vec::new();

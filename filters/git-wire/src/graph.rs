@@ -1,37 +1,37 @@
-//! The commits of a pack, their parents, and what is found to descend from what.
+//! The graph of a pack's commits, and which of them descend from which.
 //!
-//! An object's name is the hash of its content and holds its parents' names, so what is found here is true whatever
-//! else the pack holds and whatever the server has.
+//! A commit's id is the hash of its content, which contains its parents' ids. A proof of descent is therefore valid
+//! regardless of the rest of the pack and of the server's state.
 
 use crate::Oid;
 use std::collections::HashMap;
 
-/// The most commits that are kept of one push.
+/// The most commits in one push.
 pub const MAX_COMMITS: usize = 50_000;
-/// The most parents of all of them together.
+/// The most parents of all commits in one push together.
 pub const MAX_PARENTS: usize = 200_000;
 
-/// Why a commit is not taken.
+/// Why a commit is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// git's server refuses it as well.
+    /// The commit is malformed. git's server rejects it too.
     #[error("the push has a commit that git cannot read")]
     Malformed,
-    /// There are too many.
+    /// A limit is exceeded.
     #[error("the push has more than {limit} {what}; push in smaller steps")]
     Limit {
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
-        /// The most that is kept.
+        /// The limit.
         limit: usize,
     },
 }
 
-/// The parents that a commit's text names, as git reads them: a `tree` line, then `parent` lines until another comes
+/// Parses the parents in a commit's text as git does: a `tree` line, then `parent` lines up to the first other line
 /// (git's commit.c, `parse_commit_buffer`).
 ///
 /// # Errors
-/// [`Error::Malformed`].
+/// If the text is malformed ([`Error::Malformed`]).
 pub fn parents(text: &[u8]) -> Result<Vec<Oid>, Error> {
     let (_tree, mut rest) = named(text, b"tree ").ok_or(Error::Malformed)?;
     let mut parents = Vec::new();
@@ -43,46 +43,47 @@ pub fn parents(text: &[u8]) -> Result<Vec<Oid>, Error> {
     Ok(parents)
 }
 
-/// The object that a line with this keyword names, and what follows the line.
+/// Parses a line of `keyword` and an object id. Returns the id and the rest of `text`.
 fn named<'a>(text: &'a [u8], keyword: &[u8]) -> Option<(Oid, &'a [u8])> {
     let (hex, rest) = text.strip_prefix(keyword)?.split_at_checked(40)?;
     Some((Oid::from_any_hex(hex)?, rest.strip_prefix(b"\n")?))
 }
 
-/// One commit of the pack, or a parent that was named.
+/// A commit of the pack, or the parent of one.
 type Node = u32;
 
-/// What was found of a question.
+/// The result for a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Descent {
-    /// It descends.
+    /// The tip descends from the ancestor.
     Proved,
-    /// The commits beyond which the pack does not say more. Of none: it does not descend.
+    /// Not proved. The list has the reached commits whose text the pack doesn't contain, so that their parents are
+    /// unknown. If the list is empty, the tip does not descend from the ancestor.
     Open(Vec<Oid>),
 }
 
-/// The commits so far, and the questions that are asked of them.
+/// The commits so far, and the questions about them.
 #[derive(Debug, Default)]
 pub struct Graph {
     nodes: HashMap<Oid, Node>,
-    /// For each node where its parents lie in `edges`; `None` for one whose text has not come.
+    /// For each node the range of its parents in `edges`. `None` if its text has not arrived.
     known: Vec<Option<std::ops::Range<usize>>>,
     edges: Vec<Node>,
     commits: usize,
     questions: Vec<Question>,
 }
 
-/// Whether `tip` has `ancestor` among its ancestors, or is it.
+/// Whether `tip` is `ancestor` or descends from it.
 #[derive(Debug)]
 struct Question {
     ancestor: Node,
     proved: bool,
-    /// Of each node, whether `tip` has it among its ancestors, or is it.
+    /// For each node, whether `tip` is the node or descends from it.
     reached: Vec<bool>,
 }
 
 impl Graph {
-    /// Asks whether `tip` has `ancestor` among its ancestors, or is it. Returns the question's number.
+    /// Adds the question whether `tip` is `ancestor` or descends from it. Returns the question's number.
     pub fn ask(&mut self, ancestor: Oid, tip: Oid) -> usize {
         let (ancestor, tip) = (self.node(ancestor), self.node(tip));
         let mut question = Question { ancestor, proved: false, reached: Vec::new() };
@@ -91,10 +92,10 @@ impl Graph {
         self.questions.len().saturating_sub(1)
     }
 
-    /// Adds a commit. One that is there already is left as it is: its name says that it is the same.
+    /// Adds a commit. A commit that is present already is left unchanged: its equal id shows that it is the same.
     ///
     /// # Errors
-    /// A limit.
+    /// If [`MAX_COMMITS`] or [`MAX_PARENTS`] is exceeded.
     pub fn add(&mut self, commit: Oid, parents: &[Oid]) -> Result<(), Error> {
         let node = self.node(commit);
         let at = index(node);
@@ -122,12 +123,12 @@ impl Graph {
         Ok(())
     }
 
-    /// How many commits there are.
+    /// The number of commits.
     pub fn commits(&self) -> usize {
         self.commits
     }
 
-    /// Every commit with its parents, in the order in which their names were first seen.
+    /// Every commit with its parents, in the order in which the commits' ids were first seen.
     pub fn iter(&self) -> impl Iterator<Item = (Oid, Vec<Oid>)> {
         let mut names: Vec<_> = self.nodes.iter().map(|(oid, node)| (*node, *oid)).collect();
         names.sort_unstable();
@@ -138,13 +139,13 @@ impl Graph {
         })
     }
 
-    /// Whether the answer to every question is yes.
+    /// Whether every question is proved.
     pub fn all_proved(&self) -> bool {
         self.questions.iter().all(|question| question.proved)
     }
 
-    /// What is found of a question; while commits still come, more may be found of it later. `None` where there is no
-    /// question of that number.
+    /// The result for a question so far. It may change while commits are added. Returns `None` if no question has this
+    /// number.
     pub fn descent(&self, question: usize) -> Option<Descent> {
         let question = self.questions.get(question)?;
         if question.proved {
@@ -159,9 +160,9 @@ impl Graph {
         Some(Descent::Open(open))
     }
 
-    /// About how many bytes it holds.
+    /// The approximate memory use in bytes.
     pub fn memory(&self) -> usize {
-        // A name, a node and the map's own, then where its parents lie.
+        // The id, the node and the map's overhead, then the range of its parents.
         let nodes = self.known.len().saturating_mul(80);
         let questions = self.questions.iter().map(|question| question.reached.len()).fold(0, usize::saturating_add);
         nodes.saturating_add(self.edges.len().saturating_mul(4)).saturating_add(questions)
@@ -186,14 +187,14 @@ impl Question {
         self.reached.get(index(node)).is_some_and(|reached| *reached)
     }
 
-    /// Notes that `node` is reached, with all that is known to lie behind it.
+    /// Marks `node` and all its known ancestors as reached.
     fn walk(&mut self, node: Node, known: &[Option<std::ops::Range<usize>>], edges: &[Node]) {
         if self.mark(node, known.len()) {
             self.expand(node, known, edges);
         }
     }
 
-    /// True for one that was not reached before.
+    /// Marks `node` as reached. Returns true if it was not reached before.
     fn mark(&mut self, node: Node, nodes: usize) -> bool {
         if self.reached.len() < nodes {
             self.reached.resize(nodes, false);

@@ -1,16 +1,17 @@
-//! What git sends in a push over smart HTTP, read as it streams.
+//! Parses the body of a git push over smart HTTP as it streams.
 //!
-//! Pure: bytes in, facts out, in bounded memory; no IO, and no opinion on what may be pushed. Whatever git's server and
-//! this reader could take differently is an error here. Any chunking of the same bytes gives the same facts.
+//! Pure: bytes in, facts out, in bounded memory. This crate does no IO, and does not decide what may be pushed. Input
+//! that git's server and this parser could read differently is an error. The result does not depend on how the bytes
+//! are split into chunks.
 //!
 //! - [`pktline`]: the framing (gitprotocol-common(5)).
 //! - [`receive_pack`]: shallow lines, ref updates, capabilities, push options (gitprotocol-pack(5)).
-//! - [`pack`]: a pack (gitformat-pack(5)), of which only the commits are kept.
-//! - [`graph`]: those commits, and what descends from what.
-//! - [`advertisement`]: what the server says before a push, with two capabilities changed.
-//! - [`report`]: the answer to a push, when the gateway gives it.
+//! - [`pack`]: a pack (gitformat-pack(5)). Only its commits are kept.
+//! - [`graph`]: the commits, and which of them descend from which.
+//! - [`advertisement`]: the server's list of refs before a push, with two capabilities changed.
+//! - [`report`]: the gateway's own response to a refused push.
 //!
-//! Called by the crate `push`, which brings the policy to it.
+//! The crate `push` calls this one and applies the policy.
 
 pub mod advertisement;
 pub mod graph;

@@ -1,8 +1,8 @@
-//! The name of an object.
+//! Object ids.
 
 use std::fmt;
 
-/// An object's name: its SHA-1, 20 bytes.
+/// The id of a git object: its SHA-1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Oid([u8; 20]);
 
@@ -12,13 +12,13 @@ impl Oid {
         &self.0
     }
 
-    /// Reads 40 lower-case hex digits; all zeros are read as well, see [`Oid::or_none`].
+    /// Parses 40 lower-case hex digits. All zeros are accepted too, see [`Oid::or_none`].
     pub fn from_hex(hex: &[u8]) -> Option<Self> {
         let plain = hex.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         if !plain { None } else { Self::from_any_hex(hex) }
     }
 
-    /// Reads 40 hex digits of either case, as git does within a commit (its hex.c).
+    /// Parses 40 hex digits of either case, as git does within a commit (git's hex.c).
     pub fn from_any_hex(hex: &[u8]) -> Option<Self> {
         let mut bytes = [0; 20];
         if hex.len() != 40 {
@@ -31,7 +31,7 @@ impl Oid {
         Some(Self(bytes))
     }
 
-    /// `None` for all zeros, which stand for no object.
+    /// This id, or `None` if it is all zeros, which stands for no object.
     pub fn or_none(self) -> Option<Self> {
         (self.0 != [0; 20]).then_some(self)
     }

@@ -1,10 +1,10 @@
-//! A pack, read as it streams (gitformat-pack(5)): where its objects end, and its commits.
+//! Parses a pack as it streams (gitformat-pack(5)): finds its commits, and the place where its objects end.
 //!
-//! Commits are kept; of trees, blobs and tags nothing is, nor of deltas against anything but a commit of this pack. A
-//! commit that is a delta of one that is not kept stays unknown, and so nothing is proved by it.
+//! Only commits are kept, including deltas against commits of this pack. Trees, blobs, tags and all other deltas are
+//! skipped. A commit that is a delta of an object that was not kept stays unknown, and proves nothing.
 //!
-//! **Invariant:** the server cannot take a pack without its trailer, and [`Scanner::feed`] says where that begins
-//! before it ends, whatever the chunks are.
+//! **Invariant:** a server does not accept a pack without its trailer, and [`Scanner::feed`] reports where the trailer
+//! begins before the trailer is complete, whatever the chunks are.
 
 mod delta;
 
@@ -14,47 +14,48 @@ use flate2::{Decompress, FlushDecompress, Status};
 use sha1_checked::Sha1;
 use std::collections::{HashMap, VecDeque};
 
-/// The pack's own hash, at its end.
+/// The length in bytes of the trailer, which is the pack's hash.
 pub const TRAILER: usize = 20;
-/// The most objects. A push of the whole Linux kernel has ten million, and is not made by an agent.
+/// The most objects. A push of the whole Linux kernel has ten million, but no agent makes such a push.
 pub const MAX_OBJECTS: u32 = 5_000_000;
-/// The longest text of one commit.
+/// The longest text of one commit, in bytes.
 pub const MAX_COMMIT: usize = 1 << 20;
-/// The most text of commits that is read in all: reading it is what costs time.
+/// The most text of all commits together, in bytes. Parsing this text takes most of the time.
 pub const MAX_TEXT: usize = 64 << 20;
-/// The most text of commits that is kept to resolve deltas; beyond it the oldest is forgotten.
+/// The most text of commits that is kept to resolve deltas, in bytes. Beyond this limit the oldest is dropped.
 pub const MAX_KEPT: usize = 8 << 20;
-/// The most that may come out of the pack's compressed data while less than a hundredth of it has come in.
+/// The most bytes that may be inflated at a ratio above [`RATIO`].
 pub const MAX_INFLATED: u64 = 1 << 30;
-/// How much more may come out than has come in, past [`MAX_INFLATED`].
+/// Beyond [`MAX_INFLATED`], the most inflated bytes for each byte of the pack.
 const RATIO: u64 = 100;
-/// Bytes of an object's header or of a delta's offset. Seven bits each, four in a header's first.
+/// The most bytes of an object's header or of a delta's offset. Each byte has seven bits of the number; the first byte
+/// of a header has four.
 const MAX_VARINT: usize = 7;
 
-/// Why a pack is not read.
+/// Why a pack is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// git's server refuses it as well, or reads it otherwise.
+    /// The pack is malformed. git's server rejects it too, or reads it differently.
     #[error("the pack is broken: {0}")]
     Malformed(&'static str),
     /// See [`graph::Error`].
     #[error(transparent)]
     Commits(#[from] graph::Error),
-    /// Too much of something.
+    /// A limit is exceeded.
     #[error("the pack has more than {limit} {what}; push in smaller steps")]
     Limit {
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
-        /// The most that is read.
+        /// The limit.
         limit: u64,
     },
 }
 
-/// Reads one pack.
+/// Parses one pack incrementally.
 #[derive(Debug)]
 pub struct Scanner {
     state: State,
-    /// Bytes of the pack that are read.
+    /// The number of bytes of the pack that were parsed.
     offset: u64,
     objects_left: u32,
     inflated: u64,
@@ -65,28 +66,28 @@ pub struct Scanner {
     graph: Graph,
 }
 
-/// What comes next.
+/// What the next bytes are.
 #[derive(Debug)]
 enum State {
-    /// The signature, the version and the count.
+    /// The signature, the version and the number of objects.
     Head(Field),
-    /// An object's kind and size.
+    /// An object's type and size.
     Object { at: u64, varint: Field },
-    /// How far before the object its base begins.
+    /// The distance from a delta back to its base.
     Offset { at: u64, size: u64, varint: Field },
-    /// Its base's name.
+    /// The id of a delta's base.
     Base { size: u64, at: u64, oid: Field },
-    /// Its content.
+    /// An object's content.
     Content(Content),
-    /// The trailer, of which so much has come.
+    /// The trailer, with the number of its bytes that have arrived.
     Trailer(usize),
 }
 
-/// Bytes that are collected until there are enough.
+/// Collects bytes until a field is complete.
 #[derive(Debug, Default)]
 struct Field(Vec<u8>);
 
-/// The content of an object that is being read.
+/// An object whose content is being inflated.
 #[derive(Debug)]
 struct Content {
     at: u64,
@@ -95,16 +96,16 @@ struct Content {
     keep: Keep,
 }
 
-/// What is done with an object's content.
+/// Which part of an object's content is kept.
 #[derive(Debug)]
 enum Keep {
     Nothing,
     Commit(Vec<u8>),
-    /// A delta, and where the commit that it is of begins.
+    /// A delta, and the offset of the commit that is its base.
     Delta(Vec<u8>, u64),
 }
 
-/// Commits' texts, for deltas of them.
+/// The texts of recent commits, to resolve deltas against them.
 #[derive(Debug, Default)]
 struct Kept {
     by_offset: HashMap<u64, (Oid, Vec<u8>)>,
@@ -115,7 +116,7 @@ struct Kept {
 
 impl Kept {
     fn insert(&mut self, at: u64, oid: Oid, text: Vec<u8>) {
-        // Each has its own place in the maps beside its text.
+        // Each commit also takes an entry in both maps.
         let cost = |text: &Vec<u8>| text.len().saturating_add(128);
         self.bytes = self.bytes.saturating_add(cost(&text));
         self.by_name.insert(oid, at);
@@ -126,7 +127,7 @@ impl Kept {
                 break;
             };
             self.bytes = self.bytes.saturating_sub(cost(&text));
-            // A commit that came twice may be there under its later offset.
+            // A commit that the pack contains twice may still be kept at its later offset.
             if self.by_name.get(&oid).is_some_and(|at| !self.by_offset.contains_key(at)) {
                 self.by_name.remove(&oid);
             }
@@ -151,10 +152,10 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Takes the next bytes and returns how many of them come before the trailer.
+    /// Parses the next bytes, and returns how many of them come before the trailer.
     ///
     /// # Errors
-    /// See [`Error`]. There is no going on after one.
+    /// If the pack is invalid, see [`Error`]. The scanner can't be used after an error.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<usize, Error> {
         let mut rest = chunk;
         while !rest.is_empty() {
@@ -172,7 +173,7 @@ impl Scanner {
         Ok(chunk.len())
     }
 
-    /// Whether the whole pack has come, its trailer included.
+    /// Whether the whole pack has arrived, including its trailer.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Trailer(TRAILER))
     }
@@ -182,28 +183,28 @@ impl Scanner {
         &self.graph
     }
 
-    /// The commits so far, to ask more of them.
+    /// The commits so far, to add questions about them.
     pub fn graph_mut(&mut self) -> &mut Graph {
         &mut self.graph
     }
 
-    /// Bytes of the pack that are read, without its trailer.
+    /// The number of bytes of the pack that were parsed, without the trailer.
     pub fn bytes(&self) -> u64 {
         self.offset
     }
 
-    /// About how many bytes it holds.
+    /// The approximate memory use in bytes.
     pub fn memory(&self) -> usize {
         let content = match &self.state {
             State::Content(Content { keep: Keep::Commit(text) | Keep::Delta(text, _), .. }) => text.capacity(),
             _ => 0,
         };
-        // What inflates has its window and tables beside the scratch.
+        // The decompressor has a window and tables, in addition to the scratch buffer.
         let fixed = self.scratch.len().saturating_add(64 << 10);
         fixed.saturating_add(content).saturating_add(self.kept.bytes).saturating_add(self.graph.memory())
     }
 
-    /// Takes some of `rest`, which is not empty.
+    /// Parses a part of `rest`, which is not empty. Returns the number of bytes parsed.
     fn step(&mut self, rest: &[u8]) -> Result<usize, Error> {
         match &mut self.state {
             State::Head(field) => {
@@ -258,7 +259,7 @@ impl Scanner {
         }
     }
 
-    /// The state after an object, of which the next would begin at `at`.
+    /// Sets the state after an object. The next object, if there is one, begins at `at`.
     fn next_object(&mut self, at: u64) {
         self.state = match self.objects_left {
             0 => State::Trailer(0),
@@ -328,7 +329,7 @@ impl Scanner {
             Keep::Nothing => return Ok(()),
             Keep::Commit(text) => text,
             Keep::Delta(delta, base) => {
-                // It was there when the delta began, and nothing has been kept since.
+                // The base was kept when the delta began, and no commit has been kept or dropped since.
                 let base = self.kept.by_offset.get(&base).map(|(_, text)| text.as_slice()).unwrap_or_default();
                 delta::apply(base, &delta).ok_or(Error::Malformed("a delta of a commit cannot be applied"))?
             }
@@ -345,7 +346,8 @@ impl Scanner {
     }
 }
 
-/// The name of the commit with this text; `None` where its hash was attacked, as git finds as well (sha1dc).
+/// The id of the commit with this text. Returns `None` if the text is a SHA-1 collision attack, which git detects too
+/// (sha1dc).
 fn name(text: &[u8]) -> Option<Oid> {
     let mut hasher = Sha1::new();
     use sha1_checked::Digest;
@@ -356,14 +358,15 @@ fn name(text: &[u8]) -> Option<Oid> {
 }
 
 impl Field {
-    /// Takes bytes until there are `length`; returns how many it took.
+    /// Takes bytes until the field has `length` bytes. Returns the number of bytes taken.
     fn fill(&mut self, rest: &[u8], length: usize) -> usize {
         let used = length.saturating_sub(self.0.len()).min(rest.len());
         self.0.extend_from_slice(rest.get(..used).unwrap_or_default());
         used
     }
 
-    /// Takes bytes until one has its highest bit clear, and returns how many it took; `None` when more have to come.
+    /// Takes bytes up to the first whose highest bit is clear. Returns the number of bytes taken, or `None` if `rest`
+    /// has no such byte.
     fn varint(&mut self, rest: &[u8]) -> Result<Option<usize>, Error> {
         let end = rest.iter().position(|byte| byte & 0x80 == 0).map(|at| at.saturating_add(1));
         let used = end.unwrap_or(rest.len());
@@ -375,7 +378,8 @@ impl Field {
     }
 }
 
-/// An object's kind and its size: three bits of the first byte, and four, then seven of each, the lowest first.
+/// An object's type and size. The first byte has three bits of type and the four lowest bits of the size. Each further
+/// byte has seven bits of the size, lowest first.
 fn kind_and_size(varint: &[u8]) -> (u8, u64) {
     let (mut size, mut shift) = (0_u64, 0_u32);
     for (at, byte) in varint.iter().enumerate() {
@@ -386,7 +390,7 @@ fn kind_and_size(varint: &[u8]) -> (u8, u64) {
     (varint.first().map_or(0, |first| first >> 4 & 7), size)
 }
 
-/// A delta's offset: seven bits each, the highest first, and one is added before each shift (git's
+/// A delta's offset. Each byte has seven bits, highest first, and one is added before each shift (git's
 /// unpack-objects.c, `unpack_delta_entry`).
 fn distance(varint: &[u8]) -> u64 {
     let mut value = 0_u64;

@@ -1,28 +1,30 @@
-//! pkt-lines: four lower-case hex digits for the length, themselves included, then that much (gitprotocol-common(5)).
+//! pkt-lines (gitprotocol-common(5)): a length in four lower-case hex digits, then the content. The length includes its
+//! own four digits.
 //!
-//! Stricter than git's reader: `0001` to `0004`, upper-case digits and what is longer than git's own limit are errors.
+//! Stricter than git's reader: `0001` to `0004`, upper-case digits and a length beyond git's own limit are errors.
 
-/// The longest pkt-line, its length included (git's pkt-line.h, `LARGE_PACKET_MAX`).
+/// The longest pkt-line in bytes, including the four digits (git's pkt-line.h, `LARGE_PACKET_MAX`).
 pub const MAX: usize = 65_520;
 
-/// One pkt.
+/// One pkt-line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pkt<'a> {
     /// `0000`.
     Flush,
-    /// What the line holds, of one byte at the least.
+    /// The content of a line, at least one byte.
     Line(&'a [u8]),
 }
 
-/// No pkt-line begins so.
+/// Invalid length at the start of a pkt-line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a pkt-line has a length that no client sends")]
 pub struct InvalidLength;
 
-/// The pkt at the start of `bytes`, and how many bytes it has; `None` when more have to come.
+/// Parses the pkt-line at the start of `bytes`. Returns it with its length in bytes, or `None` if `bytes` ends before
+/// the pkt-line is complete.
 ///
 /// # Errors
-/// The length is none.
+/// If the length is invalid.
 pub fn first(bytes: &[u8]) -> Result<Option<(Pkt<'_>, usize)>, InvalidLength> {
     let Some((digits, rest)) = bytes.split_at_checked(4) else { return Ok(None) };
     let length = length(digits).ok_or(InvalidLength)?;
@@ -42,7 +44,7 @@ fn length(digits: &[u8]) -> Option<usize> {
     })
 }
 
-/// Appends `line` as one pkt, or as several where it is longer than one can be.
+/// Appends `line` as one pkt-line, or as several if it is too long for one.
 pub fn write(out: &mut Vec<u8>, line: &[u8]) {
     for part in line.chunks(MAX.saturating_sub(4)) {
         out.extend_from_slice(format!("{:04x}", part.len().saturating_add(4)).as_bytes());
@@ -50,7 +52,7 @@ pub fn write(out: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-/// `0000`.
+/// The flush packet.
 pub const FLUSH: &[u8] = b"0000";
 
 #[cfg(test)]

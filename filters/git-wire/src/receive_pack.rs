@@ -1,99 +1,99 @@
-//! The head of a push's body: everything before the pack (gitprotocol-pack(5), "Reference Update Request").
+//! Parses the head of a push's body: everything before the pack (gitprotocol-pack(5), "Reference Update Request").
 
 use crate::Oid;
 use crate::pktline::{self, InvalidLength, Pkt};
 
-/// The longest head. A thousand of the longest lines have 350 KB.
+/// The longest head, in bytes. A thousand lines of the greatest length have 350 KB.
 pub const MAX_HEAD: usize = 512 << 10;
 /// The most ref updates.
 pub const MAX_UPDATES: usize = 1_000;
-/// The most `shallow` lines: one for each commit at which a shallow clone ends.
+/// The most `shallow` lines. A shallow clone has one for each commit at which its history ends.
 pub const MAX_SHALLOW: usize = 5_000;
 /// The most push options.
 pub const MAX_OPTIONS: usize = 100;
 
-/// The most capabilities. git knows fewer than twenty, and each is looked at more than once.
+/// The most capabilities. git has fewer than twenty. The limit exists because the list is searched several times.
 pub const MAX_CAPABILITIES: usize = 64;
 
-/// What a push asks for.
+/// The head of a push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// The updates in their order. None is a client's way to ask for authentication before it sends much.
+    /// The updates, in order. A client sends an empty list to trigger authentication before it sends a large body.
     pub updates: Vec<RefUpdate>,
-    /// What the client can do.
+    /// The client's capabilities.
     pub capabilities: Capabilities,
-    /// `-o` of git push.
+    /// The push options (`git push -o`).
     pub options: Vec<String>,
 }
 
 impl Request {
-    /// Whether a pack follows: unless refs are only deleted (git's send-pack.c).
+    /// Whether a pack follows. No pack follows if refs are only deleted (git's send-pack.c).
     pub fn has_pack(&self) -> bool {
         self.updates.iter().any(|update| update.new.is_some())
     }
 }
 
-/// One line of the request.
+/// One ref update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefUpdate {
-    /// Where the client says the ref is; `None` for a ref that does not exist.
+    /// The ref's current commit, as the client claims. `None` if the ref does not exist.
     pub old: Option<Oid>,
-    /// Where it shall be; `None` to delete it, whatever `old` says.
+    /// The ref's new commit. `None` deletes the ref, regardless of `old`.
     pub new: Option<Oid>,
-    /// The ref's name, without control bytes, and otherwise as it came.
+    /// The ref's name as received. It has no control characters.
     pub name: String,
 }
 
-/// What the client says that it can do.
+/// The capabilities that a client announces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities(Vec<String>);
 
 impl Capabilities {
-    /// Whether it said `name`.
+    /// Whether the client announces `name`.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|have| have == name)
     }
 
-    /// Whether it reads a report of what became of each ref.
+    /// Whether the client reads a report with the result for each ref.
     pub fn report_status(&self) -> bool {
         self.has("report-status") || self.has("report-status-v2")
     }
 
-    /// Whether it reads texts beside the report.
+    /// Whether the client reads messages in addition to the report.
     pub fn side_band(&self) -> bool {
         self.has("side-band-64k")
     }
 }
 
-/// Why a head is not read.
+/// Why a head is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// See [`InvalidLength`].
     #[error(transparent)]
     Length(#[from] InvalidLength),
-    /// A line that is none of those that clients send.
+    /// An unexpected or malformed line.
     #[error("the list of ref updates has a line that no client sends: {0}")]
     Line(&'static str),
     /// `git push --signed`.
     #[error("signed pushes are not read by the gateway; push without --signed")]
     Signed,
-    /// Objects that have other names than SHA-1's.
+    /// The objects' ids are not SHA-1.
     #[error("the repository's object format is {0}; only sha1 can be pushed through the gateway")]
     ObjectFormat(String),
-    /// Too much of something.
+    /// A limit is exceeded.
     #[error("the push has more than {limit} {what}; push less at a time")]
     Limit {
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
-        /// The most that is read.
+        /// The limit.
         limit: usize,
     },
-    /// The body ends before the head does.
+    /// The body ends before the head is complete.
     #[error("the push ends within its list of ref updates")]
     Truncated,
 }
 
-/// Reads a head from bytes as they come.
+/// Parses a head incrementally.
 #[derive(Debug, Default)]
 pub struct Parser {
     pending: Vec<u8>,
@@ -112,13 +112,14 @@ enum Section {
 }
 
 impl Parser {
-    /// Takes the next bytes. When the head is complete: the request, and how many of `chunk`'s bytes belong to it.
+    /// Parses the next bytes. Returns `None` until the head is complete, and then the request with the number of bytes
+    /// of `chunk` that belong to the head.
     ///
     /// # Errors
-    /// See [`Error`]. There is no going on after one.
+    /// If the head is invalid, see [`Error`]. The parser can't be used after an error.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<(Request, usize)>, Error> {
         let before = self.pending.len();
-        // Only what can belong to the head is looked at, and one byte more, whatever the chunks are.
+        // At most MAX_HEAD + 1 bytes are read, so that the result does not depend on the chunks.
         let left = MAX_HEAD.saturating_add(1).saturating_sub(self.seen).saturating_sub(before);
         let taken = chunk.get(..left).unwrap_or(chunk);
         self.pending.extend_from_slice(taken);
@@ -180,7 +181,8 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
             false => Err(Error::Line("shallow, otherwise than before the updates and with an object's name")),
         };
     }
-    // Capabilities stand on the first line only. git reads them from any, and others take what follows for the name.
+    // Capabilities are allowed on the first line only. git reads them from any line, but other parsers would take
+    // them for a part of the ref's name.
     let line = match line.iter().position(|byte| *byte == 0) {
         None => line,
         Some(_) if !request.updates.is_empty() => return Err(Error::Line("a NUL after the first update")),
@@ -195,7 +197,7 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
     Ok(())
 }
 
-/// What follows the NUL. It is judged here, once, and not for each of the updates.
+/// Parses the capabilities, which follow the NUL on the first line. They are checked once, not for each update.
 fn capabilities(bytes: &[u8]) -> Result<Capabilities, Error> {
     let all = text(bytes, "a capability")?.split(' ').filter(|capability| !capability.is_empty());
     let all: Vec<_> = all.take(MAX_CAPABILITIES.saturating_add(1)).map(str::to_owned).collect();
@@ -207,7 +209,7 @@ fn capabilities(bytes: &[u8]) -> Result<Capabilities, Error> {
         return Err(Error::ObjectFormat(other.to_owned()));
     }
     if all.iter().any(|capability| capability.starts_with("push-options=")) {
-        // To git it is as good as without the value (its connect.c, `parse_feature_value`).
+        // git ignores the value (git's connect.c, `parse_feature_value`); other parsers might not see the capability.
         return Err(Error::Line("a value of push-options"));
     }
     Ok(Capabilities(all))
@@ -228,12 +230,12 @@ fn update(line: &[u8]) -> Result<RefUpdate, Error> {
     }
 }
 
-/// Without the one newline that a line may end with.
+/// Removes the one newline that a line may end with.
 fn chomp(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-/// UTF-8 without control characters: what a reader could end at.
+/// Decodes UTF-8 without control characters. Some parsers end a text at a control character.
 fn text<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a str, Error> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Line(what))?;
     if text.chars().any(char::is_control) { Err(Error::Line(what)) } else { Ok(text) }
@@ -276,7 +278,7 @@ mod tests {
                 }
                 at += chunk.len();
             }
-            // A chunk may end before the byte that a whole body is refused for.
+            // The errors may differ: a chunk may end before the byte that makes the whole body invalid.
             assert_eq!(answer.is_ok(), whole.is_ok(), "chunks of {size}");
             if let (Ok(answer), Ok(whole)) = (&answer, &whole) {
                 assert_eq!(answer, whole, "chunks of {size}");
@@ -320,7 +322,7 @@ mod tests {
             good(&pkts(&[&format!("{A} {ZERO} refs/heads/x\0push-options"), "0000", "ci.skip", "a=b\n", "0000"]));
         assert_eq!((request.options, request.updates.len()), (vec!["ci.skip".to_owned(), "a=b".to_owned()], 1));
         assert!(good(b"0000").updates.is_empty());
-        // What follows is not the head's.
+        // The bytes after the head don't belong to it.
         let mut body = pkts(&[&format!("{A} {B} refs/heads/x\0a"), "0000"]);
         let head = body.len();
         body.extend_from_slice(b"PACK");
@@ -408,7 +410,7 @@ mod tests {
         let over = Parser::default().feed(&options(MAX_OPTIONS + 1));
         assert_eq!(over, Err(Error::Limit { what: "push options", limit: MAX_OPTIONS }));
 
-        // The head's length: options fill it up to the byte.
+        // Push options fill a head up to an exact length.
         let head = |length: usize| {
             let mut body = pkts(&[&format!("{A} {B} refs/heads/x\0push-options"), "0000"]);
             while body.len() + 4 < length {
@@ -427,7 +429,7 @@ mod tests {
             };
             assert!(feed(head(MAX_HEAD)).is_ok());
             assert!(matches!(feed(head(MAX_HEAD + 1)), Err(Error::Limit { .. })), "{chunk}");
-            // What stands beyond the limit is not read, and so does not change why it is refused.
+            // Bytes beyond the limit are not read, so they don't change the error.
             let long = [&head(MAX_HEAD)[..MAX_HEAD - 4], b"0009odd\x01x", b"zzzz", &[b'x'; 4096]].concat();
             assert!(matches!(feed(long), Err(Error::Limit { .. })), "{chunk}");
         }

@@ -1,11 +1,11 @@
-//! The answer to a push that the gateway refuses, in the form that the client has asked for (gitprotocol-pack(5),
-//! "Report Status", and git's sideband.c).
+//! The gateway's response to a refused push, in the form that the client requested (gitprotocol-pack(5), "Report
+//! Status", and git's sideband.c).
 
 use crate::pktline::{self, FLUSH};
 use crate::receive_pack::Capabilities;
 
-/// Writes a report in which no ref was updated: `lines` for whoever reads, and for each ref its name and the reason.
-/// `None` for a client that reads no report: it has to be told otherwise.
+/// Writes a report that no ref was updated: `lines` for the user, and for each of `refs` its name and the reason.
+/// Returns `None` if the client does not read reports; the refusal then needs another form.
 pub fn refused(capabilities: &Capabilities, lines: &[String], refs: &[(String, String)]) -> Option<Vec<u8>> {
     if !capabilities.report_status() {
         return None;
@@ -29,7 +29,7 @@ pub fn refused(capabilities: &Capabilities, lines: &[String], refs: &[(String, S
 }
 
 fn banded(out: &mut Vec<u8>, band: u8, bytes: &[u8]) {
-    // A pkt holds the band's byte beside its length.
+    // The band's number takes one byte of each pkt-line.
     for part in bytes.chunks(pktline::MAX.saturating_sub(5)) {
         pktline::write(out, &[&[band], part].concat());
     }

@@ -1,5 +1,5 @@
-//! Packs that git makes, of histories of every shape: the commits that are read of one are those that git lists, with
-//! their parents, whatever the chunks; and of its bytes all pass but the trailer.
+//! Parses packs that git makes of histories of every shape. The scanner finds the commits and parents that git lists,
+//! whatever the chunks. It reports all bytes except the trailer's as before the trailer.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -32,7 +32,7 @@ impl Repo {
         String::from_utf8(self.fed(args, b"")).unwrap().trim_end().to_owned()
     }
 
-    /// What git says, given `input`.
+    /// Runs git with `input`, and returns its output.
     fn fed(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
         let mut child = Command::new("git")
             .current_dir(&self.path)
@@ -47,15 +47,15 @@ impl Repo {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // A git that reads nothing has gone before it could.
+        // A git command that reads no input may have ended already.
         let _ = child.stdin.take().unwrap().write_all(input);
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "git {args:?}");
         output.stdout
     }
 
-    /// A commit of a tree of its own, with a text that is much like that of the others, so that git makes a delta of
-    /// it; and a tag, so that it's kept.
+    /// Makes a commit with its own tree. Its message is similar to the others', so that git stores deltas of commits. A
+    /// tag keeps it from being pruned.
     fn commit(&self, name: &str, parents: &[&str]) -> String {
         let blob = self.fed(&["hash-object", "-w", "--stdin"], name.as_bytes());
         let entry = format!("100644 blob {}\tfile\n", String::from_utf8(blob).unwrap().trim_end());
@@ -68,7 +68,7 @@ impl Repo {
         commit
     }
 
-    /// A linear history of so many commits, from the same parent.
+    /// Makes a linear history of `count` commits on top of `from`.
     fn line(&self, name: &str, count: usize, from: &[&str]) -> String {
         let first = self.commit(&format!("{name}-0"), from);
         (1..count).fold(first, |tip, n| self.commit(&format!("{name}-{n}"), &[&tip]))
@@ -78,14 +78,14 @@ impl Repo {
         self.git(&["-c", "gc.auto=0", "repack", "-adfq", "--depth=50", "--window=250"]);
     }
 
-    /// How many commits are deltas of others.
+    /// The number of commits that are stored as deltas.
     fn deltas(&self) -> usize {
         let all = ["cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(deltabase)"];
         let deltas = self.git(&all);
         deltas.lines().filter(|line| line.starts_with("commit ") && !line.ends_with(&"0".repeat(40))).count()
     }
 
-    /// The commits of a range, as git lists them.
+    /// The commits of a range, as listed by git.
     fn listed(&self, range: &[&str]) -> Commits {
         let listed = self.git(&[&["rev-list", "--parents"], range].concat());
         let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).unwrap();
@@ -96,12 +96,12 @@ impl Repo {
         commits.collect()
     }
 
-    /// Every kind of pack of a range is read as git lists it.
+    /// Asserts that the scanner finds in every kind of pack of a range the commits that git lists.
     fn is_read(&self, range: &[&str]) {
         self.is_read_in(range, &[1, 7, 4096]);
     }
 
-    /// The same, in chunks of these sizes and whole; how many commits there are.
+    /// Like [`Repo::is_read`], in chunks of these sizes and in one chunk. Returns the number of commits.
     fn is_read_in(&self, range: &[&str], sizes: &[usize]) -> usize {
         let listed = self.listed(range);
         assert!(!listed.is_empty(), "{range:?}");
@@ -119,7 +119,7 @@ impl Repo {
     }
 }
 
-/// The commits of a pack that comes in chunks of this size.
+/// Parses a pack in chunks of `size` bytes, and returns its commits.
 fn read(pack: &[u8], size: usize, what: &str) -> Commits {
     let mut scanner = Scanner::default();
     let (mut fed, mut passed) = (0, 0);
@@ -127,7 +127,7 @@ fn read(pack: &[u8], size: usize, what: &str) -> Commits {
         assert!(!scanner.is_complete(), "{what}");
         passed += scanner.feed(chunk).unwrap_or_else(|error| panic!("{what}: {error}"));
         fed += chunk.len();
-        // No byte waits that is not the trailer's, and none of the trailer's passes.
+        // All bytes before the trailer pass at once, and no byte of the trailer passes.
         assert_eq!(passed, fed.min(pack.len() - TRAILER), "{what}");
     }
     assert!(scanner.is_complete(), "{what}");
@@ -242,7 +242,7 @@ fn thousands_of_commits() {
         if n > 1 {
             writeln!(stream, "from :{}", n - 1).unwrap();
         }
-        // Each fifth merges one that lies some way behind.
+        // Each fifth commit merges an older one.
         if n % 5 == 0 && n > 40 {
             writeln!(stream, "merge :{}", n - 3 - n % 37).unwrap();
         }
@@ -256,15 +256,15 @@ fn thousands_of_commits() {
     repo.is_read(&["main", "^main~900"]);
 }
 
-/// Repositories that people have made, as bare or other directories in `REAL_HISTORIES`, between colons: each history
-/// from its root in steps of 2,000 commits, which is what one push may hold.
+/// Parses the histories of real repositories, each from its root in packs of 2,000 commits, so that each pack is within
+/// the limits of one push. `REAL_HISTORIES` lists the repositories' directories (bare or not), separated by colons.
 #[test]
 #[ignore = "needs REAL_HISTORIES, and takes minutes"]
 fn real_histories() {
     let places = std::env::var("REAL_HISTORIES").unwrap_or_default();
     let places: Vec<_> = places.split(':').filter(|place| !place.is_empty()).collect();
     if places.is_empty() {
-        // For tests/summary.sh: cargo does not hide what is written so.
+        // For tests/summary.sh. cargo captures `println!`, but not this.
         writeln!(std::io::stdout(), "\nskipped: real histories: REAL_HISTORIES names no repository").unwrap();
         return;
     }

@@ -4,12 +4,10 @@
 //! **Invariant:** a request leaves this filter only through [`Stream::pass`], with what was understood of it; every
 //! error on the way there becomes a refusal.
 
-use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, Response, RootCallbacks, StreamCallbacks};
 use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
 use policy::{Container, Denial, Form, HostName, Note, Stage};
 use prost::Message;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
 use registry_proto::github::{ConfirmRequest, ConfirmResponse};
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,9 +23,7 @@ pub struct Root {
     judge: Option<Rc<Judge>>,
 }
 
-impl Context for Root {}
-
-impl RootContext for Root {
+impl RootCallbacks for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let judge = host::configuration(size)
             .map_err(|error| error.to_string())
@@ -40,12 +36,8 @@ impl RootContext for Root {
         true
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { judge: self.judge.clone(), ..Stream::default() }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Stream { judge: self.judge.clone(), ..Stream::default() })
     }
 }
 
@@ -89,8 +81,8 @@ enum Broken {
     Missing(&'static str),
 }
 
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+impl StreamCallbacks for Stream {
+    fn on_request_headers(&mut self, end: bool) -> Action {
         let judged = self.head();
         match judged {
             Ok(Ok(Head::Elsewhere)) => {
@@ -108,7 +100,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    fn on_request_body(&mut self, size: usize, end: bool) -> Action {
         match std::mem::take(&mut self.state) {
             State::Reading(_) if size > MAX_BODY => {
                 let _dropped = host::drop_request_body(size);
@@ -135,7 +127,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+    fn on_request_trailers(&mut self) -> Action {
         match std::mem::take(&mut self.state) {
             State::Passed => {
                 self.state = State::Passed;
@@ -150,9 +142,7 @@ impl HttpContext for Stream {
         }
         Action::Pause
     }
-}
 
-impl Context for Stream {
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
         let State::Asking(allowed, body) = std::mem::take(&mut self.state) else { return };
         let answer = match status {
@@ -171,10 +161,8 @@ impl Context for Stream {
                 self.refuse(refused, true)
             }
         };
-        if action == Action::Continue
-            && let Err(error) = host::resume_request()
-        {
-            host::log(Level::Error, &format!("github: {error}"));
+        if action == Action::Continue {
+            host::resume_request();
         }
     }
 }
@@ -308,7 +296,7 @@ impl Stream {
         if let Err(error) = host::respond(&response) {
             host::log(Level::Error, &format!("github: a refusal without its answer: {error}"));
             // Paused for good otherwise.
-            let _ended = host::reset_request();
+            host::reset_request();
         }
     }
 }

@@ -14,12 +14,12 @@ use crate::refused::{Bodies, Refused};
 use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Phase, Progress, Settled, Waiting};
-use envoy_host::{self as host, AUDIT, CONTAINER, Direction, Level, Method, Response};
+use envoy_host::{
+    self as host, AUDIT, Action, CONTAINER, Direction, Level, Method, Response, RootCallbacks, StreamCallbacks,
+};
 use jiff::Timestamp;
 use policy::{Authority, Denial, Form, HostName};
 use prost::Message;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
 use registry_proto::{LookupRequest, LookupResponse, WatchRequest, WatchResponse};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -74,7 +74,7 @@ impl Root {
     }
 }
 
-impl RootContext for Root {
+impl RootCallbacks for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         // The stream is opened from `on_tick`: this callback also runs in a VM that Envoy only tries out.
         match host::set_tick_period(TICK) {
@@ -96,16 +96,10 @@ impl RootContext for Root {
         self.shared.end_tunnels_without_right();
     }
 
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { id, shared: self.shared.clone(), progress: Rc::default(), counted: Cell::new(None) }))
+    fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Stream { id, shared: self.shared.clone(), progress: Rc::default(), counted: Cell::new(None) })
     }
 
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-}
-
-impl Context for Root {
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
         // What still comes of an older stream is about an older state.
         if !self.link.is(token) {
@@ -189,8 +183,8 @@ struct Stream {
     counted: Cell<Option<(IpAddr, Kind)>>,
 }
 
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+impl StreamCallbacks for Stream {
+    fn on_request_headers(&mut self, end: bool) -> Action {
         self.progress.ended.set(end);
         match host::request_headers() {
             Ok(headers) => self.begin(Facts::read(headers)),
@@ -200,16 +194,14 @@ impl HttpContext for Stream {
     }
 
     // Were these to say Continue while the headers are held, Envoy would send the headers on.
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    fn on_request_body(&mut self, size: usize, end: bool) -> Action {
         self.more(size, end)
     }
 
-    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+    fn on_request_trailers(&mut self) -> Action {
         self.more(0, true)
     }
-}
 
-impl Context for Stream {
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
         // What was held may have been settled by the stream, or its time may be up.
         let Some(source) = self.shared.waiting.borrow().source(self.id) else { return };
@@ -446,10 +438,8 @@ impl Shared {
         }
         let judgement = if held.progress.cut.get() { judgement.of_a_part() } else { judgement };
         self.carry_out(id, &held.progress, &held.facts, &judgement);
-        if held.progress.phase.get() == Phase::Passed
-            && let Err(error) = host::resume_request()
-        {
-            host::log(Level::Error, &format!("identity: {error}"));
+        if held.progress.phase.get() == Phase::Passed {
+            host::resume_request();
         }
     }
 
@@ -471,8 +461,8 @@ impl Shared {
         };
         for id in chosen {
             // A context that is gone has taken its request with it.
-            if let Err(error) = host::act_for(id).and_then(|()| host::reset_request()) {
-                host::log(Level::Info, &format!("identity: a request could not be ended: {error}"));
+            if host::act_for(id).is_ok() {
+                host::reset_request();
             }
         }
     }
@@ -544,6 +534,6 @@ fn answer(refused: &Refused) {
     if let Err(error) = host::respond(&response) {
         host::log(Level::Error, &format!("identity: a refusal without its answer: {error}"));
         // Paused for good otherwise.
-        let _ended = host::reset_request();
+        host::reset_request();
     }
 }

@@ -1,15 +1,15 @@
-//! Stage 2 of the chain, `identity`: which container is speaking, and may it reach this host?
+//! The `identity` stage: identifies the container that sends a request, and checks whether it may reach the host.
 //!
-//! The answers are [`policy::decide_connect`]'s and [`policy::decide_request`]'s. This crate brings the facts to
-//! them and carries out what they say:
+//! [`policy::decide_connect`] and [`policy::decide_request`] decide. This crate collects the facts for them and carries
+//! out their decisions:
 //! - [`memory`]: this worker's copy of the registry. Pure.
-//! - [`limits`]: what one address may have going at a time. Pure.
-//! - [`link`]: when to open the stream that feeds it. Pure.
+//! - [`limits`]: the limits for one address. Pure.
+//! - [`link`]: when to open the stream that feeds the memory. Pure.
 //! - [`live`]: the requests under way, which end when their record does. Pure.
-//! - [`request`]: what is read of a request, and which of its headers never go upstream. Pure.
-//! - [`refused`]: the refused requests whose body is still coming. Pure.
-//! - [`waiting`]: the requests that are held until it is known who sent them. Pure.
-//! - [`verdict`]: facts to outcome, and the audit's words for it. Pure.
+//! - [`request`]: the facts of a request, and the headers that are never sent upstream. Pure.
+//! - [`refused`]: the refused requests whose body is still arriving. Pure.
+//! - [`waiting`]: the requests that are held until their container is known. Pure.
+//! - [`verdict`]: from facts to an outcome and its audit note. Pure.
 //! - [`filter`]: Envoy's callbacks.
 
 mod filter;
@@ -22,9 +22,9 @@ mod request;
 mod verdict;
 mod waiting;
 
-use proxy_wasm::traits::RootContext;
+use envoy_host::RootCallbacks;
 
 /// The root context `id`.
-pub fn root(id: u32) -> Box<dyn RootContext> {
+pub fn root(id: u32) -> Box<dyn RootCallbacks> {
     Box::new(filter::Root::new(id))
 }

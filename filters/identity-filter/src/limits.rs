@@ -1,42 +1,42 @@
-//! What one address may have going at a time, known or not, so that no sandbox can crowd out the others. Pure;
-//! `filter` counts in with every request and out when it ends.
+//! Limits for one address, registered or not, so that no sandbox can crowd out the others. Pure: `filter` calls
+//! [`Limits::enter`] for every request and [`Limits::leave`] at its end.
 //!
-//! Each Envoy worker counts for itself: an address whose connections are spread over N workers can have up to N times
-//! as much.
+//! Each Envoy worker counts separately: an address with connections on N workers can use up to N times each limit.
 
 use policy::{Denial, Stage};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Tunnels that an address has open.
+/// The most open tunnels of an address.
 pub const MAX_TUNNELS: u32 = 256;
-/// Tunnels that an address may open in a second, once it has opened [`MAX_TUNNELS`] at once. A handshake costs more than
-/// anything else that a sandbox can have done.
+/// The rate at which an address may open tunnels, after a burst of [`MAX_TUNNELS`]. A TLS handshake costs more than any
+/// other work that a sandbox can cause.
 pub const TUNNELS_PER_SECOND: u32 = 32;
-/// The same of an address at which this worker knows nobody.
+/// The rate at which an address may open tunnels if this worker knows no container there, after the same burst.
 pub const TUNNELS_OF_STRANGERS_PER_SECOND: u32 = 8;
-/// Questions to the registry about such an address, at once.
+/// The burst of registry lookups for an address where this worker knows no container.
 pub const MAX_QUESTIONS: u32 = 128;
-/// As many more in a second. A registration is known to every worker after 50 ms, so whoever asks more often is nobody.
+/// The rate of these lookups after the burst. Every worker knows a registration within 50 ms, so an address that needs
+/// more lookups is not registered.
 pub const QUESTIONS_PER_SECOND: u32 = 8;
-/// The rule of one more of either. It is answered late (`refused::RATE_PAUSE`), so that who asks again and again has to
-/// wait.
+/// The rule for exceeding one of these rates. The refusal is delayed by `refused::RATE_PAUSE`, so that a client that
+/// retries at once has to wait.
 pub const RATE: &str = "limit.rate";
-/// Requests of an address that are under way, held or refused ones included.
+/// The most requests of an address under way, including held and refused requests.
 pub const MAX_STREAMS: u32 = 256;
-/// Tunnels in an hour to hosts that the policy does not name: a leaf may have to be issued for each, only to refuse
-/// inside.
+/// The most tunnels in an hour to hosts that the policy does not list. Each may need a new leaf certificate, only to
+/// carry a refusal.
 pub const MAX_STRANGE_HOSTS: u32 = 200;
-/// The hour.
+/// The window of [`MAX_STRANGE_HOSTS`].
 const WINDOW: Duration = Duration::from_secs(3600);
-/// Addresses that are kept in mind though nothing of theirs is under way. Beyond it the oldest windows are dropped.
+/// The most addresses that are tracked. Beyond this number, the addresses without a request under way are dropped.
 const MAX_IDLE: usize = 16_384;
 
-/// What is counted. Requests that wait for the registry are counted by [`crate::waiting`].
+/// What is counted. [`crate::waiting`] counts the requests that wait for the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A CONNECT that is open.
+    /// An open CONNECT tunnel.
     Tunnel,
     /// Any other request.
     Stream,
@@ -62,24 +62,24 @@ struct Usage {
     tunnels: u32,
     streams: u32,
     strange: u32,
-    /// Tunnels that were opened.
+    /// The rate of opened tunnels.
     opened: Rate,
-    /// Questions that were asked.
+    /// The rate of registry lookups.
     asked: Rate,
-    /// The uptime at which `strange` starts anew.
+    /// The uptime at which `strange` is reset.
     until: Duration,
 }
 
-/// How much was done and not made good again by time.
+/// A leaky bucket: how much was used, less what time has given back.
 #[derive(Debug, Default)]
 struct Rate {
     used: u32,
-    /// The second of the uptime at which that was so.
+    /// The second of the uptime at which `used` was last updated.
     second: u64,
 }
 
 impl Rate {
-    /// Whether one more may be done at `uptime`, which then is counted: `most` at once, and `per_second` after that.
+    /// Counts one more at `uptime` and returns true, if the limit allows it: a burst of `most`, then `per_second`.
     fn may(&mut self, uptime: Duration, most: u32, per_second: u32) -> bool {
         let passed = uptime.as_secs().saturating_sub(self.second);
         let good = u32::try_from(passed).unwrap_or(u32::MAX).saturating_mul(per_second);
@@ -105,11 +105,11 @@ impl Usage {
 }
 
 impl Limits {
-    /// One more of `kind` at `source`, where somebody is `known` or not, at `uptime`. When it is granted,
-    /// [`Limits::leave`] has to follow.
+    /// Counts one more of `kind` for `source` at `uptime`. `known` says whether this worker knows a container there.
+    /// After `Ok`, the caller has to call [`Limits::leave`] at the end.
     ///
     /// # Errors
-    /// The refusal, 429: `source` has as many as it may have, or opens tunnels too fast.
+    /// If `source` has reached a limit, or opens tunnels too fast. The refusal has status 429.
     pub fn enter(&mut self, source: IpAddr, kind: Kind, known: bool, uptime: Duration) -> Result<(), Denial> {
         let usage = self.by_source.entry(source).or_default();
         if known {
@@ -131,7 +131,7 @@ impl Limits {
         Ok(())
     }
 
-    /// One less of `kind` at `source`.
+    /// Counts one less of `kind` for `source`.
     pub fn leave(&mut self, source: IpAddr, kind: Kind) {
         if let Some(usage) = self.by_source.get_mut(&source) {
             let count = usage.count(kind);
@@ -142,10 +142,10 @@ impl Limits {
         }
     }
 
-    /// The registry is to be asked about `source`, at `uptime`.
+    /// Counts a registry lookup for `source` at `uptime`.
     ///
     /// # Errors
-    /// The refusal, 429: it was asked too often.
+    /// If there were too many lookups. The refusal has status 429.
     pub fn ask(&mut self, source: IpAddr, uptime: Duration) -> Result<(), Denial> {
         if self.usage(source).asked.may(uptime, MAX_QUESTIONS, QUESTIONS_PER_SECOND) {
             return Ok(());
@@ -156,14 +156,14 @@ impl Limits {
         Err(too_many(RATE, reason))
     }
 
-    /// Somebody is registered at `source`, the registry says: the questions before that are forgiven.
+    /// Resets the rate of lookups for `source`, because the registry has returned a record.
     pub fn known(&mut self, source: IpAddr) {
         if let Some(usage) = self.by_source.get_mut(&source) {
             usage.asked = Rate::default();
         }
     }
 
-    /// What `source` uses, where not too many others are kept in mind.
+    /// The usage of `source`. Drops idle addresses first if too many are tracked.
     fn usage(&mut self, source: IpAddr) -> &mut Usage {
         if self.by_source.len() > MAX_IDLE {
             self.by_source.retain(|_, usage| !usage.idle());
@@ -171,10 +171,10 @@ impl Limits {
         self.by_source.entry(source).or_default()
     }
 
-    /// A tunnel to a host that the policy does not name is asked for at `uptime`.
+    /// Counts a tunnel to a host that the policy does not list, at `uptime`.
     ///
     /// # Errors
-    /// The refusal, 429: there were too many in this hour.
+    /// If there were too many in this hour. The refusal has status 429.
     pub fn strange_host(&mut self, source: IpAddr, uptime: Duration) -> Result<(), Denial> {
         let usage = self.usage(source);
         if usage.until <= uptime {
@@ -192,7 +192,7 @@ impl Limits {
     }
 }
 
-/// The refusal of what goes beyond a limit.
+/// The refusal of a request beyond a limit.
 pub fn too_many(rule: &'static str, reason: String) -> Denial {
     Denial { stage: Stage::Identity, rule, status: 429, reason }
 }
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(asks("10.0.0.1", 5), 0);
         assert_eq!(asks("10.0.0.2", 5), MAX_QUESTIONS);
         assert_eq!(asks("10.0.0.1", 7), 2 * QUESTIONS_PER_SECOND);
-        // Whoever is registered begins anew.
+        // A registered address starts again with a full burst.
         let mut limits = Limits::default();
         let at = Duration::from_secs(5);
         for found in [true, false] {

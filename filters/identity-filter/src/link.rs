@@ -1,19 +1,19 @@
-//! When the stream that feeds the memory is to be opened: a pure state machine that `filter` drives from `on_tick`.
+//! Decides when to open the stream that feeds the memory. A pure state machine, which `filter` drives from `on_tick`.
 //!
-//! Time is counted in ticks, not read from a clock that can be set.
+//! It counts ticks instead of reading a clock, because a clock can be set.
 
 use std::time::Duration;
 
 /// The first pause before the stream is reopened.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The longest pause before it is reopened: a restarted control plane is in touch again within this.
+/// The longest pause before the stream is reopened. A restarted control plane is connected again within this time.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The stream to the registry.
 #[derive(Debug)]
 pub struct Link {
     state: State,
-    /// The pause after the next end.
+    /// The pause after the stream ends the next time.
     pause: Duration,
 }
 
@@ -24,12 +24,12 @@ enum State {
 }
 
 impl Link {
-    /// A stream that has never been open.
+    /// A stream that was never opened.
     pub fn new() -> Self {
         Self { state: State::Down { left: Duration::ZERO }, pause: SHORTEST }
     }
 
-    /// `passed` has gone by since the last tick: is the stream to be opened now?
+    /// Handles a tick, `passed` after the last one. Returns whether to open the stream now.
     pub fn tick(&mut self, passed: Duration) -> bool {
         match &mut self.state {
             State::Down { left } => {
@@ -40,23 +40,23 @@ impl Link {
         }
     }
 
-    /// The stream is open.
+    /// The stream was opened, with the call id `token`.
     pub fn opened(&mut self, token: u32) {
         self.state = State::Up { token };
     }
 
-    /// A message of it has been applied: the next pause is a short one again.
+    /// A message of the stream was applied. Resets the pause.
     pub fn fed(&mut self) {
         self.pause = SHORTEST;
     }
 
-    /// The stream has ended, or couldn't be opened.
+    /// The stream ended, or couldn't be opened.
     pub fn closed(&mut self) {
         self.state = State::Down { left: self.pause };
         self.pause = self.pause.saturating_mul(2).min(LONGEST);
     }
 
-    /// Whether `token` is the stream that is open now, and not one from before.
+    /// Whether `token` is the call id of the current stream, not of an earlier one.
     pub fn is(&self, token: u32) -> bool {
         self.state == State::Up { token }
     }

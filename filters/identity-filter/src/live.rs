@@ -1,5 +1,5 @@
-//! The requests that have passed and the tunnels that are open, with the record that each of them has its right from.
-//! Pure: `filter` puts them in, ends those that this says have lost their right, and takes out those that have ended.
+//! The requests under way and the open tunnels, each with the record that permits it. Pure: `filter` inserts them, ends
+//! those that have lost their record, and removes those that have ended.
 
 use crate::memory::Memory;
 use jiff::Timestamp;
@@ -7,19 +7,19 @@ use policy::Container;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// What a request passed by.
+/// The record that permits a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Right {
     /// The container's address.
     pub source: IpAddr,
-    /// Of its record.
+    /// The record's generation.
     pub generation: u64,
-    /// Of its record.
+    /// The record's expiry.
     pub expires_at: Timestamp,
 }
 
 impl Right {
-    /// The right that `container`'s record gives.
+    /// The right from the record `container`.
     pub fn of(container: &Container) -> Self {
         Self {
             source: container.container_ip.to_canonical(),
@@ -39,38 +39,38 @@ pub struct Live {
 #[derive(Debug)]
 struct Tunnel {
     source: IpAddr,
-    /// Of the first record that was in force at its source; `None` while there has been none.
+    /// The right from the first record that was in force at the source. `None` as long as there was no such record.
     right: Option<Right>,
-    /// It had lost it a tick ago.
+    /// The tunnel had lost its right at the last tick.
     lost: bool,
 }
 
 impl Live {
-    /// The request `id` has passed.
+    /// Inserts the request `id`, which was allowed.
     pub fn insert(&mut self, id: u32, right: Right) {
         self.requests.insert(id, right);
     }
 
-    /// `source` opens the tunnel `id`. Whoever is there need not be known yet, or any more: each request in it is judged
-    /// by itself.
+    /// Inserts the tunnel `id` from `source`. The source needs no record: each request in the tunnel is judged
+    /// separately.
     pub fn open(&mut self, id: u32, source: IpAddr, memory: &Memory, now: Timestamp) {
         self.tunnels.insert(id, Tunnel { source, right: in_force(source, memory, now), lost: false });
     }
 
-    /// The request or tunnel `id` has ended, if it ever passed.
+    /// Removes the request or tunnel `id`, which has ended. Does nothing if it was never inserted.
     pub fn remove(&mut self, id: u32) {
         self.requests.remove(&id);
         self.tunnels.remove(&id);
     }
 
-    /// The requests whose record has gone, was replaced, or has expired at `now`. A record that the memory has not
-    /// been told of yet has let its request pass by the registry's own answer, and stands.
+    /// The requests whose record was removed, was replaced, or has expired at `now`. A record that is newer than the
+    /// memory still counts: its request passed because of a lookup, and the stream has not delivered the record yet.
     pub fn without_right(&self, memory: &Memory, now: Timestamp) -> Vec<u32> {
         self.requests.iter().filter(|(_, right)| lost(right, memory, now)).map(|(id, _)| *id).collect()
     }
 
-    /// A tick has come at `now`: the tunnels that have been without their record since the one before. Until then
-    /// what is sent in them is still told why it is refused.
+    /// Handles a tick at `now`. Returns the tunnels that had lost their record at the previous tick already. Until then,
+    /// requests in such a tunnel still receive their refusals.
     pub fn tunnels_without_right(&mut self, memory: &Memory, now: Timestamp) -> Vec<u32> {
         let mut ended = Vec::new();
         for (id, tunnel) in &mut self.tunnels {
@@ -85,7 +85,7 @@ impl Live {
     }
 }
 
-/// The right of whoever is at `source`, where there is one and it has not ended.
+/// The right from the record at `source`. Returns `None` if there is no record, or if it has expired.
 fn in_force(source: IpAddr, memory: &Memory, now: Timestamp) -> Option<Right> {
     memory.record(source).map(Right::of).filter(|right| now < right.expires_at)
 }
@@ -127,7 +127,7 @@ mod tests {
         let mut live = Live::default();
         live.insert(7, right("10.0.0.1", 1));
         live.insert(8, right("10.0.0.2", 1));
-        // Admitted by the registry's own answer, ahead of the stream.
+        // Allowed by a lookup, before the stream delivered the record.
         live.insert(9, right("10.0.0.3", 3));
         assert!(live.without_right(&memory, now).is_empty());
         memory.apply(message(2, vec![], &["10.0.0.1"])).unwrap();
@@ -157,13 +157,13 @@ mod tests {
         assert!(tick(&mut live, &memory).is_empty(), "what is sent now is told why it is refused");
         assert_eq!(tick(&mut live, &memory), [7]);
         live.remove(7);
-        // One that was open before its record was there has it from then on.
+        // A tunnel that was opened before its record arrived is bound to that record from then on.
         memory.apply(message(3, vec![], &["10.0.0.3"])).unwrap();
         assert!(tick(&mut live, &memory).is_empty());
         assert_eq!(tick(&mut live, &memory), [9]);
         live.remove(9);
         let expired = "2027-01-15T00:00:00Z".parse().unwrap();
-        // One that is opened after that is one of nobody's.
+        // A tunnel that is opened after the expiry has no record.
         live.open(10, "10.0.0.2".parse().unwrap(), &memory, expired);
         assert!(live.tunnels_without_right(&memory, expired).is_empty());
         assert_eq!(live.tunnels_without_right(&memory, expired), [8]);

@@ -1,8 +1,8 @@
-//! This worker's copy of the registry: a pure state machine that `filter` feeds with what the control plane sends.
+//! This worker's copy of the registry. A pure state machine, which `filter` feeds with the control plane's messages.
 //!
-//! It says who is registered at an address and which policy is in force, or that this can't be said yet. What it
-//! can't read, it forgets: a record that can't be parsed is no record, a policy that can't be parsed allows nothing.
-//! It never gives up what it knows because the control plane is silent.
+//! The memory tells which container is registered at an address and which policy is in force, or that this is not known
+//! yet. A record that can't be parsed counts as absent, and a policy that can't be parsed allows nothing. The memory
+//! keeps its content if the control plane is unreachable.
 
 use policy::{Container, HostName, Policy};
 pub use registry_proto::address_bytes;
@@ -11,95 +11,95 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// What the worker knows.
+/// A worker's copy of the registry.
 #[derive(Debug, Default)]
 pub struct Memory {
     containers: HashMap<IpAddr, Rc<Container>>,
     /// `None` until the first snapshot.
     policy: Option<Rc<Policy>>,
     applied: u64,
-    /// The stream is new: only a snapshot can follow.
+    /// The stream is new, so its next message has to be a snapshot.
     expects_snapshot: bool,
 }
 
-/// What has been asked about one address for one request.
+/// The state of the registry lookup for one request's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// Nothing.
+    /// No lookup was made.
     No,
-    /// The registry, which hasn't answered yet.
+    /// The lookup is under way.
     Waiting,
-    /// The registry, which has answered.
+    /// The lookup has returned.
     Answered(Answer),
 }
 
-/// The registry's answer about one address. It serves the request it was asked for and is never kept: only the
-/// stream, which has an order, writes to the memory.
+/// The registry's response to a lookup. It is used for the request that made the lookup, and is never stored in the
+/// memory: only the stream, whose messages are ordered, changes the memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     version: u64,
     container: Option<Rc<Container>>,
 }
 
-/// Who is behind an address.
+/// The container at an address, if it can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// This, under this policy.
+    /// The container (`None` if no container is registered) and the policy in force.
     Settled(Option<Rc<Container>>, Rc<Policy>),
-    /// The registry has to be asked.
+    /// A registry lookup is needed.
     Ask,
-    /// An answer or the first snapshot has to come first.
+    /// The lookup or the first snapshot has to arrive first.
     Wait,
 }
 
-/// Part of a message that couldn't be read. It has been applied as its absence.
+/// A part of a message that couldn't be parsed. The part was treated as absent.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// A record; whoever was known at that address isn't any more.
+    /// A record. The address has no record now.
     #[error("the registry's record of {address} can't be read, so nobody is registered there: {reason}")]
     Record {
         /// The address.
         address: IpAddr,
-        /// What is wrong with it.
+        /// What is wrong with the record.
         reason: String,
     },
     /// An address in a snapshot.
     #[error("a record in the registry's snapshot has an address of {0} bytes; it is left out")]
     Address(usize),
-    /// The policy; nothing is allowed from now on.
+    /// The policy. Nothing is allowed from now on.
     #[error("the policy can't be read, so nothing is allowed: {0}")]
     Policy(String),
 }
 
-/// A message that can't be applied. Nothing of it has been; a new stream, with its snapshot, settles it.
+/// A message that can't be applied, and that changed nothing. A new stream with a new snapshot repairs this.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// Changes before the snapshot.
+    /// The first message is not a snapshot.
     #[error("the registry's stream began with something other than a snapshot")]
     NotASnapshot,
-    /// The version has gone down within one stream.
+    /// The version went down within one stream.
     #[error("the registry's version went from {applied} back to {version}")]
     Backwards {
-        /// The last one.
+        /// The last applied version.
         applied: u64,
-        /// This one.
+        /// The version of this message.
         version: u64,
     },
-    /// It is unknown whose record has changed.
+    /// The address of a change can't be parsed, so it is unknown which record has changed.
     #[error("a change in the registry has an address of {0} bytes")]
     Address(usize),
 }
 
 impl Memory {
-    /// A stream was opened. What is known stays, until its snapshot replaces it.
+    /// A stream was opened. The memory keeps its content until the stream's snapshot replaces it.
     pub fn stream_opened(&mut self) {
         self.expects_snapshot = true;
     }
 
-    /// Applies a message of the stream, and returns what of it couldn't be read.
+    /// Applies a message of the stream. Returns the parts that couldn't be parsed.
     ///
     /// # Errors
-    /// When the message as a whole makes no sense here. The memory is as before.
+    /// If the message as a whole can't be applied. The memory is then unchanged.
     pub fn apply(&mut self, message: WatchResponse) -> Result<Vec<Unreadable>, Unusable> {
         if self.expects_snapshot && !message.snapshot {
             return Err(Unusable::NotASnapshot);
@@ -115,7 +115,7 @@ impl Memory {
         for upsert in &message.upserts {
             match address_of(&upsert.address) {
                 Some(address) => changes.push((address, Some(&upsert.record))),
-                // A snapshot has replaced everything, so whoever it was is unknown now.
+                // A snapshot replaces everything, so a record that is left out is unknown now.
                 None if message.snapshot => unreadable.push(Unreadable::Address(upsert.address.len())),
                 None => return Err(Unusable::Address(upsert.address.len())),
             }
@@ -148,10 +148,10 @@ impl Memory {
         Ok(unreadable)
     }
 
-    /// Who is behind `address`, given what has been asked about it.
+    /// The container at `address`, given the state of its lookup.
     ///
-    /// An answer that is no newer than the memory adds nothing to it: whatever the answer saw, the stream has brought
-    /// since, and perhaps taken back. A newer one is right for this request, whatever the stream is about to bring.
+    /// A response that is not newer than the memory is ignored: the stream has delivered the same record already, and
+    /// may have removed it since. A newer response is valid for this request, whatever the stream delivers next.
     pub fn who(&self, address: IpAddr, asked: &Asked) -> Who {
         let known = self.containers.get(&address);
         let container = match (asked, known) {
@@ -167,46 +167,46 @@ impl Memory {
         }
     }
 
-    /// Whether a request that passed by the record of `generation` at `address` may still go on: the record is as it
-    /// was, or too new for the stream to have brought it.
+    /// Whether a request that was allowed by the record of `generation` at `address` may continue: the record is
+    /// unchanged, or too new for the stream to have delivered it.
     pub fn confirms(&self, address: IpAddr, generation: u64) -> bool {
         generation > self.applied
             || self.containers.get(&address).is_some_and(|container| container.generation == generation)
     }
 
-    /// The record that the stream has told of at `address`. No request may be judged by it: see [`Memory::who`].
+    /// The record that the stream has delivered for `address`. Requests must be judged by [`Memory::who`] instead.
     pub fn record(&self, address: IpAddr) -> Option<&Container> {
         self.containers.get(&address).map(Rc::as_ref)
     }
 
-    /// Its id; for the audit only.
+    /// The id of the container at `address`. For the audit only.
     pub fn container_id(&self, address: IpAddr) -> Option<&str> {
         self.record(address).map(|container| container.container_id.as_str())
     }
 
-    /// Whether the policy, or the record of whoever is at `source`, names `host`. Before the first snapshot none does.
+    /// Whether the policy, or the record at `source`, lists `host`. Returns false before the first snapshot.
     pub fn names_host(&self, source: IpAddr, host: &HostName) -> bool {
         let by_record = |container: &Rc<Container>| container.egress_allow.iter().any(|pattern| pattern.covers(host));
         self.policy.as_ref().is_some_and(|policy| policy.egress.access(host).is_some())
             || self.containers.get(&source).is_some_and(by_record)
     }
 
-    /// The version of the policy in force, `none` before the first snapshot; for the audit only.
+    /// The version of the policy in force, or `none` before the first snapshot. For the audit only.
     pub fn policy_version(&self) -> &str {
         self.policy.as_ref().map_or("none", |policy| &policy.version)
     }
 
-    /// How many containers are known.
+    /// The number of known containers.
     pub fn len(&self) -> usize {
         self.containers.len()
     }
 }
 
 impl Answer {
-    /// Reads the registry's answer about `address`.
+    /// Parses the registry's response to a lookup of `address`.
     ///
     /// # Errors
-    /// What is wrong with the record in it.
+    /// If the record in it is invalid; the error says why.
     pub fn read(address: IpAddr, response: &LookupResponse) -> Result<Self, String> {
         let container = response.record.as_ref().map(|record| read_record(address, record)).transpose()?;
         Ok(Self { version: response.version, container })
@@ -259,7 +259,7 @@ mod tests {
         WatchResponse { version, ..WatchResponse::default() }
     }
 
-    /// A memory with A in it, at version 5.
+    /// A memory at version 5 that knows A.
     fn filled() -> Memory {
         let mut memory = Memory::default();
         memory.stream_opened();

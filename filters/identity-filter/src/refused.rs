@@ -1,7 +1,9 @@
-//! The refused requests whose body is still coming. Pure; `filter` drops the body and answers when this says so.
+//! The refused requests whose body is still arriving. Pure: `filter` drops the body, and sends the response when this
+//! module says so.
 //!
-//! An answer in the middle of an upload reaches few clients: over HTTP/2 the reset that follows it wins (curl prints
-//! "curl: (92)" and not the refusal). So the answer comes at the body's end, or when the body has paused or gone on too long.
+//! Few clients show a response that arrives during an upload: over HTTP/2 the reset that follows it takes precedence
+//! (curl prints "curl: (92)" instead of the refusal). The response is therefore sent at the body's end, or earlier if
+//! the body pauses for too long or is too long.
 
 use crate::limits::RATE;
 use crate::request::Facts;
@@ -11,28 +13,28 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How much of a refused body is read before the answer is given all the same.
+/// The most bytes of a refused body that are read. Then the response is sent.
 pub const MAX_BODY: usize = 1 << 30;
-/// How long a refused body may make a pause before the answer is given all the same.
+/// The longest pause of a refused body. Then the response is sent.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
-/// How long somebody waits for the answer who asks for more in a second than there is. An answer costs as much as some
-/// requests, so whoever asks again and again is to do it seldom.
+/// The delay of a response to a client beyond a rate limit. A response costs as much as several requests, so a client
+/// that retries at once has to be slowed down.
 pub const RATE_PAUSE: Duration = Duration::from_secs(3);
-/// How many refused bodies a worker reads at a time; beyond it the answer is given at once.
+/// The most refused bodies that a worker reads at a time. Beyond this number the response is sent at once.
 const MAX_REFUSED: usize = 1024;
 
-/// One of them.
+/// A refused request whose body is still arriving.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// What the request says.
+    /// The request's facts.
     pub facts: Facts,
-    /// Why it is refused.
+    /// Why the request is refused.
     pub denial: Denial,
-    /// Where it stands.
+    /// The request's progress.
     pub progress: Rc<Progress>,
-    /// How much more of its body is read.
+    /// How many more bytes of the body are read.
     left: usize,
-    /// The uptime at which it has paused long enough.
+    /// The uptime at which the response is sent, if no part of the body arrives before.
     until: Duration,
 }
 
@@ -45,12 +47,12 @@ impl Refused {
     }
 }
 
-/// All of them, by the id of their context.
+/// The refused requests whose bodies are still arriving, by the id of their context.
 #[derive(Debug, Default)]
 pub struct Bodies(BTreeMap<u32, Refused>);
 
 impl Bodies {
-    /// Waits for the body of the request `id`; false when too many are waited for already.
+    /// Waits for the body of the request `id`. Returns false if too many bodies are awaited already.
     pub fn await_body(&mut self, id: u32, refused: Refused) -> bool {
         let room = self.0.len() < MAX_REFUSED;
         if room {
@@ -59,8 +61,8 @@ impl Bodies {
         room
     }
 
-    /// Part of a body has come and was dropped: the request, when it is to be answered now. One that is answered late
-    /// on purpose has its own time, whatever comes.
+    /// A part of the body of the request `id` was dropped. Returns the request if its response is due now. A response
+    /// that is delayed because of a rate limit keeps its own time, whatever arrives.
     pub fn dropped(&mut self, id: u32, size: usize, end: bool, uptime: Duration) -> Option<Refused> {
         let refused = self.0.get_mut(&id).filter(|refused| refused.denial.rule != RATE)?;
         refused.until = uptime.saturating_add(MAX_TIME);
@@ -68,12 +70,12 @@ impl Bodies {
         if end || refused.left == 0 { self.0.remove(&id) } else { None }
     }
 
-    /// The request `id` has ended by itself, or is answered.
+    /// Takes out the request `id`, because it has ended or its response is sent.
     pub fn take(&mut self, id: u32) -> Option<Refused> {
         self.0.remove(&id)
     }
 
-    /// Takes out every request that has taken long enough.
+    /// Takes out every request whose response is due.
     pub fn take_overdue(&mut self, uptime: Duration) -> Vec<(u32, Refused)> {
         self.0.extract_if(.., |_, refused| refused.until <= uptime).collect()
     }

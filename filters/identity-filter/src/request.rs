@@ -1,8 +1,8 @@
-//! What the identity stage reads of a request, and which of its headers never go upstream. Decides nothing about
-//! who may do what; called by `filter`.
+//! Collects the facts of a request for the identity stage, and lists the headers that are never sent upstream. Makes no
+//! access decision. Called by `filter`.
 
-/// Headers that name another host, path, method or peer than the request that was judged, or that only concern the
-/// way to this gateway. Some server behind us believes each of them.
+/// Headers that name another host, path, method or peer than the judged request, or that only concern the connection to
+/// this gateway. For each of them there are servers that trust it.
 const STRIPPED: [&str; 18] = [
     "cf-connecting-ip",
     "forwarded",
@@ -23,31 +23,31 @@ const STRIPPED: [&str; 18] = [
     "x-real-ip",
     "x-rewrite-url",
 ];
-/// The same, by prefix; `x-envoy-*` also steers Envoy's own router.
+/// Prefixes of such headers. `x-envoy-*` also controls Envoy's own router.
 const STRIPPED_PREFIXES: [&str; 3] = ["x-envoy-", "x-forwarded-", "x-sallyport-"];
-/// Envoy sets these on every request, whatever the client sent; the route configuration removes them at the router,
-/// which costs less than to do it here.
+/// Headers that Envoy sets on every request, whatever the client sent. The route configuration removes them at the
+/// router, which is cheaper than removing them here.
 const KEPT: [&str; 3] = ["x-envoy-external-address", "x-forwarded-proto", "x-request-id"];
 
-/// The facts of one request, owned, so that it can wait.
+/// The facts of one request. Owned, so that the request can be held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// `:method`.
     pub method: Vec<u8>,
-    /// `:authority`; `None` unless there is exactly one.
+    /// `:authority`. `None` unless the request has exactly one.
     pub authority: Option<Vec<u8>>,
-    /// `:path`, empty for a CONNECT.
+    /// `:path`. Empty for a CONNECT.
     pub path: Vec<u8>,
-    /// Whether it asks for another protocol: its body is that protocol's and has no end.
+    /// Whether the request upgrades to another protocol. Its body then belongs to that protocol and has no end.
     pub upgrade: bool,
-    /// Envoy's id for it, `-` when it has none.
+    /// Envoy's id for the request, or `-` if it has none.
     pub request_id: String,
-    /// The headers that it has and that don't go upstream.
+    /// The request's headers that are not sent upstream.
     pub stripped: Vec<String>,
 }
 
 impl Facts {
-    /// Sorts out the headers of a request.
+    /// Collects the facts from the headers of a request.
     pub fn read(headers: Vec<(String, Vec<u8>)>) -> Self {
         let mut method = Vec::new();
         let mut authorities = Vec::new();
@@ -58,7 +58,7 @@ impl Facts {
         for (name, value) in headers {
             match name.as_str() {
                 ":method" => method = value,
-                // Envoy makes `Host` the authority; one that is left beside it is a second one.
+                // Envoy turns `Host` into the authority, so a remaining `Host` is a second authority.
                 ":authority" | "host" => authorities.push(value),
                 ":path" => path = value,
                 "upgrade" => upgrade = true,
@@ -72,7 +72,7 @@ impl Facts {
     }
 }
 
-/// Whether the header `name`, in any letter case, is one that never goes upstream.
+/// Whether the header `name`, in any letter case, is never sent upstream.
 pub fn is_stripped(name: &str) -> bool {
     let is = |other: &&str| name.eq_ignore_ascii_case(other);
     let begins = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));

@@ -1,5 +1,5 @@
-//! From facts to an outcome, and the audit's words for it. Every decision in it is the policy crate's, but the ones
-//! about our own inability; called by `filter`.
+//! From a request's facts to an outcome and its audit note. The policy crate makes every decision, except refusals
+//! because the gateway itself is not able to decide. Called by `filter`.
 
 use crate::live::Right;
 use crate::memory::Memory;
@@ -11,30 +11,30 @@ use std::net::IpAddr;
 /// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A CONNECT is opened.
+    /// The CONNECT tunnel is opened.
     Open(By),
-    /// It goes to this host.
+    /// The request is forwarded to this host.
     Forward(HostName, By),
-    /// It ends here.
+    /// The request is refused.
     Refuse(Denial),
 }
 
-/// An outcome, with what the audit says about it.
+/// An outcome, with the facts for its audit note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// What happens.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Whoever is registered at its source; for the audit.
+    /// The id of the container at the source address, for the audit.
     container_id: Option<String>,
-    /// The policy it was judged by; for the audit.
+    /// The version of the policy that was applied, for the audit.
     policy_version: String,
-    /// The record by which the request passes, if it does.
+    /// The record that permits the request, if it is forwarded.
     pub right: Option<Right>,
-    /// The same record as JSON, for the stages that judge requests to GitHub.
+    /// The container's record as JSON, for the stages that judge requests to GitHub.
     pub record: Option<Vec<u8>>,
 }
 
-/// The part of an audit line that this stage knows.
+/// The fields of an audit line that this stage knows.
 #[derive(Serialize)]
 struct Audit<'a> {
     request_id: &'a str,
@@ -46,7 +46,8 @@ struct Audit<'a> {
     policy_version: &'a str,
 }
 
-/// Judges a request of whoever is registered at its source address, now that this is settled.
+/// Judges a request of `container`, the container at the source address. `None` means that no container is registered
+/// there.
 pub fn on_request(
     facts: &Facts,
     sni: Option<&[u8]>,
@@ -71,12 +72,12 @@ pub fn on_request(
     let right = container.filter(|_| matches!(outcome, Outcome::Forward(..))).map(Right::of);
     let id = container.map(|container| container.container_id.as_str());
     let to_github = matches!(&outcome, Outcome::Forward(host, _) if policy::github::kind(host).is_some());
-    // A record always serialises; were it not so, the next stage would refuse for want of it.
+    // Serializing a record cannot fail. If it did, the next stage would refuse the request, because it has no record.
     let record = container.filter(|_| to_github).map(|container| serde_json::to_vec(container).unwrap_or_default());
     Judgement { right, record, ..Judgement::new(outcome, id, &policy.version) }
 }
 
-/// Judges a CONNECT, at the proxy's own listener or elsewhere.
+/// Judges a CONNECT, by the place where it arrived and by its form.
 pub fn on_connect(facts: &Facts, place: Place) -> Outcome {
     let verdict = match (place, &facts.authority) {
         (Place::Proxy, Some(authority)) => policy::decide_connect(authority),
@@ -93,12 +94,12 @@ pub fn on_connect(facts: &Facts, place: Place) -> Outcome {
     }
 }
 
-/// Where a CONNECT came in.
+/// The place where a CONNECT arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The listener that sandboxes use as their proxy.
     Proxy,
-    /// Inside a tunnel, or a listener for something else.
+    /// Inside a tunnel, or at a listener for other traffic.
     Elsewhere,
 }
 
@@ -106,18 +107,18 @@ fn no_authority() -> Denial {
     Denial::forbidden(Stage::Request, "request.authority", "the request has to name its host exactly once")
 }
 
-/// The refusal of a request whose source Envoy can't tell.
+/// The refusal of a request whose source address is unknown to Envoy.
 pub fn no_source() -> Denial {
     Denial::forbidden(Stage::Identity, "identity.unknown", "your address can't be told")
 }
 
-/// The refusal for what is no fault of the client: it may try again.
+/// A refusal because the gateway is not able to decide. The client may retry.
 pub fn unavailable(reason: &str) -> Denial {
     Denial { stage: Stage::Identity, rule: "identity.unavailable", status: 503, reason: reason.to_owned() }
 }
 
 impl Judgement {
-    /// An outcome that was reached without settling who is behind `source`.
+    /// A judgement that was made without a lookup of the container at `source`.
     pub fn unsettled(outcome: Outcome, source: Option<IpAddr>, memory: &Memory) -> Self {
         Self::new(outcome, source.and_then(|source| memory.container_id(source)), memory.policy_version())
     }
@@ -127,7 +128,7 @@ impl Judgement {
         Self { outcome, container_id, policy_version, right: None, record: None }
     }
 
-    /// The same of a request of whose body a part was dropped: it never passes.
+    /// This judgement for a request that lost a part of its body: such a request is never forwarded.
     pub fn of_a_part(self) -> Self {
         let reason = "too much of the body had come before your registration was known here; try again";
         match self.outcome {
@@ -138,7 +139,7 @@ impl Judgement {
         }
     }
 
-    /// JSON for the access log's collector.
+    /// The audit note, as JSON for the collector of the access log.
     pub fn audit(&self, request_id: &str) -> Vec<u8> {
         let (verdict, stage, rule, reason) = match &self.outcome {
             Outcome::Open(by) => ("allow", Stage::Request, by.rule, ""),
@@ -147,7 +148,7 @@ impl Judgement {
         };
         let (container_id, policy_version) = (self.container_id.as_deref(), self.policy_version.as_str());
         let audit = Audit { request_id, container_id, stage, verdict, rule, reason, policy_version };
-        // A struct of strings always serialises; were it not so, the line would be empty and the outcome the same.
+        // Serializing a struct of strings cannot fail. If it did, the note would be empty and the outcome unchanged.
         serde_json::to_vec(&audit).unwrap_or_default()
     }
 }

@@ -1,48 +1,49 @@
-//! The requests that are held until it is known who sent them. Pure; decides nothing. `filter` puts them in, takes
-//! them out again when the memory has settled them or their time is up, and forgets those whose stream has ended.
+//! The requests that are held until their container is known. Pure, and decides nothing. `filter` inserts requests, and
+//! takes them out when the memory can settle them, when their time is up, or when their stream has ended.
 
 use crate::limits::too_many;
 use crate::memory::{Answer, Asked, Memory, Who};
 use crate::request::Facts;
 use crate::verdict::unavailable;
+use envoy_host::Action;
 use policy::{Container, Denial, Policy};
-use proxy_wasm::types::Action;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How many requests a worker holds. Each waits for two seconds or so and keeps its path and the names of some of
-/// its headers, 60 KiB at most (Envoy's limit for all headers together): 60 MiB of the VM's memory at the worst.
+/// The most requests that a worker holds. Each waits for about two seconds, and keeps its path and the names of some
+/// headers: at most 60 KiB (Envoy's limit for all headers together). Together they take at most 60 MiB of the VM's
+/// memory.
 const MAX_HELD: usize = 1024;
 
-/// How many of them may be of one address.
+/// The most held requests of one address.
 pub const MAX_LOOKUPS: usize = 64;
 
-/// Where a request stands. Its body may follow its headers to the next filter only once it has passed.
+/// The phase of a request. Its body goes to the next filter only in [`Phase::Passed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Its headers haven't come.
+    /// The headers haven't arrived.
     New,
-    /// It waits.
+    /// The request is held.
     Held,
-    /// It was allowed.
+    /// The request was allowed.
     Passed,
-    /// It was refused, and its body is dropped until it may be answered.
+    /// The request was refused. Its body is dropped until the response may be sent.
     Dropping,
-    /// It was refused.
+    /// The request was refused, and the response sent.
     Refused,
 }
 
-/// Where a request stands, shared between its own context and the others that bring it on.
+/// The progress of a request. Its own context and the root context share it.
 #[derive(Debug)]
 pub struct Progress {
-    /// Its phase.
+    /// The request's phase.
     pub phase: Cell<Phase>,
-    /// Whether all of it has come.
+    /// Whether the whole request has arrived.
     pub ended: Cell<bool>,
-    /// Whether part of its body was dropped while it was held: it can only be refused.
+    /// Whether a part of the body was dropped while the request was held. Such a request can only be refused.
     pub cut: Cell<bool>,
 }
 
@@ -53,7 +54,7 @@ impl Default for Progress {
 }
 
 impl Phase {
-    /// What Envoy is told, whichever part of the request it shows.
+    /// The action to return from Envoy's callbacks in this phase, for any part of the request.
     pub fn action(self) -> Action {
         match self {
             Phase::Passed => Action::Continue,
@@ -65,30 +66,30 @@ impl Phase {
 /// A held request.
 #[derive(Debug)]
 pub struct Held {
-    /// What it says.
+    /// The request's facts.
     pub facts: Facts,
-    /// The name in its TLS handshake.
+    /// The server name from the TLS handshake.
     pub sni: Option<Vec<u8>>,
-    /// Who sent it.
+    /// The source address.
     pub source: IpAddr,
-    /// What has been asked about that address.
+    /// The state of the lookup for that address.
     pub asked: Asked,
-    /// The uptime at which it has waited long enough.
+    /// The uptime at which the request is refused.
     pub until: Duration,
-    /// Shared with its stream's context, which knows about its body.
+    /// The progress, shared with the request's own context, which handles the body.
     pub progress: Rc<Progress>,
 }
 
-/// Who sent a held request, and the policy it is to be judged by.
+/// The container that sent a held request, and the policy to judge the request by.
 #[derive(Debug)]
 pub struct Settled {
-    /// Whoever is registered at its source.
+    /// The container at the source address. `None` if no container is registered there.
     pub container: Option<Rc<Container>>,
     /// The policy in force.
     pub policy: Rc<Policy>,
 }
 
-/// All requests that this worker holds, by the id of their context.
+/// The requests that this worker holds, by the id of their context.
 #[derive(Debug, Default)]
 pub struct Waiting(BTreeMap<u32, Held>);
 
@@ -96,7 +97,7 @@ impl Waiting {
     /// Holds a request.
     ///
     /// # Errors
-    /// The refusal, when too many are held already, of all addresses or of this one.
+    /// If too many requests are held already, in total or of this address.
     pub fn hold(&mut self, id: u32, held: Held) -> Result<(), Denial> {
         if self.0.len() >= MAX_HELD {
             return Err(unavailable("too many requests wait to be identified; try again"));
@@ -109,12 +110,12 @@ impl Waiting {
         Ok(())
     }
 
-    /// The address that the request `id` came from, if it is held.
+    /// The source address of the request `id`, if it is held.
     pub fn source(&self, id: u32) -> Option<IpAddr> {
         self.0.get(&id).map(|held| held.source)
     }
 
-    /// Notes the registry's answer for the request `id`.
+    /// Stores the registry's response for the request `id`.
     pub fn answered(&mut self, id: u32, answer: Answer) {
         if let Some(held) = self.0.get_mut(&id) {
             held.asked = Asked::Answered(answer);
@@ -136,7 +137,7 @@ impl Waiting {
         settled.into_iter().filter_map(|(id, settled)| Some((id, self.0.remove(&id)?, settled))).collect()
     }
 
-    /// Takes out every request that has waited long enough.
+    /// Takes out every request whose time is up.
     pub fn take_overdue(&mut self, uptime: Duration) -> Vec<(u32, Held)> {
         self.0.extract_if(.., |_, held| held.until <= uptime).collect()
     }
@@ -208,7 +209,7 @@ mod tests {
         let policy =
             Some(br#"{"version":"p1","egress":{"exact":{},"below":{}},"strip_foreign_credentials":true}"#.to_vec());
         memory.apply(WatchResponse { version: 1, snapshot: true, policy, ..WatchResponse::default() }).unwrap();
-        // The third is still waiting for its answer.
+        // The third request still waits for its lookup.
         assert_eq!(ids(&waiting.take_settled(&memory), |taken| taken.0), [1]);
         assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(1)), |taken| taken.0), [0_u32; 0]);
         assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(2)), |taken| taken.0), [3]);

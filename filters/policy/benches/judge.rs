@@ -1,6 +1,6 @@
-//! What a decision about a request to GitHub's API costs, headers and body: `cargo bench -p policy --bench judge`.
+//! Measures a decision about a request to GitHub's API, headers and body: `cargo bench -p policy --bench judge`.
 //!
-//! Meant to be under 20 µs for a REST call without a body and under 200 µs for a GraphQL document of 4 KB.
+//! The goal is less than 20 µs for a REST call without a body, and less than 200 µs for a GraphQL document of 4 KB.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark")]
 
@@ -43,7 +43,7 @@ impl Request {
     }
 }
 
-/// The document that `command` sends, and its variables.
+/// The document and the variables that gh sends for `command`.
 fn document(command: &str) -> (String, Value) {
     let corpus = include_str!("../../../tests/corpus/github/gh-documents.jsonl");
     let mut lines = corpus.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -55,7 +55,7 @@ fn graphql((query, variables): (String, Value)) -> Request {
     Request::new("POST", "/graphql", json!({"query": query, "variables": variables}).to_string())
 }
 
-/// One document that reads what two of gh's do, as large as any that gh sends.
+/// Two documents of gh merged into one, as large as the largest that gh sends.
 fn both() -> (String, Value) {
     let (pull_request, variables) = document("gh pr view, of a branch");
     let (repository, _) = document("gh repo view --json");
@@ -87,7 +87,7 @@ fn decisions(criterion: &mut Criterion) {
     ];
     let mut group = criterion.benchmark_group("judge");
     for (name, request, allowed) in cases {
-        // A refusal at the first word would be fast for the wrong reason.
+        // An unexpected early refusal would be fast for the wrong reason.
         let verdict = request.judge(&judge, &host, &who);
         assert_eq!(verdict.is_ok(), allowed, "{name}: {verdict:?}");
         if !request.body.is_empty() {

@@ -1,11 +1,11 @@
-//! Turns `data/graphql-*.tsv` into static tables, `graphql.rs` in the build's directory: types and their fields sorted
-//! for a binary search, with indices of 16 bits in place of names.
+//! Turns `data/graphql-*.tsv` into static tables, in `graphql.rs` in the build's output directory. Types and fields are
+//! sorted for binary search, and refer to each other by 16-bit indices instead of names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-/// A table's rows by the first column.
+/// The rows of a table, by their first column.
 type Table = BTreeMap<String, Vec<Vec<String>>>;
 
 /// Writes `graphql.rs` to `out`.
@@ -23,7 +23,7 @@ fn read(path: &str) -> Table {
     println!("cargo::rerun-if-changed={path}");
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut table = Table::new();
-    // The first line says where the file is from, the second names the columns.
+    // The first line tells the source of the file, the second names the columns.
     for line in text.lines().skip(2) {
         let mut fields = line.split('\t').map(str::to_owned);
         let first = fields.next().unwrap_or_default();
@@ -35,7 +35,7 @@ fn read(path: &str) -> Table {
     table
 }
 
-/// The place of `name` in a table; `-` is none.
+/// The index of `name` in a table, or `u16::MAX` for `-`.
 fn place(table: &Table, name: &str) -> u16 {
     if name == "-" {
         return u16::MAX;

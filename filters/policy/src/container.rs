@@ -1,4 +1,4 @@
-//! The record of one registered container: who it is, which repositories are its own, until when.
+//! The record of one registered container: its address, its repositories, its rights and its expiry.
 
 use crate::HostPattern;
 use crate::refname::{self, BranchGlob};
@@ -10,47 +10,49 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-/// One registered container. Its address is its identity; nothing that the container sends can change which record
-/// it is judged by.
+/// One registered container. Its source address identifies it: nothing that the container sends can select another
+/// record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Container {
-    /// The source address by which Envoy knows it.
+    /// The container's source address, as Envoy sees it.
     pub container_ip: IpAddr,
-    /// The operator's name for it; stands in the audit.
+    /// The operator's name for the container, as logged in the audit.
     pub container_id: String,
-    /// The repositories it may use. Empty means none.
+    /// The repositories that the container may use. Empty means none.
     pub repos: Vec<Repo>,
-    /// On whose behalf it acts.
+    /// Whether a person supervises the container.
     #[serde(default)]
     pub auth_mode: AuthMode,
-    /// Globs of the branches it may push to; of meaning for [`AuthMode::Bot`].
+    /// Globs of the branches that a container in [`AuthMode::Bot`] may push to. In [`AuthMode::User`] the globs only
+    /// say which branches [`Container::force_own_branches`] covers.
     #[serde(default)]
     pub allowed_branches: Vec<BranchGlob>,
-    /// It may move its allowed branches to what is no descendant of where they were.
+    /// The container may force-push to its allowed branches.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force_own_branches: bool,
-    /// The record is worth nothing from this moment on.
+    /// The time from which on the record is expired.
     pub expires_at: Timestamp,
     /// The operator's own labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Hosts that this container may reach beside those of the policy.
+    /// Hosts that this container may reach in addition to those of the policy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress_allow: Vec<HostPattern>,
-    /// Names of the configured credentials it may use: absent is all that admit it, empty is none.
+    /// Names of the configured credentials that the container may use. `None` means every credential whose own settings
+    /// admit the container. An empty list means no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Vec<String>>,
-    /// Why the gateway itself has blocked this container, if it has; registering it again lifts that.
+    /// Why the gateway has blocked this container, if it has. Registering the container again removes the block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<String>,
-    /// The registry's version when this record was written; a later record of the same address has a higher one.
+    /// The registry's version when this record was written. A later record of the same address has a higher one.
     #[serde(default)]
     pub generation: u64,
 }
 
 impl Container {
-    /// Whether the record is worth nothing at `now` any more.
+    /// Whether the record is expired at `now`.
     pub fn expired(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
@@ -61,22 +63,22 @@ impl Container {
     }
 }
 
-/// On whose behalf a container acts.
+/// Whether a person supervises a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthMode {
-    /// Unattended: it may push to its allowed branches only.
+    /// Unattended. The container may push only to its allowed branches.
     #[default]
     Bot,
-    /// For a person who looks on: any branch that is not protected.
+    /// Supervised by a person. The container may push to every branch that is not protected.
     User,
 }
 
-/// A repository: `owner/name`, and what is known of it beside. Compared by the name only, without regard to ASCII
-/// letter case, as GitHub does.
+/// A repository: `owner/name`, with its number and its default branch if these are known. Equality compares only
+/// `owner/name`, ignoring ASCII case as GitHub does.
 ///
-/// In JSON it is the name, or an object with `name`, `id` and `default_branch`, of which `name` is required; it is
-/// written as the name where nothing else is known.
+/// In JSON a repository is a string, or an object with `name` (required), `id` and `default_branch`. A repository of
+/// which only the name is known is serialized as a string.
 #[derive(Clone, Debug, Eq, Serialize)]
 #[serde(into = "Form")]
 pub struct Repo {
@@ -86,22 +88,22 @@ pub struct Repo {
     default_branch: Option<String>,
 }
 
-/// The text is no `owner/name`.
+/// The text is not of the form `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a repository: expected owner/name, of letters, digits, '-', '_' and '.'")]
 pub struct InvalidRepo(String);
 
-/// The text can be no branch's name.
+/// The text is not a valid branch name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("default_branch {0:?} is not a branch's name such as main")]
 struct InvalidBranch(String);
 
 impl Repo {
-    /// Reads `owner/name`.
+    /// Parses `owner/name`.
     ///
     /// # Errors
-    /// Anything that GitHub would not let be a repository's name, `.git` endings and wikis included: those are
-    /// other spellings or other repositories, and only one spelling is ever compared.
+    /// If GitHub would not accept the text as a repository's name. The endings `.git` and `.wiki` are errors: they are
+    /// other spellings, or other repositories, and only one spelling is ever compared.
     pub fn parse(text: &str) -> Result<Self, InvalidRepo> {
         let invalid = || InvalidRepo(text.to_owned());
         let (owner, name) = text.split_once('/').ok_or_else(invalid)?;
@@ -113,18 +115,18 @@ impl Repo {
         Ok(Self { owner: owner.to_owned(), name: name.to_owned(), id: None, default_branch: None })
     }
 
-    /// GitHub's number for it, where it is known; unlike the name it never changes.
+    /// GitHub's number for the repository, if it is known. Unlike the name, the number never changes.
     pub fn id(&self) -> Option<u64> {
         self.id
     }
 
-    /// The branch that is its default, without `refs/heads/`, where it is known.
+    /// The default branch without `refs/heads/`, if it is known.
     pub fn default_branch(&self) -> Option<&str> {
         self.default_branch.as_deref()
     }
 
-    /// With what GitHub says of it, where that is not known yet. A default branch that can be no branch's name here
-    /// stays unknown.
+    /// Fills in what GitHub reports of the repository. Known values are kept. A default branch whose name is not valid
+    /// here ([`crate::is_branch`]) stays unknown.
     #[must_use]
     pub fn known(self, id: u64, default_branch: &str) -> Self {
         let branch = || refname::is_branch(default_branch).then(|| default_branch.to_owned());
@@ -137,18 +139,19 @@ impl Repo {
         &self.owner
     }
 
-    /// Its name, without the owner.
+    /// The repository's name, without the owner.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it is `owner/name`.
+    /// Whether this is the repository `owner/name`, ignoring ASCII case.
     pub fn is(&self, owner: &[u8], name: &[u8]) -> bool {
         self.owner.as_bytes().eq_ignore_ascii_case(owner) && self.name.as_bytes().eq_ignore_ascii_case(name)
     }
 }
 
-/// A path segment that can be an owner or a repository; GitHub's limits are 39 and 100 characters.
+/// Whether `text` is a valid owner or repository name of at most `limit` characters. GitHub's limits are 39 for an
+/// owner and 100 for a repository.
 fn is_segment(text: &str, limit: usize) -> bool {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     plain && !text.is_empty() && text.len() <= limit && text != "." && text != ".."
@@ -166,7 +169,7 @@ impl fmt::Display for Repo {
     }
 }
 
-/// A repository as it is written.
+/// A repository's serialized form.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Form {
@@ -196,13 +199,13 @@ impl From<Repo> for Form {
 }
 
 impl<'de> Deserialize<'de> for Repo {
-    // By hand, since an untagged enum's errors say neither which field is wrong nor why.
+    // Written by hand: the errors of an untagged enum say neither which field is wrong nor why.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Either)
     }
 }
 
-/// Reads either form of a repository.
+/// Deserializes either form of a repository.
 struct Either;
 
 impl<'de> Visitor<'de> for Either {

@@ -1,16 +1,16 @@
-//! Which hosts may be reached, and how: exact names and everything below a suffix, each with the methods that pass.
+//! The egress allow list: exact host names and suffixes, each with the methods that pass.
 
 use crate::{By, Denial, HostName, InvalidHost, Stage, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The hosts that may be reached. Empty means none.
+/// The egress allow list. If it is empty, no host may be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Egress {
     /// Hosts by their exact name.
     exact: BTreeMap<HostName, Access>,
-    /// Every name of one label or more below these; never these themselves.
+    /// Suffixes. Each covers every name with at least one more label in front of it, and never the suffix itself.
     below: BTreeMap<HostName, Access>,
 }
 
@@ -18,10 +18,10 @@ pub struct Egress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Access {
-    /// The methods that pass; absent is all of them.
+    /// The methods that pass. `None` means every method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub methods: Option<BTreeSet<String>>,
-    /// A request that comes in cleartext goes on in cleartext, for a mirror that has no TLS.
+    /// A cleartext request is forwarded in cleartext, for a mirror that has no TLS.
     #[serde(default)]
     pub cleartext: bool,
 }
@@ -30,7 +30,7 @@ impl Access {
     /// Every method, over TLS.
     pub const FULL: Access = Access { methods: None, cleartext: false };
 
-    /// What both allow together.
+    /// The union of both.
     fn join(self, other: Access) -> Access {
         let methods = match (self.methods, other.methods) {
             (Some(one), Some(two)) => Some(one.into_iter().chain(two).collect()),
@@ -39,27 +39,27 @@ impl Access {
         Access { methods, cleartext: self.cleartext || other.cleartext }
     }
 
-    /// Whether a request with `method` passes.
+    /// Whether a request with `method` passes. Methods are compared byte for byte.
     pub fn allows(&self, method: &[u8]) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.iter().any(|allowed| allowed.as_bytes() == method))
     }
 }
 
-/// A host, or all below a suffix, as an operator writes it.
+/// A host pattern as an operator writes it: a host name, or a suffix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostPattern {
     /// `api.example.com`.
     Exact(HostName),
-    /// `*.example.com`: one label or more in front of it.
+    /// `*.example.com`: every name with at least one label in front of the suffix.
     Below(HostName),
 }
 
 impl HostPattern {
-    /// Reads a name, or `*.` and a name.
+    /// Parses a host name, or `*.` followed by a host name.
     ///
     /// # Errors
-    /// Anything else, a lone `*` and a `*` elsewhere included.
+    /// If the text is anything else, a lone `*` or a `*` in another place included.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
         match text.strip_prefix("*.") {
             Some(suffix) => HostName::parse(suffix.as_bytes()).map(Self::Below),
@@ -67,14 +67,14 @@ impl HostPattern {
         }
     }
 
-    /// The name, or the suffix.
+    /// The host name, or the suffix without its `*.`.
     pub fn name(&self) -> &HostName {
         match self {
             Self::Exact(name) | Self::Below(name) => name,
         }
     }
 
-    /// Whether one of GitHub's hosts may be among those that it covers.
+    /// Whether the pattern may cover one of GitHub's hosts.
     pub fn may_be_github(&self) -> bool {
         match self {
             Self::Exact(name) => crate::github::kind(name).is_some(),
@@ -87,7 +87,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether it covers `host`.
+    /// Whether the pattern covers `host`.
     pub fn covers(&self, host: &HostName) -> bool {
         match self {
             Self::Exact(name) => name == host,
@@ -119,7 +119,7 @@ impl From<HostPattern> for String {
 }
 
 impl Egress {
-    /// Adds an entry. Several entries for one host add up.
+    /// Adds an entry. Several entries with the same pattern are joined: together they allow what any of them allows.
     pub fn add(&mut self, pattern: HostPattern, access: Access) {
         let (entries, name) = match pattern {
             HostPattern::Exact(name) => (&mut self.exact, name),
@@ -132,12 +132,12 @@ impl Egress {
         entries.insert(name, joined);
     }
 
-    /// How `host` may be reached: the entry of its exact name, otherwise that of the longest suffix.
+    /// The access for `host`: from the entry with its exact name, otherwise from the longest suffix that covers it.
     pub fn access(&self, host: &HostName) -> Option<&Access> {
         self.exact.get(host).or_else(|| host.parents().find_map(|parent| self.below.get(parent)))
     }
 
-    /// The entry by which `host` may be reached, as [`Egress::access`] finds it.
+    /// The pattern of the entry that [`Egress::access`] uses for `host`.
     pub fn by(&self, host: &HostName) -> Option<HostPattern> {
         let below =
             |parent: &str| self.below.get_key_value(parent).map(|(suffix, _)| HostPattern::Below(suffix.clone()));
@@ -150,7 +150,7 @@ impl Egress {
         self.exact.contains_key(host)
     }
 
-    /// Every entry, for routing.
+    /// All entries. The control plane makes Envoy's routes from these.
     pub fn entries(&self) -> impl Iterator<Item = (HostPattern, &Access)> {
         let exact = self.exact.iter().map(|(name, access)| (HostPattern::Exact(name.clone()), access));
         let below = self.below.iter().map(|(suffix, access)| (HostPattern::Below(suffix.clone()), access));

@@ -1,14 +1,14 @@
-//! Stage 3: what a request to one of GitHub's hosts does, and whether that container may do it.
+//! The github stage: which operation a request to one of GitHub's hosts is, and whether the container may do it.
 //!
-//! A REST call becomes an operation by its method and the most specific template of its path (`rest`), a GraphQL
-//! document by every field of the one operation that it executes (`graphql`). An operation has a [`Class`], and the
-//! class, the guards on what the request says, and the container's record give the verdict. What isn't known is
-//! refused.
+//! A REST call's operation follows from its method and the most specific path template that matches (`rest`). A GraphQL
+//! call is judged by every field of the one operation that its document executes (`graphql`). Each operation has a
+//! [`Class`]. The class, the guards on the request's content and the container's record give the verdict. Unknown
+//! operations are refused.
 //!
-//! **Invariant:** what was judged is what is sent. An allowed call is written anew from what was understood of it
-//! ([`Allowed::target`], [`Allowed::body`]); nothing that was not understood goes along.
+//! **Invariant:** what was judged is what is sent. An allowed call is serialized anew from its parsed form
+//! ([`Allowed::target`], [`Allowed::body`]); no unparsed part of the request is forwarded.
 //!
-//! Called by the github filter with each request, by way of [`Flow`], and by the CLI's `policy explain`.
+//! The github filter calls this module for each request, by way of [`Flow`], and so does the CLI's `policy explain`.
 
 mod class;
 mod flow;
@@ -36,42 +36,49 @@ pub use scope::Scope;
 
 use crate::{Container, Denial, HostName, Stage};
 
-/// What a request would do.
+/// The operation that a request would carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// A REST operation's id in GitHub's own description (`pulls/merge`), a mutation's name (`mergePullRequest`), or
-    /// another word for what has no such name.
+    /// A REST operation's id in GitHub's OpenAPI description (`pulls/merge`), a mutation's name (`mergePullRequest`),
+    /// or a name of our own for operations that GitHub doesn't name (`git/upload-pack`).
     pub name: String,
-    /// What it does.
+    /// The kind of operation.
     pub class: Class,
 }
 
-/// A request that may go on.
+/// A request that may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowed {
-    /// What it does.
+    /// The request's operation.
     pub operation: Operation,
     /// The rule that allowed it.
     pub rule: &'static str,
-    /// The target to send in place of the one that came.
+    /// The target to send instead of the received one.
     pub target: Vec<u8>,
-    /// The body to send in place of the one that came; `None` where that is not read.
+    /// The body to send instead of the received one. `None` if the body is forwarded unread.
     pub body: Option<Vec<u8>>,
-    /// Node ids whose repository has to be confirmed with GitHub before: what they say of it is the client's word.
+    /// Node ids whose repository has to be confirmed with GitHub before the request passes. An id names its repository,
+    /// but the client may have made it up.
     pub ask: Vec<String>,
 }
 
-/// A request that ends here.
+/// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// What it would do, as far as that is known.
+    /// The request's operation, if it is known.
     pub operation: Option<Operation>,
-    /// Why not.
+    /// The reason.
     pub denial: Denial,
 }
 
 impl Allowed {
-    /// The value of `content-type` that its body, if it is read, is sent with; `None` for that which came.
+    /// Allows a request with its target unchanged and its body unread.
+    fn as_is(operation: Operation, target: &[u8]) -> Self {
+        let rule = operation.class.rule();
+        Self { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
+    }
+
+    /// The `content-type` to send with the new body. `None` keeps the received header.
     pub fn content_type(&self) -> Option<&'static [u8]> {
         let body = self.body.as_ref()?;
         match lfs::OPERATIONS.contains(&self.operation.name.as_str()) {
@@ -82,7 +89,7 @@ impl Allowed {
 }
 
 impl Refused {
-    /// A refusal of what is not understood, or not known.
+    /// A refusal of a malformed request or an unknown operation.
     pub fn unknown(rule: &'static str, reason: impl Into<String>) -> Self {
         Self { operation: None, denial: Denial::forbidden(Stage::Github, rule, reason) }
     }
@@ -93,14 +100,14 @@ impl Refused {
     }
 }
 
-/// How much of a body is read: GitHub's own limit for a body is higher, but no call of an agent's comes near this.
+/// The longest body that is read, in bytes. GitHub's own limit is higher, but no call of an agent comes near this one.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// The most node ids of one request that are confirmed with GitHub ([`Allowed::ask`]): what its `nodes` takes in one
-/// call.
+/// The most node ids in one request that are confirmed with GitHub ([`Allowed::ask`]). GitHub's `nodes` field accepts
+/// this many ids in one call.
 pub const MAX_ASK: usize = 100;
 
-/// A request, as far as its headers say.
+/// The head of a request: all but its body.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// `:method`, raw.
@@ -113,18 +120,18 @@ pub struct Call<'a> {
     pub headers: &'a [(String, Vec<u8>)],
 }
 
-/// What the headers of a request tell.
+/// The verdict on the head of a request.
 #[derive(Debug)]
 pub enum Head {
-    /// It is none of GitHub's hosts.
+    /// The host is not one of GitHub's.
     Elsewhere,
-    /// It may go on as it is, with its body unread.
+    /// The request may pass, with its body unread.
     Allowed(Allowed),
-    /// Its body decides.
+    /// The body has to be judged too.
     Body(Pending),
 }
 
-/// A request that is good so far, before its body is judged.
+/// A request whose head was accepted and whose body is not judged yet.
 #[derive(Clone, Debug)]
 pub struct Pending(Kinds);
 
@@ -135,7 +142,7 @@ enum Kinds {
     Lfs(lfs::Ask, Vec<u8>),
 }
 
-/// The rules, with what is made of them once.
+/// The rules, with their regular expressions compiled once.
 #[derive(Clone, Debug)]
 pub struct Judge {
     rules: Rules,
@@ -143,18 +150,18 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// For these rules.
+    /// Compiles the rules.
     ///
     /// # Errors
-    /// One of `blocked_api_patterns` is no regular expression.
+    /// If one of `blocked_api_patterns` is not a valid regular expression.
     pub fn new(rules: &Rules) -> Result<Self, InvalidPattern> {
         Ok(Self { rules: rules.clone(), patterns: Patterns::compile(&rules.blocked_api_patterns)? })
     }
 
-    /// Judges a request by its headers.
+    /// Judges the head of a request.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn head(&self, call: Call<'_>, container: &Container) -> Result<Head, Refused> {
         let Some(kind) = kind(call.host) else { return Ok(Head::Elsewhere) };
         let scope = Scope { container, rules: &self.rules };
@@ -172,10 +179,10 @@ impl Judge {
         }
     }
 
-    /// Judges the whole body of a request whose headers were good.
+    /// Judges the complete body of a request whose head was accepted.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn body(&self, pending: Pending, body: &[u8], container: &Container) -> Result<Allowed, Refused> {
         let scope = Scope { container, rules: &self.rules };
         if body.len() > MAX_BODY {
@@ -186,7 +193,7 @@ impl Judge {
             Kinds::Graphql => graphql(body, &scope),
             Kinds::Lfs(ask, target) => {
                 let (operation, body) = lfs::body(ask, body, &scope)?;
-                Ok(Allowed { body: Some(body), ..hosts::passed(operation, &target) })
+                Ok(Allowed { body: Some(body), ..Allowed::as_is(operation, &target) })
             }
         }
     }
@@ -211,10 +218,10 @@ impl Judge {
     }
 }
 
-/// Operations that are neither REST's nor mutations: a query, git, and archives.
+/// Operations that are neither REST operations nor mutations: GraphQL queries, git and archives.
 const OTHER_OPERATIONS: [&str; 4] = ["query", "git/upload-pack", "git/receive-pack", "codeload/archive"];
 
-/// Whether there is an operation called `name`, so that [`Rules::operations`] can speak of it.
+/// Whether `name` is an operation that [`Rules::operations`] can list.
 pub fn is_operation(name: &str) -> bool {
     rest::is_operation(name)
         || graphql::is_mutation(name)
@@ -222,17 +229,16 @@ pub fn is_operation(name: &str) -> bool {
         || lfs::OPERATIONS.contains(&name)
 }
 
-/// Whether this stage makes a refusal of the header `name` of a request to `host`, so that no stage before may remove it
-/// in silence.
+/// Whether this stage refuses requests to `host` with the header `name`. An earlier stage must not remove such a header
+/// silently.
 pub fn refuses_header(host: &HostName, name: &str) -> bool {
     matches!(kind(host), Some(Kind::Api | Kind::Uploads)) && headers::REFUSED.contains(&name)
 }
 
-/// The names of the headers that a request to GitHub's API leaves behind, so that nothing goes along that was not
-/// understood.
+/// The names of the headers to remove from a request to GitHub's API: those that this stage doesn't know.
 ///
 /// # Errors
-/// The refusal of those that make another request of it.
+/// If a header could make the server treat the request as a different one.
 pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, Refused> {
     headers::screen(host.as_str(), headers)
 }

@@ -1,7 +1,8 @@
-//! Host names and authorities, in the one spelling that is ever compared.
+//! Host names and authorities in one canonical spelling. Only that spelling is ever compared.
 //!
-//! Envoy routes by the authority and this crate decides by it, so whatever the two could read differently is an
-//! error here: userinfo, IP literals in any spelling, a port that is not plain digits, bytes outside LDH.
+//! Envoy routes by the authority, and this crate decides by it. An authority that the two could parse differently is
+//! an error: userinfo, IP literals in any spelling, a port that is not plain digits, bytes outside letters, digits,
+//! hyphen and underscore.
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
@@ -18,40 +19,40 @@ const MAX_LABEL: usize = 63;
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
 
-/// Why a text is not a host name that may be reached.
+/// Why a text is no valid host name or authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHost {
-    /// Nothing there.
+    /// The name is empty.
     #[error("the host is empty")]
     Empty,
     /// Over 253 characters, or a label over 63.
     #[error("the host name is longer than DNS allows (253 characters, 63 for each label)")]
     TooLong,
-    /// A byte that no host name has, which includes userinfo's `@` and control bytes.
+    /// A byte that is not allowed in host names; userinfo's `@` and control bytes included.
     #[error("the host name holds a character other than letters, digits, '-', '_' and '.'")]
     Character,
-    /// An empty label, or one that begins or ends with a hyphen.
+    /// A label is empty, or begins or ends with a hyphen.
     #[error("a label of the host name is empty or begins or ends with '-'")]
     Label,
-    /// One label only.
+    /// The name has only one label.
     #[error("the host name has a single label; only fully qualified names can be reached")]
     SingleLabel,
-    /// `localhost` and what is below it: resolved without DNS by many programs.
+    /// `localhost` or a name below it. Many programs resolve these without DNS.
     #[error("localhost cannot be reached through the gateway")]
     Localhost,
-    /// A literal address, in any spelling that an inet_aton would take.
+    /// An IP address, in any spelling that inet_aton accepts.
     #[error("IP addresses cannot be reached through the gateway; use the host's name")]
     IpLiteral,
-    /// The part behind the colon is no port.
+    /// The text after the colon is not a port.
     #[error("the port is not a number from 1 to 65535")]
     Port,
 }
 
 impl HostName {
-    /// Reads a name in any letter case, with at most one trailing dot.
+    /// Parses a name in any letter case, with at most one trailing dot.
     ///
     /// # Errors
-    /// Everything that is not a plain, fully qualified DNS name; see [`InvalidHost`].
+    /// If the text is not a plain, fully qualified DNS name; see [`InvalidHost`].
     pub fn parse(raw: &[u8]) -> Result<Self, InvalidHost> {
         let raw = raw.strip_suffix(b".").unwrap_or(raw);
         if raw.is_empty() {
@@ -79,8 +80,8 @@ impl HostName {
             last = label;
             labels = labels.saturating_add(1);
         }
-        // No top-level domain is numeric (RFC 3696 section 2), but inet_aton reads `127.1`, `0x7f.1` and `2130706433`
-        // as addresses: a last label that looks like a number makes the whole an address (the WHATWG URL rule).
+        // No top-level domain is numeric (RFC 3696 section 2), and inet_aton reads `127.1`, `0x7f.1` and `2130706433`
+        // as addresses. As in the WHATWG URL standard, a numeric last label makes the whole name an IP address.
         if last.bytes().all(|b| b.is_ascii_digit())
             || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
         {
@@ -100,7 +101,7 @@ impl HostName {
         &self.0
     }
 
-    /// The names that it is below, the longest first: `b.c` and `c` for `a.b.c`.
+    /// The parent domains, longest first: `b.c` and `c` for `a.b.c`.
     pub fn parents(&self) -> impl Iterator<Item = &str> {
         std::iter::successors(self.0.split_once('.'), |(_, parent)| parent.split_once('.')).map(|(_, parent)| parent)
     }
@@ -131,20 +132,21 @@ impl From<HostName> for String {
     }
 }
 
-/// `host` or `host:port`, as it stands in `:authority`, `Host` and the target of CONNECT.
+/// `host` or `host:port`, as in `:authority`, in `Host` and in the target of CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The name, in its one spelling.
+    /// The host name, in its canonical spelling.
     pub host: HostName,
-    /// The port, where one was written.
+    /// The port, if the authority has one.
     pub port: Option<u16>,
 }
 
 impl Authority {
-    /// Reads an authority strictly.
+    /// Parses an authority strictly.
     ///
     /// # Errors
-    /// Userinfo, IP literals, a port that is empty, has a sign, a leading zero or more than five digits.
+    /// If the authority has userinfo, an IP literal, or a port that is not a plain decimal number from 1 to 65535. An
+    /// empty port, a sign and a leading zero are errors too.
     pub fn parse(raw: &[u8]) -> Result<Self, InvalidHost> {
         if raw.starts_with(b"[") {
             return Err(InvalidHost::IpLiteral);

@@ -1,23 +1,24 @@
-//! Stage 4: which refs a push may move, by their names. What the names leave open is for git's own bytes to say.
+//! The push stage's rules by ref name: which refs a push may create, move or delete. Whether an update is a
+//! fast-forward is decided later, from the pack (crate `push`).
 //!
-//! Branches are judged by the same [`BranchRules`] as in GitHub's API. A tag is judged as a branch of its name would
-//! be, and is never moved or deleted: a tag is what others have built on.
+//! Branches follow the same [`BranchRules`] as in GitHub's API. A tag follows the rules of a branch with the same name.
+//! In addition, a tag is never moved or deleted, because others have built on it.
 
 use crate::refname::{self, BranchRules, NotYours};
 use crate::{AuthMode, Container, Denial, Stage};
 use serde::{Deserialize, Serialize};
 
-/// The most refs of one push: each is read at GitHub before the push is let through.
+/// The most refs in one push. Each ref is looked up at GitHub before the push passes.
 pub const MAX_REFS: usize = 20;
 
-/// How a refused push is told.
+/// How a refused push is reported to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PushRefusal {
-    /// By git's own report, which names a reason for each ref; with status 403 where the client reads none.
+    /// In git's own report, with a reason for each ref. If the client does not read reports, with status 403.
     #[default]
     Report,
-    /// With status 403 always.
+    /// Always with status 403.
     Http,
 }
 
@@ -25,27 +26,27 @@ pub enum PushRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
-    /// It does not exist yet.
+    /// The ref is created.
     Create,
-    /// It is moved.
+    /// The ref is moved.
     Update,
-    /// It is deleted.
+    /// The ref is deleted.
     Delete,
 }
 
-/// What else has to be so.
+/// A condition that the pack still has to meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing.
+    /// No condition.
     Nothing,
-    /// The ref's new commit descends from its old one.
+    /// The ref's new commit has to descend from its old one.
     FastForward,
 }
 
-/// Whether `container` may do this to the ref called `name`, and what else has to be so.
+/// Judges `change` to the ref `name` by `container`. Returns the condition that the pack still has to meet.
 ///
 /// # Errors
-/// The refusal.
+/// If the change is refused.
 pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, Denial> {
     let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Push, rule, reason));
     let (tag, short) = match (refname::branch_of(name), name.strip_prefix("refs/tags/")) {
@@ -91,7 +92,7 @@ fn globs(container: &Container) -> Vec<String> {
     container.allowed_branches.iter().map(ToString::to_string).collect()
 }
 
-/// What would work instead of a tag that exists.
+/// Advice on what works instead of changing an existing tag.
 fn tag_advice(container: &Container) -> String {
     match container.auth_mode {
         AuthMode::User => "push a tag of another name".into(),
@@ -99,7 +100,7 @@ fn tag_advice(container: &Container) -> String {
     }
 }
 
-/// What would work instead.
+/// Advice on which branches work instead.
 pub fn advice(container: &Container) -> String {
     let globs = globs(container);
     match (container.auth_mode, globs.is_empty()) {

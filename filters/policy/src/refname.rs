@@ -1,16 +1,17 @@
-//! Names of refs and branches, and which of them a container may move. One rule for REST, GraphQL and git alike.
+//! Names of refs and branches, and the rules for which branches a container may move. REST, GraphQL and git all use
+//! these rules.
 
 use crate::{AuthMode, Container};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The most that GitHub takes.
+/// The longest ref name that GitHub accepts, in bytes.
 const MAX_NAME: usize = 255;
 
-/// What a branch's name begins with as a ref.
+/// The prefix of a branch's full ref name.
 const HEADS: &str = "refs/heads/";
 
-/// Whether git takes `name` as a ref's full name (git-check-ref-format(1)), of printable ASCII only. Stricter than git:
-/// what two parsers could read differently is no name here.
+/// Whether `name` is valid as a ref's full name: git accepts it (git-check-ref-format(1)), and it is printable ASCII.
+/// The second condition is stricter than git: two parsers could read other bytes differently.
 pub fn is_refname(name: &str) -> bool {
     let byte = |b: u8| b.is_ascii_graphic() && !b"~^:?*[\\".contains(&b);
     let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
@@ -23,14 +24,14 @@ pub fn is_refname(name: &str) -> bool {
         && !name.contains("@{")
 }
 
-/// The branch that a ref's full name stands for; `None` for all that is not `refs/heads/` and a good name.
+/// The branch of a ref's full name. Returns `None` unless `refname` is `refs/heads/` followed by a valid branch name.
 pub fn branch_of(refname: &str) -> Option<&str> {
     let branch = refname.strip_prefix(HEADS)?;
     is_branch(branch).then_some(branch)
 }
 
-/// Whether git would let a branch be called `name` (git-check-ref-format(1), and git-branch(1) for the leading dash).
-/// Names that read like something else (`HEAD`, a ref's full name, an object's) are none.
+/// Whether `name` is a valid branch name (git-check-ref-format(1), and git-branch(1) for the leading dash). Names that
+/// look like something else are invalid: `HEAD`, a ref's full name, an object's hash.
 pub fn is_branch(name: &str) -> bool {
     let reads_otherwise = name.eq_ignore_ascii_case("HEAD")
         || name == "@"
@@ -40,20 +41,21 @@ pub fn is_branch(name: &str) -> bool {
     !reads_otherwise && is_refname(&format!("{HEADS}{name}"))
 }
 
-/// A pattern for branches, such as `sandbox/*`: `*` is any text, `/` included, and nothing else has a meaning.
+/// A glob for branch names, such as `sandbox/*`. `*` matches any text, `/` and the empty text included. No other
+/// character is special.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BranchGlob(String);
 
-/// The text is no pattern for branches.
+/// The text is not a valid branch glob.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no pattern for branches: expected a name in which * stands for any text, such as sandbox/*")]
 pub struct InvalidGlob(String);
 
 impl BranchGlob {
-    /// Reads a pattern.
+    /// Parses a glob.
     ///
     /// # Errors
-    /// One that no branch could have: with its `*` filled in it has to be a branch's name.
+    /// If no branch name could match: the text with `x` in place of each `*` has to be a valid branch name.
     pub fn parse(text: &str) -> Result<Self, InvalidGlob> {
         match is_branch(&text.replace('*', "x")) {
             true => Ok(Self(text.to_owned())),
@@ -61,19 +63,19 @@ impl BranchGlob {
         }
     }
 
-    /// Whether `branch` is one of those that are meant.
+    /// Whether the glob matches `branch`.
     pub fn covers(&self, branch: &str) -> bool {
         covers(self.0.as_bytes(), branch.as_bytes())
     }
 }
 
-/// Whether `pattern`, in which `*` is any text, is `text`.
+/// Whether `pattern`, in which `*` stands for any text, matches the whole of `text`.
 pub(crate) fn covers(pattern: &[u8], text: &[u8]) -> bool {
     let mut parts = pattern.split(|byte| *byte == b'*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
-    // The leftmost place for each part leaves the most for those after it.
+    // Taking the leftmost match of each part leaves the most text for the parts after it.
     for part in parts.filter(|part| !part.is_empty()) {
         let Some(at) = rest.windows(part.len()).position(|window| window == part) else { return false };
         rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
@@ -100,13 +102,13 @@ impl<'de> Deserialize<'de> for BranchGlob {
     }
 }
 
-/// Which branches are nobody's to move, and what may not be done to the others.
+/// The protected branches, and whether the other branches may be force-pushed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BranchRules {
-    /// Compared without regard to ASCII letter case. Patterns are allowed.
+    /// Globs of the branches that no container may move. Matched ignoring ASCII case.
     pub protected: Vec<BranchGlob>,
-    /// Whether a branch may be moved to what is not a descendant of where it was.
+    /// Whether a branch may be moved to a commit that does not descend from its old commit.
     pub allow_force_push: bool,
     /// Whether a branch may be deleted.
     pub allow_deletion: bool,
@@ -122,19 +124,19 @@ impl Default for BranchRules {
 /// Why a branch may not be moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotYours {
-    /// It is no branch's name.
+    /// The name is not a valid branch name.
     Malformed,
-    /// It is protected.
+    /// The branch is protected.
     Protected,
-    /// It is none of the container's.
+    /// The branch matches none of the container's allowed branches.
     NotAllowed,
 }
 
 impl BranchRules {
-    /// Whether `container` may move `branch` at all: create it, or write a commit to it.
+    /// Checks whether `container` may move `branch` at all: create it, or write a commit to it.
     ///
     /// # Errors
-    /// Why not.
+    /// If the branch may not be moved.
     pub fn may_move(&self, container: &Container, branch: &str) -> Result<(), NotYours> {
         if !is_branch(branch) {
             return Err(NotYours::Malformed);

@@ -1,4 +1,4 @@
-//! The corpus of ways round a filter for GitHub, run natively.
+//! Runs the corpus of bypass attempts against the GitHub stage natively.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -13,7 +13,7 @@ fn every_case_has_the_verdict_that_is_expected() {
     for case in corpus() {
         let got = world.explain(&case);
         let fits = match case.expect.as_str() {
-            // A write by a node's id is confirmed first.
+            // A write by a node id has to be confirmed with GitHub first.
             "allow" => got.verdict == "allow" || (got.verdict == "ask" && case.target == "/graphql"),
             "resolve" => got.verdict == "ask",
             _ => got.verdict == "deny",

@@ -1,5 +1,5 @@
-//! Each case of the corpus of ways round a filter, written in other ways: what means the same has the same verdict by
-//! the same rule, and no other spelling of what is refused is allowed.
+//! Rewrites each case of the corpus of bypass attempts. An equivalent request gets the same verdict by the same rule.
+//! No other spelling of a refused request is allowed.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use support::graphql::{Given, Request};
 use support::{Case, World, corpus, lenient};
 
-/// A way to write a request anew; none, one or several of them for a case.
+/// A rewriting of a request: its name, and a function that returns the rewritten copies of a case, if there are any.
 type Mutation = (&'static str, fn(&Case) -> Vec<Case>);
 
-/// These mean the same.
+/// Rewritings that keep the meaning of a request.
 const SAME: [Mutation; 25] = [
     ("owner and repository in other letter case", letter_case),
     ("harmless headers around, in reverse order", headers_reversed),
@@ -47,7 +47,7 @@ const SAME: [Mutation; 25] = [
     }),
 ];
 
-/// These are other spellings of a path, which some server takes for the same.
+/// Other spellings of a path, which some servers treat as the same path.
 const SPELLINGS: [Mutation; 10] = [
     ("one letter percent-encoded", |case| letters(case, |letter| format!("%{letter:02x}"))),
     ("one letter percent-encoded twice", |case| letters(case, |letter| format!("%25{letter:02X}"))),
@@ -104,13 +104,13 @@ fn no_spelling_of_a_path_does_what_is_refused() {
     assert_ran(&SPELLINGS, &ran, 9_000);
 }
 
-/// What a verdict says beside its sentence.
+/// A verdict without its reason's text.
 fn decision(explained: &Explained) -> impl PartialEq + std::fmt::Debug + use<> {
     let asks: Vec<String> = explained.ask.iter().map(|ask| ask.node_id.clone()).collect();
     (explained.verdict, explained.stage, explained.rule, explained.operation.clone(), explained.class, asks)
 }
 
-/// The copies of a case that differ from it, each with the name of its mutation.
+/// The rewritten copies of a case that differ from it, each with the name of its rewriting.
 fn mutated(case: &Case, mutations: &[Mutation], ran: &mut BTreeMap<&'static str, usize>) -> Vec<(&'static str, Case)> {
     let mut all = Vec::new();
     for (name, of) in mutations {
@@ -127,7 +127,7 @@ fn report(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} wrong, of which the first:\n{}", wrong.len(), shown.join("\n"));
 }
 
-/// Each mutation has to have been of use, and all of them together so often.
+/// Asserts that each rewriting made at least 10 copies, and all together at least `least`.
 fn assert_ran(mutations: &[Mutation], ran: &BTreeMap<&'static str, usize>, least: usize) {
     let total: usize = ran.values().sum();
     println!("{total} copies: {ran:?}");
@@ -182,7 +182,7 @@ fn members_reversed(case: &Case) -> Vec<Case> {
     json.map(|json| case.with(String::from_utf8(reversed(json).to_bytes()).unwrap())).into_iter().collect()
 }
 
-/// Odd JSON as well, as long as it looks like some.
+/// Whether the body looks like JSON. Malformed JSON counts too.
 fn is_json(case: &Case) -> bool {
     case.body.trim_start_matches('\u{feff}').starts_with(['{', '['])
 }
@@ -234,7 +234,8 @@ fn json_escaped(case: &Case, concerns: fn(bool) -> bool) -> Vec<Case> {
     if is_json(case) { vec![case.with(json_parts(&case.body, str::to_owned, escaped))] } else { vec![] }
 }
 
-/// Rewrites what of a JSON text lies between its strings, and its strings, of which it says whether they are keys.
+/// Rewrites a JSON text: its strings with `string`, which is told whether a string is a key, and the text between them
+/// with `between`.
 fn json_parts(text: &str, between: impl Fn(&str) -> String, string: impl Fn(bool, &str) -> String) -> String {
     let mut written = String::new();
     let mut rest = text;
@@ -261,12 +262,12 @@ fn graphql_spaced(case: &Case, between: &str) -> Vec<Case> {
     request.map(|request| case.with(request.write(between))).into_iter().collect()
 }
 
-/// Where the path ends.
+/// The index at which the path of the target ends.
 fn path_end(case: &Case) -> usize {
     case.target.find(['?', '#']).unwrap_or(case.target.len())
 }
 
-/// With each of the path's letters written otherwise, one at a time.
+/// Copies in which one letter of the path is spelled differently, one copy for each letter.
 fn letters(case: &Case, written: impl Fn(u8) -> String) -> Vec<Case> {
     let path = case.target[..path_end(case)].bytes().enumerate();
     path.filter(|(_, letter)| letter.is_ascii_alphabetic())
@@ -274,7 +275,7 @@ fn letters(case: &Case, written: impl Fn(u8) -> String) -> Vec<Case> {
         .collect()
 }
 
-/// With each of the path's slashes written otherwise, one at a time.
+/// Copies in which one slash of the path is spelled differently, one copy for each slash.
 fn slashes(case: &Case, written: &str) -> Vec<Case> {
     let path = case.target[..path_end(case)].bytes().enumerate();
     path.filter(|(_, byte)| *byte == b'/').map(|(at, _)| replaced(case, at, written)).collect()

@@ -1,4 +1,4 @@
-//! Every operation that GitHub describes, one row each: for a bot and for a user its verdict is what its class says.
+//! Judges every operation that GitHub describes, for a bot and for a user. Its class gives the verdict.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -34,7 +34,7 @@ fn the_verdict_on_every_operation_is_what_its_class_says() {
             let class = Class::named(&row.class).unwrap();
             let narrowed = target.contains('?');
             let allowed = (Rules::default().allows(&who, class) && !row.off) || narrowed;
-            // GraphQL has its own judgement; a write by a repository's number has none.
+            // GraphQL is judged elsewhere. Every write by a repository's number is refused.
             let allowed = allowed && class != Class::Graphql;
             let writes_by_number = row.template.starts_with("/repositories") && method != "GET";
             assert_eq!(
@@ -69,7 +69,7 @@ fn methods_templates_and_members_that_are_not_known_are_refused() {
     }
 }
 
-/// One rule, whichever operation moves the ref.
+/// The same rule applies to every operation that moves a ref.
 #[test]
 fn no_operation_moves_a_protected_branch() {
     let judge = Judge::new(&Rules::default()).unwrap();

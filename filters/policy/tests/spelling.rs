@@ -1,5 +1,5 @@
-//! No spelling of a refused path is allowed to do what was refused; and what is sent of a GraphQL document means what
-//! the document meant that was judged.
+//! No other spelling of a refused path is allowed, unless the target that is sent is harmless. The GraphQL document
+//! that is sent has the same meaning as the judged document.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use support::graphql::{Given, Request, Words, words};
 use support::{Case, Row, World, container, corpus, judged, lenient, rows};
 
-/// Every operation, and whether it is allowed for `o/r`.
+/// Every operation, with whether it is allowed for `o/r`.
 struct Routes {
     judge: Judge,
     who: Container,
@@ -33,13 +33,13 @@ impl Routes {
         routes
     }
 
-    /// What is sent of a request by the method and with the body of `row`, if it is allowed.
+    /// The target that is sent for a request with the method and the body of `row`, if it is allowed.
     fn judge(&self, row: &Row, target: &str) -> Option<String> {
         let allowed = judged(&self.judge, &self.who, (&row.host, &row.method, target), &[], row.body()).ok()?;
         Some(String::from_utf8(allowed.target).unwrap())
     }
 
-    /// Requests that are refused: by their operation, or for another repository.
+    /// Refused requests: refused because of their operation, or because of their repository.
     fn refused(&self) -> Vec<(Row, String)> {
         let foreign = |target: String| target.replacen("/o/r", "/o/other", 1);
         let of = |(row, allowed): &(Row, bool)| match allowed {
@@ -53,7 +53,7 @@ impl Routes {
         refused
     }
 
-    /// Why a target that is sent may not be: a lenient server finds something refused there.
+    /// Why a target must not be sent: a lenient server reads it as a request that is refused. `None` if it is harmless.
     fn harm(&self, row: &Row, sent: &str) -> Option<String> {
         let path = lenient(sent).replacen("/repositories/7", "/repos/o/r", 1);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
@@ -67,7 +67,8 @@ impl Routes {
     }
 }
 
-/// How well the segments fit a row's template: words before parameters, those before ones of several segments.
+/// Matches the segments against the template of a row, and returns a score for each part of the template. A word scores
+/// more than a parameter, and that more than a parameter of several segments.
 fn fit(row: &Row, segments: &[&str]) -> Option<Vec<u8>> {
     let template: Vec<&str> = row.template.split('/').skip(1).collect();
     let spare = (segments.len() + 1).checked_sub(template.len())?;
@@ -79,7 +80,7 @@ fn fit(row: &Row, segments: &[&str]) -> Option<Vec<u8>> {
         rest = others;
         fit.push(match part.starts_with('{') {
             true if multi => 0,
-            // A number where a server wants one.
+            // A server expects a number here.
             true if part.ends_with("_id}") && own.iter().any(|own| own.bytes().any(|b| b == b'-')) => return None,
             true => 1,
             false if own == [part] => 2,
@@ -89,7 +90,7 @@ fn fit(row: &Row, segments: &[&str]) -> Option<Vec<u8>> {
     rest.is_empty().then_some(fit)
 }
 
-/// Each slash written otherwise, one at a time, for every refused operation.
+/// For every refused operation, spells each slash in other ways, one at a time.
 #[test]
 fn no_slash_written_otherwise_opens_what_is_refused() {
     let routes = Routes::new();
@@ -204,7 +205,7 @@ fn runner(cases: u32) -> TestRunner {
 fn no_spelling_opens_what_is_refused() {
     let routes = Routes::new();
     let refused = routes.refused();
-    // Most of the room to read a path in two ways is where a parameter may be of several segments.
+    // Paths are most ambiguous where a parameter may span several segments.
     let wide: Vec<_> = refused.iter().filter(|(row, _)| row.multi != "-").cloned().collect();
     assert!(wide.len() > 50 && refused.len() > 1_000, "{} of {}", wide.len(), refused.len());
     let request = prop_oneof![select(refused), select(wide)];
@@ -222,7 +223,7 @@ fn no_spelling_opens_what_is_refused() {
     assert!(allowed.get() > 0, "none of them is allowed as something else");
 }
 
-/// Bodies of POST /graphql: what gh sends, and the corpus.
+/// Bodies of POST /graphql: from gh and from the corpus.
 fn documents() -> Vec<Request> {
     let text = std::fs::read_to_string("../../tests/corpus/github/gh-documents.jsonl").unwrap();
     let body = |line: &str| {
@@ -287,7 +288,7 @@ fn a_document_that_is_sent_means_what_was_judged() {
         for (name, value) in &after.given {
             prop_assert_eq!(before.given.get(name), Some(value));
         }
-        // Nothing that is needed is left behind.
+        // Every declaration and value that is needed is sent too.
         for name in after.used() {
             prop_assert!(after.declared.contains_key(&name), "${} is not declared", name);
             prop_assert_eq!(before.given.contains_key(&name), after.given.contains_key(&name), "{}", name);
@@ -301,10 +302,10 @@ fn a_document_that_is_sent_means_what_was_judged() {
     assert!(allowed.get() > 500, "{} of them were allowed", allowed.get());
 }
 
-/// A document by its parts, strings by what they stand for.
+/// The parts of a document. Strings are replaced by their values.
 #[derive(Debug)]
 struct Parts {
-    /// From its keyword on, without the variables' declarations.
+    /// The operation from its keyword on, without the declarations of variables.
     operation: Words,
     fragments: BTreeMap<String, Words>,
     declared: BTreeMap<String, Words>,
@@ -360,7 +361,7 @@ impl Parts {
     }
 }
 
-/// Cut where a brace ends that isn't in another bracket.
+/// Cuts a document into definitions, after each outermost closing brace.
 fn definitions(words: &[String]) -> Vec<Words> {
     let mut definitions = vec![Words::new()];
     let mut depth = 0;
@@ -376,7 +377,7 @@ fn definitions(words: &[String]) -> Vec<Words> {
     definitions
 }
 
-/// The ways to write a text in a document.
+/// The ways to write a string in a document.
 #[derive(Clone, Copy, Debug)]
 enum Literal {
     Quoted,
@@ -395,7 +396,8 @@ impl Literal {
             _ => c.to_string(),
         };
         match self {
-            // Indented by two, so that what of the text's own indentation all lines share stays in front of it.
+            // Each line is indented by two. The parser removes the indentation that all lines share, so the text's own
+            // indentation remains.
             Self::Block => {
                 let lines: Vec<String> = text.replace("\"\"\"", "\\\"\"\"").lines().map(|l| format!("  {l}")).collect();
                 format!("\"\"\"\n{}\n\"\"\"", lines.join("\n"))
@@ -409,7 +411,7 @@ impl Literal {
 fn a_text_is_sent_as_the_text_that_was_judged() {
     let world = World::new();
     let case = graphql(String::new());
-    // The first line begins at the margin, so that nothing more is taken for indentation; the last isn't blank.
+    // The first line has no indentation, so that no more than the two spaces is removed. The last line is not blank.
     let text = "[a-z][ -~\u{e9}\u{1f600}\u{2028}]{0,12}(\n[ \"\\\\]{0,6}[ -~\u{fffd}]{0,8}){0,3}[A-Z.\"\\\\]{0,4}[a-z]";
     let literal = select(&[Literal::Quoted, Literal::Escaped, Literal::Braced, Literal::Block][..]);
     let allowed = Cell::new(0);
@@ -422,12 +424,12 @@ fn a_text_is_sent_as_the_text_that_was_judged() {
         let input = format!("{{subjectId:\"I_kwDOAWBuf84DDmhc\",body:{value}}}");
         let query = format!("mutation{declared}{{addComment(input:{input}){{clientMutationId}}}}");
         let body = Json::Object(vec![("query".to_owned(), Json::String(query.clone()))]);
-        // A line may happen to be an order to a bot.
+        // A random line may be a command to a bot, which is refused.
         let Some(first) = world.allowed(&case.with(String::from_utf8(body.to_bytes()).unwrap())) else { return Ok(()) };
         allowed.set(allowed.get() + 1);
         let sent = Json::parse(sent(&first).as_bytes()).unwrap();
         let words = words(sent.get("query").and_then(Json::as_str).unwrap()).unwrap();
-        // The id is the other string.
+        // The document has one more string, the id.
         let body = words.iter().find(|word| word.starts_with('"') && !word.contains("I_kwDO"));
         prop_assert_eq!(serde_json::from_str::<String>(body.unwrap()).unwrap(), text, "{}", query);
         Ok(())

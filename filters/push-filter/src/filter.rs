@@ -4,13 +4,11 @@
 //! **Invariant:** of a push nothing goes upstream before its refs' names are judged, and its pack's trailer only when
 //! the inspection says that it is allowed. The server's answer waits as long.
 
-use envoy_host::{self as host, AUDIT, CONTAINER, Level, Method, Response};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, Response, RootCallbacks, StreamCallbacks};
 use policy::github::{Git, Kind, Rules, Service};
 use policy::push::{MAX_REFS, PushRefusal};
 use policy::{Container, Denial, Form, HostName, Note, Stage};
 use prost::Message;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
 use push::load::{Full, Load, Ticket};
 use push::{Inspection, Oid, Question, RefAt, Standing};
 use registry_proto::push as wire;
@@ -38,9 +36,7 @@ pub struct Root {
     load: Rc<RefCell<Load>>,
 }
 
-impl Context for Root {}
-
-impl RootContext for Root {
+impl RootCallbacks for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let rules = host::configuration(size)
             .map_err(|error| error.to_string())
@@ -52,12 +48,8 @@ impl RootContext for Root {
         true
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { rules: self.rules.clone(), load: Rc::clone(&self.load), ..Stream::default() }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Stream { rules: self.rules.clone(), load: Rc::clone(&self.load), ..Stream::default() })
     }
 }
 
@@ -173,17 +165,17 @@ fn full(_: Full) -> Stop {
 /// Ends a stream of which something can't be kept from the server.
 fn not_dropped(error: host::Error) -> Action {
     host::log(Level::Error, &format!("push: what is refused can't be dropped: {error}"));
-    let _ended = host::reset_request();
+    host::reset_request();
     Action::Pause
 }
 
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, end: bool) -> Action {
+impl StreamCallbacks for Stream {
+    fn on_request_headers(&mut self, end: bool) -> Action {
         let outcome = self.head(end);
         self.done(outcome, end)
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    fn on_request_body(&mut self, size: usize, end: bool) -> Action {
         match &mut self.kind {
             Request::Dropping { flowing, .. } => {
                 let flowing = *flowing;
@@ -212,7 +204,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+    fn on_request_trailers(&mut self) -> Action {
         match &self.kind {
             Request::Other => Action::Continue,
             Request::Push(push) if push.flowing && push.inspection.standing() == Standing::Allowed => Action::Continue,
@@ -227,7 +219,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, end: bool) -> Action {
+    fn on_response_headers(&mut self, end: bool) -> Action {
         match &self.kind {
             Request::Other | Request::Refused => Action::Continue,
             Request::Push(push) if push.inspection.standing() == Standing::Allowed => Action::Continue,
@@ -251,7 +243,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+    fn on_response_body(&mut self, size: usize, end: bool) -> Action {
         match &mut self.kind {
             // To go on here would let its headers go on as well.
             _ if self.answered && end => self.answered_all(),
@@ -264,16 +256,14 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+    fn on_response_trailers(&mut self) -> Action {
         match &self.kind {
             _ if self.answered => self.answered_all(),
             Request::Advertisement(Advertisement { waiting: Some(_), .. }) => self.done(Err(odd_advertisement()), true),
             _ => Action::Continue,
         }
     }
-}
 
-impl Context for Stream {
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
         let Request::Push(push) = &mut self.kind else { return };
         let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
@@ -294,7 +284,7 @@ impl Context for Stream {
         let ended = push.ended;
         let outcome = self.proceed().and_then(|allowed| {
             if allowed && ended {
-                host::resume_request()?;
+                host::resume_request();
             }
             Ok(Action::Continue)
         });
@@ -406,7 +396,7 @@ impl Stream {
             Standing::Refused(refusal) => Err(refusal.denial.clone().into()),
             Standing::Allowed => {
                 if std::mem::take(&mut self.answered) {
-                    host::resume_response()?;
+                    host::resume_response();
                 }
                 // Once, and again when all of it can be counted.
                 if !std::mem::replace(&mut push.allowed, true) || push.ended {
@@ -532,7 +522,7 @@ impl Stream {
         if let Err(error) = host::respond(&response) {
             host::log(Level::Error, &format!("push: a refusal without its answer: {error}"));
             // Paused for good otherwise.
-            let _ended = host::reset_request();
+            host::reset_request();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Writes what a case of tests/corpus/push has, for whoever runs it elsewhere: `push-body NAME [body|container|refs]`;
-//! without a name, each case's name and verdict.
+//! Writes the body, the container or the server's refs of a case in tests/corpus/push, for tests outside Rust:
+//! `push-body NAME [body|container|refs]`. Without a name, lists each case's name, verdict and rule.
 
 #![expect(clippy::expect_used, reason = "for tests")]
 

@@ -1,4 +1,4 @@
-//! One push, from its first byte to the verdict.
+//! Inspects one push, from its first byte to the verdict.
 
 use crate::refusal::{Refusal, RefusedRef};
 use git_wire::Oid;
@@ -9,64 +9,66 @@ use policy::push::{Change, MAX_REFS, Need, advice, judge};
 use policy::{BranchRules, Container, Denial, Stage};
 use std::collections::{HashSet, VecDeque};
 
-/// The most commits at which the walk may leave the pack for one ref: each may cost a question to GitHub.
+/// The most commits at which the walk may leave the pack for one ref. Each may cost one request to GitHub.
 pub const MAX_BOUNDARY: usize = 16;
 
-/// Where a push stands.
+/// The state of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing<'a> {
-    /// Nothing may go upstream yet, its headers included.
+    /// Nothing may be sent upstream yet, not even the headers.
     Unjudged,
-    /// What [`Inspection::feed`] lets pass may go upstream; the rest waits.
+    /// The bytes that [`Inspection::feed`] lets pass may be sent upstream. The rest waits for the verdict.
     Pending,
-    /// All of it may go upstream.
+    /// The whole push may be sent upstream.
     Allowed,
-    /// None of it may.
+    /// Nothing more may be sent upstream.
     Refused(&'a Refusal),
 }
 
-/// What only GitHub can say.
+/// A question that only GitHub can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Are these refs there? Answered by [`Inspection::refs_are`].
+    /// Are the refs at these objects? The answer goes to [`Inspection::refs_are`].
     Refs(Vec<RefAt>),
-    /// For each: does one of the commits descend from the ancestor? Answered by [`Inspection::descents_are`].
+    /// For each descent: does one of the commits descend from the ancestor? The answer goes to
+    /// [`Inspection::descents_are`].
     Descents(Vec<Descent>),
 }
 
-/// A ref, and where a push says that it is.
+/// A ref, and the object that it points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefAt {
-    /// Its full name.
+    /// The ref's full name.
     pub name: String,
-    /// `None` where it does not exist.
+    /// `None` if the ref does not exist.
     pub object: Option<Oid>,
 }
 
 /// A question about ancestry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descent {
-    /// The ref that it is about.
+    /// The name of the ref to update.
     pub name: String,
-    /// Where the ref was.
+    /// The ref's old commit.
     pub ancestor: Oid,
-    /// 1 to [`MAX_BOUNDARY`] commits that the ref's new one descends from.
+    /// 1 to [`MAX_BOUNDARY`] commits from which the ref's new commit descends.
     pub commits: Vec<Oid>,
 }
 
-/// One push.
+/// The inspection of one push.
 #[derive(Debug)]
 pub struct Inspection {
     rules: BranchRules,
     container: Container,
     phase: Phase,
     request: Request,
-    /// The updates that have to be fast-forwards, by their place in the request and in the graph.
+    /// The updates that have to be fast-forwards: their indices in the request, and the numbers of their questions in
+    /// the graph.
     proofs: Vec<(usize, usize)>,
     refs: Answer,
     descents: Answer,
     questions: VecDeque<Question>,
-    /// The pack's trailer, as far as it has come.
+    /// The part of the pack's trailer that has arrived.
     held: Vec<u8>,
     commits: usize,
     pack_bytes: u64,
@@ -74,20 +76,20 @@ pub struct Inspection {
 
 #[derive(Debug)]
 enum Phase {
-    /// The list of ref updates is read.
+    /// The list of ref updates is being parsed.
     Head(Parser),
-    /// No pack follows: nothing may.
+    /// The list of ref updates is complete, and no byte may follow, because the push has no pack.
     Whole,
-    /// The pack is read.
+    /// The pack is being parsed.
     Pack(Box<Scanner>),
-    /// All of it has come; a pack's end is held.
+    /// The whole body has arrived. The pack's trailer, if there is a pack, is held.
     Ended,
-    /// The rest is let through unread.
+    /// The push is allowed, and the rest of its body passes unparsed.
     Free,
     Refused(Box<Refusal>),
 }
 
-/// Where a question to GitHub stands.
+/// The state of a question to GitHub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     NotAsked,
@@ -96,7 +98,7 @@ enum Answer {
 }
 
 impl Inspection {
-    /// Of a push of `container`'s under these rules.
+    /// The inspection of a push by `container` under these rules.
     pub fn new(rules: BranchRules, container: Container) -> Self {
         Self {
             rules,
@@ -113,8 +115,8 @@ impl Inspection {
         }
     }
 
-    /// Takes the next bytes of the body and returns how many of them may go on, together with all that came before,
-    /// when [`Self::standing`] says so. What does not go on is kept here, see [`Self::held`].
+    /// Takes the next bytes of the body. Returns how many of them may be sent upstream, after all bytes before them, as
+    /// soon as [`Self::standing`] permits it. The other bytes are kept here, see [`Self::held`].
     pub fn feed(&mut self, chunk: &[u8]) -> usize {
         match &mut self.phase {
             Phase::Head(parser) => match parser.feed(chunk) {
@@ -158,7 +160,7 @@ impl Inspection {
         }
     }
 
-    /// The body is at its end.
+    /// The body has ended.
     pub fn finish(&mut self) {
         match &mut self.phase {
             Phase::Head(_) => self.refuse(of_head(&receive_pack::Error::Truncated)),
@@ -171,12 +173,12 @@ impl Inspection {
         }
     }
 
-    /// What is to be asked now, once. There may be two.
+    /// Takes the next question to ask. There may be two at a time, and each is returned once.
     pub fn take_question(&mut self) -> Option<Question> {
         self.questions.pop_front()
     }
 
-    /// The answer to [`Question::Refs`]: those that are elsewhere, and where.
+    /// Takes the answer to [`Question::Refs`]: the refs that point elsewhere, with their objects.
     pub fn refs_are(&mut self, others: &[RefAt]) {
         if self.refs != Answer::Asked || matches!(self.phase, Phase::Refused(_)) {
             return;
@@ -196,7 +198,7 @@ impl Inspection {
         self.refuse_refs("push.stale", reason);
     }
 
-    /// The answer to [`Question::Descents`], in its order.
+    /// Takes the answer to [`Question::Descents`], in the same order.
     pub fn descents_are(&mut self, asked: &[Descent], answers: &[bool]) {
         if self.descents != Answer::Asked || matches!(self.phase, Phase::Refused(_)) {
             return;
@@ -216,13 +218,13 @@ impl Inspection {
         }
     }
 
-    /// A question could not be answered.
+    /// Refuses the push because a question could not be answered.
     pub fn unanswered(&mut self) {
         let reason = "GitHub could not be asked where the branches are now; fetch, and push again";
         self.refuse(Denial { status: 503, ..Denial::forbidden(Stage::Push, "push.unconfirmed", reason) });
     }
 
-    /// Ends it for a reason of the caller's.
+    /// Refuses the push for a reason of the caller.
     pub fn refuse(&mut self, denial: Denial) {
         let named =
             |update: &RefUpdate| RefusedRef { name: update.name.clone(), reason: denial.reason.clone(), guilty: false };
@@ -230,7 +232,7 @@ impl Inspection {
         self.end(denial, refs);
     }
 
-    /// Where it stands.
+    /// The state of the push.
     pub fn standing(&self) -> Standing<'_> {
         match &self.phase {
             Phase::Head(_) | Phase::Whole => Standing::Unjudged,
@@ -244,27 +246,27 @@ impl Inspection {
         }
     }
 
-    /// The bytes that [`Self::feed`] did not let pass: to go on, last, when the push is allowed.
+    /// The bytes that [`Self::feed`] did not let pass. They are sent last, when the push is allowed.
     pub fn held(&self) -> &[u8] {
         &self.held
     }
 
-    /// What the push would do; empty until that is known.
+    /// The push's ref updates. Empty until the list of ref updates is complete.
     pub fn updates(&self) -> &[RefUpdate] {
         &self.request.updates
     }
 
-    /// The commits that were read. Fewer than there are where less was enough.
+    /// The number of commits that were parsed. The pack may have more if these were enough to allow the push.
     pub fn commits(&self) -> usize {
         self.commits
     }
 
-    /// Bytes of the pack so far.
+    /// The number of bytes of the pack so far.
     pub fn pack_bytes(&self) -> u64 {
         self.pack_bytes
     }
 
-    /// About how many bytes it holds.
+    /// The approximate memory use in bytes.
     pub fn memory(&self) -> usize {
         match &self.phase {
             Phase::Pack(scanner) => scanner.memory(),
@@ -272,14 +274,14 @@ impl Inspection {
         }
     }
 
-    /// Judges the names of the refs.
+    /// Judges the refs' names.
     fn head(&mut self, request: Request) {
         let has_pack = request.has_pack();
         self.request = request;
         self.phase = Phase::Whole;
         let updates = &self.request.updates;
         if updates.is_empty() {
-            // A client asks with nothing at all whether it may push.
+            // A client sends an empty list to find out whether it may push.
             self.refs = Answer::Good;
             self.descents = Answer::Good;
             return;
@@ -329,7 +331,7 @@ impl Inspection {
         }
     }
 
-    /// The pack has come whole: what it leaves open is asked of GitHub.
+    /// Handles the end of the pack: GitHub is asked about the updates that the pack does not prove.
     fn end_of_pack(&mut self) {
         let Phase::Pack(scanner) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
         let mut open = Vec::new();
@@ -366,7 +368,7 @@ impl Inspection {
         };
     }
 
-    /// Stops reading where nothing more can come of it.
+    /// Stops parsing the pack if the push is certain to be allowed.
     fn settle(&mut self) {
         if let Phase::Pack(scanner) = &self.phase
             && self.refs == Answer::Good
@@ -392,7 +394,7 @@ impl Inspection {
         });
     }
 
-    /// Refuses it because of the refs for which there is a reason.
+    /// Refuses the push because of the refs for which `reason` returns one.
     fn refuse_refs(&mut self, rule: &'static str, reason: impl Fn(&str) -> Option<String>) {
         let updates = &self.request.updates;
         let refs = told(updates.iter().map(|update| (update, reason(&update.name))));
@@ -412,7 +414,7 @@ impl Inspection {
     }
 }
 
-/// What an update does. Deletion is what git's server makes of a new name of zeros, whatever the old one is.
+/// The change that an update makes. git's server deletes a ref if the new id is all zeros, whatever the old id is.
 pub fn change(update: &RefUpdate) -> Change {
     match (update.old, update.new) {
         (_, None) => Change::Delete,
@@ -421,7 +423,7 @@ pub fn change(update: &RefUpdate) -> Change {
     }
 }
 
-/// Every ref with its reason; the innocent ones with that of a guilty one.
+/// Gives every ref a reason. A ref that would have been allowed gets the name of a refused ref as its reason.
 fn told<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<RefusedRef> {
     let refs: Vec<_> = refs.collect();
     let because = refs.iter().find(|(_, reason)| reason.is_some()).map(|(update, _)| update.name.clone());

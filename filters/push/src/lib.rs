@@ -1,12 +1,12 @@
-//! Stage 4: may this push pass? git's bytes ([`git_wire`]) and the policy ([`policy`]) brought together.
+//! The push stage: judges a push by its bytes ([`git_wire`]) and the policy ([`policy`]).
 //!
-//! The names of the refs are judged before anything goes upstream. Then the pack flows, while two things are found
-//! out: whether GitHub has each ref where the push says it is, and whether each new commit descends from the old one.
-//! The second is mostly seen in the pack itself; where the walk through its commits leaves it, GitHub is asked about
-//! the commits at which it does. The pack's trailer, without which git's server takes nothing, goes last.
+//! The refs' names are judged before anything is sent upstream. Then the pack streams, while two facts are checked:
+//! whether each ref at GitHub is where the push claims it is, and whether each new commit descends from the old one.
+//! The pack itself mostly proves the second fact. Where the walk through its commits leaves the pack, GitHub is asked
+//! about the commits at which it does. The pack's trailer is sent last; git's server accepts no pack without it.
 //!
-//! Pure. [`Flow`] follows the stream of a push through Envoy, for the push filter; [`Inspection`] is the push alone, for
-//! [`Flow`] and for `push explain`. Their callers bring the bytes and the answers.
+//! Pure: the callers supply the bytes and GitHub's answers. [`Flow`] follows the stream of a push through Envoy, for the
+//! push filter. [`Inspection`] judges the push alone, for [`Flow`], `push explain` and the tests.
 
 mod flow;
 mod inspection;
@@ -20,13 +20,14 @@ pub use flow::{Flow, Query, ResponseHead};
 pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
 pub use refusal::{Refusal, RefusedRef};
 
-/// The value of `content-type` with which git sends a push.
+/// The `content-type` of a push.
 pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";
 
-/// Judges a push by its headers: git's server would inflate what is encoded, and take nothing of another type.
+/// Judges a push by its headers. git's server would decompress an encoded body, and accepts only the content type
+/// [`CONTENT_TYPE`].
 ///
 /// # Errors
-/// The refusal.
+/// If the push is refused.
 pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
     let values = |name: &'static str| headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value);
     if !values("content-type").eq([CONTENT_TYPE]) {
@@ -40,11 +41,11 @@ pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Judges what a push to a repository would have to be by the server's list of refs, before there is one: git prints this
-/// refusal, and not that of a push which it can't read a report of.
+/// Judges the server's list of refs, before the client pushes: a push to a repository with another object format than
+/// SHA-1 would be refused. git prints the refusal of this request, but may not be able to read a report on the push.
 ///
 /// # Errors
-/// The refusal.
+/// If every push to the repository would be refused.
 pub fn judge_advertisement(seen: &Rewriter) -> Result<(), Denial> {
     let Some(format) = seen.other_format() else { return Ok(()) };
     let reason = format!("the repository's object format is {format}; only sha1 can be pushed through the gateway");

@@ -1,4 +1,4 @@
-//! How much one worker inspects at a time: each push holds a [`Ticket`] of the worker's [`Load`].
+//! Limits how much this worker inspects at a time. Pure.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,18 +10,18 @@ pub const MAX_PUSHES: u32 = 4;
 /// The most memory of all inspections of a worker together, in bytes.
 pub const MAX_MEMORY: usize = 128 << 20;
 
-/// The inspections that are under way.
+/// The inspections under way in this worker.
 #[derive(Debug, Default)]
 pub struct Load {
     pushes: HashMap<IpAddr, u32>,
     memory: usize,
 }
 
-/// Too much is under way.
+/// A limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// One inspection; it is over when this is dropped.
+/// One inspection. Dropping the ticket ends it.
 #[derive(Debug)]
 pub struct Ticket {
     load: Rc<RefCell<Load>>,
@@ -30,10 +30,10 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Begins an inspection of a push of `container`'s.
+    /// Begins the inspection of a push by `container`.
     ///
     /// # Errors
-    /// The container has [`MAX_PUSHES`] already.
+    /// If [`MAX_PUSHES`] inspections of the container are under way.
     pub fn take(load: &Rc<RefCell<Load>>, container: IpAddr) -> Result<Self, Full> {
         let mut state = load.borrow_mut();
         let pushes = state.pushes.entry(container).or_default();
@@ -44,10 +44,10 @@ impl Ticket {
         Ok(Self { load: Rc::clone(load), container, memory: 0 })
     }
 
-    /// Notes that it holds `memory` bytes now.
+    /// Updates the memory of this inspection to `memory` bytes.
     ///
     /// # Errors
-    /// All together hold more than [`MAX_MEMORY`], and this one has grown.
+    /// If all inspections together take more than [`MAX_MEMORY`], and this one has grown.
     pub fn holds(&mut self, memory: usize) -> Result<(), Full> {
         let mut state = self.load.borrow_mut();
         let grown = memory > self.memory;

@@ -1,4 +1,4 @@
-//! A push that ends here, and how its client is told.
+//! A refused push, and its report to the client.
 
 use git_wire::receive_pack::Capabilities;
 use git_wire::report;
@@ -7,26 +7,26 @@ use policy::Denial;
 /// Why a push is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The rule that decided, and why.
+    /// The rule that refused the push, and the reason.
     pub denial: Denial,
-    /// Each ref of the push, and why it was not moved.
+    /// Each ref of the push, with the reason why it was not moved.
     pub refs: Vec<RefusedRef>,
     pub(crate) capabilities: Capabilities,
 }
 
-/// A ref that is not moved.
+/// A ref that was not moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRef {
-    /// Its full name.
+    /// The ref's full name.
     pub name: String,
-    /// One sentence.
+    /// One sentence, without a full stop.
     pub reason: String,
-    /// It is why the push is refused.
+    /// The push was refused because of this ref.
     pub guilty: bool,
 }
 
 impl Refusal {
-    /// git's own report, which it prints; `None` for a client that reads none.
+    /// The refusal as git's own report, which git prints. Returns `None` if the client does not read reports.
     pub fn report(&self, request_id: &str) -> Option<Vec<u8>> {
         let mut lines = vec![format!("sallyport: push refused (rule {})", self.denial.rule)];
         let guilty: Vec<_> = self.refs.iter().filter(|refused| refused.guilty).collect();

@@ -1,4 +1,4 @@
-//! The corpus of pushes, run natively: each has its verdict, however it comes and whenever the server answers.
+//! Runs the corpus of pushes natively. Each has its verdict, in any chunks and whenever the server answers.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use support::body::{Case, Runs, Verdict, corpus};
 use support::{AT_THE_END, Pace, inspect};
 
-/// More than any push may make it hold.
+/// The most memory that the inspection of any push may take, in bytes.
 const MEMORY: usize = 32 << 20;
 
 #[test]
@@ -36,7 +36,7 @@ fn names_are_used_once() {
     assert_eq!(names.len(), cases.len());
 }
 
-/// Where a case comes out otherwise than is expected.
+/// The differences between a case's expected and actual outcome.
 fn wrongs(case: &Case) -> Vec<String> {
     let body = case.body();
     let length = body.bytes.len().max(1);
@@ -63,7 +63,7 @@ fn wrongs(case: &Case) -> Vec<String> {
             };
             let expect = &case.expect;
             let refs_fit = expect.refs.as_ref().is_none_or(|expected| *expected == refs);
-            // What a server gets of a refused push is no pack.
+            // The server never gets the whole pack of a refused push.
             let kept_back = verdict == Verdict::Allow || body.trailer.is_none_or(|trailer| got.passed <= trailer);
             if (verdict, &rule) != (expect.verdict, &expect.rule) || !refs_fit || !kept_back || got.memory > MEMORY {
                 let refusal = got.refusal.map(|refusal| (refusal.denial.rule, refusal.denial.reason));
@@ -121,12 +121,12 @@ fn an_answer_that_does_not_come_is_a_refusal() {
     let mut push = fed();
     push.unanswered();
     assert_eq!(refused_by(&push), Some(("push.unconfirmed", 503)));
-    // An answer to other questions than were asked is none.
+    // An answer of the wrong length is no answer.
     let mut push = fed();
     let Some(Question::Descents(descents)) = push.take_question() else { unreachable!("ancestry is asked") };
     push.descents_are(&descents, &[]);
     assert_eq!(refused_by(&push), Some(("push.unconfirmed", 503)));
-    // What comes after a refusal changes nothing.
+    // Events after a refusal change nothing.
     push.refs_are(&[]);
     push.descents_are(&descents, &[true]);
     assert_eq!(push.feed(b"x"), 0);

@@ -1,5 +1,5 @@
-//! Random histories and random pushes of them: the verdict is the one that all of the history gives, whatever part of
-//! it the pack has; and git itself says the same of what descends from what.
+//! Judges random pushes of random histories. The verdict is the one that the whole history gives, whatever part of it
+//! the pack contains. git itself confirms which commits descend from which.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -14,10 +14,10 @@ use support::pack::{BLOB, COMMIT, NO_TREE, Name, Pack, TAG, TREE, commit, delta,
 use support::{AT_THE_END, Pace, Server, inspect};
 
 const CASES: u64 = 5_000;
-/// So many cases at a time are given to git as well.
+/// The number of cases that are checked with git at a time.
 const GIT_AT_ONCE: u64 = 500;
 
-/// A number from a seed (splitmix64).
+/// A random number generator (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -29,18 +29,18 @@ impl Random {
         usize::try_from((z ^ (z >> 31)) % u64::try_from(limit).unwrap()).unwrap()
     }
 
-    /// True once in so many times.
+    /// Returns true once in `times` calls on average.
     fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 }
 
-/// Commits, each after its parents; and a server that has some of them.
+/// Commits, each after its parents, and a server that has some of them.
 struct World {
     parents: Vec<Vec<usize>>,
     texts: Vec<Vec<u8>>,
     names: Vec<Name>,
-    /// What descends from what: of each commit its ancestors, itself among them.
+    /// For each commit its ancestors and itself.
     ancestors: Vec<BTreeSet<usize>>,
     server: BTreeSet<usize>,
     refs: BTreeMap<String, usize>,
@@ -65,7 +65,7 @@ impl World {
                 parents.extend((0..most).map(|_| at - 1 - random.below(near)));
             }
             if wide && at + 1 == count {
-                // At so many commits the walk can leave the pack.
+                // The walk can leave the pack at all of these commits.
                 parents.extend((0..at).filter(|_| !random.once_in(4)));
             }
             world.add(seed, at, parents.into_iter().collect(), random);
@@ -87,7 +87,7 @@ impl World {
         let names: Vec<_> = parents.iter().map(|parent| self.names[*parent]).collect();
         let mut message = format!("{at} of {seed}");
         if at > 0 && random.once_in(5) {
-            // No parent, where it stands.
+            // In the message, `parent` names no parent.
             message += &format!("\n\nparent {}", hex(&self.names[random.below(at)]));
         }
         let text = commit(&names, &message);
@@ -99,7 +99,7 @@ impl World {
         self.parents.push(parents);
     }
 
-    /// The pack of a push of these commits; those of them that can be read.
+    /// The pack of a push of these tips, and the commits that can be parsed from it.
     fn pack(&self, tips: &[usize], random: &mut Random) -> (Vec<u8>, BTreeSet<usize>) {
         let new = tips.iter().flat_map(|tip| &self.ancestors[*tip]).copied();
         let mut commits: Vec<_> = new.filter(|at| !self.server.contains(at) || random.once_in(4)).collect();
@@ -108,7 +108,7 @@ impl World {
         if random.once_in(5) {
             commits.retain(|_| !random.once_in(5));
         }
-        // The newest first, as git has it, or in any order.
+        // Newest first, as git orders them, or in random order.
         commits.reverse();
         if random.once_in(3) {
             for at in (1..commits.len()).rev() {
@@ -134,7 +134,7 @@ impl World {
                 (0, Some((base, base_at))) => pack.offset_delta(base_at, &delta(&self.texts[base], text)),
                 (1, Some((base, _))) => pack.named_delta(&self.names[base], &delta(&self.texts[base], text)),
                 (2, _) if random.once_in(4) => {
-                    // Of a base that is not there, or comes later: not to be read.
+                    // If the base is absent or comes later, the delta can't be applied.
                     let base = random.below(self.names.len());
                     pack.named_delta(&self.names[base], &delta(&self.texts[base], text));
                     if !places.iter().any(|(known, _)| *known == base) {
@@ -150,7 +150,7 @@ impl World {
         (pack.finish(), read)
     }
 
-    /// What is no commit, though it may read like one.
+    /// Appends an object other than a commit, sometimes with a commit's text.
     fn other(&self, pack: &mut Pack, random: &mut Random) {
         let tip = random.below(self.names.len());
         let likeness = commit(&[self.names[0], self.names[tip]], "not a commit");
@@ -161,7 +161,7 @@ impl World {
         self.ancestors[commit].contains(&ancestor)
     }
 
-    /// What the walk from `tip` through what the pack has comes to, and where it leaves the pack.
+    /// The commits that a walk from `tip` reaches within the pack, and those at which the walk leaves the pack.
     fn walk(&self, tip: usize, read: &BTreeSet<usize>) -> (BTreeSet<usize>, BTreeSet<usize>) {
         let (mut seen, mut todo, mut border) = (BTreeSet::new(), vec![tip], BTreeSet::new());
         while let Some(at) = todo.pop() {
@@ -194,7 +194,7 @@ impl Server for World {
     }
 }
 
-/// One line of a push.
+/// One ref update of a push.
 #[derive(Debug)]
 struct Update {
     name: String,
@@ -210,13 +210,13 @@ fn updates(world: &World, random: &mut Random) -> Vec<Update> {
         let name = names.remove(random.below(names.len()));
         let new = random.below(count);
         let old = world.refs.get(&name).copied();
-        // Now and then it lies, or does not know.
+        // Sometimes the client claims a wrong commit, or none.
         let old = match random.below(24) {
             0 => Some(random.below(count)),
             1 => None,
             _ => old,
         };
-        // Mostly it means to be a fast-forward.
+        // Most updates are fast-forwards.
         let better = (new..count).chain(0..count).find(|new| old.is_none_or(|old| world.descends(*new, old)));
         Update { name, old, new: if random.once_in(4) { new } else { better.unwrap_or(new) } }
     });
@@ -270,7 +270,7 @@ fn the_verdict_is_that_of_the_whole_history() {
         let true_refs = updates.iter().all(|update| update.old == world.refs.get(&update.name).copied());
         let moves: Vec<_> = updates.iter().filter_map(|update| Some((update.old?, update.new))).collect();
         let good = true_refs && moves.iter().all(|(old, new)| world.descends(*new, *old));
-        // What the pack shows by itself needs no answer; of what it leaves open, the server has to know enough.
+        // Moves that the pack proves need no answer. For the others the server has to know the border commits.
         let walks = moves.iter().map(|(old, new)| (old, world.walk(*new, &read)));
         let open = walks.filter(|(old, (seen, _))| !seen.contains(old));
         let borders: Vec<_> = open.map(|(old, (_, border))| (old, border)).collect();
@@ -297,7 +297,7 @@ fn the_verdict_is_that_of_the_whole_history() {
             Some(_) => assert_eq!(rule, None, "{}", what()),
         }
         proved += usize::from(rule.is_none() && !moves.is_empty() && borders.is_empty());
-        // A pack that has all that the server lacks leaves nothing unseen.
+        // A pack with every commit that the server lacks hides nothing.
         let needed = moves.iter().flat_map(|(_, new)| &world.ancestors[*new]);
         if needed.into_iter().all(|at| world.server.contains(at) || read.contains(at)) {
             assert_eq!(good && !many, rule.is_none(), "{}", what());
@@ -314,28 +314,28 @@ fn the_verdict_is_that_of_the_whole_history() {
         }
     }
     assert!(batch.moves.is_empty() && asked > 5_000, "git was asked about {asked} moves");
-    // None of them is there for show.
+    // Every outcome occurs often enough.
     println!(
         "{allowed} allowed ({proved} by the pack), {forced} forced, {stale} stale, {limited} over, {unseen} unseen"
     );
     assert!(allowed > 1_000 && proved > 500 && forced > 500 && stale > 100 && limited >= 5 && unseen > 30);
 }
 
-/// Commits, and moves from one of them to another.
+/// Commits, and moves of refs from one commit to another.
 #[derive(Default)]
 struct Batch {
     texts: Vec<Vec<u8>>,
     moves: Vec<Move>,
 }
 
-/// A ref's, and whether that is forward.
+/// A ref's move, and whether it is a fast-forward.
 struct Move {
     ancestor: String,
     commit: String,
     descends: bool,
 }
 
-/// Real git, which says what descends from what.
+/// Real git, which tells whether a commit descends from another.
 struct Git(tempfile::TempDir);
 
 impl Git {
@@ -346,7 +346,7 @@ impl Git {
         git
     }
 
-    /// Of each move.
+    /// Asserts that git agrees on each move.
     fn agrees(&self, batch: &Batch) {
         let mut pack = Pack::new(2, u32::try_from(batch.texts.len()).unwrap());
         batch.texts.iter().for_each(|text| pack.object(COMMIT, text));

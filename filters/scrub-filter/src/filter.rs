@@ -4,9 +4,7 @@
 //! with it.
 
 use crate::secret::{Place, Secret};
-use envoy_host::{self as host, Level, Response};
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
+use envoy_host::{self as host, Action, Level, Response, RootCallbacks, StreamCallbacks};
 
 /// Where the credential stage says in which place it has put the credential.
 const PLACE: [&str; 4] = ["metadata", "filter_metadata", "envoy.filters.http.ext_authz", "place"];
@@ -20,15 +18,9 @@ const FAILED: Response<'_> = Response {
 /// The root context.
 pub struct Root;
 
-impl Context for Root {}
-
-impl RootContext for Root {
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::default()))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+impl RootCallbacks for Root {
+    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
+        Box::new(Stream::default())
     }
 }
 
@@ -42,10 +34,8 @@ struct Stream {
     secret: Option<Secret>,
 }
 
-impl Context for Stream {}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
+impl StreamCallbacks for Stream {
+    fn on_request_headers(&mut self, _end: bool) -> Action {
         match added() {
             Ok(secret) => {
                 self.secret = secret;
@@ -60,11 +50,11 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, _end: bool) -> Action {
+    fn on_response_headers(&mut self, _end: bool) -> Action {
         self.scrub(host::response_headers, host::remove_response_header)
     }
 
-    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+    fn on_response_trailers(&mut self) -> Action {
         self.scrub(host::response_trailers, host::remove_response_trailer)
     }
 }
@@ -111,7 +101,7 @@ impl Stream {
             Ok(()) => Action::Continue,
             Err(error) => {
                 host::log(Level::Error, &format!("scrub: {error}"));
-                let _held = host::reset_request();
+                host::reset_request();
                 Action::Pause
             }
         }

@@ -9,9 +9,9 @@
 mod filter;
 mod secret;
 
-use proxy_wasm::traits::RootContext;
+use envoy_host::RootCallbacks;
 
 /// A root context.
-pub fn root() -> Box<dyn RootContext> {
+pub fn root() -> Box<dyn RootCallbacks> {
     Box::new(filter::Root)
 }

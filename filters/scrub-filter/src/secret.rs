@@ -1,34 +1,35 @@
-//! What must not be told: the credential in a request's header or query, in the spellings in which it may come back.
+//! Finds a request's credential in response headers, in every spelling in which an upstream may return it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bstr::ByteSlice;
 
-/// Where in a request the credential stands, as the credential stage says it: `header authorization 7 0`, with how
-/// many bytes stand before and behind it there; `basic authorization 15 0`, the same within what is encoded
-/// (RFC 7617); `query key`.
+/// The place of the credential in a request, as the credential stage reports it:
+/// - `header authorization 7 0`: in this header, after the first 7 bytes and before the last 0 bytes.
+/// - `basic authorization 15 0`: the same within the decoded user and password of `Basic` (RFC 7617).
+/// - `query key`: in this parameter of the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// In a header.
     Header {
-        /// Its name.
+        /// The header's name.
         name: &'a str,
-        /// It is the password or more of `Basic`.
+        /// Whether the credential is within the encoded user and password of `Basic`.
         basic: bool,
-        /// Bytes before it.
+        /// The number of bytes before the credential.
         before: usize,
-        /// Bytes behind it.
+        /// The number of bytes after the credential.
         after: usize,
     },
     /// In a parameter of the query.
     Query {
-        /// Its name.
+        /// The parameter's name.
         name: &'a str,
     },
 }
 
 impl<'a> Place<'a> {
-    /// Reads one.
+    /// Parses a place. Returns `None` if the text is malformed.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut words = text.split(' ');
         let place = match (words.next()?, words.next()?) {
@@ -45,12 +46,13 @@ impl<'a> Place<'a> {
     }
 }
 
-/// A credential's spellings.
+/// The spellings of a credential.
 #[derive(Debug)]
 pub struct Secret(Vec<Vec<u8>>);
 
 impl Secret {
-    /// That of a header's `value`, which stands there at `place`. None where there is none.
+    /// The credential in a header's `value`, without the first `before` and the last `after` bytes. Returns `None` if
+    /// the header has no credential there.
     pub fn of_header(value: &[u8], basic: bool, before: usize, after: usize) -> Option<Self> {
         let within = |whole: &[u8]| Some(whole.get(before..whole.len().checked_sub(after)?)?.to_vec());
         if !basic {
@@ -60,7 +62,7 @@ impl Secret {
         Self::spelled([within(&STANDARD.decode(encoded).ok()?)?, encoded.to_vec()])
     }
 
-    /// That of the parameter `name` of a path's query. None where there is none.
+    /// The credential in the parameter `name` of a path's query. Returns `None` if the query has no such parameter.
     pub fn of_query(path: &[u8], name: &str) -> Option<Self> {
         let (_, query) = path.split_once_str("?")?;
         let value = query
@@ -78,19 +80,19 @@ impl Secret {
         (!spellings.is_empty()).then_some(Self(spellings))
     }
 
-    /// Whether `value` holds it.
+    /// Whether `value` contains the credential in one of its spellings.
     pub fn is_in(&self, value: &[u8]) -> bool {
         self.0.iter().any(|spelling| value.contains_str(spelling))
     }
 }
 
-/// Percent-encoded, but for what never needs to be (RFC 3986, section 2.3).
+/// Percent-encodes every byte except the unreserved ones (RFC 3986, section 2.3).
 fn encoded(value: &[u8]) -> Vec<u8> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     value.iter().flat_map(|byte| if plain(*byte) { vec![*byte] } else { format!("%{byte:02X}").into_bytes() }).collect()
 }
 
-/// Without the percent-encoding of our own making.
+/// Percent-decodes `value`, which the gateway encoded. Malformed escapes are kept.
 fn decoded(value: &[u8]) -> Vec<u8> {
     let mut parts = value.split_str("%");
     let mut decoded = parts.next().unwrap_or_default().to_vec();

@@ -5,30 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::handshake;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use policy::HostName;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::provider::Service;
 use super::tokens::Renewed;
-use crate::config::Config;
 use crate::dns::Resolver;
-use crate::github::transport::{Place, connector, dial};
+use crate::https::{self, Limits, Place};
+use crate::upstreams::Upstreams;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long an answer may take. Long: an answer that is not waited for may hold the only refresh token that is left.
-const ANSWER: Duration = Duration::from_secs(60);
+/// How long a question may take, its connection included. Long: an answer that is not waited for may hold the only
+/// refresh token that is left.
+const DEADLINE: Duration = Duration::from_secs(70);
 
-/// The longest answer; one has some KiB.
+/// The longest answer, in bytes. An answer has some KiB.
 const MAX_ANSWER: usize = 256 << 10;
+
+const LIMITS: Limits = Limits { at_a_time: 1, connect: CONNECT, deadline: DEADLINE, max_answer: MAX_ANSWER };
 
 /// Errors (RFC 6749 section 5.2, and OpenAI's own) after which asking again is of no use.
 const FINAL: [&str; 12] = [
@@ -95,13 +95,13 @@ impl Endpoint {
     pub fn of(
         service: Service,
         client: Client,
-        config: &Config,
-        roots_pem: &str,
+        upstreams: &Upstreams,
         resolver: Arc<Resolver>,
     ) -> anyhow::Result<Self> {
         let host = HostName::parse(service.endpoint().0.as_bytes())?;
-        let (place, roots) = Place::of(&host, config, roots_pem, Place::Public(resolver));
-        connector(roots)?;
+        let (place, roots) = upstreams.place(&host, Place::Public(resolver));
+        // Roots that cannot be used are an error now, and not at the first refresh.
+        https::Client::new(host.clone(), place.clone(), roots, LIMITS)?;
         Ok(Self { service, client, host, place, roots_pem: roots.to_owned() })
     }
 
@@ -135,38 +135,19 @@ impl Question {
     /// # Errors
     /// See [`Refused`].
     pub async fn ask(&self, token: &SecretString) -> Result<Renewed, Refused> {
-        let (host, path) = self.service.endpoint();
-        let failed = |what: String| Refused::ForNow(format!("{host} {what}"));
+        let (name, path) = self.service.endpoint();
         let (kind, body) = body(self.service, &self.client, token);
-        let request = Request::post(path)
-            .header(header::HOST, host)
-            .header(header::USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")))
-            .header(header::ACCEPT, "application/json")
-            .header(header::CONTENT_TYPE, kind)
-            .body(Full::new(body))
-            .map_err(|error| failed(format!("cannot be asked: {error}")))?;
-        let connect = async {
-            let tls = connector(&self.roots_pem).map_err(|error| error.to_string())?;
-            let stream = dial(&self.addresses).await.map_err(|_| "no address of it takes a connection".to_owned())?;
-            let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-            let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
-            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+        let host = HostName::parse(name.as_bytes()).map_err(|error| Refused::ForNow(error.to_string()))?;
+        let place = Place::Known(self.addresses.clone());
+        let headers =
+            [(ACCEPT, HeaderValue::from_static("application/json")), (CONTENT_TYPE, HeaderValue::from_static(kind))];
+        let answered = async {
+            let client = https::Client::new(host, place, &self.roots_pem, LIMITS)?;
+            // Never twice: a token endpoint may have taken the refresh token out of force.
+            client.call_once(Method::POST, path, headers, body).await
         };
-        let (mut sender, connection) = tokio::time::timeout(CONNECT, connect)
-            .await
-            .unwrap_or_else(|_| Err(format!("not within {} s", CONNECT.as_secs())))
-            .map_err(|error| failed(format!("cannot be reached: {error}")))?;
-        tokio::spawn(connection);
-        let exchange = async {
-            let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
-            Ok((head.status.as_u16(), body.to_bytes()))
-        };
-        let (status, body) = tokio::time::timeout(ANSWER, exchange)
-            .await
-            .unwrap_or_else(|_| Err(format!("not within {} s", ANSWER.as_secs())))
-            .map_err(|error: String| failed(format!("does not answer: {error}")))?;
-        read(host, status, &body)
+        let answer = answered.await.map_err(|error| Refused::ForNow(error.to_string()))?;
+        read(name, answer.status, &answer.body)
     }
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::files::Reserved;
+use crate::hash::hex;
 
 /// Only for its owner.
 const MODE: u32 = 0o600;
@@ -213,7 +214,7 @@ fn read(path: &Path) -> Result<(SecretString, Copied), String> {
         return Err(format!("is no regular file of up to {MAX_FILE} bytes"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let sha256 = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(text.as_bytes()));
     Ok((text.into(), Copied { sha256, modified: (metadata.mtime(), metadata.mtime_nsec()) }))
 }
 

@@ -23,7 +23,7 @@ use super::endpoint::{Endpoint, Question, Refused, exposed};
 use super::home::{Home, Lock};
 use super::provider::Layout;
 use super::tokens::{self, Renewed};
-use crate::cli::OURSELVES;
+use crate::process::OURSELVES;
 
 /// The hidden command.
 const COMMAND: &str = "refresh-login";

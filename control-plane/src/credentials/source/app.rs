@@ -28,7 +28,7 @@ pub use settings::{Raw, Settings};
 use self::answer::Token;
 use super::Unavailable;
 use crate::credentials::Use;
-use crate::github::transport::{Answer, Transport};
+use crate::https::{Answer, Client};
 
 /// How long before its end a token is replaced. It is used until then where that fails.
 const EARLY: SignedDuration = SignedDuration::from_mins(5);
@@ -57,7 +57,7 @@ const CONCERN: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
-    github: OnceLock<Arc<Transport>>,
+    github: OnceLock<Arc<Client>>,
     slots: Mutex<HashMap<Key, (Instant, Arc<Slot>)>>,
     installations: Mutex<HashMap<String, (u64, Instant)>>,
 }
@@ -106,10 +106,10 @@ impl App {
         &self.settings
     }
 
-    /// Asks GitHub by `transport` from now on.
-    pub fn reach(&self, transport: &Arc<Transport>) {
+    /// Asks GitHub by this client from now on.
+    pub fn reach(&self, github: &Arc<Client>) {
         // A second one leads to the same place.
-        self.github.get_or_init(|| Arc::clone(transport));
+        self.github.get_or_init(|| Arc::clone(github));
     }
 
     /// The token for the repositories of `whom` at the owner of the one that the request is about, or of the first.
@@ -214,7 +214,7 @@ impl App {
 
     async fn call(&self, method: Method, path: &str, jwt: HeaderValue, body: String) -> Result<Answer, String> {
         let github = self.github.get().ok_or("BUG: the way to GitHub is not known yet")?;
-        let answer = github.call(method, path, (AUTHORIZATION, jwt), body.into()).await;
+        let answer = github.call(method, path, [(AUTHORIZATION, jwt)], body.into()).await;
         answer.map_err(|error| error.to_string())
     }
 
@@ -312,7 +312,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::github::testing::Rig;
+    use crate::https::testing::Server;
     use policy::Container;
     use secrecy::ExposeSecret;
     use serde_json::Value;
@@ -363,9 +363,9 @@ mod tests {
         (201, minted(&names, &asked["permissions"]).to_string())
     }
 
-    fn app(rig: &Rig, yaml: &str) -> Arc<App> {
+    fn app(server: &Server, yaml: &str) -> Arc<App> {
         let app = App::new(settings(yaml));
-        app.reach(&Arc::new(rig.transport().beside(64)));
+        app.reach(&Arc::new(server.client(64)));
         Arc::new(app)
     }
 
@@ -379,8 +379,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_is_for_exactly_the_repositories_of_one_owner_in_the_record() {
-        let rig = Rig::start(github).await;
-        let app = app(&rig, "");
+        let server = Server::start(github).await;
+        let app = app(&server, "");
         let both = record(&["Acme/App", "other/x", "acme/lib", "ACME/app"]);
         assert_eq!(told(&app, &both, 0).await.unwrap(), "ghs_for_acme_app-acme_lib");
         assert_eq!(told(&app, &both, 2).await.unwrap(), "ghs_for_acme_app-acme_lib");
@@ -388,41 +388,41 @@ mod tests {
         assert_eq!(told(&app, &both, NONE).await.unwrap(), "ghs_for_acme_app-acme_lib", "the first one's owner");
         let other = record(&["acme/app"]);
         assert_eq!(told(&app, &other, 0).await.unwrap(), "ghs_for_acme_app");
-        assert_eq!(rig.asked("GET /repos/acme/app/installation"), 1);
-        assert_eq!(rig.asked("POST /app/installations/7/access_tokens"), 2, "one for each set");
-        assert_eq!(rig.asked("POST /app/installations/8/access_tokens"), 1);
+        assert_eq!(server.asked("GET /repos/acme/app/installation"), 1);
+        assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 2, "one for each set");
+        assert_eq!(server.asked("POST /app/installations/8/access_tokens"), 1);
     }
 
     #[tokio::test]
     async fn without_a_repository_of_its_own_nothing_is_asked_for() {
-        let rig = Rig::start(github).await;
-        let app = app(&rig, "installation: 7");
+        let server = Server::start(github).await;
+        let app = app(&server, "installation: 7");
         assert_eq!(told(&app, &record(&[]), NONE).await, Err(Unavailable::NoRepository));
         assert_eq!(app.value(None).await.map(drop), Err(Unavailable::NoRepository));
         let (own, foreign) = (record(&["acme/app"]), record(&["acme/secret"]));
         let whom = Use { container: &own, repo: foreign.repos.first() };
         assert_eq!(app.value(Some(whom)).await.map(drop), Err(Unavailable::NoRepository));
-        assert!(rig.asked.lock().unwrap().is_empty());
+        assert!(server.asked.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn an_installation_of_somebody_else_is_not_taken() {
-        let rig = Rig::start(github).await;
-        assert_eq!(told(&app(&rig, ""), &record(&["odd/x"]), 0).await, Err(Unavailable::Failed));
-        assert_eq!(rig.asked("POST /app/installations/7/access_tokens"), 0);
+        let server = Server::start(github).await;
+        assert_eq!(told(&app(&server, ""), &record(&["odd/x"]), 0).await, Err(Unavailable::Failed));
+        assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 0);
         // Named in the configuration, it has a repository of the same name.
-        let named = app(&rig, "installation: 7");
+        let named = app(&server, "installation: 7");
         assert_eq!(told(&named, &record(&["odd/app"]), 0).await, Err(Unavailable::Failed));
         assert!(named.problem().unwrap().contains("acme/app"), "{:?}", named.problem());
     }
 
     #[tokio::test]
     async fn many_requests_are_one_question() {
-        let rig = Rig::start(github).await;
-        let (app, container) = (app(&rig, "installation: 7"), record(&["acme/app"]));
+        let server = Server::start(github).await;
+        let (app, container) = (app(&server, "installation: 7"), record(&["acme/app"]));
         let all = futures::future::join_all((0..50).map(|_| told(&app, &container, 0))).await;
         assert!(all.iter().all(|token| token.as_deref() == Ok("ghs_for_acme_app")), "{all:?}");
-        assert_eq!(rig.asked("POST /app/installations/7/access_tokens"), 1);
+        assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 1);
     }
 
     #[tokio::test]
@@ -464,18 +464,18 @@ mod tests {
         ];
         for (answer, word) in cases {
             let text = answer.to_string();
-            let rig = Rig::start(move |_, _| (201, text.clone())).await;
-            let app = app(&rig, "installation: 7");
+            let server = Server::start(move |_, _| (201, text.clone())).await;
+            let app = app(&server, "installation: 7");
             let container = record(&["acme/app"]);
             assert_eq!(told(&app, &container, 0).await, Err(Unavailable::Failed), "{word}");
             let problem = app.problem().unwrap();
             assert!(problem.contains(word) && !problem.contains("ghs_"), "{problem}");
             assert_eq!(told(&app, &container, 0).await, Err(Unavailable::Failed), "{word}");
-            assert_eq!(rig.asked("POST /app/installations/7/access_tokens"), 1, "not asked again at once");
+            assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 1, "not asked again at once");
         }
         let fewer = with("permissions", json!({"contents": "read", "metadata": "read"})).to_string();
-        let rig = Rig::start(move |_, _| (201, fewer.clone())).await;
-        assert!(told(&app(&rig, "installation: 7"), &record(&["acme/app"]), 0).await.is_ok(), "less is no harm");
+        let server = Server::start(move |_, _| (201, fewer.clone())).await;
+        assert!(told(&app(&server, "installation: 7"), &record(&["acme/app"]), 0).await.is_ok(), "less is no harm");
     }
 
     #[tokio::test]
@@ -483,8 +483,8 @@ mod tests {
         for (status, word) in
             [(401, "clock"), (403, "suspended"), (404, "not installed"), (422, "lacks"), (500, "trouble")]
         {
-            let rig = Rig::start(move |_, _| (status, "{}".into())).await;
-            let app = app(&rig, "installation: 7");
+            let server = Server::start(move |_, _| (status, "{}".into())).await;
+            let app = app(&server, "installation: 7");
             assert_eq!(told(&app, &record(&["acme/app"]), 0).await, Err(Unavailable::Failed));
             assert!(app.problem().unwrap().contains(word), "{:?}", app.problem());
         }
@@ -495,14 +495,14 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn a_slow_answer_delays_nobody_but_who_needs_it() {
-        let rig = Rig::start(|line, body| {
+        let server = Server::start(|line, body| {
             if body.contains("slow") {
                 tokio::task::block_in_place(|| std::thread::sleep(WAIT + Duration::from_secs(1)));
             }
             github(line, body)
         })
         .await;
-        let app = app(&rig, "installation: 7");
+        let app = app(&server, "installation: 7");
         let slow = record(&["acme/slow"]);
         let began = Instant::now();
         let waits = async {
@@ -520,7 +520,7 @@ mod tests {
         assert!(other < Duration::from_secs(2), "{other:?}");
         // The question went on without who asked it.
         assert_eq!(told(&app, &slow, 0).await.unwrap(), "ghs_for_acme_slow");
-        assert_eq!(rig.asked("POST /app/installations/7/access_tokens"), 2);
+        assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 2);
     }
 
     fn key(name: usize) -> Key {
@@ -571,8 +571,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_with_too_many_repositories_has_no_token() {
-        let rig = Rig::start(github).await;
-        let app = app(&rig, "installation: 7");
+        let server = Server::start(github).await;
+        let app = app(&server, "installation: 7");
         for (count, expected) in [(MAX_REPOSITORIES, true), (MAX_REPOSITORIES + 1, false)] {
             let names: Vec<String> = (0..count).map(|number| format!("acme/r{number}")).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::util::pack_any;
 
 use super::inline;
-use crate::audit::RULE_HEADER;
+use crate::contract::RULE_HEADER;
 
 /// One answer of Envoy's: when it is given, and what it is called.
 struct Own {
@@ -103,11 +103,6 @@ const OWN: &[Own] = &[
     },
 ];
 
-/// The stage that `rule` stands for in an answer of Envoy's own.
-pub fn stage(rule: &str) -> Option<&'static str> {
-    OWN.iter().find(|own| own.rule == rule).map(|own| own.stage)
-}
-
 /// The configuration.
 pub fn named() -> LocalReplyConfig {
     LocalReplyConfig { mappers: OWN.iter().map(mapper).collect(), ..Default::default() }
@@ -159,5 +154,17 @@ fn filter(when: &When) -> AccessLogFilter {
                 ..Default::default()
             }))),
         })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::LOCAL_REPLIES;
+
+    #[test]
+    fn the_audit_knows_the_stage_of_every_reply() {
+        let own: Vec<_> = OWN.iter().map(|own| (own.rule, own.stage)).collect();
+        assert_eq!(own, LOCAL_REPLIES);
     }
 }

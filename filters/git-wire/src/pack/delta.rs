@@ -1,9 +1,9 @@
-//! Deltas: how to make an object from another (gitformat-pack(5), "Deltified representation").
+//! Applies deltas (gitformat-pack(5), "Deltified representation").
 
 use super::MAX_COMMIT;
 
-/// Applies `delta` to `base`. `None` for one that is broken, that is meant for a base of another length, or that makes
-/// more than a commit may have.
+/// Applies `delta` to `base`. Returns `None` if the delta is malformed, if it is for a base of another length, or if
+/// the result is longer than [`MAX_COMMIT`].
 pub fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
     let (from, rest) = size(delta)?;
     let (to, mut rest) = size(rest)?;
@@ -21,7 +21,7 @@ pub fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
             };
             base.get(offset..offset.checked_add(length)?)?
         } else {
-            // Zero is reserved.
+            // The opcode zero is reserved.
             let (part, after) = rest.split_at_checked(usize::from(op)).filter(|_| op != 0)?;
             rest = after;
             part
@@ -34,7 +34,7 @@ pub fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
     (made.len() == to).then_some(made)
 }
 
-/// A length, seven bits a byte, the lowest first.
+/// Parses a length of at most four bytes. Each byte has seven bits, lowest first. Returns it with the rest of `bytes`.
 fn size(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let mut value = 0_usize;
     for (at, byte) in bytes.iter().enumerate().take(4) {
@@ -46,7 +46,7 @@ fn size(bytes: &[u8]) -> Option<(usize, &[u8])> {
     None
 }
 
-/// The little-endian number of which `mask` says which bytes are there.
+/// Parses a little-endian number. Bit n of `mask` is set if byte n is present; absent bytes are zero.
 fn number(mask: u8, rest: &mut &[u8], bytes: u32) -> Option<usize> {
     let mut value = 0;
     for at in (0..bytes).filter(|at| mask >> at & 1 == 1) {

@@ -1,40 +1,40 @@
-//! What GitHub's operations do, in seventeen words; the policy speaks of these.
+//! The seventeen classes of GitHub's operations, which the policy allows or refuses.
 
 use serde::{Deserialize, Serialize};
 
-/// What an operation does.
+/// The class of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// A read inside one repository.
     ReadRepo,
-    /// A read of a repository's secrets' names, hooks, keys, protections, collaborators, runners.
+    /// A read of a repository's administration: names of secrets, hooks, keys, protections, collaborators, runners.
     ReadAdmin,
-    /// A read of what is nobody's: rate limit, licences, the token's own user.
+    /// A read of data that belongs to no repository: rate limit, licences, the token's own user.
     ReadGlobal,
-    /// A read that may answer with data of other repositories.
+    /// A read that may return data of other repositories.
     ReadCross,
     /// A read of organisations, enterprises and users.
     ReadAccount,
-    /// Issues, pull requests, reviews, comments, labels.
+    /// A write to issues, pull requests, reviews, comments or labels.
     WriteCollab,
-    /// Git objects that no ref leads to yet.
+    /// A write of git objects that no ref reaches yet.
     WriteObject,
-    /// Refs, and commits on a branch.
+    /// A write of refs, or of commits on a branch.
     WriteRef,
-    /// Merging, now or later.
+    /// A merge, now or later.
     Merge,
-    /// What can satisfy or silence a required check, review or security block.
+    /// An operation that can satisfy or silence a required check, review or security block.
     Gate,
     /// Releases and their assets.
     Release,
     /// Workflows, runs, deployments.
     Ci,
-    /// What starts an agent or an automation on GitHub's side.
+    /// An operation that starts an agent or an automation on GitHub's side.
     Agent,
-    /// A repository's settings, keys, hooks, secrets, its deletion.
+    /// A change to a repository's settings, keys, hooks or secrets, or its deletion.
     Admin,
-    /// What carries content elsewhere: gists, forks, new repositories, transfers.
+    /// An operation that copies content elsewhere: gists, forks, new repositories, transfers.
     Exfil,
     /// Organisations, enterprises, projects, the user's own account.
     Account,
@@ -43,7 +43,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; 17] = [
         Self::ReadRepo,
         Self::ReadAdmin,
@@ -64,12 +64,12 @@ impl Class {
         Self::Graphql,
     ];
 
-    /// Its name, as it stands in the policy and in the audit.
+    /// The class's name in the policy and in the audit.
     pub fn name(self) -> &'static str {
         self.rule().strip_prefix("github.").unwrap_or_default()
     }
 
-    /// The rule that refuses it where it is not allowed.
+    /// The rule that allows or refuses operations of this class.
     pub fn rule(self) -> &'static str {
         match self {
             Self::ReadRepo => "github.read-repo",
@@ -92,7 +92,7 @@ impl Class {
         }
     }
 
-    /// What an operation of this class would do, for the sentence of a refusal.
+    /// What an operation of this class does, as a phrase for refusal messages.
     pub fn doing(self) -> &'static str {
         match self {
             Self::ReadRepo => "reading a repository",
@@ -115,7 +115,7 @@ impl Class {
         }
     }
 
-    /// The class called `name`.
+    /// The class with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.name() == name)
     }

@@ -1,10 +1,9 @@
-//! GraphQL: what the one operation of a document does, judged by every field that it reads and every value that it
-//! writes.
+//! GraphQL: judges the one operation of a document by every field that it reads and every value that it writes.
 //!
-//! A document is read, its variables are evaluated, and each selection is followed through the part of GitHub's schema
-//! that may be read (`reads`); a mutation is of a class as a REST operation is, and its input is judged by place
-//! (`writes`). What is neither in the schema's tables nor here is refused. What goes on is the document written anew
-//! and the variables that it uses.
+//! The document is parsed and its variables are evaluated. Each selection is then followed through the part of
+//! GitHub's schema that may be read (`reads`). A mutation has a class, as a REST operation has, and each value of its
+//! input is judged by its place (`writes`). A field or value that neither the schema's tables nor this code lists is
+//! refused. The request that is sent consists of the document, written anew, and the variables that it uses.
 
 mod document;
 mod reads;
@@ -18,20 +17,20 @@ use document::Document;
 use reads::Reader;
 use variables::Variables;
 
-/// A request that may go on.
+/// A request that may pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
-    /// A mutation by its name (the first, if there are several), `query` for all others.
+    /// The first mutation, or the operation `query` if the document is a query.
     pub operation: Operation,
     /// The rule that allowed it.
     pub rule: &'static str,
-    /// The body to send in place of the one that came.
+    /// The body to send instead of the received one.
     pub body: Json,
-    /// Node ids whose repository GitHub has to confirm before, each once.
+    /// Node ids whose repository has to be confirmed with GitHub before the request passes. Each id occurs once.
     pub ask: Vec<String>,
 }
 
-/// Whether there is a mutation called `name`.
+/// Whether `name` is a mutation.
 pub fn is_mutation(name: &str) -> bool {
     schema::Mutation::named(name).is_some()
 }
@@ -39,7 +38,7 @@ pub fn is_mutation(name: &str) -> bool {
 /// Judges the body of POST /graphql.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn judge(body: &Json, scope: &Scope<'_>) -> Result<Judged, Refused> {
     let envelope = Envelope::read(body).map_err(malformed)?;
     let document = Document::parse(envelope.query).map_err(|why| malformed(format!("the document: {why}")))?;
@@ -72,12 +71,12 @@ pub fn judge(body: &Json, scope: &Scope<'_>) -> Result<Judged, Refused> {
     Ok(Judged { operation, rule, body: Json::Object(members), ask })
 }
 
-/// A refusal of what isn't understood.
+/// The refusal of a malformed request.
 fn malformed(reason: impl Into<String>) -> Refused {
     Refused::unknown(Class::Graphql.rule(), reason)
 }
 
-/// The body's members.
+/// The members of the request's body.
 struct Envelope<'a> {
     query: &'a str,
     variables: &'a [(String, Json)],

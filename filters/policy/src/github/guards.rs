@@ -1,13 +1,14 @@
-//! What a write may say: guards on the members of a REST body, by their names, and on the refs that it moves.
+//! Guards on the content of a REST write: on the members of its body, by their names, and on the refs that it moves.
 
 use super::json::Json;
 use super::{Class, Operation, Refused, Scope};
 
-/// Judges the parameters and the body of a REST operation that may be used as such. `by_name`: the policy allows it
-/// by name, which lifts guards that are a matter of taste and none that keeps refs or repositories.
+/// Judges the parameters and the body of a REST operation that the rules allow. With `by_name` the policy allows the
+/// operation by its name. That lifts the guards that are a matter of taste, and no guard that protects refs or
+/// repositories.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn rest(
     scope: &Scope<'_>,
     operation: &Operation,
@@ -35,7 +36,7 @@ pub fn rest(
             }
         }
         "repos/create-or-update-file-contents" | "repos/delete-file" => {
-            // Absent is the default branch.
+            // Without `branch` GitHub would write to the default branch.
             scope.branch(operation, text(operation, body, "branch")?)?;
             scope.path(operation, parameter("path").unwrap_or_default())?;
         }
@@ -66,7 +67,7 @@ pub fn rest(
     Ok(())
 }
 
-/// The text of a member that has to be there.
+/// The text of the required member `name`.
 fn text<'a>(operation: &Operation, body: &'a Json, name: &str) -> Result<&'a str, Refused> {
     body.get(name).and_then(Json::as_str).filter(|text| !text.is_empty()).ok_or_else(|| {
         let reason =
@@ -75,7 +76,7 @@ fn text<'a>(operation: &Operation, body: &'a Json, name: &str) -> Result<&'a str
     })
 }
 
-/// One member of a write to issues or pull requests, whichever it is.
+/// Judges one member of the body of any write to issues or pull requests.
 fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) -> Result<(), Refused> {
     match name {
         "title" | "body" | "description" | "message" => match value {
@@ -92,7 +93,7 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
         "team_reviewers" => each(operation, name, value, |_| Ok(())),
         "labels" => match value {
             Json::Array(items) => items.iter().try_for_each(|item| {
-                // Either a name, or an object that has one.
+                // A label is a name, or an object with a `name`.
                 let label = item.as_str().or_else(|| item.get("name").and_then(Json::as_str));
                 label.map_or_else(|| Err(odd(operation, name)), |label| scope.label(operation, label))
             }),
@@ -106,7 +107,7 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
             Json::String(event) => scope.review_event(operation, event),
             _ => Err(odd(operation, name)),
         },
-        // Comments of a review, each with a body of its own.
+        // The comments of a review, each with its own body.
         "comments" => match value {
             Json::Array(items) => items.iter().try_for_each(|item| {
                 item.members().iter().try_for_each(|(name, value)| match name.as_str() {
@@ -118,7 +119,7 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
             }),
             _ => Err(odd(operation, name)),
         },
-        // GitHub's numbers of issues, of whatever repository.
+        // GitHub's internal issue numbers, which may belong to any repository.
         "issue_id" | "sub_issue_id" | "after_id" | "before_id" | "duplicate_issue_id" => {
             let reason = format!("{name} may name an issue of another repository");
             Err(Refused::of(operation, "github.foreign-issue", reason))
@@ -142,7 +143,8 @@ fn each(
     items.iter().try_for_each(|item| item.as_str().map_or_else(|| Err(odd(operation, name)), &check))
 }
 
-/// The head of a new pull request: a branch of the container's in the same repository.
+/// Judges the head of a new pull request, which has to be one of the container's branches. A prefix `owner:` has to
+/// name the owner of one of the container's repositories.
 fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Refused> {
     let head = text(operation, body, "head")?;
     let branch = match head.split_once(':') {
@@ -158,8 +160,8 @@ fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
     scope.branch(operation, branch)
 }
 
-/// A tree: of files that the container may write to. An entry that stands for another tree or commit, or for a
-/// symbolic link, would bring along what is not seen here.
+/// Judges a new tree: it may hold only files that the container may write to. An entry for another tree, a commit or a
+/// symbolic link would add content that is not visible here.
 fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Refused> {
     let refuse = |reason: String| Err(Refused::of(operation, "github.tree", reason));
     let Some(Json::Array(entries)) = body.get("tree") else { return refuse("tree has to be a list".into()) };

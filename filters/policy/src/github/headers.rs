@@ -1,9 +1,9 @@
-//! The headers of a request to GitHub's API: those that change what a request means are refused, those that are not
-//! known are removed.
+//! The headers of a request to GitHub's API. Headers that change a request's meaning are refused. Unknown headers are
+//! removed.
 
 use super::Refused;
 
-/// Headers with which some server takes a request for another one.
+/// Headers that make some servers treat a request as a different one.
 pub const REFUSED: [&str; 9] = [
     "x-forwarded-host",
     "x-http-method",
@@ -16,7 +16,7 @@ pub const REFUSED: [&str; 9] = [
     "upgrade",
 ];
 
-/// Headers that go on. The credential is added later, whatever the client sent in its place.
+/// Headers that are forwarded. A later stage replaces the client's `authorization` with the credential.
 const KEPT: [&str; 18] = [
     "accept",
     "accept-encoding",
@@ -38,13 +38,13 @@ const KEPT: [&str; 18] = [
     "x-forwarded-proto",
 ];
 
-/// What of GraphQL's previews a client may ask for: what gh does.
+/// The GraphQL preview features that a client may request: those that gh requests.
 const FEATURES: [&str; 1] = ["merge_queue"];
 
-/// Judges the headers, and returns the names of those that are to be removed.
+/// Judges the headers, and returns the names of the headers to remove.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn screen(host: &str, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, Refused> {
     let refuse = |reason: String| Err(Refused::unknown("github.header", reason));
     let count = |name: &str| headers.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name)).count();
@@ -66,7 +66,7 @@ pub fn screen(host: &str, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, 
             "authorization" | "content-type" | "content-length" | "graphql-features" | "host" if count(&lower) > 1 => {
                 return refuse(format!("{lower} is there twice"));
             }
-            // Envoy joins several to one.
+            // Envoy joins repeated `authorization` headers with a comma.
             "authorization" if text.contains(',') => return refuse("authorization is there twice".into()),
             "content-encoding" => return refuse("a body has to be sent as it is, without content-encoding".into()),
             "content-type" => {

@@ -1,10 +1,10 @@
-//! GitHub's hosts, and what may be asked of each beside its API.
+//! GitHub's hosts, and the requests that are allowed to each host other than the API.
 
 use super::lfs::{self, Ask};
 use super::{Allowed, Class, Head, Kinds, Operation, Pending, Refused, Scope};
 use crate::HostName;
 
-/// What stands behind a host.
+/// The service behind one of GitHub's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// api.github.com
@@ -15,13 +15,13 @@ pub enum Kind {
     Web,
     /// codeload.github.com
     Codeload,
-    /// Where Git LFS keeps its objects.
+    /// The store of Git LFS objects.
     LfsStore,
-    /// What nothing may be asked of: its requests can't be told apart by repository, or act with an account.
+    /// A host to which every request is refused: its requests don't show their repository, or act with an account.
     Closed,
 }
 
-/// Below these everything is GitHub's.
+/// GitHub's domains. Each of these names, and every name below one, is a host of GitHub's.
 pub const BELOW: [&str; 8] = [
     "github.com",
     "githubusercontent.com",
@@ -33,7 +33,7 @@ pub const BELOW: [&str; 8] = [
     "github-cloud.s3.amazonaws.com",
 ];
 
-/// What stands behind `host`, if it is one of GitHub's.
+/// The service behind `host`. Returns `None` if it is not one of GitHub's hosts.
 pub fn kind(host: &HostName) -> Option<Kind> {
     let host = host.as_str();
     let below = |suffix: &&str| host == *suffix || host.strip_suffix(*suffix).is_some_and(|rest| rest.ends_with('.'));
@@ -47,23 +47,23 @@ pub fn kind(host: &HostName) -> Option<Kind> {
     }
 }
 
-/// What git asks for, of which repository.
+/// A git or Git LFS request to a repository on github.com.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Git<'a> {
-    /// The repository's owner, as it stands in the path.
+    /// The repository's owner, as in the path.
     pub owner: &'a str,
-    /// Its name, without `.git`.
+    /// The repository's name, without `.git`.
     pub name: &'a str,
-    /// The request.
+    /// The kind of request.
     pub service: Service,
 }
 
 /// The requests that git makes (gitprotocol-http(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Of a fetch: either request.
+    /// Either request of a fetch.
     Upload,
-    /// The list of refs before a push.
+    /// The request for the list of refs before a push.
     Advertisement,
     /// The push.
     Push,
@@ -71,7 +71,8 @@ pub enum Service {
     Lfs(Ask),
 }
 
-/// Reads a request to github.com, of git's very spellings: `/{owner}/{repo}[.git]/` and what git asks for.
+/// Parses a request to github.com in exactly the spellings that git uses: `/{owner}/{repo}[.git]/{service}`. Returns
+/// `None` for any other request.
 pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
     let mut parts = std::str::from_utf8(target).ok()?.strip_prefix('/')?.splitn(3, '/');
     let (owner, repo, service) = (parts.next()?, parts.next()?, parts.next()?);
@@ -84,10 +85,10 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
     Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
 }
 
-/// git on github.com, and Git LFS, of the container's repositories.
+/// Judges a request to github.com: only git and Git LFS pass, and only for the container's repositories.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
         let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
@@ -102,20 +103,21 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
     own(scope, &operation, git.owner, git.name)?;
     match git.service {
         Service::Lfs(ask) if method == "GET" => {
-            lfs::judge(ask, scope).map(|known| Head::Allowed(passed(known, target)))
+            lfs::judge(ask, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
         }
         Service::Lfs(ask) => Ok(Head::Body(Pending(Kinds::Lfs(ask, target.to_vec())))),
         Service::Upload | Service::Advertisement | Service::Push => {
             scope.operation(&operation)?;
-            Ok(Head::Allowed(passed(operation, target)))
+            Ok(Head::Allowed(Allowed::as_is(operation, target)))
         }
     }
 }
 
-/// Archives of the container's repositories, where GitHub's API redirects to.
+/// Judges a request to codeload.github.com: only archives of the container's repositories pass. GitHub's API redirects
+/// to these.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
     let text = std::str::from_utf8(target).unwrap_or_default();
     let path = text.split('?').next().unwrap_or_default();
@@ -131,10 +133,10 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
     scope.operation(&operation)?;
-    Ok(passed(operation, target))
+    Ok(Allowed::as_is(operation, target))
 }
 
-/// The refusal of everything on a host that is closed.
+/// The refusal of a request to a closed host.
 pub fn closed(host: &HostName) -> Refused {
     Refused::unknown(
         "github.host",
@@ -150,12 +152,6 @@ fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Res
     }
     let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
     Err(Refused::of(operation, "github.repo", reason))
-}
-
-/// Allows what goes on as it is, its body unread.
-pub fn passed(operation: Operation, target: &[u8]) -> Allowed {
-    let rule = operation.class.rule();
-    Allowed { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
 }
 
 #[cfg(test)]

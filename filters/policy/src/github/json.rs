@@ -1,11 +1,11 @@
-//! JSON that can be read in one way only: no duplicate keys, no more than [`MAX_DEPTH`] levels, nothing after the
-//! value. What was read is written anew, so that what was judged is what is sent.
+//! JSON that every parser reads the same way: no duplicate keys, at most [`MAX_DEPTH`] levels, nothing after the value.
+//! A parsed value is serialized anew, so that what was judged is what is sent.
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::fmt;
 
-/// How deep arrays and objects may nest.
+/// The most levels of nested arrays and objects.
 const MAX_DEPTH: usize = 32;
 
 /// A value. Members of an object keep their order.
@@ -15,7 +15,7 @@ pub enum Json {
     Null,
     /// `true`, `false`
     Bool(bool),
-    /// A number; those beyond 64 bits are rounded, here and in what is sent.
+    /// A number. Numbers beyond 64 bits are rounded, here and in the text that is sent.
     Number(serde_json::Number),
     /// A string
     String(String),
@@ -26,10 +26,10 @@ pub enum Json {
 }
 
 impl Json {
-    /// Reads a whole text.
+    /// Parses a complete text.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If the text is invalid; the error says why.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -38,18 +38,18 @@ impl Json {
         Ok(value)
     }
 
-    /// The text of it.
+    /// Serializes the value.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Nothing in it can fail to be written; were it so, an empty body would be sent, which is refused upstream.
+        // Serializing cannot fail. If it did, an empty body would be sent, which GitHub refuses.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The member `name` of an object.
+    /// The member `name`, if the value is an object that has it.
     pub fn get(&self, name: &str) -> Option<&Json> {
         self.members().iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// The members of an object; of anything else none.
+    /// The members of an object; empty for any other value.
     pub fn members(&self) -> &[(String, Json)] {
         match self {
             Self::Object(members) => members,
@@ -57,7 +57,7 @@ impl Json {
         }
     }
 
-    /// The text, if it is a string.
+    /// The text, if the value is a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -66,7 +66,7 @@ impl Json {
     }
 }
 
-/// Reads a value that has so many levels left.
+/// Deserializes a value that may have this many more levels.
 struct Seed(usize);
 
 impl<'de> DeserializeSeed<'de> for Seed {

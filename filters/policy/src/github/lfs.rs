@@ -1,29 +1,29 @@
-//! Git LFS on github.com: what is asked of its API (git-lfs's docs/api/batch.md and locking.md), and its store.
+//! Git LFS on github.com: requests to its API (git-lfs's docs/api/batch.md and locking.md) and to its store.
 //!
-//! Whoever may read a repository may download. Uploads and locks are a user's; a bot needs them allowed by name: what is
-//! uploaded is in no push that is inspected.
+//! A container that may read a repository may download. In user mode a container may also upload and lock. A bot may do
+//! so only if the policy allows the operation by name, because uploads bypass the inspection of pushes.
 
-use super::{Allowed, Class, Json, Operation, Refused, Scope, hosts};
+use super::{Allowed, Class, Json, Operation, Refused, Scope};
 use crate::AuthMode;
 
-/// The content type of requests to the API.
+/// The content type of API requests.
 pub const CONTENT_TYPE: &[u8] = b"application/vnd.git-lfs+json";
 
-/// The operations, by which the policy can speak of them.
+/// The operations that the policy can list.
 pub const OPERATIONS: [&str; 4] = ["lfs/download", "lfs/upload", "lfs/list-locks", "lfs/lock"];
 
-/// A request to the API, as far as its target says.
+/// The kind of an API request, as its target tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Where to download or upload; its body says which.
+    /// Requests the URLs for a download or an upload; the body says which.
     Batch,
-    /// The locks that there are, or whether a push meets one.
+    /// Lists locks, or checks whether a push touches a locked file.
     Locks,
-    /// To lock a file, or to unlock it.
+    /// Locks or unlocks a file.
     Lock,
 }
 
-/// Reads a request: `service` is what follows `/{owner}/{repo}/`.
+/// Parses an API request. `service` is the target after `/{owner}/{repo}/`. Returns `None` if it is not an API request.
 pub fn ask(method: &str, service: &str) -> Option<Ask> {
     let (path, query) = service.split_once('?').map_or((service, None), |(path, query)| (path, Some(query)));
     let plain = |query: &str| query.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
@@ -41,10 +41,10 @@ pub fn ask(method: &str, service: &str) -> Option<Ask> {
     }
 }
 
-/// Judges what has no body, or whose body does not matter.
+/// Judges a request that has no body, or whose body makes no difference.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn judge(ask: Ask, scope: &Scope<'_>) -> Result<Operation, Refused> {
     match ask {
         Ask::Batch | Ask::Locks => reads(scope, "lfs/list-locks"),
@@ -52,10 +52,10 @@ pub fn judge(ask: Ask, scope: &Scope<'_>) -> Result<Operation, Refused> {
     }
 }
 
-/// Judges a body, and returns it as it is to be sent.
+/// Judges a body, and returns the body to send.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn body(ask: Ask, body: &[u8], scope: &Scope<'_>) -> Result<(Operation, Vec<u8>), Refused> {
     let json = Json::parse(body)
         .map_err(|error| Refused::unknown("github.body", format!("the body is no plain JSON: {error}")))?;
@@ -68,10 +68,11 @@ pub fn body(ask: Ask, body: &[u8], scope: &Scope<'_>) -> Result<(Operation, Vec<
     Ok((operation, json.to_bytes()))
 }
 
-/// Judges a request to the store, where the API's answers lead. Its URLs are signed, and name no repository.
+/// Judges a request to the LFS store. The API's responses contain the store's URLs, which are signed and name no
+/// repository.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn store(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
     let operation = match method {
         "GET" | "HEAD" => reads(scope, "lfs/download")?,
@@ -80,7 +81,7 @@ pub fn store(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, 
             return Err(Refused::unknown("github.lfs", "objects are downloaded from the LFS store, or uploaded to it"));
         }
     };
-    Ok(hosts::passed(operation, target))
+    Ok(Allowed::as_is(operation, target))
 }
 
 fn reads(scope: &Scope<'_>, name: &str) -> Result<Operation, Refused> {

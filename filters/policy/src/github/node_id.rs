@@ -1,17 +1,16 @@
-//! What a node's id says of itself: which type it is of, and in which repository it lies.
+//! GraphQL node ids: decodes the type of the node and the repository that it belongs to.
 //!
-//! Two formats are documented. The new one is a prefix, an underscore and unpadded base64url of a msgpack array, whose
-//! first element is a tag and whose second is the repository's number for all that belongs to a repository. The legacy
-//! one is padded base64 of `0`, the length of the type's name, a colon, that name and a key. Each is taken in its one
-//! canonical encoding; a prefix that isn't known is refused.
+//! Two formats are documented. A new id is a prefix, an underscore and unpadded base64url of a msgpack array. The
+//! array's first element is a tag; its second is the repository's number, if the type belongs to a repository. A legacy
+//! id is padded base64 of `0`, the length of the type's name, a colon, the name and a key. Only the canonical encoding
+//! of each is accepted, and only known prefixes.
 //!
-//! An id is the client's word: that an object with such a number lies in the repository that the id names is for GitHub
-//! to confirm.
+//! A client can make up an id. Only GitHub can confirm that the object lies in the repository that its id names.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-/// The longest id: the longest known holds a ref's name of 255 bytes.
+/// The longest id, in bytes. The longest known ids contain a ref name of 255 bytes.
 const MAX_ID: usize = 512;
 
 /// A decoded id.
@@ -19,37 +18,37 @@ const MAX_ID: usize = 512;
 pub struct NodeId {
     /// The type's name in GitHub's schema.
     pub kind: &'static str,
-    /// Where it belongs.
+    /// Where the node belongs.
     pub home: Home,
 }
 
 /// Where a node belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Home {
-    /// To the repository with this number; a ref has its full name beside.
+    /// The repository with this number, and for a ref also the ref's full name.
     Repo(u64, Option<String>),
-    /// To none: users, organisations, teams and what organisations own.
+    /// No repository: users, organisations, teams, and what organisations own.
     Nobody,
-    /// To a repository that the id doesn't say.
+    /// A repository that the id does not name.
     Unsaid,
 }
 
-/// What follows the tag in the array.
+/// The elements after the tag in the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
-    /// The repository, which is the node itself.
+    /// The repository's number; the node is the repository.
     Repo,
-    /// The repository, and the object's number.
+    /// The repository's number and the object's number.
     Object,
-    /// The repository, another object's number, and the object's.
+    /// The repository's number, another object's number and the object's number.
     Below,
-    /// The repository, and a ref's full name.
+    /// The repository's number and a ref's full name.
     Ref,
-    /// The repository, and a commit's or a tag's hash.
+    /// The repository's number and a git object's hash.
     Hash,
-    /// The repository, a pull request's number, and a commit's hash.
+    /// The repository's number, a pull request's number and a commit's hash.
     BelowHash,
-    /// So many numbers, none of which is a repository's.
+    /// This many numbers, none of them a repository's.
     Nobody(usize),
 }
 
@@ -87,7 +86,7 @@ const PREFIXES: [(&str, &str, u64, Shape); 30] = [
     ("U", "User", 0, Shape::Nobody(1)),
 ];
 
-/// The types that have legacy ids, and what the key is.
+/// The types that have legacy ids, and the shape of their keys.
 const LEGACY: [(&str, Shape); 20] = [
     ("Bot", Shape::Nobody(1)),
     ("Commit", Shape::Hash),
@@ -112,12 +111,12 @@ const LEGACY: [(&str, Shape); 20] = [
 ];
 
 impl NodeId {
-    /// Reads an id; `None` where it is not in its canonical encoding, or of a type that isn't known.
+    /// Decodes an id. Returns `None` if its encoding is not canonical or its type is unknown.
     pub fn decode(text: &str) -> Option<Self> {
         if text.len() > MAX_ID {
             return None;
         }
-        // No base64 of the legacy format's has an underscore.
+        // The base64 alphabet of legacy ids has no underscore.
         match text.split_once('_') {
             Some((prefix, rest)) => Self::new(prefix, rest),
             None => Self::legacy(text),
@@ -126,7 +125,7 @@ impl NodeId {
 
     fn new(prefix: &str, rest: &str) -> Option<Self> {
         let (_, kind, tag, shape) = *PREFIXES.iter().find(|(have, ..)| *have == prefix)?;
-        // The decoder takes no padding and no stray bits at the end, so there is one text for the bytes.
+        // The decoder rejects padding and stray bits at the end, so each id has only one spelling.
         let bytes = URL_SAFE_NO_PAD.decode(rest).ok()?;
         let mut reader = Reader(&bytes);
         let length = match shape {
@@ -208,7 +207,7 @@ fn is_letter(c: char) -> bool {
     c.is_ascii_alphabetic()
 }
 
-/// A number as it is written in decimal, without zeros before it.
+/// Parses a decimal number without leading zeros.
 fn decimal(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
@@ -218,7 +217,7 @@ fn is_hash(text: &[u8]) -> bool {
     text.len() == 40 && text.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The few forms of msgpack that ids are made of, each in its shortest encoding.
+/// Reads the few msgpack types that ids consist of, each in its shortest encoding.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -236,7 +235,7 @@ impl<'a> Reader<'a> {
         Some(self.take(count)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
-    /// An array's length, of at most 15.
+    /// The length of an array, at most 15.
     fn array(&mut self) -> Option<usize> {
         let byte = self.byte()?;
         (byte & 0xf0 == 0x90).then_some(usize::from(byte & 0x0f))
@@ -254,7 +253,8 @@ impl<'a> Reader<'a> {
         self.big_endian(bytes).filter(|value| *value >= least)
     }
 
-    /// A ref's name. From 32 bytes on the length has a byte or two; which of them GitHub uses isn't known.
+    /// A ref's name. A length of 32 bytes or more is encoded in one or two bytes. GitHub's choice between the two is
+    /// unknown, so both are accepted.
     fn name(&mut self) -> Option<String> {
         let length = match self.byte()? {
             short @ 0xa0..=0xbf => u64::from(short & 0x1f),
@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.take(usize::try_from(length).ok()?)?.to_vec()).ok()
     }
 
-    /// A hash of 40 digits, whose length GitHub always gives two bytes.
+    /// A hash of 40 digits. GitHub always encodes its length in two bytes.
     fn hash(&mut self) -> Option<()> {
         if self.byte()? != 0xda || self.big_endian(2)? != 40 {
             return None;
@@ -279,7 +279,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    /// The public vectors and those made from them; the repository in question is number 23096959.
+    /// The public test vectors, and vectors derived from them. The container's repository is number 23096959.
     #[test]
     fn every_vector_says_what_is_expected() {
         let text = include_str!("../../../../tests/corpus/github/nodeid-vectors.tsv");
@@ -287,7 +287,7 @@ mod tests {
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split('\t').collect();
             let [id, _, kind, _, repo, expected, note] = fields[..] else { panic!("{line}") };
-            // The padding is part of the vector, not of what is written of it.
+            // The file omits the padding that this vector has.
             let id = if expected == "deny (padding)" { format!("{id}=") } else { id.to_owned() };
             let got = NodeId::decode(&id);
             let home = got.as_ref().map(|id| &id.home);
@@ -314,7 +314,7 @@ mod tests {
         for bad in ["PR_kwDOAWBuf84Bh4UR=", "PR_", "PR", "", "_", "PR_kwDOAWBuf84Bh4U", " PR_kwDOAWBuf84Bh4UQ"] {
             assert_eq!(NodeId::decode(bad), None, "{bad}");
         }
-        // Other bits after the last whole byte.
+        // Nonzero bits after the last whole byte.
         assert_eq!(NodeId::decode("R_kgDOAWBufx"), None);
         assert_eq!(NodeId::decode(&format!("REF_{}", "k".repeat(MAX_ID))), None);
         let legacy = |text: &str| NodeId::decode(&STANDARD.encode(text));

@@ -1,35 +1,35 @@
-//! `blocked_api_patterns`: regular expressions on the path, by method, by which a request is refused whatever else is
-//! said of it. They only ever refuse.
+//! `blocked_api_patterns`: regular expressions on the path, by method. A request that matches one is refused, whatever
+//! the other rules say. Patterns never allow a request.
 
 use super::Refused;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use std::collections::BTreeMap;
 
-/// The most memory that the expressions of one method may take when they are compiled.
+/// The most memory that the compiled expressions of one method may take, in bytes.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// The expressions, compiled.
+/// The compiled expressions, by method.
 #[derive(Clone, Debug)]
 pub struct Patterns(BTreeMap<String, RegexSet>);
 
-/// One of them is no regular expression.
+/// A pattern is not a valid regular expression, or the patterns of a method are too large.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("blocked_api_patterns.{method}: {problem}")]
 pub struct InvalidPattern {
-    /// The method that it stands under.
+    /// The method of the pattern.
     pub method: String,
-    /// What is wrong with it.
+    /// What is wrong with the pattern.
     pub problem: String,
 }
 
 impl Patterns {
-    /// Compiles them.
+    /// Compiles the patterns.
     ///
     /// # Errors
-    /// One of them is no regular expression, or all of a method are too large.
+    /// If a pattern is not a valid regular expression, or if the patterns of one method are too large together.
     pub fn compile(patterns: &BTreeMap<String, Vec<String>>) -> Result<Self, InvalidPattern> {
         let compile = |(method, patterns): (&String, &Vec<String>)| {
-            // Paths are ASCII by the time they come here.
+            // Paths are ASCII here; the target was parsed before.
             let set = RegexSetBuilder::new(patterns).unicode(false).size_limit(MAX_COMPILED).build();
             let set = set.map_err(|error| InvalidPattern { method: method.clone(), problem: error.to_string() })?;
             Ok((method.clone(), set))
@@ -37,10 +37,10 @@ impl Patterns {
         patterns.iter().map(compile).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Refuses a request whose path fits one of its method's. HEAD is judged as GET too.
+    /// Refuses a request whose path matches a pattern of its method. HEAD is matched against the patterns of GET too.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn judge(&self, method: &str, target: &[u8]) -> Result<(), Refused> {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let of = |method: &str| self.0.get(method).is_some_and(|set| set.is_match(path));

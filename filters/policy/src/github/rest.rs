@@ -1,7 +1,7 @@
-//! REST: from a method and a target to the operation that GitHub's own description gives it, and from there, with the
-//! body, to a verdict.
+//! REST: finds the operation of a method and a target in GitHub's OpenAPI description, and judges that operation with
+//! the request's body.
 //!
-//! `data/rest.tsv` holds every operation that is known; what fits none of its templates is refused.
+//! `data/rest.tsv` lists every known operation. A request that matches none of its templates is refused.
 
 use super::json::Json;
 use super::target::{self, Target};
@@ -9,37 +9,37 @@ use super::{Allowed, Class, Operation, Refused, Scope, guards, search};
 
 include!(concat!(env!("OUT_DIR"), "/rest.rs"));
 
-/// One operation.
+/// One REST operation.
 #[derive(Debug)]
 pub(super) struct Row {
     method: &'static str,
     template: &'static str,
     name: &'static str,
     class: Class,
-    /// It belongs to uploads.github.com.
+    /// The operation belongs to uploads.github.com.
     uploads: bool,
-    /// The parameter that may be several segments, `-` for none.
+    /// The parameter that may span several segments, or `-`.
     multi: &'static str,
-    /// The members that its body may have.
+    /// The members that the body may have.
     body: &'static [&'static str],
-    /// The parameters that its query may have.
+    /// The parameters that the query may have.
     query: &'static [&'static str],
-    /// It is refused unless it is allowed by name.
+    /// The operation is refused unless the policy allows it by name.
     off: bool,
 }
 
-/// A matched request, before its body.
+/// A request whose operation is known and whose body is not judged yet.
 #[derive(Clone, Debug)]
 pub struct Matched {
     row: &'static Row,
     parameters: Vec<(&'static str, String)>,
     target: Vec<u8>,
     operation: Operation,
-    /// Allowed by name.
+    /// The policy allows the operation by name.
     by_name: bool,
 }
 
-/// Parameters that are numbers, and the ones that end as if they were.
+/// The endings of the names of numeric parameters, and the names with such an ending that are not numeric.
 const NUMBERS: [&str; 2] = ["_id", "_number"];
 const NOT_NUMBERS: [&str; 12] = [
     "workflow_id",
@@ -56,10 +56,11 @@ const NOT_NUMBERS: [&str; 12] = [
     "report_id",
 ];
 
-/// Finds the operation of a request to api.github.com, or to uploads.github.com, and judges all but its body.
+/// Finds the operation of a request to api.github.com, or with `uploads` to uploads.github.com, and judges all but the
+/// body.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>) -> Result<Matched, Refused> {
     // HEAD is GET without the body (RFC 9110 section 9.3.2).
     let as_method = if method == "HEAD" { "GET" } else { method };
@@ -68,7 +69,7 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
     let mut found = (row, parameters);
     let mut written: Vec<String> = write_segments(row, &found.1, &target.segments);
     if let Some(id) = found.1.iter().find(|(name, _)| *name == "repository_id").map(|(_, id)| id.clone()) {
-        // The form that GitHub's own `Link` headers use. The request is that of the repository's name.
+        // GitHub's own `Link` headers use `/repositories/{id}`. The request is judged as `/repos/{owner}/{repo}`.
         if row.template.starts_with("/repositories/") {
             let number = id.parse().map_err(|_| Refused::of(&operation, "github.repo", "no such repository number"))?;
             let repo = scope.repo_by_id(&operation, number)?.to_string();
@@ -86,7 +87,7 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
     }
     let (row, parameters) = found;
     let by_name = match search::is_search(row.name) {
-        // Reads across repositories, but for what they are narrowed to.
+        // A search reads across repositories unless its query limits it to some.
         true => {
             search::rest(scope, &operation, target)?;
             false
@@ -118,12 +119,12 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
 }
 
 impl Matched {
-    /// Whether the body is a file of the client's, which is not read.
+    /// Whether the body is a file to upload, which is not parsed.
     pub fn is_opaque(&self) -> bool {
         self.row.uploads
     }
 
-    /// Whether there can be a body at all.
+    /// Whether the operation takes a body.
     pub fn takes_body(&self) -> bool {
         self.row.method != "GET"
     }
@@ -131,13 +132,13 @@ impl Matched {
     /// Judges the body.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn body(self, body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
         let operation = &self.operation;
         if !self.takes_body() && !body.is_empty() {
             return Err(Refused::of(operation, "github.body", "a read has no body"));
         }
-        // The one operation whose body is text.
+        // One operation takes plain text instead of JSON.
         if self.row.body.first().is_some_and(|first| first.starts_with('<')) {
             return Ok(self.allowed(Some(body.to_vec())));
         }
@@ -159,7 +160,7 @@ impl Matched {
         Ok(self.allowed(Some(json.to_bytes())))
     }
 
-    /// Allows it with the body unread.
+    /// Allows the request with its body unread.
     pub fn unread(self) -> Allowed {
         self.allowed(None)
     }
@@ -170,7 +171,7 @@ impl Matched {
     }
 }
 
-/// Whether there is a REST operation called `name`.
+/// Whether `name` is a REST operation.
 pub fn is_operation(name: &str) -> bool {
     ROWS.iter().any(|row| row.name == name)
 }
@@ -178,7 +179,7 @@ pub fn is_operation(name: &str) -> bool {
 type Parameters = Vec<(&'static str, String)>;
 type Found = (&'static Row, Parameters);
 
-/// The operation with the most specific template that fits.
+/// The operation with the most specific template that matches.
 fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused> {
     let key = key(method, segments);
     let group = INDEX.binary_search_by_key(&key.as_str(), |(key, _, _)| key);
@@ -197,7 +198,8 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
         let reason = format!("{method} {path} is no operation that the gateway knows");
         return Err(Refused::unknown("github.unknown-operation", reason));
     };
-    // An encoded slash of a parameter is sent as a slash, and may not make another operation of the path.
+    // An encoded slash in a parameter is sent as a plain slash. With plain slashes the path has to be the same
+    // operation.
     if segments.iter().any(|segment| segment.contains('%')) {
         let sent = write_segments(found.0, &found.1, segments).join("/");
         let sent: Vec<&str> = sent.split('/').collect();
@@ -211,7 +213,7 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
     Ok(found)
 }
 
-/// As `build.rs`.
+/// The key of a request in `INDEX`. `build.rs` computes the same keys.
 fn key(method: &str, segments: &[&str]) -> String {
     match segments {
         ["repos", ..] => format!("{method} repos/{}", segments.get(3).unwrap_or(&"")),
@@ -219,8 +221,9 @@ fn key(method: &str, segments: &[&str]) -> String {
     }
 }
 
-/// How well `segments` fit a template, segment for segment: 2 for a word, 1 for a parameter, 0 for one of several
-/// segments; and the parameters, decoded.
+/// Matches `segments` against the template of `row`. Returns the decoded parameters, and a score for each part of the
+/// template: 2 for a word, 1 for a parameter, 0 for a parameter of several segments. The greater list of scores is the
+/// more specific template.
 fn fits(row: &'static Row, segments: &[&str]) -> Option<(Vec<u8>, Parameters)> {
     let template: Vec<&'static str> = row.template.split('/').skip(1).collect();
     let mut fit = Vec::with_capacity(template.len());
@@ -236,11 +239,12 @@ fn fits(row: &'static Row, segments: &[&str]) -> Option<(Vec<u8>, Parameters)> {
             rest = after;
             continue;
         };
-        // The old spelling of `compare`, whose two parameters are one segment; the new one covers it.
+        // The old spelling of `compare` has two parameters in one segment. The new spelling covers it.
         if name.contains(['{', '}']) {
             return None;
         }
-        // Only the last parameter of a path may be of several segments where the template goes on with words.
+        // A parameter of several segments is the last parameter of its template, so only words may follow it. It
+        // takes all segments that those words leave.
         let after = template.len().checked_sub(index)?.checked_sub(1)?;
         if name == row.multi || name == "rest" {
             let take = rest.len().checked_sub(after).filter(|take| *take > 0)?;
@@ -258,14 +262,14 @@ fn fits(row: &'static Row, segments: &[&str]) -> Option<(Vec<u8>, Parameters)> {
     rest.is_empty().then_some((fit, parameters))
 }
 
-/// The value of a parameter that is one segment.
+/// Decodes a parameter of one segment. Returns `None` if it is not spelled plainly.
 fn one(name: &str, raw: &str) -> Option<String> {
     let number = NUMBERS.iter().any(|end| name.ends_with(end)) && !NOT_NUMBERS.contains(&name);
     if number {
         let digits = !raw.is_empty() && raw.len() <= 19 && raw.bytes().all(|b| b.is_ascii_digit());
         return (digits && !raw.starts_with('0')).then(|| raw.to_owned());
     }
-    // The names of labels and the like may have spaces in them.
+    // The names of labels and environments may contain spaces.
     let value = if matches!(name, "name" | "environment_name") { encoded(raw, "")? } else { raw.to_owned() };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:@+=,!".contains(c);
     let good = match raw.contains('%') {
@@ -275,16 +279,16 @@ fn one(name: &str, raw: &str) -> Option<String> {
     (good && !value.is_empty() && value != "." && value != "..").then_some(value)
 }
 
-/// The value of a parameter that may be several segments.
+/// Decodes a parameter that may span several segments. Returns `None` if it is not spelled plainly.
 fn several(raw: &str) -> Option<String> {
     let value = encoded(raw, "/")?;
-    // White space at an end is nothing to some readers.
+    // Some parsers drop white space at the ends.
     let good = |part: &str| !part.is_empty() && part != "." && part != ".." && part.trim() == part;
     let odd = value.contains(['%', '\\', ';']) || value.chars().any(char::is_control);
     (!odd && value.split('/').all(good)).then_some(value)
 }
 
-/// Decodes `raw`, in which only what has to be encoded may be, and the characters of `also`.
+/// Percent-decodes `raw`. Returns `None` if a character is encoded that needs no encoding, unless `also` contains it.
 fn encoded(raw: &str, also: &str) -> Option<String> {
     let value = target::decode(raw)?;
     let mut rest = raw;
@@ -301,7 +305,7 @@ fn encoded(raw: &str, also: &str) -> Option<String> {
     Some(value)
 }
 
-/// The segments of what was understood.
+/// Writes the path's segments anew, from the template and the decoded parameters.
 fn write_segments(row: &Row, parameters: &[(&'static str, String)], segments: &[&str]) -> Vec<String> {
     if segments == [""] {
         return vec![String::new()];

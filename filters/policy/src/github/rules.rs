@@ -1,4 +1,4 @@
-//! The policy's part about GitHub, as it is checked by the control plane and held by every worker.
+//! The GitHub part of the policy. The control plane checks it, and every Envoy worker holds a copy.
 
 use super::Class;
 use crate::push::PushRefusal;
@@ -11,49 +11,51 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// The classes that a bot's container may use.
+    /// The classes that a container in bot mode may use.
     pub bot: BTreeSet<Class>,
-    /// The classes that a user's container may use.
+    /// The classes that a container in user mode may use.
     pub user: BTreeSet<Class>,
-    /// Single operations beside the classes, for some or all containers. The first entry that names one decides.
+    /// Exceptions for single operations, for some or all containers. The first entry that lists an operation decides.
     pub operations: Vec<Exception>,
     /// Which branches may be moved, and how.
     pub branches: BranchRules,
-    /// How a refused push is told.
+    /// How a refused push is reported to the client.
     pub push_refusal: PushRefusal,
     /// Globs of paths that a bot may not write to.
     pub restricted_paths: Vec<String>,
-    /// What no line of a comment, an issue or a pull request may begin with, without regard to letter case: orders to
-    /// bots and agents.
+    /// Commands to bots and agents. No line of a comment, an issue or a pull request may begin with one. Letter case is
+    /// ignored.
     pub commands: Vec<String>,
-    /// Labels that nobody may set, without regard to letter case: orders to automations.
+    /// Labels that no container may set, because they trigger automations. Letter case is ignored.
     pub labels: Vec<String>,
-    /// Logins that nobody may assign or ask for a review, without regard to letter case; every `…[bot]` is one.
+    /// Logins that no container may assign or request as a reviewer, in addition to every `…[bot]`. Letter case is
+    /// ignored.
     pub agents: Vec<String>,
-    /// More requests that are refused, as regular expressions on the path, by method.
+    /// Regular expressions on the path, by method. A request that matches one is refused.
     pub blocked_api_patterns: BTreeMap<String, Vec<String>>,
 }
 
-/// Operations that are allowed or refused whatever their class.
+/// Operations that are allowed or refused regardless of their class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exception {
-    /// Only for containers that have all of these labels. Empty is for all.
+    /// The exception applies only to containers with all of these labels. If this is empty, it applies to every
+    /// container.
     pub labels: BTreeMap<String, String>,
-    /// REST operations by their id (`pulls/merge`), mutations by their name (`mergePullRequest`).
+    /// Allowed operations: REST operations by id (`pulls/merge`), mutations by name (`mergePullRequest`).
     pub allow: BTreeSet<String>,
-    /// The same, refused. Wins over `allow` in the same entry.
+    /// Refused operations. In one entry `deny` takes precedence over `allow`.
     pub deny: BTreeSet<String>,
 }
 
-/// What the policy says of one operation.
+/// How the policy lists an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// It is allowed by name, what is off by default included.
+    /// The operation is allowed by name, even if it is off by default.
     Allowed,
-    /// It is refused by name.
+    /// The operation is refused by name.
     Denied,
-    /// Its class decides.
+    /// The operation is not listed: its class decides.
     No,
 }
 
@@ -107,7 +109,7 @@ impl Rules {
         }
     }
 
-    /// What is said of `operation` by name.
+    /// How the exceptions for `container` list `operation`.
     pub fn listed(&self, container: &Container, operation: &str) -> Listed {
         let concerns = |exception: &&Exception| {
             exception.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))

@@ -1,20 +1,20 @@
-//! Whose request it is, and the questions that REST, GraphQL and their guards ask about that container.
+//! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
 use super::{Class, Listed, Operation, Refused, Rules};
 use crate::refname::{self, NotYours};
 use crate::{AuthMode, Container, Repo, branch_of};
 
-/// A container and the rules it is judged by.
+/// A container, and the rules that apply to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
-    /// Who asks.
+    /// The container that makes the request.
     pub container: &'a Container,
     /// The rules in force.
     pub rules: &'a Rules,
 }
 
 impl<'a> Scope<'a> {
-    /// The container's repository `owner/name`, if it is one of them.
+    /// The container's repository `owner/name`. Returns `None` if the container has no such repository.
     pub fn repo(&self, owner: &str, name: &str) -> Option<&'a Repo> {
         self.container.repos.iter().find(|repo| repo.is(owner.as_bytes(), name.as_bytes()))
     }
@@ -22,7 +22,8 @@ impl<'a> Scope<'a> {
     /// The container's repository with GitHub's number `id`.
     ///
     /// # Errors
-    /// The refusal: it is none of the container's; or, with status 503, the number of one of them is not known yet.
+    /// If the container has no repository with this number. If the number of one of its repositories is not known yet,
+    /// the refusal has status 503.
     pub fn repo_by_id(&self, operation: &Operation, id: u64) -> Result<&'a Repo, Refused> {
         if let Some(repo) = self.container.repos.iter().find(|repo| repo.id() == Some(id)) {
             return Ok(repo);
@@ -36,11 +37,11 @@ impl<'a> Scope<'a> {
         Err(Refused::of(operation, "github.repo", format!("repository number {id} is not one of this container's")))
     }
 
-    /// Whether the operation may be used at all: by its name, otherwise by its class. True where it is allowed by
-    /// name, which opens what is off by default.
+    /// Checks whether the policy allows the operation, by its name or else by its class. Returns true if it is allowed
+    /// by name; that also enables operations that are off by default.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn operation(&self, operation: &Operation) -> Result<bool, Refused> {
         let denied = |rule, reason: String| Err(Refused::of(operation, rule, reason));
         match self.rules.listed(self.container, &operation.name) {
@@ -57,10 +58,10 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Whether the container may create `branch` or write to it.
+    /// Checks whether the container may create `branch` or write to it.
     ///
     /// # Errors
-    /// The refusal, with the branches that would do.
+    /// If it may not. The refusal lists the branches that would be allowed.
     pub fn branch(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
         let Err(why) = self.rules.branches.may_move(self.container, branch) else { return Ok(()) };
         let (rule, reason) = match why {
@@ -77,10 +78,10 @@ impl<'a> Scope<'a> {
         Err(Refused::of(operation, rule, reason))
     }
 
-    /// The same for a ref's full name, of which only branches are anybody's.
+    /// Checks whether the container may move the ref with this full name. Only branches may be moved.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn reference(&self, operation: &Operation, refname: &str) -> Result<(), Refused> {
         match branch_of(refname) {
             Some(branch) => self.branch(operation, branch),
@@ -91,10 +92,10 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Whether the container may write to the file at `path`, decoded, of a repository.
+    /// Checks whether the container may write to the file at `path` (decoded) in a repository.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn path(&self, operation: &Operation, path: &str) -> Result<(), Refused> {
         let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.eq_ignore_ascii_case(".git");
         if path.chars().any(char::is_control) || path.contains('\\') || !path.split('/').all(plain) {
@@ -109,10 +110,10 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
-    /// Whether `login` may be assigned or asked for a review: agents and bots act on that.
+    /// Checks whether `login` may be assigned or requested as a reviewer. Agents and bots start work when they are.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn login(&self, operation: &Operation, login: &str) -> Result<(), Refused> {
         let bot = login.to_ascii_lowercase().ends_with("[bot]");
         if bot || self.rules.agents.iter().any(|agent| agent.eq_ignore_ascii_case(login)) {
@@ -122,10 +123,10 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
-    /// Whether `label` may be set.
+    /// Checks whether `label` may be set.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
         if self.rules.labels.iter().any(|denied| denied.to_lowercase() == label.trim().to_lowercase()) {
             let reason = format!("the label {label:?} is an order to an automation");
@@ -134,11 +135,11 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
-    /// Whether `text` may stand in a comment, an issue, a pull request or a review: no line of it may begin with an
-    /// order to a bot.
+    /// Checks whether `text` may be the text of a comment, an issue, a pull request or a review. No line of it may
+    /// begin with a command to a bot.
     ///
     /// # Errors
-    /// The refusal.
+    /// If the request is refused.
     pub fn text(&self, operation: &Operation, text: &str) -> Result<(), Refused> {
         let lower = text.to_lowercase();
         for line in lower.split(['\n', '\r', '\u{2028}', '\u{2029}', '\u{85}', '\u{b}', '\u{c}']) {
@@ -154,10 +155,10 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
-    /// Whether the event of a review may be `event`.
+    /// Checks whether a review may have the event `event`.
     ///
     /// # Errors
-    /// The refusal of an approval, and of what is not known.
+    /// If the event is an approval, or unknown.
     pub fn review_event(&self, operation: &Operation, event: &str) -> Result<(), Refused> {
         match event {
             "COMMENT" | "REQUEST_CHANGES" | "PENDING" => Ok(()),

@@ -1,15 +1,15 @@
-//! Searches, which read across repositories unless what they look for names the container's own and nothing else.
+//! Searches. A search reads across repositories, unless its query names only repositories of the container.
 
 use super::target::Target;
 use super::{Class, Operation, Refused, Scope};
 
-/// The searches of REST that can be narrowed.
+/// The REST searches that a query can limit to repositories.
 const NARROWED: [&str; 4] = ["search/issues-and-pull-requests", "search/code", "search/commits", "search/labels"];
 
-/// Qualifiers by which a search looks somewhere else.
+/// Qualifiers that extend a search to other repositories.
 const ELSEWHERE: [&str; 4] = ["user:", "org:", "owner:", "enterprise:"];
 
-/// Whether the REST operation `name` is a search that can be narrowed.
+/// Whether the REST operation `name` is a search that a query can limit to repositories.
 pub fn is_search(name: &str) -> bool {
     NARROWED.contains(&name)
 }
@@ -17,7 +17,7 @@ pub fn is_search(name: &str) -> bool {
 /// Judges a search over REST.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn rest(scope: &Scope<'_>, operation: &Operation, target: &Target<'_>) -> Result<(), Refused> {
     if operation.name == "search/labels" {
         let id = target.parameter("repository_id").and_then(|id| id.parse().ok());
@@ -27,11 +27,11 @@ pub fn rest(scope: &Scope<'_>, operation: &Operation, target: &Target<'_>) -> Re
     query(scope, operation, target.parameter("q").unwrap_or_default())
 }
 
-/// Judges what is searched for: at least one `repo:` of the container's and none of others, and nothing by which a
-/// search could mean more.
+/// Judges a search query. It has to name at least one of the container's repositories with `repo:`, and no other
+/// repository. Syntax that could widen the search is refused.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is refused.
 pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(), Refused> {
     let refuse = |reason: &str| Err(Refused::of(operation, Class::ReadCross.rule(), reason));
     if text.chars().any(|c| c.is_control() || matches!(c, '(' | ')' | '"' | '\'' | '\\' | '“' | '”')) {

@@ -1,5 +1,5 @@
-//! A request's target, read strictly: one spelling for each thing, everything else is refused. What comes out is
-//! written anew by [`encode`], so that what was judged is what is sent.
+//! A request's target (path and query), parsed strictly: each target has one spelling, and every other spelling is
+//! refused. A parsed target is written anew with [`encode`], so that what was judged is what is sent.
 
 use std::fmt::Write;
 
@@ -10,20 +10,20 @@ const MAX_SEGMENTS: usize = 64;
 /// The most query parameters.
 const MAX_PARAMETERS: usize = 32;
 
-/// A target: its segments as they were sent, and its query decoded.
+/// A parsed target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// The path's segments, none of them empty but the only one of `/`. Raw.
+    /// The path's segments, not decoded. No segment is empty, except the single segment of the path `/`.
     pub segments: Vec<&'a str>,
-    /// The query's parameters, decoded, each name once.
+    /// The query's parameters, decoded. Each name occurs once.
     pub query: Vec<(String, String)>,
 }
 
 impl<'a> Target<'a> {
-    /// Reads a target.
+    /// Parses a target.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If the text is invalid; the error says why.
     pub fn parse(raw: &'a [u8]) -> Result<Self, &'static str> {
         if raw.len() > MAX_TARGET {
             return Err("it is longer than 8 KiB");
@@ -46,12 +46,12 @@ impl<'a> Target<'a> {
         Ok(Self { segments, query: query.map_or(Ok(Vec::new()), parameters)? })
     }
 
-    /// The value of the query's parameter `name`.
+    /// The value of the query parameter `name`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The path and the query, written anew.
+    /// Writes a target of `segments` (already encoded) and this target's query.
     pub fn write(&self, segments: &[String]) -> Vec<u8> {
         let mut text = String::new();
         for segment in segments {
@@ -91,7 +91,7 @@ fn parameters(query: &str) -> Result<Vec<(String, String)>, &'static str> {
     Ok(parameters)
 }
 
-/// Decodes percent-encoding, once; `None` where it is malformed or not UTF-8.
+/// Percent-decodes `text` once. Returns `None` if an escape is malformed or if the result is not UTF-8.
 pub fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -109,14 +109,14 @@ pub fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Appends `text` percent-encoded: all but RFC 3986's unreserved characters and those of `keep`.
+/// Appends `text` percent-encoded. RFC 3986's unreserved characters and the characters in `keep` are not encoded.
 pub fn encode(to: &mut String, text: &str, keep: &str) {
     for byte in text.bytes() {
         let c = char::from(byte);
         if c.is_ascii_alphanumeric() || "-._~".contains(c) || (c.is_ascii() && keep.contains(c)) {
             to.push(c);
         } else {
-            // A String takes everything.
+            // Writing to a String never fails.
             let _always = write!(to, "%{byte:02X}");
         }
     }

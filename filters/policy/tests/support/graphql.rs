@@ -1,10 +1,10 @@
-//! GraphQL documents, cut into words and rewritten without a change of what they do. None of this knows how the policy
-//! reads a document; what is shared is the lexer.
+//! Rewrites GraphQL documents token by token without changing their meaning. This code shares only the lexer with the
+//! policy's parser.
 
 use apollo_parser::{Lexer, TokenKind};
 use policy::github::Json;
 
-/// The words of a document, without spaces, commas and comments.
+/// The tokens of a document, without white space, commas and comments.
 pub type Words = Vec<String>;
 
 /// A request's document and variables.
@@ -16,7 +16,8 @@ pub struct Request {
     others: Vec<(String, Json)>,
 }
 
-/// The words of `document`, if it has no odd ones, nor a byte order mark, which the lexer skips.
+/// The tokens of `document`. Returns `None` if one is invalid, or if the document has a byte order mark, which the
+/// lexer skips.
 pub fn words(document: &str) -> Option<Words> {
     if document.contains('\u{feff}') {
         return None;
@@ -33,7 +34,7 @@ pub fn words(document: &str) -> Option<Words> {
 }
 
 impl Request {
-    /// Reads a body.
+    /// Parses a body.
     pub fn read(body: &str) -> Option<Self> {
         let Json::Object(members) = Json::parse(body.as_bytes()).ok()? else { return None };
         let mut request = Self { words: Vec::new(), variables: Vec::new(), others: Vec::new() };
@@ -47,7 +48,7 @@ impl Request {
         (!request.words.is_empty()).then_some(request)
     }
 
-    /// The body, with `between` between the document's words.
+    /// The body, with `between` between the document's tokens.
     pub fn write(&self, between: &str) -> String {
         let mut members = vec![("query".to_owned(), Json::String(self.words.join(between)))];
         if !self.variables.is_empty() {
@@ -57,7 +58,7 @@ impl Request {
         String::from_utf8(Json::Object(members).to_bytes()).unwrap()
     }
 
-    /// Where the operation's selections stand: their braces.
+    /// The indices of the braces around the operation's selections.
     fn selections(&self) -> Option<(usize, usize)> {
         let mut at = 0;
         loop {
@@ -73,7 +74,7 @@ impl Request {
         }
     }
 
-    /// The place of what closes the bracket at `open`.
+    /// The index of the token that closes the bracket at `open`.
     fn closing(&self, open: usize) -> Option<usize> {
         let mut depth = 0;
         for (at, word) in self.words.iter().enumerate().skip(open) {
@@ -89,7 +90,7 @@ impl Request {
         None
     }
 
-    /// The fields at the root, those of fragments in their place included: where each begins, and where its name is.
+    /// The fields at the root, including those in inline fragments: the index where each begins, and that of its name.
     fn roots(&self) -> Vec<(usize, usize)> {
         let mut roots = Vec::new();
         if let Some((start, end)) = self.selections() {
@@ -135,7 +136,7 @@ impl Request {
         if self.words.iter().any(|word| word == "mutation") { "Mutation" } else { "Query" }
     }
 
-    /// Gives each field at the root the alias `alias`, with a number from the second on.
+    /// Gives each field at the root the alias `alias`, with a number appended from the second field on.
     pub fn aliased(&self, alias: &str) -> Option<Self> {
         let mut to = self.clone();
         for (index, (start, name)) in self.roots().into_iter().enumerate().rev() {
@@ -145,7 +146,7 @@ impl Request {
         Some(to)
     }
 
-    /// Puts each field at the root under a condition that holds.
+    /// Adds a condition that is true to each field at the root.
     pub fn under_conditions(&self) -> Option<Self> {
         let mut to = self.clone();
         for (_, name) in self.roots().into_iter().rev() {
@@ -158,7 +159,7 @@ impl Request {
         Some(to)
     }
 
-    /// Moves the operation's selections into a fragment that has a name.
+    /// Moves the operation's selections into a named fragment.
     pub fn in_named_fragment(&self) -> Option<Self> {
         let (start, end) = self.selections()?;
         let mut to = self.clone();
@@ -168,7 +169,7 @@ impl Request {
         Some(to)
     }
 
-    /// The same, and that fragment into another one that stands before the operation.
+    /// Moves the operation's selections into a named fragment, which a second fragment before the operation spreads.
     pub fn in_two_fragments(&self) -> Option<Self> {
         let mut to = self.in_named_fragment()?;
         let first = split(&format!("fragment first on {} {{ ...moved @include(if:true) }}", self.type_of_root()));
@@ -178,7 +179,8 @@ impl Request {
         Some(to)
     }
 
-    /// Moves the operation's selections into a fragment in its place that begins with `head`, where `ROOT` is the type.
+    /// Moves the operation's selections into an inline fragment that begins with `head`. `ROOT` in `head` stands for
+    /// the type of the root.
     pub fn in_inline_fragment(&self, head: &str) -> Option<Self> {
         let (start, end) = self.selections()?;
         let mut to = self.clone();
@@ -197,7 +199,7 @@ impl Request {
             if !word.starts_with('"') {
                 continue;
             }
-            // What is escaped in it, and a text in threes of quotes, isn't JSON's.
+            // A string with escapes and a block string differ from a JSON string.
             if word.contains('\\') || word.starts_with("\"\"") {
                 return None;
             }
@@ -262,14 +264,14 @@ impl Request {
     }
 }
 
-/// How a variable comes to its value.
+/// How a variable gets its value.
 #[derive(Clone, Copy)]
 pub enum Given {
-    /// It is given.
+    /// From the request's variables.
     Value,
-    /// It is the default.
+    /// From its default.
     Default,
-    /// It is given, and there is another default.
+    /// From the request's variables, and it has another default.
     Both,
 }
 
@@ -277,7 +279,7 @@ fn split(text: &str) -> Words {
     words(text).unwrap()
 }
 
-/// An object of GraphQL as JSON. Both of an enum's values and of strings it makes strings, as clients do.
+/// A GraphQL object as JSON. Enum values become strings, as clients send them.
 fn json(literal: &[String]) -> String {
     let mut text = String::new();
     for (at, word) in literal.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What the tests of the policy share: the corpus of ways round a filter for GitHub, the world that its cases are
-//! judged in, and a path for each template of GitHub's operations.
+//! Shared code of the policy's tests: the corpus of bypass attempts, the policy and the container that its cases are
+//! judged with, and a path for each template of GitHub's operations.
 
 #![allow(dead_code, reason = "each test takes its part of it")]
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const NOW: &str = "2026-12-01T00:00:00Z";
 
-/// One request of one container, and what is expected of it.
+/// One request of one container, and the expected verdict.
 #[derive(Clone, PartialEq)]
 pub struct Case {
     pub id: String,
@@ -46,17 +46,17 @@ impl Case {
         }
     }
 
-    /// The same with another target.
+    /// This case with another target.
     pub fn at(&self, target: String) -> Self {
         Self { target, ..self.clone() }
     }
 
-    /// The same with another body.
+    /// This case with another body.
     pub fn with(&self, body: String) -> Self {
         Self { body, ..self.clone() }
     }
 
-    /// The request, for a failure's message.
+    /// The request, for the message of a failed test.
     pub fn printed(&self) -> String {
         let Self { method, authority, target, headers, body, .. } = self;
         let headers: Vec<_> = headers.iter().map(|(k, v)| format!("{k}: {}", String::from_utf8_lossy(v))).collect();
@@ -64,13 +64,13 @@ impl Case {
     }
 }
 
-/// The corpus.
+/// The cases of the corpus.
 pub fn corpus() -> Vec<Case> {
     let text = std::fs::read_to_string("../../tests/corpus/github/bypass-cases.jsonl").unwrap();
     text.lines().map(Case::read).collect()
 }
 
-/// The policy that the corpus is judged by.
+/// The policy and the container that the corpus is judged with.
 pub struct World {
     policy: Policy,
     judge: Judge,
@@ -95,7 +95,7 @@ impl World {
         Self { policy, judge }
     }
 
-    /// What all stages say.
+    /// Judges a case by all stages.
     pub fn explain(&self, case: &Case) -> Explained {
         let whole = Whole {
             method: case.method.as_bytes(),
@@ -107,7 +107,7 @@ impl World {
         explain(whole, &case.container, &self.policy, &self.judge, NOW.parse().unwrap())
     }
 
-    /// What is sent, of what is allowed.
+    /// The request that is sent, if the case is allowed.
     pub fn allowed(&self, case: &Case) -> Option<Allowed> {
         let call = (case.authority.as_str(), case.method.as_str(), case.target.as_str());
         judged(&self.judge, &case.container, call, &case.headers, &case.body).ok()
@@ -131,7 +131,7 @@ pub fn judged(
     }
 }
 
-/// A container of the repository `o/r`, number 7.
+/// A container with the repository `o/r`, number 7.
 pub fn container(mode: &str) -> Container {
     serde_json::from_str(&format!(
         r#"{{"container_ip":"172.18.0.5","container_id":"a","repos":[{{"name":"o/r","id":7,"default_branch":"main"}}],"auth_mode":"{mode}","allowed_branches":["sandbox/*"],"expires_at":"2027-01-15T00:00:00Z"}}"#
@@ -139,7 +139,7 @@ pub fn container(mode: &str) -> Container {
     .unwrap()
 }
 
-/// One operation of the project's table.
+/// One operation of `data/rest.tsv`.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub method: String,
@@ -147,13 +147,13 @@ pub struct Row {
     pub operation: String,
     pub class: String,
     pub host: String,
-    /// The parameter that may be of several segments.
+    /// The parameter that may span several segments.
     pub multi: String,
-    /// Off by default.
+    /// The operation is off by default.
     pub off: bool,
 }
 
-/// The table.
+/// The rows of `data/rest.tsv`.
 pub fn rows() -> Vec<Row> {
     let text = std::fs::read_to_string("data/rest.tsv").unwrap();
     let row = |line: &str| {
@@ -166,7 +166,7 @@ pub fn rows() -> Vec<Row> {
 }
 
 impl Row {
-    /// A target that fits, with the query that narrows a search.
+    /// A target that matches the template. That of a search has a query that limits it to the container's repository.
     pub fn target(&self) -> String {
         match self.operation.as_str() {
             "search/labels" => format!("{}?repository_id=7&q=x", self.template),
@@ -177,7 +177,7 @@ impl Row {
         }
     }
 
-    /// A body, of the operations that have to say where they write.
+    /// A body for the operations that require one to name the target of the write.
     pub fn body(&self) -> &'static str {
         match self.operation.as_str() {
             "git/create-ref" => r#"{"ref":"refs/heads/sandbox/x","sha":"a"}"#,
@@ -191,7 +191,7 @@ impl Row {
     }
 }
 
-/// A path that fits a template.
+/// A path that matches a template.
 fn fill(template: &str) -> String {
     let mut path = template.replace("{base}...{head}", "main...sandbox").replace("{rest}", "issues");
     for (name, value) in [("{owner}", "o"), ("{repo}", "r"), ("{repository_id}", "7"), ("{path}", "src/a%20b.rs")] {
@@ -205,9 +205,9 @@ fn fill(template: &str) -> String {
     path
 }
 
-/// The path of a target as a lenient server reads it: decoded until nothing is left to decode, without parameters,
-/// without empty segments and dots, without white space and slashes at the ends, with the owner and the name of a
-/// repository in lower case. The query is cut off before, as by every server.
+/// The path of a target as a lenient server reads it. The query is removed first, as by every server. The path is then
+/// decoded until no escape is left. Path parameters, empty segments, dot segments, and white space and slashes at the
+/// ends are removed. The owner and the name of a repository are in lower case.
 pub fn lenient(target: &str) -> String {
     let mut path = target.split(['?', '#']).next().unwrap().to_owned();
     loop {
@@ -231,7 +231,7 @@ pub fn lenient(target: &str) -> String {
     format!("/{}", segments.join("/"))
 }
 
-/// Decodes what is percent-encoded, and leaves what is malformed.
+/// Percent-decodes `text`, and keeps malformed escapes.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();

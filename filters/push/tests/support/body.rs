@@ -1,4 +1,5 @@
-//! The corpus in tests/corpus/push: its cases, and the bytes of their bodies. Its README says what each field means.
+//! The cases of the corpus in tests/corpus/push, and the bytes of their bodies. The corpus's README documents the
+//! fields.
 
 use super::Server;
 use super::pack::{self, COMMIT, NO_TREE, Name, Pack};
@@ -7,7 +8,7 @@ use push::Oid;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a case has that does not say otherwise.
+/// The default values of a case's fields.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Defaults {
@@ -107,14 +108,14 @@ enum By {
     Name,
 }
 
-/// What is to become of a push.
+/// The expected outcome of a push.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     pub verdict: Verdict,
-    /// The rule by which it is refused.
+    /// The rule that refuses the push.
     pub rule: Option<String>,
-    /// Each ref that is not moved, and whether it is why.
+    /// Each ref that is not moved, and whether the push was refused because of it.
     pub refs: Option<BTreeMap<String, bool>>,
 }
 
@@ -125,16 +126,16 @@ pub enum Verdict {
     Deny,
 }
 
-/// How often a case is worth its time.
+/// How often a case runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Runs {
     /// At every pace.
     #[default]
     Always,
-    /// At one.
+    /// At one pace.
     Once,
-    /// At one, and only where the compiler optimizes.
+    /// At one pace, and only in optimized builds.
     Optimized,
 }
 
@@ -152,13 +153,13 @@ pub struct Case {
     cut: usize,
 }
 
-/// A body, and where in it the first pack's trailer begins, if that says truly how many objects it has.
+/// A body, and the offset of the first pack's trailer, if the pack gives the correct number of objects.
 pub struct Body {
     pub bytes: Vec<u8>,
     pub trailer: Option<usize>,
 }
 
-/// All of them.
+/// All cases.
 pub fn corpus() -> Vec<Case> {
     let defaults = include_str!("../../../../tests/corpus/push/defaults.json");
     let cases = include_str!("../../../../tests/corpus/push/cases.jsonl");
@@ -191,7 +192,7 @@ impl Case {
         body
     }
 
-    /// Where the server's refs are.
+    /// The server's refs, with the ids of their commits.
     pub fn refs(&self) -> BTreeMap<String, String> {
         let mut texts = Texts { case: self, texts: BTreeMap::new() };
         self.git_refs.iter().map(|(name, label)| (name.clone(), pack::hex(&texts.name(label)))).collect()
@@ -244,10 +245,10 @@ impl Server for Case {
     }
 }
 
-/// The commits' texts, as they are found out.
+/// The texts of the commits that were built so far.
 struct Texts<'a> {
     case: &'a Case,
-    /// A chain has several; all else has one.
+    /// A chain has several texts, every other commit one.
     texts: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
@@ -301,7 +302,7 @@ impl Texts<'_> {
         labels.iter().map(|label| self.name(label)).collect()
     }
 
-    /// The text with what stands in braces.
+    /// Replaces the placeholders in braces.
     fn filled(&mut self, text: &str, number: Option<usize>) -> String {
         let mut out = String::new();
         let mut rest = text;
@@ -362,7 +363,7 @@ impl Texts<'_> {
         pack.finish()
     }
 
-    /// Writes it, and says how many it was.
+    /// Appends the object to `pack`. Returns the number of objects that it appended.
     fn object(&mut self, object: &Object, pack: &mut Pack, places: &mut BTreeMap<String, usize>) -> usize {
         match object {
             Object::Whole(label) => {

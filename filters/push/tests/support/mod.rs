@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared code of the tests.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
@@ -9,41 +9,42 @@ pub mod stream;
 
 use push::{Inspection, Question, RefAt, Refusal, Standing};
 
-/// Who answers, in the place of GitHub.
+/// Stands in for GitHub.
 pub trait Server {
-    /// Where the ref is.
+    /// The object that the ref points to, if the ref exists.
     fn at(&self, name: &str) -> Option<push::Oid>;
-    /// Whether it has the commit, and that descends from the ancestor.
+    /// Whether the server has the commit, and the commit descends from the ancestor.
     fn descends(&self, commit: &push::Oid, ancestor: &push::Oid) -> bool;
 }
 
-/// How a push comes.
+/// The pace at which a push and the server's answers arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Bytes in one chunk.
+    /// The number of bytes in a chunk.
     pub chunk: usize,
-    /// Chunks after which the server's answer to a question is there; [`AT_THE_END`] where nobody asks before.
+    /// The number of chunks after which the server's answer to a question arrives. With [`AT_THE_END`] questions are
+    /// only asked at the end.
     pub answers_after: usize,
 }
 
 /// See [`Pace::answers_after`].
 pub const AT_THE_END: usize = usize::MAX;
 
-/// What became of a push.
+/// The outcome of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Why it was refused.
+    /// The refusal, if the push was refused.
     pub refusal: Option<Refusal>,
-    /// Bytes that could go upstream before there was a verdict.
+    /// The number of bytes that could be sent upstream before the verdict.
     pub passed: usize,
-    /// Questions that were asked.
+    /// The number of questions asked.
     pub questions: usize,
-    /// The most memory that it said it held.
+    /// The most memory that the inspection reported, in bytes.
     pub memory: usize,
 }
 
-/// Inspects a whole push. Panics when it stays without a verdict, when it goes back on
-/// one, or when what it lets pass is not the body.
+/// Inspects a whole push. Panics if the inspection ends without a verdict, if it changes a verdict, or if the bytes
+/// that pass are not the body.
 pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Server) -> Outcome {
     let mut asked: Vec<(usize, Question)> = Vec::new();
     let (mut passed, mut fed, mut questions, mut memory) = (0, 0, 0, 0);
@@ -52,11 +53,11 @@ pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Serve
     for (at, chunk) in chunks.iter().enumerate() {
         let pass = push.feed(chunk);
         assert!(pass <= chunk.len());
-        // What passes does so together with all that came before.
+        // Bytes pass together with all bytes before them.
         passed = if pass > 0 { fed + pass } else { passed };
         fed += chunk.len();
         match push.standing() {
-            // Nothing goes on before the names are judged.
+            // Nothing passes before the refs' names are judged.
             Standing::Unjudged | Standing::Refused(_) => {}
             Standing::Pending => early = passed,
             Standing::Allowed => {

@@ -1,11 +1,12 @@
-//! Packs made by hand, well-formed or not. Knows nothing of the code that reads them; the fuzz targets use it as well.
+//! Builds packs by hand, well-formed or not, independently of the code that parses them. The fuzz targets use this file
+//! too.
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use sha1::{Digest, Sha1};
 use std::io::Write as _;
 
-/// An object's name.
+/// An object's id.
 pub type Name = [u8; 20];
 
 pub const COMMIT: u8 = 1;
@@ -15,14 +16,14 @@ pub const TAG: u8 = 4;
 pub const OFS_DELTA: u8 = 6;
 pub const REF_DELTA: u8 = 7;
 
-/// The empty tree, which every repository can have.
+/// The id of the empty tree, which git knows in every repository.
 pub const NO_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 
 pub fn hex(name: &Name) -> String {
     name.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The name of an object of this kind.
+/// The id of an object of this type.
 pub fn name(kind: &str, content: &[u8]) -> Name {
     let mut hash = Sha1::new();
     hash.update(format!("{kind} {}\0", content.len()));
@@ -30,14 +31,14 @@ pub fn name(kind: &str, content: &[u8]) -> Name {
     hash.finalize().into()
 }
 
-/// The text of a commit of the empty tree.
+/// The text of a commit with the empty tree.
 pub fn commit(parents: &[Name], message: &str) -> Vec<u8> {
     let parents: String = parents.iter().map(|parent| format!("parent {}\n", hex(parent))).collect();
     let who = "A U Thor <author@example.com> 1700000000 +0000";
     format!("tree {NO_TREE}\n{parents}author {who}\ncommitter {who}\n\n{message}\n").into_bytes()
 }
 
-/// One pack; its count stands at its start, and need not be true.
+/// A pack under construction. The number of objects in its head need not be correct.
 #[derive(Clone)]
 pub struct Pack(pub Vec<u8>);
 
@@ -46,12 +47,12 @@ impl Pack {
         Self([&b"PACK"[..], &version.to_be_bytes(), &count.to_be_bytes()].concat())
     }
 
-    /// Where the next object begins.
+    /// The offset of the next object.
     pub fn at(&self) -> usize {
         self.0.len()
     }
 
-    /// An object's first bytes: its kind and its size, in at least so many bytes.
+    /// Appends an object's header: its type and its size, in at least `bytes` bytes.
     pub fn head(&mut self, kind: u8, size: u64, bytes: usize) {
         let (mut byte, mut rest) = (kind << 4 | low(size, 4), size >> 4);
         for at in 1.. {
@@ -64,7 +65,7 @@ impl Pack {
         self.0.push(byte);
     }
 
-    /// How far back a delta's base begins.
+    /// Appends the distance from a delta back to its base.
     pub fn distance(&mut self, distance: usize) {
         let mut rest = u64::try_from(distance).expect("64 bits");
         let mut bytes = vec![low(rest, 7)];
@@ -76,13 +77,13 @@ impl Pack {
         self.0.extend(bytes);
     }
 
-    /// A whole object.
+    /// Appends a whole object.
     pub fn object(&mut self, kind: u8, content: &[u8]) {
         self.head(kind, size(content), 1);
         self.0.extend(deflated(content));
     }
 
-    /// An object as a delta of what begins at `base_at` in this pack.
+    /// Appends an object as a delta of the object at offset `base_at` in this pack.
     pub fn offset_delta(&mut self, base_at: usize, delta: &[u8]) {
         let at = self.at();
         self.head(OFS_DELTA, size(delta), 1);
@@ -90,14 +91,14 @@ impl Pack {
         self.0.extend(deflated(delta));
     }
 
-    /// An object as a delta of a named one.
+    /// Appends an object as a delta of the object with the id `base`.
     pub fn named_delta(&mut self, base: &Name, delta: &[u8]) {
         self.head(REF_DELTA, size(delta), 1);
         self.0.extend(base);
         self.0.extend(deflated(delta));
     }
 
-    /// With the hash at its end.
+    /// Appends the trailer, and returns the pack.
     pub fn finish(mut self) -> Vec<u8> {
         let hash = Sha1::digest(&self.0);
         self.0.extend(hash);
@@ -123,7 +124,7 @@ pub fn compressed(content: &[u8], level: Compression) -> Vec<u8> {
     encoder.finish().expect("to memory")
 }
 
-/// How to make `target` from `base`: what they begin and end with alike is copied.
+/// A delta that makes `target` from `base`, by copying their common prefix and suffix.
 pub fn delta(base: &[u8], target: &[u8]) -> Vec<u8> {
     let alike = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();
     let start = alike(&mut base.iter().zip(target));
@@ -148,7 +149,7 @@ fn copy(out: &mut Vec<u8>, mut offset: usize, mut length: usize) {
     }
 }
 
-/// A length within a delta.
+/// Encodes a length as in a delta.
 fn length(mut length: usize) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
@@ -161,7 +162,7 @@ fn length(mut length: usize) -> Vec<u8> {
     }
 }
 
-/// So many zero bytes, deflated: quickly, however many.
+/// The compressed form of `count` zero bytes. Fast for any count.
 pub fn zeros(count: u64) -> Vec<u8> {
     use flate2::{Compress, FlushCompress};
     const BLOCK: usize = 1 << 20;
@@ -177,7 +178,7 @@ pub fn zeros(count: u64) -> Vec<u8> {
     let mut out = vec![0x78, 0x01];
     (0..count / block).for_each(|_| out.extend(&whole));
     out.extend(part(usize::try_from(count % block).expect("less than a block")));
-    // An empty last block, and the checksum (RFC 1950): one for the sum of the bytes, their count for the sum of sums.
+    // An empty last block, and the checksum (RFC 1950). The sum of the bytes is 1, and the sum of the sums is `count`.
     out.extend([0x03, 0x00]);
     out.extend(u32::try_from((count % 65_521) << 16 | 1).expect("32 bits").to_be_bytes());
     out

@@ -1,5 +1,5 @@
-//! What a server says before a push: rewritten in the same way in any chunks; then it has one capability that is ours,
-//! none for signed pushes, and is left as it is when it is rewritten again. The first bytes are the chunks' sizes.
+//! The server's list of refs before a push. Rewriting gives the same result in any chunks. The result has `no-thin`
+//! once and no `push-cert`, and rewriting it again changes nothing. The first bytes of the input are the chunks' sizes.
 
 #![no_main]
 
@@ -39,7 +39,7 @@ fn rewritten(chunks: &[&[u8]]) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// The lines, an empty one for each flush, and what follows the last.
+/// The lines, with an empty line for each flush, and the bytes after the last line.
 fn lines(mut bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut lines = Vec::new();
     while let Ok(Some((pkt, length))) = first(bytes) {

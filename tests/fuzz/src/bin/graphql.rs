@@ -1,5 +1,5 @@
-//! A document, then perhaps a line that begins with `#` and goes on with the variables as JSON: what the Judge would
-//! send on judges equal again.
+//! A GraphQL document, optionally followed by a line of `#` and the variables as JSON. Judging the body that is sent
+//! gives the same result.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! A host name: taken exactly when a plain reading of the rules takes it, and then in one spelling.
+//! A host name. The parser accepts exactly the names that a direct implementation of the rules accepts, in one
+//! spelling.
 
 #![no_main]
 
@@ -6,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use policy::{Authority, HostName};
 
 fuzz_target!(|input: &[u8]| {
-    // Nothing but a panic to find in an authority that isn't made below.
+    // For an arbitrary authority, only a panic is a finding.
     let _ = Authority::parse(input);
     let parsed = HostName::parse(input);
     assert_eq!(parsed.is_ok(), is_name(input), "{parsed:?}");
@@ -19,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
         let authority = Authority::parse(format!("{spelling}:443").as_bytes()).expect("a host and a port");
         assert_eq!((&authority.host, authority.port), (&name, Some(443)));
     }
-    // No byte that has a meaning beside a host may be in one.
+    // A host name contains no byte that is a delimiter in a URL.
     for byte in "/?#@:%[]\\ \0\r\n".chars() {
         assert!(HostName::parse(format!("{text}{byte}").as_bytes()).is_err());
     }

@@ -1,5 +1,6 @@
-//! A pack: the same commits, the same end or the same kind of error in any chunks, and all the commits of one that is
-//! well-formed; no more memory than is said. The first byte says whether the rest is a pack or the choices for one.
+//! A pack. In any chunks the scanner finds the same commits and the same end, or returns the same kind of error. It
+//! finds all commits of a well-formed pack, in limited memory. The first byte selects whether the rest is a pack, or
+//! the choices to build one.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;
 use std::mem::discriminant;
 
-/// What of a pack does not depend on its chunks.
+/// The results that must not depend on the chunks.
 #[derive(Debug, PartialEq)]
 struct Seen {
     commits: BTreeMap<Oid, Vec<Oid>>,
@@ -32,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     for chunks in [fuzz::chunks(&bytes, sizes), fuzz::chunks(&bytes, &[0])] {
         match (read(&chunks), &whole) {
             (Ok(seen), Ok(whole)) => assert_eq!(&seen, whole),
-            // Where data cannot be inflated and is too long as well, either may be found first.
+            // If data is both malformed and too long, either error may be found first.
             (Err(error), Err(whole)) => assert_eq!(discriminant(&error), discriminant(whole), "{error} {whole}"),
             (seen, whole) => panic!("{seen:?} {whole:?}"),
         }
@@ -52,7 +53,7 @@ fn read(chunks: &[&[u8]]) -> Result<Seen, Error> {
     let (mut scanner, mut passed) = (Scanner::default(), 0);
     for chunk in chunks {
         passed += scanner.feed(chunk)?;
-        // What inflates, and no more than twice what can have come out of so little.
+        // The decompressor, and no more than twice the output that such a short input can have.
         assert!(scanner.memory() < 16 << 20, "{}", scanner.memory());
     }
     Ok(Seen { commits: scanner.graph().iter().collect(), passed, complete: scanner.is_complete() })

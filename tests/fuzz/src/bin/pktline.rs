@@ -1,4 +1,5 @@
-//! pkt-lines: read exactly when a plain reading of the rules reads them, and written back as they came.
+//! pkt-lines. The parser accepts exactly the lines that a direct implementation of the rules accepts. Writing a line
+//! restores the input.
 
 #![no_main]
 
@@ -17,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
             Pkt::Line(line) => write(&mut written, line),
         }
         assert_eq!(written, rest[..length]);
-        // Nothing shorter is one.
+        // A shorter prefix is incomplete.
         assert_eq!(first(&rest[..length - 1]), Ok(None));
         rest = &rest[length..];
     }

@@ -1,5 +1,6 @@
-//! A whole push: the same verdict in any chunks; and with answers that come early the same as well, or that of a push
-//! of which enough was seen before its flaw. The first byte says whether the rest is a body or the choices for one.
+//! A whole push. The verdict is the same in any chunks. With early answers from the server it is the same too, or the
+//! push is decided before its flaw arrives. The first byte selects whether the rest is a body, or the choices to build
+//! one.
 
 #![no_main]
 
@@ -11,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use policy::{BranchRules, Container};
 use push::{Inspection, Oid};
 
-/// A server that believes what refs it is told, and knows of descent what a bit of the names says.
+/// A server that has the given refs, and takes some bits of the ids to decide descent.
 struct Believer {
     refs: Vec<(String, Option<Oid>)>,
 }
@@ -35,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
         0 => choices.0.to_vec(),
         _ => made(&mut choices),
     };
-    // Refs are mostly where the push says that they are.
+    // In most pushes, the refs are where the push claims they are.
     let mut probe = Inspection::new(rules.clone(), container(kind));
     probe.feed(&body);
     let told = probe.updates().iter().filter(|_| kind & 16 == 0).map(|update| (update.name.clone(), update.old));
@@ -44,14 +45,14 @@ fuzz_target!(|input: &[u8]| {
         let got = inspect(Inspection::new(rules.clone(), container(kind)), &body, pace, &server);
         assert!(got.memory < 16 << 20);
         match got.refusal.as_ref().map(|refusal| refusal.denial.rule) {
-            // Its pack may end without a trailer.
+            // The pack may end without a trailer.
             None | Some("push.malformed" | "push.limit") => {}
-            // Answers that come at the end come to a pack that has a trailer, and that waits for them.
+            // If the answers arrive at the end, the pack has a trailer, which waits for the answers.
             Some("push.stale" | "push.force") if pace.answers_after == AT_THE_END => {
                 assert!(got.passed == 0 || got.passed + TRAILER <= body.len());
             }
             Some("push.stale" | "push.force") => {}
-            // All others are for the list of refs, of which nothing goes on.
+            // All other rules concern the list of ref updates, which is not sent before the verdict.
             Some(rule) => assert_eq!(got.passed, 0, "{rule}"),
         }
         got.refusal.map(|refusal| refusal.denial.rule)
@@ -62,9 +63,9 @@ fuzz_target!(|input: &[u8]| {
         let early = run(Pace { chunk, answers_after: after });
         match (early, whole) {
             (early, whole) if early == whole => {}
-            // What it was asked for was proved before the flaw came.
+            // Everything was proved before the flaw arrived.
             (None, Some("push.malformed" | "push.limit")) => {}
-            // Where refs are is known before the pack is at its end.
+            // The refs' objects are known before the pack ends.
             (Some("push.stale"), Some("push.malformed" | "push.limit" | "push.force")) => {}
             other => panic!("{other:?}"),
         }
@@ -89,7 +90,7 @@ fn made(choices: &mut Choices<'_>) -> Vec<u8> {
             _ => "",
         };
         let name = ["heads/sandbox/x", "heads/sandbox/y", "tags/sandbox/z", "heads/main"][usize::from(name % 4)];
-        // Mostly each is named once.
+        // In most pushes, each ref is named once.
         let name = if flags & 2 == 0 { format!("refs/{name}{at}") } else { format!("refs/{name}") };
         pkt(&mut body, &format!("{} {} {name}{capabilities}", hex(old), hex(new)));
     }

@@ -1,5 +1,5 @@
-//! The head of a push: the same request, or the same error, in any chunks; and no ref's name that two could read
-//! differently. The first bytes are the chunks' sizes.
+//! The head of a push. The parser returns the same request or the same error in any chunks, and accepts no ref name
+//! that two parsers could read differently. The first bytes of the input are the chunks' sizes.
 
 #![no_main]
 
@@ -13,13 +13,13 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(read(&fuzz::chunks(body, &[0])), whole);
     let Ok(Some((request, used))) = whole else { return };
     assert!(body[..used].ends_with(b"0000"));
-    // What follows is not looked at, and the same head is the same request.
+    // Bytes after the head are not read, so an equal head gives an equal request.
     assert_eq!(read(&[&body[..used], b"PACK"]), Ok(Some((request.clone(), used))));
     for update in &request.updates {
         let odd = |c: char| c.is_control() || c == ' ';
         assert!(!update.name.is_empty() && !update.name.contains(odd), "{update:?}");
         assert_ne!((update.old, update.new).0.map(|oid| *oid.as_bytes()), Some([0; 20]));
-        // Each line is there as git writes it.
+        // The body has each line as git writes it.
         let hex = |oid: Option<git_wire::Oid>| oid.map_or("0".repeat(40), |oid| oid.to_string());
         let line = format!("{} {} {}", hex(update.old), hex(update.new), update.name);
         assert!(body[..used].windows(line.len()).any(|part| part == line.as_bytes()), "{line}");

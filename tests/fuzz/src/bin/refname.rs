@@ -1,4 +1,4 @@
-//! A pattern for branches, a line's end, and a branch's name, against plain readings of the rules.
+//! A branch glob, a newline and a branch name. Both are compared with direct implementations of the rules.
 
 #![no_main]
 
@@ -26,8 +26,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// git-check-ref-format(1), rule by rule, for `refs/heads/{name}`; and what is ours: printable ASCII only, 255 bytes
-/// at most, nothing that reads like something else than a branch.
+/// The rules of git-check-ref-format(1), one by one, for `refs/heads/{name}`, and our own: printable ASCII only, at
+/// most 255 bytes, and no name that looks like something other than a branch.
 fn is_branch_by_git(name: &str) -> bool {
     let full = format!("refs/heads/{name}");
     let parts: Vec<&str> = full.split('/').collect();
@@ -46,7 +46,7 @@ fn is_branch_by_git(name: &str) -> bool {
     one && three && four && five && six && seven && eight && nine && ten && ours && !name.starts_with('-')
 }
 
-/// Row by row: whether the pattern so far covers the text up to each place.
+/// Matches with dynamic programming: each row holds whether the pattern so far matches the text up to each index.
 fn covers(pattern: &[u8], text: &[u8]) -> bool {
     let mut row = vec![false; text.len() + 1];
     row[0] = true;

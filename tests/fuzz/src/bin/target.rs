@@ -1,5 +1,5 @@
-//! `METHOD host target`, then a line's end and the body: what the Judge would send on is of the container's repository,
-//! and judges equal again.
+//! `METHOD host target`, a newline and the body. The request that is sent belongs to the container's repository, and
+//! judging it again gives the same result.
 
 #![no_main]
 

@@ -110,16 +110,16 @@ impl Permissions {
 }
 
 impl Raw {
-    /// Checks it; `base` is what its path is relative to.
+    /// Checks the values. `base` is the directory that `key` is relative to.
     ///
     /// # Errors
-    /// The key that is wrong, and why.
-    pub fn check(&self, base: &Path) -> Result<Settings, (&'static str, String)> {
+    /// If `id` is neither a number nor a client id: why.
+    pub fn check(&self, base: &Path) -> Result<Settings, String> {
         let id = match &self.id {
             Id::Number(number) => number.to_string(),
             Id::Client(id) => id.clone(),
         };
-        let id = read_id(&id).map_err(|problem| ("from.app.id", problem))?;
+        let id = read_id(&id)?;
         let (installation, permissions) = (self.installation, self.permissions.clone());
         Ok(Settings { id, key: base.join(&self.key), installation, permissions })
     }
@@ -172,7 +172,7 @@ mod tests {
 
     fn read(yaml: &str) -> Result<Settings, String> {
         let raw: Raw = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
-        raw.check(Path::new("/etc")).map_err(|(key, problem)| format!("{key}: {problem}"))
+        raw.check(Path::new("/etc"))
     }
 
     #[test]
@@ -204,8 +204,8 @@ mod tests {
             ("{id: 1, key: k, permissions: {metadata: write}}", "read only"),
             ("{id: 1, key: k, permissions: {contents: admin}}", "admin"),
             ("{id: 1, key: k, permissions: {contents: none}}", "none"),
-            ("{id: 0, key: k}", "from.app.id"),
-            ("{id: 'a/b', key: k}", "from.app.id"),
+            ("{id: 0, key: k}", "\"0\""),
+            ("{id: 'a/b', key: k}", "\"a/b\""),
             ("{id: [], key: k}", "client id"),
             ("{id: 1}", "key"),
             ("{key: k}", "id"),

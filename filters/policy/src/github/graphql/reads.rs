@@ -1,5 +1,5 @@
-//! What a selection reads: from the few fields at the root down through the types that may be read, fragments
-//! included.
+//! Judges the fields that a document reads: from the few fields that are allowed at the root down through the types
+//! that may be read, fragments included.
 
 use super::super::node_id::{Home, NodeId};
 use super::super::{Class, MAX_ASK, Operation, Refused, Scope, search};
@@ -9,30 +9,30 @@ use super::schema::Type;
 use super::variables::{Given, Variables};
 use std::collections::BTreeSet;
 
-/// The most fields that are followed, counting those of a fragment each time it is spread: fragments that spread
-/// others twice double that at each step.
+/// The most fields that are followed. The fields of a fragment count each time that the fragment is spread. Fragments
+/// that each spread the next one twice double the count at each step, so the document's length does not limit it.
 const MAX_VISITED: usize = 5_000;
-/// How deep selections may be nested, fragments taken into account; less is a circle too.
+/// The most levels of nested selections, including those in spread fragments. This also ends cycles of fragments.
 const MAX_NESTED: usize = 2 * MAX_DEPTH;
-/// The most fields at the root: each may be a write.
+/// The most fields at the root. Each may be a write.
 const MAX_ROOTS: usize = 256;
-/// The most ids, those included that are not confirmed with GitHub; [`MAX_ASK`] is for those that are.
+/// The most node ids in a document. [`MAX_ASK`] limits those that have to be confirmed with GitHub.
 const MAX_IDS: usize = 500;
 
-/// What follows the selections of a document.
+/// Follows the selections of a document.
 pub struct Reader<'a> {
     pub scope: Scope<'a>,
     document: &'a Document<'a>,
     pub variables: Variables<'a>,
     visited: usize,
     ids: usize,
-    /// The fragments that are spread.
+    /// The fragments that were spread so far.
     pub fragments: BTreeSet<&'a str>,
-    /// The ids whose repository is to be confirmed.
+    /// The ids whose repository has to be confirmed with GitHub.
     pub ask: Vec<String>,
 }
 
-/// A query is allowed by its class, or by the name `query`.
+/// Judges a query. The policy allows it by its class, or by the operation's name `query`.
 pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, &'static str), Refused> {
     let in_repo = |field: &&&Field<'_>| matches!(field.name, "repository" | "node" | "nodes" | "search");
     let class = if roots.iter().any(|field| in_repo(&field)) { Class::ReadRepo } else { Class::ReadGlobal };
@@ -44,7 +44,7 @@ pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Op
     Ok((operation, if by_name { "github.operation" } else { class.rule() }))
 }
 
-/// The types at the root whose fields aren't those of a repository, and the arguments that lead to them.
+/// The root fields that lead to no repository: the field, its type and its arguments.
 const GLOBAL: [(&str, &str, &[&str]); 11] = [
     ("__schema", "__Schema", &[]),
     ("__type", "__Type", &["name"]),
@@ -60,12 +60,12 @@ const GLOBAL: [(&str, &str, &[&str]); 11] = [
 ];
 
 impl<'a> Reader<'a> {
-    /// For a document.
+    /// A reader of `document`.
     pub fn new(scope: Scope<'a>, document: &'a Document<'a>, variables: Variables<'a>) -> Self {
         Self { scope, document, variables, visited: 0, ids: 0, fragments: BTreeSet::new(), ask: Vec::new() }
     }
 
-    /// The fields at the root, those in fragments included.
+    /// The fields at the root, including those in fragments.
     pub fn roots(&mut self) -> Result<Vec<&'a Field<'a>>, Refused> {
         let mut roots = Vec::new();
         self.collect(&self.document.selections, 0, &mut roots)?;
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
         depth: usize,
         roots: &mut Vec<&'a Field<'a>>,
     ) -> Result<(), Refused> {
-        // Each way through fragments ends at a field, so this bounds the ways too.
+        // Every path through fragments ends at a field, so this limits the number of paths too.
         if depth > MAX_DEPTH || roots.len() > MAX_ROOTS {
             return Err(malformed("the document has too many fields at its root, or fragments in a circle"));
         }
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
                 known(&["query", "type", "after", "before", "first", "last"])?;
                 let arguments = self.arguments(field)?;
                 let kind = arguments.iter().find(|(name, _)| *name == "type").map(|(_, value)| value);
-                // The advanced one has a language of its own.
+                // The type ISSUE_ADVANCED has another query language, which `search::query` does not parse.
                 if !matches!(kind, Some(Given::Enum("ISSUE") | Given::Text("ISSUE"))) {
                     let reason = "a search may be of type ISSUE only";
                     return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
                 Selection::Field(field) => {
                     let found = of.field(field.name).ok_or_else(|| unknown(operation, of.name(), field.name))?;
                     match field.name {
-                        // The one field whose argument is an id. The tables name only those that are none.
+                        // The only field with an id as its argument. The tables list only arguments that are not ids.
                         "isRequired" => takes_all(operation, field, &["pullRequestId", "pullRequestNumber"])?,
                         _ => takes_all(operation, field, found.arguments)?,
                     }
@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
                     for (_, id) in arguments.iter().filter(|(name, _)| *name == "pullRequestId") {
                         self.nodes(operation, id)?;
                     }
-                    // A comparison with another repository's branch is written owner:branch.
+                    // `owner:branch` is a branch of another repository.
                     if field.name == "compare" && text(&arguments, "headRef").is_none_or(|head| head.contains(':')) {
                         let reason = "a comparison has to stay in its repository";
                         return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
         Ok((fragment.on, &fragment.selections))
     }
 
-    /// A field without arguments and selections.
+    /// Checks that a field has neither arguments nor selections.
     pub fn leaf(&self, operation: &Operation, field: &Field<'_>) -> Result<(), Refused> {
         if !field.arguments.is_empty() || !field.selections.is_empty() {
             return Err(unknown(operation, "", field.name));
@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What is given for a field's arguments.
+    /// The evaluated arguments of a field, without those that have no value.
     pub fn arguments(&mut self, field: &'a Field<'a>) -> Result<Vec<(&'a str, Given<'a>)>, Refused> {
         let mut given = Vec::with_capacity(field.arguments.len());
         for (name, value) in &field.arguments {
@@ -253,7 +253,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The ids of nodes to read: of the container's repositories, as far as they say.
+    /// Judges the ids of nodes to read. An id that names a repository has to name one of the container's. An id that
+    /// names no repository has to be confirmed with GitHub.
     fn nodes(&mut self, operation: &Operation, value: &Given<'_>) -> Result<(), Refused> {
         match value {
             Given::List(items) => items.iter().try_for_each(|item| self.nodes(operation, item)),
@@ -272,7 +273,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads an id.
+    /// Decodes an id.
     pub fn decode(&mut self, operation: &Operation, text: &str) -> Result<NodeId, Refused> {
         self.ids = self.ids.saturating_add(1);
         if self.ids > MAX_IDS {
@@ -284,7 +285,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Leaves it to GitHub in which repository `id` lies.
+    /// Adds `id` to those whose repository GitHub has to confirm.
     pub fn confirm(&mut self, id: &str) -> Result<(), Refused> {
         if self.ask.iter().any(|other| other == id) {
             return Ok(());
@@ -297,7 +298,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a field takes all of its arguments.
+/// Checks that each argument of the field is one of `arguments`.
 fn takes_all(operation: &Operation, field: &Field<'_>, arguments: &[&str]) -> Result<(), Refused> {
     match field.arguments.iter().find(|(name, _)| !arguments.contains(name)) {
         None => Ok(()),
@@ -315,7 +316,7 @@ fn text<'a>(arguments: &[(&'a str, Given<'a>)], name: &str) -> Option<&'a str> {
     })
 }
 
-/// The refusal of a field, or of a type where `of` is empty.
+/// The refusal of the field `name` of the type `of`, or of the type `name` if `of` is empty.
 fn unknown(operation: &Operation, of: &str, name: &str) -> Refused {
     let reason = match of {
         "" => format!("{name} may not be read here"),

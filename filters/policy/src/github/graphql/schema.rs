@@ -1,25 +1,25 @@
-//! The part of GitHub's schema that the policy needs, as `data/graphql-*.tsv` says.
+//! The part of GitHub's schema that the policy needs, from `data/graphql-*.tsv`.
 //!
-//! A type is a name and its fields. Names that end in `~` are views: the same type where the object may belong to
-//! another repository, with only the fields that may be read then.
+//! A type is a name with fields. A type whose name ends in `~` is a view of the type without the `~`. It is used where
+//! the object may belong to another repository, and has only the fields that may be read in that case.
 
 use super::super::Class;
 
 include!(concat!(env!("OUT_DIR"), "/graphql.rs"));
 
-/// What a type's index is for a field without one: a scalar or an enum.
+/// Stands for the type's index in a field that leads to no type in the tables: a scalar or an enum.
 const LEAF: u16 = u16::MAX;
 
-/// What may stand in a place of an input.
+/// The kind of value that a member of an input takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A node's id, of one of these types; empty where GitHub states none.
+    /// A node's id, of one of these types. The list is empty if GitHub documents no types.
     Id(&'static [&'static str]),
     String,
     Enum,
     Boolean,
     Number,
-    /// An object of the input type at this place.
+    /// An object of the input type with this index.
     Object(u16),
 }
 
@@ -28,11 +28,11 @@ pub enum Kind {
 pub struct Mutation {
     pub name: &'static str,
     pub class: Class,
-    /// The type of its argument `input`.
+    /// The index of the type of the argument `input`.
     pub input: u16,
-    /// What it returns.
+    /// The index of the type that it returns.
     pub payload: u16,
-    /// It is refused unless it is allowed by name.
+    /// The mutation is refused unless the policy allows it by name.
     pub off: bool,
 }
 
@@ -43,25 +43,25 @@ pub struct Type(u16);
 /// A field of a type.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldOf {
-    /// The type that it leads to; `None` for a scalar.
+    /// The type of the field's value. `None` for a scalar or an enum.
     pub to: Option<Type>,
-    /// The arguments that it takes.
+    /// The arguments that the field takes.
     pub arguments: &'static [&'static str],
 }
 
 impl Type {
-    /// The type called `name`.
+    /// The type with this name.
     pub fn named(name: &str) -> Option<Self> {
         let at = TYPES.binary_search_by(|(have, ..)| (*have).cmp(name)).ok()?;
         u16::try_from(at).ok().map(Self)
     }
 
-    /// Its name, with the mark of a view.
+    /// The type's name, with the `~` of a view.
     pub fn name(self) -> &'static str {
         TYPES.get(usize::from(self.0)).map(|(name, ..)| *name).unwrap_or_default()
     }
 
-    /// Its field `name`.
+    /// The type's field `name`.
     pub fn field(self, name: &str) -> Option<FieldOf> {
         let (_, from, to) = TYPES.get(usize::from(self.0))?;
         let fields = FIELDS.get(usize::from(*from)..usize::from(*to))?;
@@ -71,7 +71,7 @@ impl Type {
         Some(FieldOf { to, arguments: ARGUMENTS.get(usize::from(*arguments))? })
     }
 
-    /// The type that a fragment `on name` has inside this one. A view stays a view.
+    /// The type inside a fragment `on name` in a selection of this type. A view stays a view.
     pub fn narrowed(self, name: &str) -> Option<Self> {
         match self.name().strip_suffix('~') {
             Some(_) => Self::named(&format!("{name}~")),
@@ -82,19 +82,19 @@ impl Type {
 }
 
 impl Mutation {
-    /// The mutation called `name`.
+    /// The mutation with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         let at = MUTATIONS.binary_search_by(|have| have.name.cmp(name)).ok()?;
         MUTATIONS.get(at)
     }
 
-    /// The type of what it returns.
+    /// The type that the mutation returns.
     pub fn payload(&self) -> Type {
         Type(self.payload)
     }
 }
 
-/// What may stand at the member `name` of the input type at `input`.
+/// The kind of value that the member `name` takes, in the input type with the index `input`.
 pub fn member(input: u16, name: &str) -> Option<Kind> {
     let (_, from, to) = INPUTS.get(usize::from(input))?;
     let fields = INPUT_FIELDS.get(usize::from(*from)..usize::from(*to))?;
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// How much the tables take in a filter, where a pointer is of 4 bytes; strings that occur twice count once.
+    /// The memory that the tables take in a filter, where a pointer has 4 bytes. Equal strings count once.
     #[test]
     fn the_tables_are_small() {
         let mut texts = std::collections::BTreeSet::new();

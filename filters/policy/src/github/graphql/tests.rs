@@ -1,4 +1,4 @@
-//! Whole bodies, and what becomes of them.
+//! Judges whole request bodies.
 
 use super::*;
 use crate::Container;
@@ -21,7 +21,7 @@ fn container(mode: &str) -> Container {
     .unwrap()
 }
 
-/// The rules by default, and some operations allowed by name.
+/// The default rules, with some operations allowed by name.
 fn rules(by_name: &[&str]) -> Rules {
     let allow = by_name.iter().map(|name| (*name).to_owned()).collect();
     let exception = Exception { labels: Default::default(), allow, deny: Default::default() };
@@ -50,13 +50,13 @@ fn bot(query: &str, variables: &str) -> &'static str {
     verdict(&judge_by(&Rules::default(), "bot", &body(query, variables)))
 }
 
-/// What is sent of a document.
+/// The body that is sent for a document.
 fn sent(query: &str, variables: &str) -> String {
     let judged = judge_by(&Rules::default(), "bot", &body(query, variables)).unwrap();
     String::from_utf8(judged.body.to_bytes()).unwrap()
 }
 
-/// A mutation with its input in the document.
+/// A mutation with its input written in the document.
 fn write(name: &str, input: &str) -> String {
     format!("mutation{{{name}(input:{input}){{clientMutationId}}}}")
 }
@@ -91,7 +91,7 @@ fn what_gh_sends_has_the_verdict_that_is_expected() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What is sent is judged as what came, and sent as it is.
+/// Judging the body that is sent gives the same verdict and the same body.
 #[test]
 fn what_is_sent_is_what_was_judged() {
     for (command, query, variables, expected) in gh_documents() {
@@ -435,7 +435,7 @@ fn guards_on_what_is_written() {
         ("updateIssue", format!("{{id:\"{ISSUE}\" projectIds:[\"PRO_kwLOAWBuf84ANtZO\"]}}"), "github.project"),
         ("addComment", format!("{{subjectId:\"{ISSUE}\" body:\"\"\"fine\n  /merge\"\"\"}}"), "github.command"),
         ("addComment", "{subjectId:\"MDExOlB1bGxSZXF1ZXN0MjU2NTg2NDA=\" body:\"x\"}".into(), "ask"),
-        // Places whose types GitHub doesn't state.
+        // Places whose types GitHub doesn't document.
         ("setIssueFieldValue", format!("{{issueId:\"{ISSUE}\" issueFields:[{{fieldId:\"{PR}\"}}]}}"), "github.node-id"),
         ("updateIssueIssueType", format!("{{issueId:\"{ISSUE}\" issueTypeId:\"IT_kwDNAd3NAZo\"}}"), "ask"),
         ("updateIssueIssueType", format!("{{issueId:\"{ISSUE}\" issueTypeId:\"{REPO}\"}}"), "github.node-id"),
@@ -521,7 +521,7 @@ fn every_field_at_the_root_of_a_mutation_is_judged() {
     assert_eq!(judged.ask, [ISSUE]);
 }
 
-/// A value for every place of a kind, as far as the table says.
+/// A value that the table accepts in a place of this kind.
 fn example(mutation: &str, name: &str, types: &str) -> Option<String> {
     let one = types.split('|').find_map(|kind| {
         Some(match kind {
@@ -544,12 +544,12 @@ fn example(mutation: &str, name: &str, types: &str) -> Option<String> {
             _ => return None,
         })
     })?;
-    // Those that are refused whatever they name.
+    // Members that are refused with any value.
     let barred = matches!(name, "botIds" | "projectIds" | "projectV2Ids") || mutation == "-";
     (!barred).then(|| format!("{name}:\"{one}\""))
 }
 
-/// All mutations: for a bot and for a user the verdict is what the class says.
+/// For every mutation, and for a bot and a user, the class gives the verdict.
 #[test]
 fn the_verdict_on_every_mutation_is_what_its_class_says() {
     let text = include_str!("../../../../../tests/corpus/github/graphql-mutations.tsv");
@@ -635,7 +635,7 @@ fn hostile_documents_are_refused_in_good_time() {
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
-/// One past each limit is refused, the limit isn't.
+/// A document at a limit is allowed, and a document one past the limit is refused.
 #[test]
 fn limits_are_where_they_are_said_to_be() {
     let fields = |n: usize| format!("{{viewer{{{}}}}}", "login ".repeat(n));
@@ -657,7 +657,7 @@ fn limits_are_where_they_are_said_to_be() {
     let ids = |n: usize| format!("{{nodes(ids:[{}]){{id}}}}", format!("\"{PR}\" ").repeat(n));
     assert_eq!(bot(&ids(500), "{}"), "allow");
     assert_eq!(bot(&ids(501), "{}"), "github.graphql");
-    // Each label is one that GitHub has to confirm, as the issue is.
+    // GitHub has to confirm each label, and the issue too.
     let label = |n: u8| {
         let array = [&[0x93, 0, 0xce], &23_096_959_u32.to_be_bytes()[..], &[0xce, 0, 1, 0, n]].concat();
         format!("\"LA_{}\"", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(array))
@@ -717,7 +717,7 @@ fn selections() -> impl Strategy<Value = Vec<document::Selection<'static>>> {
     })
 }
 
-/// Spellings of one comment on the pull request `id` that GitHub takes alike.
+/// Spellings of one comment on the pull request `id`, all equal to GitHub.
 fn spellings(id: &str, field: &str) -> Vec<(String, String)> {
     let input = format!("subjectId:\"{id}\" {field}:\"x\"");
     let swapped = format!("{field}:\"x\",,subjectId:\"\"\"\n  {id}\n\"\"\"");
@@ -784,8 +784,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Documents of gh with some bytes changed, cut out or doubled: nothing panics, and what is sent of what is
-    /// allowed is allowed and stays as it is.
+    /// Documents of gh with some bytes changed, removed or doubled. Nothing panics. If a document is allowed, the
+    /// body that is sent is allowed too, and is sent unchanged.
     #[test]
     fn changed_bytes_do_no_harm(at in any::<prop::sample::Index>(), from in any::<usize>(), length in 0usize..12, bytes in prop::collection::vec(any::<u8>(), 0..6)) {
         thread_local! {

@@ -1,18 +1,18 @@
-//! What the values of a document come to: literals, and variables with what was given for them or their defaults.
+//! Evaluates the values of a document: literals, and variables with the client's values or their defaults.
 
 use super::super::Json;
 use super::document::{Document, Value, Variable};
 use std::collections::BTreeSet;
 
-/// A value, as GitHub comes to see it.
+/// An evaluated value, as GitHub will see it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Given<'a> {
     Null,
     Boolean(bool),
     Number,
-    /// A string, or, given by a variable, perhaps an enum's value.
+    /// A string. If a variable supplied it, it may also be an enum value.
     Text(&'a str),
-    /// An enum's value in the document.
+    /// An enum value that is written in the document.
     Enum(&'a str),
     List(Vec<Given<'a>>),
     Object(Vec<(&'a str, Given<'a>)>),
@@ -22,26 +22,26 @@ pub enum Given<'a> {
 pub struct Variables<'a> {
     declared: &'a [Variable<'a>],
     given: &'a [(String, Json)],
-    /// Those that are used anywhere.
+    /// The variables that were used so far.
     used: BTreeSet<&'a str>,
 }
 
 impl<'a> Variables<'a> {
-    /// Those of `document`, of which `given` are given.
+    /// The variables of `document`, with the client's values `given`.
     pub fn new(document: &'a Document<'a>, given: &'a [(String, Json)]) -> Self {
         Self { declared: &document.variables, given, used: BTreeSet::new() }
     }
 
-    /// Whether the variable `name` is used by what was evaluated so far.
+    /// Whether a value that was evaluated so far uses the variable `name`.
     pub fn is_used(&self, name: &str) -> bool {
         self.used.contains(name)
     }
 
-    /// What `value` comes to; `None` where it is a variable that is neither given nor has a default, which is as if it
-    /// weren't written.
+    /// Evaluates `value`. Returns `None` for a variable that has neither a value nor a default; GitHub treats such a
+    /// value as absent.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If a variable is not declared, or if one of a non-null type is null or has no value.
     pub fn evaluate(&mut self, value: &'a Value<'a>) -> Result<Option<Given<'a>>, String> {
         Ok(Some(match value {
             Value::Variable(name) => return self.variable(name),
@@ -77,7 +77,7 @@ impl<'a> Variables<'a> {
             Some((_, Json::Null)) if variable.of.ends_with('!') => Err(format!("${name} may not be null")),
             Some((_, value)) => Ok(Some(from_json(value))),
             None => match &variable.default {
-                // A default has no variables in it.
+                // A default contains no variables, so this does not recurse further.
                 Some(value) => self.evaluate(value),
                 None if variable.of.ends_with('!') => Err(format!("${name} is not given")),
                 None => Ok(None),

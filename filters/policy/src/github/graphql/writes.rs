@@ -1,5 +1,5 @@
-//! What a mutation writes: its class, as for a REST operation, and every value of its input by the place where it
-//! stands. Ids are of the types that GitHub states for their place, and of the container's repositories.
+//! Judges mutations: by the class, as for a REST operation, and by every value of the input, according to its place. An
+//! id has to be of a type that GitHub documents for its place, and of one of the container's repositories.
 
 use super::super::node_id::Home;
 use super::super::{Class, Operation, Refused};
@@ -9,8 +9,8 @@ use super::reads::Reader;
 use super::schema::{self, Kind, Mutation};
 use super::variables::Given;
 
-/// What the inputs of these have to say, because GitHub takes something else in its place or because it is what the
-/// rule on branches is about.
+/// Mutations, each with the input member that is required here: either GitHub would use a default in its place, or the
+/// branch rules need it.
 const REQUIRED: [(&str, &str); 6] = [
     ("createCommitOnBranch", "branch"),
     ("createLinkedBranch", "name"),
@@ -20,7 +20,7 @@ const REQUIRED: [(&str, &str); 6] = [
     ("updateRefs", "refUpdates"),
 ];
 
-/// Judges each mutation at the root. The operation is the first.
+/// Judges each mutation at the root. Returns the operation of the first.
 pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Operation, &'static str), Refused> {
     let mut first = None;
     for field in roots {
@@ -60,7 +60,8 @@ fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation,
 struct Writer<'r, 'a> {
     reader: &'r mut Reader<'a>,
     operation: &'r Operation,
-    /// Allowed by name, which lifts guards that are a matter of taste and none that keeps refs or repositories.
+    /// The policy allows the mutation by name. That lifts the guards that are a matter of taste, and no guard that
+    /// protects refs or repositories.
     by_name: bool,
 }
 
@@ -69,7 +70,7 @@ impl Writer<'_, '_> {
         Err(Refused::of(self.operation, rule, reason))
     }
 
-    /// An object of the input type at `input`.
+    /// Judges an object of the input type with the index `input`.
     fn object(&mut self, input: u16, members: &[(&str, Given<'_>)]) -> Result<(), Refused> {
         for (name, value) in members {
             match schema::member(input, name) {
@@ -83,7 +84,8 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// A member, or an element of a list that it is: GitHub takes a single value for a list of one.
+    /// Judges a member, or each element of a list. GitHub accepts a single value in place of a list of one element, so
+    /// both are judged the same way.
     fn member(&mut self, name: &str, kind: Kind, value: &Given<'_>) -> Result<(), Refused> {
         match (kind, value) {
             (_, Given::Null) => Ok(()),
@@ -93,7 +95,7 @@ impl Writer<'_, '_> {
             (Kind::Enum, Given::Enum(value) | Given::Text(value)) => self.choice(name, value),
             (Kind::Boolean, Given::Boolean(value)) => self.flag(name, *value),
             (Kind::Number, Given::Number) => Ok(()),
-            // What GitHub's agents are to do.
+            // The task for one of GitHub's agents.
             (Kind::Object(_), _) if name == "agentAssignment" => {
                 self.refuse(Class::Agent.rule(), "agentAssignment would let an agent begin to work")
             }
@@ -129,7 +131,7 @@ impl Writer<'_, '_> {
                         self.deletion()?;
                     }
                 }
-                // A repository's id is its number, and nothing that could lie elsewhere.
+                // A repository's id contains only its number. Any other object could lie in another repository.
                 if id.kind == "Repository" { Ok(()) } else { self.reader.confirm(text) }
             }
             Home::Unsaid => self.reader.confirm(text),
@@ -157,7 +159,7 @@ impl Writer<'_, '_> {
             }
             ("createCommitOnBranch", "repositoryNameWithOwner") => self.named_repo(text),
             ("createCommitOnBranch", "path") => scope.path(operation, text),
-            // A ref that is set to nothing is deleted.
+            // A ref that is set to the zero hash is deleted.
             ("updateRef" | "updateRefs", "oid" | "afterOid") if !text.contains(|c| c != '0') => self.deletion(),
             ("createLabel" | "updateLabel", "name") => scope.label(operation, text),
             (_, "actorLogins" | "userLogins" | "assigneeLogins") => scope.login(operation, text),
@@ -173,7 +175,7 @@ impl Writer<'_, '_> {
             ("addPullRequestReview" | "submitPullRequestReview", "event") => {
                 self.reader.scope.review_event(self.operation, value)
             }
-            // Rebasing moves the branch to what doesn't descend from where it was.
+            // A rebase moves the branch to a commit that does not descend from the old one.
             ("updatePullRequestBranch", "updateMethod") if value != "MERGE" => self.flag("force", true),
             _ => Ok(()),
         }
@@ -186,7 +188,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// The head of a new pull request, as for REST.
+    /// Judges the head of a new pull request, as for REST.
     fn head(&self, head: &str) -> Result<(), Refused> {
         let repos = &self.reader.scope.container.repos;
         let branch = match head.split_once(':') {
@@ -211,7 +213,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// An issue's URL, of one of the container's repositories.
+    /// Judges an issue's URL, which has to belong to one of the container's repositories.
     fn issue_url(&self, url: &str) -> Result<(), Refused> {
         let path = url.strip_prefix("https://github.com/").unwrap_or_default();
         let parts: Vec<&str> = path.split('/').collect();
@@ -228,7 +230,8 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// The branch of a commit: a ref's id, or a repository and a branch by their names, which are judged already.
+    /// Checks that the branch of a commit is given either by a ref's id, or by the names of a repository and a branch.
+    /// The values themselves are judged already.
     fn committable(&self, members: &[(&str, Given<'_>)]) -> Result<(), Refused> {
         let has = |name: &str| members.iter().any(|(have, value)| *have == name && matches!(value, Given::Text(_)));
         match (members.len(), has("id"), has("branchName") && has("repositoryNameWithOwner")) {

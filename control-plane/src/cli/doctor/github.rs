@@ -1,0 +1,102 @@
+//! The gateway's own credentials, GitHub's first.
+
+use std::sync::Arc;
+
+use super::{Context, Finding};
+use crate::credentials::PLACEHOLDER;
+use crate::github::client;
+use crate::upstreams::Upstreams;
+
+/// The variables of the built-in GitHub credential, in this order.
+const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
+
+/// Whether the configured sources work, and a GitHub token is set in this shell.
+pub fn credentials(context: &Context) -> Vec<Finding> {
+    let config = &context.config;
+    let mut problems = config.credentials.problems();
+    problems.extend(config.credentials.logins_that_fail());
+    if !problems.is_empty() {
+        return vec![Finding::warn("credentials", problems.join("; "), "correct `credentials:`, or its source")];
+    }
+    let app = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let names = GITHUB_VARIABLES.join(" or ");
+    let set = GITHUB_VARIABLES.iter().find_map(|name| std::env::var(name).ok().map(|value| (name, value)));
+    vec![match set {
+        Some((name, value)) if value.trim() == PLACEHOLDER => {
+            let found = format!("{name} holds the placeholder of a sandbox");
+            Finding::warn("credentials", found, "this shell is set up as a sandbox; set the token itself")
+        }
+        Some((name, value)) if !value.trim().is_empty() => Finding::ok("credentials", format!("{name} is set here")),
+        _ if app("GITHUB_APP_ID") => Finding::ok("credentials", "GITHUB_APP_ID is set here"),
+        _ => Finding::warn(
+            "credentials",
+            "no GitHub token in this shell",
+            format!("a gateway started from here adds none, unless `credentials:` names another source; set {names}"),
+        ),
+    }]
+}
+
+/// What GitHub says of the token. No finding if there is no token: [`credentials`] says so.
+pub fn token(context: &Context) -> Vec<Finding> {
+    let config = &context.config;
+    let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
+    let request = || {
+        let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let response = runtime.block_on(client.get(None, "/"));
+        // Does not wait for a lookup of the host that is under way.
+        runtime.shutdown_background();
+        response
+    };
+    match request() {
+        Ok(response) => vec![judge(response.status, response.scopes.as_deref())],
+        Err(client::Error::NoCredential(_)) => Vec::new(),
+        Err(error) => {
+            vec![Finding::warn("github", format!("the token cannot be looked at: {error}"), "check the network")]
+        }
+    }
+}
+
+/// What GitHub's response to `GET /` says of the token. `scopes` are those of a classic token; the response to another
+/// token has none.
+fn judge(status: u16, scopes: Option<&str>) -> Finding {
+    let scopes: Option<Vec<&str>> = scopes.map(|scopes| scopes.split(',').map(str::trim).collect());
+    match (status, scopes) {
+        (401, _) => Finding::fail("github", "GitHub does not take the token", "make a new one"),
+        (200, Some(scopes)) if scopes.contains(&"workflow") => Finding::warn(
+            "github",
+            "the token may write workflows, which run with rights of their own",
+            "use one without the scope `workflow`, so that the gateway is not the only lock",
+        ),
+        (200, Some(_)) => Finding::ok("github", "the token may not write workflows"),
+        (200, None) => Finding::ok(
+            "github",
+            "GitHub takes the token; whether a fine-grained one may write workflows cannot be told from here, its page says so",
+        ),
+        (status, _) => {
+            Finding::warn("github", format!("api.github.com answers with status {status}"), "try again later")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn a_token_that_may_write_workflows_is_pointed_out() {
+        for (status, scopes, state, word) in [
+            (200, Some("repo, workflow"), State::Warn, "may write workflows"),
+            (200, Some("workflow"), State::Warn, "may write workflows"),
+            (200, Some("repo, workflows:read"), State::Ok, "may not write workflows"),
+            (200, Some(""), State::Ok, "may not"),
+            (200, None, State::Ok, "cannot be told"),
+            (401, None, State::Fail, "does not take"),
+            (503, None, State::Warn, "503"),
+        ] {
+            let finding = judge(status, scopes);
+            assert!(finding.state == state && finding.found.contains(word), "{finding:?}");
+        }
+    }
+}
