@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use policy::push::Change;
-use policy::{Denial, Stage};
+use policy::{Denial, Rule, Stage};
 use push::{Descent, Inspection, Question, RefUpdate, Standing};
 use serde::Serialize;
 
@@ -54,14 +54,14 @@ pub struct Explain {
 struct Explained<'a> {
     verdict: &'static str,
     stage: &'static str,
-    rule: &'static str,
+    rule: Rule,
     status: u16,
     reason: &'a str,
     updates: Vec<Update<'a>>,
     commits: usize,
     pack_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ask: Vec<Ask>,
+    ask: Vec<DescentQuery>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +78,7 @@ struct Update<'a> {
 
 /// What GitHub would be asked: whether one of the boundary's commits descends from the old one.
 #[derive(Debug, Serialize)]
-struct Ask {
+struct DescentQuery {
     #[serde(rename = "ref")]
     name: String,
     old: String,
@@ -112,7 +112,7 @@ impl Explain {
         let mut inspection = Inspection::new(policy.github.branches.clone(), container.clone());
         if !container.has_repo(owner.as_bytes(), name.as_bytes()) {
             let reason = format!("{} is not one of the repositories of {}", self.repo, container.container_id);
-            inspection.refuse(Denial::forbidden(Stage::Github, "github.repo", reason));
+            inspection.refuse(Denial::new(Rule::GithubRepo, reason));
         } else if let Err(denial) = push::judge_headers(&headers) {
             inspection.refuse(denial);
         }
@@ -157,7 +157,7 @@ fn explained(inspection: &Inspection, ask: Vec<Descent>) -> (Explained<'_>, bool
         let reason = reason.map(|refused| refused.reason.as_str());
         Update { name: &of.name, old, new, kind: push::change(of), reason }
     });
-    let ask = ask.into_iter().map(|descent| Ask {
+    let ask = ask.into_iter().map(|descent| DescentQuery {
         name: descent.name,
         old: descent.ancestor.to_string(),
         boundary: descent.commits.iter().map(ToString::to_string).collect(),
@@ -172,7 +172,7 @@ fn explained(inspection: &Inspection, ask: Vec<Descent>) -> (Explained<'_>, bool
     let explained = Explained {
         verdict,
         stage: denial.map_or(Stage::Push, |denial| denial.stage).name(),
-        rule: denial.map_or("push.allowed", |denial| denial.rule),
+        rule: denial.map_or(Rule::PushAllowed, |denial| denial.rule),
         status: denial.map_or(200, |denial| denial.status),
         reason: denial.map_or("", |denial| denial.reason.as_str()),
         updates: updates.collect(),

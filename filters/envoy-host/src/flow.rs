@@ -1,12 +1,12 @@
 //! The shell's part of a flow ([`policy::flow`]): reads the facts that a flow needs, and carries out its steps.
 
 use crate::{
-    AUDIT, Action, CONTAINER, Error, Level, Response, drop_request_body, log, property, remove_request_header,
-    remove_response_header, request_body_part, request_headers, reset_request, respond, resume_request,
-    resume_response, set_property, set_request_body, set_request_header, set_response_body,
+    AUDIT, Action, CONTAINER, Error, Level, drop_request_body, log, property, refuse, remove_request_header,
+    remove_response_header, request_body_part, request_headers, reset_request, resume_request, resume_response,
+    set_property, set_request_body, set_request_header, set_response_body,
 };
 use policy::Note;
-use policy::flow::{Answer, Effect, Paused, RequestHead, Step, Then};
+use policy::flow::{Effect, Paused, RequestHead, Step, Then};
 
 /// The request's headers, with the facts that the stages before have left.
 ///
@@ -56,8 +56,8 @@ pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) 
             }
             Action::Continue
         }
-        Then::Answer(answer) => {
-            send(&answer);
+        Then::Refuse(refusal) => {
+            refuse(&refusal);
             Action::Pause
         }
         Then::Reset => {
@@ -69,14 +69,4 @@ pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) 
 
 fn write(note: &Note) -> Result<(), Error> {
     set_property(&AUDIT, &note.to_bytes())
-}
-
-fn send(answer: &Answer) {
-    let Answer { status, content_type, rule, body } = answer;
-    let response = Response { status: *status, content_type, rule, body };
-    if let Err(error) = respond(&response) {
-        log(Level::Error, &format!("{rule}: a refusal without its answer: {error}"));
-        // Without a reset the request stays paused for good.
-        reset_request();
-    }
 }

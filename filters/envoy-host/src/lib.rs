@@ -31,8 +31,8 @@ pub use request::{
     reset_request, resume_request, set_request_body, set_request_header,
 };
 pub use response::{
-    Response, remove_response_header, remove_response_trailer, respond, response_body_part, response_header,
-    response_headers, response_status, response_trailers, resume_response, set_response_body,
+    refuse, remove_response_header, remove_response_trailer, response_body_part, response_header, response_headers,
+    response_status, response_trailers, resume_response, set_response_body,
 };
 
 use abi::{Buffer, Map};

@@ -3,6 +3,7 @@
 use crate::abi::{self, Buffer, Map, Side};
 use crate::callbacks::{Effect, answered, defer};
 use crate::{Error, body, refused};
+use policy::{RULE_HEADER, Refusal};
 
 /// The response's status.
 ///
@@ -77,27 +78,18 @@ pub fn resume_response() {
     defer(Effect::Resume(Side::Response));
 }
 
-/// A response that the gateway gives itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Response<'a> {
-    /// The HTTP status.
-    pub status: u16,
-    /// The value of `content-type`.
-    pub content_type: &'a str,
-    /// The rule that decided, for `x-sallyport-rule`.
-    pub rule: &'a str,
-    /// The body.
-    pub body: &'a [u8],
-}
-
-/// Answers the request with `response` when the callback has returned, and sends nothing of it upstream. At most once
-/// for each request; the callback has to return [`crate::Action::Pause`].
-///
-/// # Errors
-/// As Envoy answers.
-pub fn respond(response: &Response<'_>) -> Result<(), Error> {
-    let headers = [("content-type", response.content_type), ("x-sallyport-rule", response.rule)];
-    abi::send_local_response(response.status, &headers, response.body).map_err(refused("send_local_response"))?;
-    answered();
-    Ok(())
+/// Answers the request with `refusal` when the callback has returned, and sends nothing of it upstream. At most once for
+/// each request; the callback has to return [`crate::Action::Pause`]. Where Envoy does not take the answer, the request is
+/// reset.
+pub fn refuse(refusal: &Refusal) {
+    let headers = [("content-type", refusal.content_type), (RULE_HEADER, refusal.rule.name())];
+    match abi::send_local_response(refusal.status, &headers, &refusal.body) {
+        Ok(()) => answered(),
+        Err(status) => {
+            let error = refused("send_local_response")(status);
+            crate::log(crate::Level::Error, &format!("{}: a refusal without its answer: {error}", refusal.rule));
+            // Without a reset the request stays paused for good.
+            crate::reset_request();
+        }
+    }
 }

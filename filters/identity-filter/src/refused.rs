@@ -85,10 +85,10 @@ impl Bodies {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use policy::Stage;
+    use policy::Rule;
 
     fn refused() -> Refused {
-        let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "who");
+        let denial = Denial::new(Rule::IdentityUnknown, "who");
         Refused::new(&Facts::read(vec![]), &denial, &Rc::default(), Duration::ZERO)
     }
 

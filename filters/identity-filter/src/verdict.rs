@@ -4,11 +4,11 @@
 use crate::live::Right;
 use crate::memory::Memory;
 use crate::request::Facts;
-use policy::{By, Container, Denial, HostName, Policy, Request, Stage, Verdict};
+use policy::{By, Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict};
 use serde::Serialize;
 use std::net::IpAddr;
 
-/// What happens to a request.
+/// The outcome for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The CONNECT tunnel is opened.
@@ -41,7 +41,7 @@ struct Audit<'a> {
     container_id: Option<&'a str>,
     stage: Stage,
     verdict: &'static str,
-    rule: &'static str,
+    rule: Rule,
     reason: &'a str,
     policy_version: &'a str,
 }
@@ -82,9 +82,8 @@ pub fn on_connect(facts: &Facts, place: Place) -> Outcome {
     let verdict = match (place, &facts.authority) {
         (Place::Proxy, Some(authority)) => policy::decide_connect(authority),
         (Place::Proxy, None) => Verdict::Deny(no_authority()),
-        (Place::Elsewhere, _) => Verdict::Deny(Denial::forbidden(
-            Stage::Request,
-            "request.nested-connect",
+        (Place::Elsewhere, _) => Verdict::Deny(Denial::new(
+            Rule::RequestNestedConnect,
             "CONNECT belongs on a connection to the proxy itself, not inside a tunnel",
         )),
     };
@@ -104,17 +103,17 @@ pub enum Place {
 }
 
 fn no_authority() -> Denial {
-    Denial::forbidden(Stage::Request, "request.authority", "the request has to name its host exactly once")
+    Denial::new(Rule::RequestAuthority, "the request has to name its host exactly once")
 }
 
 /// The refusal of a request whose source address is unknown to Envoy.
 pub fn no_source() -> Denial {
-    Denial::forbidden(Stage::Identity, "identity.unknown", "your address can't be told")
+    Denial::new(Rule::IdentityUnknown, "the source address of the request is unknown")
 }
 
 /// A refusal because the gateway is not able to decide. The client may retry.
 pub fn unavailable(reason: &str) -> Denial {
-    Denial { stage: Stage::Identity, rule: "identity.unavailable", status: 503, reason: reason.to_owned() }
+    Denial::new(Rule::IdentityUnavailable, reason)
 }
 
 impl Judgement {
@@ -130,7 +129,7 @@ impl Judgement {
 
     /// This judgement for a request that lost a part of its body: such a request is never forwarded.
     pub fn of_a_part(self) -> Self {
-        let reason = "too much of the body had come before your registration was known here; try again";
+        let reason = "the body was too long to hold until your registration was known; try again";
         match self.outcome {
             Outcome::Refuse(_) => self,
             Outcome::Open(_) | Outcome::Forward(..) => {
@@ -191,7 +190,7 @@ mod tests {
         .unwrap()
     }
 
-    fn rule(outcome: Outcome) -> &'static str {
+    fn rule(outcome: Outcome) -> Rule {
         match outcome {
             Outcome::Open(by) | Outcome::Forward(_, by) => by.rule,
             Outcome::Refuse(denial) => denial.rule,

@@ -1,6 +1,6 @@
 //! The egress allow list: exact host names and suffixes, each with the methods that pass.
 
-use crate::{By, Denial, HostName, InvalidHost, Stage, Verdict};
+use crate::{By, Denial, HostName, InvalidHost, Rule, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -161,14 +161,14 @@ impl Egress {
     pub fn decide(&self, host: &HostName, method: &[u8]) -> Verdict {
         let Some(access) = self.access(host) else {
             let reason = format!("{host} is not one of the allowed hosts");
-            return Verdict::Deny(Denial::forbidden(Stage::Identity, "egress.host", reason));
+            return Verdict::Deny(Denial::new(Rule::EgressHost, reason));
         };
         if !access.allows(method) {
             let allowed: Vec<&str> = access.methods.iter().flatten().map(String::as_str).collect();
             let reason = format!("only {} requests may be sent to {host}", allowed.join(" and "));
-            return Verdict::Deny(Denial::forbidden(Stage::Identity, "egress.method", reason));
+            return Verdict::Deny(Denial::new(Rule::EgressMethod, reason));
         }
-        Verdict::Allow(By { rule: "egress.host" })
+        Verdict::Allow(By { rule: Rule::EgressHost })
     }
 }
 

@@ -2,7 +2,7 @@
 //! the corpus.
 
 use crate::github::{Call, Head, Judge, Operation, Refused};
-use crate::{Container, Denial, Policy, Request, Stage, Verdict, decide_connect, decide_request};
+use crate::{Container, Denial, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct Explained {
     /// The stage that decided.
     pub stage: Stage,
     /// The rule that decided.
-    pub rule: &'static str,
+    pub rule: Rule,
     /// The HTTP status of a refusal.
     pub status: u16,
     /// Why it is refused; empty otherwise.
@@ -93,7 +93,7 @@ pub fn explain(whole: Whole<'_>, container: &Container, policy: &Policy, judge: 
 }
 
 impl Explained {
-    fn allowed(stage: Stage, rule: &'static str) -> Self {
+    fn allowed(stage: Stage, rule: Rule) -> Self {
         Self {
             verdict: "allow",
             stage,

@@ -125,7 +125,7 @@ pub enum Then {
     /// The bytes at hand go on, and so does what was paused.
     Resume(Paused),
     /// The request waits for good, and this response is sent.
-    Answer(Answer),
+    Refuse(Refusal),
     /// The stream ends without a response.
     Reset,
 }
@@ -139,27 +139,6 @@ pub enum Paused {
     Response,
     /// Both. The response is resumed first.
     Both,
-}
-
-/// A response that the gateway gives itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The value of `content-type`.
-    pub content_type: &'static str,
-    /// The rule that decided, for `x-sallyport-rule`.
-    pub rule: &'static str,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    /// A rendered refusal by `rule`.
-    pub fn of(refusal: Refusal, rule: &'static str) -> Self {
-        let Refusal { status, content_type, body } = refusal;
-        Self { status, content_type, rule, body: body.into_bytes() }
-    }
 }
 
 impl<Q> Step<Q> {

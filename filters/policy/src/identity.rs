@@ -1,8 +1,8 @@
-//! Stage 2: who is speaking, and may that container reach this host at all?
+//! The stage identity: who is speaking, and may that container reach this host at all?
 //!
 //! Called by the identity filter for every CONNECT and every request, and by the CLI's `explain`.
 
-use crate::{Authority, By, Container, Denial, HostName, Policy, Stage, Verdict};
+use crate::{Authority, By, Container, Denial, HostName, Policy, Rule, Verdict};
 use bstr::ByteSlice;
 use jiff::Timestamp;
 
@@ -29,16 +29,15 @@ pub struct Request<'a> {
 pub fn decide_connect(authority: &[u8]) -> Verdict {
     let authority = match Authority::parse(authority) {
         Ok(authority) => authority,
-        Err(error) => return Verdict::Deny(Denial::forbidden(Stage::Request, "request.authority", error.to_string())),
+        Err(error) => return Verdict::Deny(Denial::new(Rule::RequestAuthority, error.to_string())),
     };
     match authority.port {
-        Some(port) if CONNECT_PORTS.contains(&port) => Verdict::Allow(By { rule: "request.connect" }),
-        Some(port) => Verdict::Deny(Denial::forbidden(
-            Stage::Request,
-            "request.port",
+        Some(port) if CONNECT_PORTS.contains(&port) => Verdict::Allow(By { rule: Rule::RequestConnect }),
+        Some(port) => Verdict::Deny(Denial::new(
+            Rule::RequestPort,
             format!("port {port} cannot be reached through the gateway, only 443 and 80"),
         )),
-        None => Verdict::Deny(Denial::forbidden(Stage::Request, "request.port", "CONNECT needs a port, 443 or 80")),
+        None => Verdict::Deny(Denial::new(Rule::RequestPort, "CONNECT needs a port, 443 or 80")),
     }
 }
 
@@ -55,44 +54,44 @@ pub fn decide_request(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<(HostName, By), Denial> {
-    let authority = Authority::parse(request.authority)
-        .map_err(|error| Denial::forbidden(Stage::Request, "request.authority", error.to_string()))?;
+    let authority =
+        Authority::parse(request.authority).map_err(|error| Denial::new(Rule::RequestAuthority, error.to_string()))?;
     if let Some(port) = authority.port
         && !CONNECT_PORTS.contains(&port)
     {
         let reason = format!("port {port} cannot be reached through the gateway, only 443 and 80");
-        return Err(Denial::forbidden(Stage::Request, "request.port", reason));
+        return Err(Denial::new(Rule::RequestPort, reason));
     }
     // RFC 3986 section 2: nothing else stands in a URI. Later stages are shown such bytes in another form than is sent.
     if !request.path.iter().all(u8::is_ascii_graphic) {
         let reason = "the path holds a byte that no URI has; it has to be percent-encoded";
-        return Err(Denial::forbidden(Stage::Request, "request.path", reason));
+        return Err(Denial::new(Rule::RequestPath, reason));
     }
     if let Some(sni) = request.sni
         && HostName::parse(sni).as_ref() != Ok(&authority.host)
     {
         // RFC 9110 section 15.5.20: the client may try again on a connection of its own for that name.
         let reason = format!("this connection was made for {}, not for {}", sni.as_bstr(), authority.host);
-        return Err(Denial { stage: Stage::Request, rule: "request.sni", status: 421, reason });
+        return Err(Denial::new(Rule::RequestSni, reason));
     }
     let Some(container) = container else {
         let reason = "no container is registered at your address";
-        return Err(Denial::forbidden(Stage::Identity, "identity.unknown", reason));
+        return Err(Denial::new(Rule::IdentityUnknown, reason));
     };
     if container.expired(now) {
         let reason = format!("the registration of {} expired at {}", container.container_id, container.expires_at);
-        return Err(Denial::forbidden(Stage::Identity, "identity.expired", reason));
+        return Err(Denial::new(Rule::IdentityExpired, reason));
     }
     if let Some(why) = &container.blocked {
         let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
-        return Err(Denial::forbidden(Stage::Identity, "identity.blocked", reason));
+        return Err(Denial::new(Rule::IdentityBlocked, reason));
     }
     // RFC 9110 section 9.3.8: TRACE echoes what was sent, the credential included.
     if request.method == b"TRACE" {
-        return Err(Denial::forbidden(Stage::Request, "request.method", "TRACE is not passed on"));
+        return Err(Denial::new(Rule::RequestMethod, "TRACE is not passed on"));
     }
     if container.egress_allow.iter().any(|pattern| pattern.covers(&authority.host)) {
-        return Ok((authority.host, By { rule: "egress.container" }));
+        return Ok((authority.host, By { rule: Rule::EgressContainer }));
     }
     match policy.egress.decide(&authority.host, request.method) {
         Verdict::Allow(by) => Ok((authority.host, by)),
@@ -126,7 +125,7 @@ mod tests {
             Request { method: b"GET", path: b"/", authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
         match decide_request(container, request, &policy(), now.parse().unwrap()) {
             Ok(_) => "allow",
-            Err(denial) => denial.rule,
+            Err(denial) => denial.rule.name(),
         }
     }
 

@@ -15,6 +15,7 @@ mod note;
 pub mod push;
 mod refname;
 mod refusal;
+mod rule;
 
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
@@ -22,8 +23,9 @@ pub use explain::{Ask, Explained, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use note::Note;
-pub use refname::{BranchGlob, BranchRules, InvalidGlob, NotYours, branch_of, is_branch, is_refname};
-pub use refusal::{Form, Refusal, render};
+pub use refname::{BranchDenial, BranchGlob, BranchRules, InvalidGlob, branch_of, is_branch, is_refname};
+pub use refusal::{Form, RULE_HEADER, Refusal, render};
+pub use rule::{Effect, Reached, Rule};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,31 +59,44 @@ impl Policy {
     }
 }
 
-/// The stage of the chain that decided; the audit's `stage` field and the first word of every rule's documentation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The stage that decided, in the order of the chain; the audit's `stage` field.
+///
+/// The filters of the chain run in the order identity, github, credentials, scrub, push. `Credentials` is two of them:
+/// ext_authz adds the credential, and the scrub filter keeps it out of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// The request could not be read one way only.
+    /// Envoy, before any stage.
+    Listener,
+    /// The identity filter, by the request's form alone.
     Request,
     /// Who is speaking, and which hosts that container may reach.
     Identity,
     /// What a call of GitHub's API, or a request to another of GitHub's hosts, does.
     Github,
+    /// Whether a credential may be added, and that no response tells it.
+    Credentials,
     /// Which refs a push moves, and how.
     Push,
-    /// Whether a credential may be added.
-    Credentials,
+    /// Resolving and reaching the host.
+    Upstream,
 }
 
 impl Stage {
+    /// All stages, in the order of the chain.
+    pub const ALL: [Self; 7] =
+        [Self::Listener, Self::Request, Self::Identity, Self::Github, Self::Credentials, Self::Push, Self::Upstream];
+
     /// The stage's name as it stands in the audit.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
+            Stage::Listener => "listener",
             Stage::Request => "request",
             Stage::Identity => "identity",
             Stage::Github => "github",
-            Stage::Push => "push",
             Stage::Credentials => "credentials",
+            Stage::Push => "push",
+            Stage::Upstream => "upstream",
         }
     }
 }
@@ -101,7 +116,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct By {
     /// For example `egress.host`.
-    pub rule: &'static str,
+    pub rule: Rule,
 }
 
 /// Why a request was refused.
@@ -109,8 +124,8 @@ pub struct By {
 pub struct Denial {
     /// Where in the chain.
     pub stage: Stage,
-    /// The rule's stable name, for example `identity.unknown`; in the body, in `X-Sallyport-Rule` and in the audit.
-    pub rule: &'static str,
+    /// The rule; its name stands in the body, in `x-sallyport-rule` and in the audit.
+    pub rule: Rule,
     /// The HTTP status of the answer.
     pub status: u16,
     /// One sentence for whoever reads the refusal, without a full stop.
@@ -118,8 +133,8 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// A refusal with status 403.
-    pub fn forbidden(stage: Stage, rule: &'static str, reason: impl Into<String>) -> Self {
-        Self { stage, rule, status: 403, reason: reason.into() }
+    /// A refusal by `rule`, with the rule's own stage and status.
+    pub fn new(rule: Rule, reason: impl Into<String>) -> Self {
+        Self { stage: rule.stage(), rule, status: rule.status(), reason: reason.into() }
     }
 }

@@ -1,6 +1,6 @@
 //! What the audit says of a request: what the identity filter noted, with a later stage's decision in place of its own.
 
-use crate::Denial;
+use crate::{Denial, Rule};
 use serde_json::{Map, Value};
 
 /// The note, as it travels from stage to stage.
@@ -20,14 +20,14 @@ impl Note {
 
     /// With the decision that the request goes on.
     #[must_use]
-    pub fn allowed(&self, stage: &str, rule: &str) -> Self {
-        self.decided("allow", stage, rule, "")
+    pub fn allowed(&self, stage: &str, rule: Rule) -> Self {
+        self.decided("allow", stage, rule.name(), "")
     }
 
     /// With the decision that it ends.
     #[must_use]
     pub fn refused(&self, denial: &Denial) -> Self {
-        self.decided("deny", denial.stage.name(), denial.rule, &denial.reason)
+        self.decided("deny", denial.stage.name(), denial.rule.name(), &denial.reason)
     }
 
     /// With a field beside.

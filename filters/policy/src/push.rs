@@ -4,8 +4,8 @@
 //! Branches follow the same [`BranchRules`] as in GitHub's API. A tag follows the rules of a branch with the same name.
 //! In addition, a tag is never moved or deleted, because others have built on it.
 
-use crate::refname::{self, BranchRules, NotYours};
-use crate::{AuthMode, Container, Denial, Stage};
+use crate::refname::{self, BranchDenial, BranchRules};
+use crate::{AuthMode, Container, Denial, Rule};
 use serde::{Deserialize, Serialize};
 
 /// The most refs in one push. Each ref is looked up at GitHub before the push passes.
@@ -22,7 +22,7 @@ pub enum PushRefusal {
     Http,
 }
 
-/// What a push does to a ref.
+/// The change that a push makes to a ref.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
@@ -48,23 +48,23 @@ pub enum Need {
 /// # Errors
 /// If the change is refused.
 pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, Denial> {
-    let refuse = |rule, reason: String| Err(Denial::forbidden(Stage::Push, rule, reason));
+    let refuse = |rule, reason: String| Err(Denial::new(rule, reason));
     let (tag, short) = match (refname::branch_of(name), name.strip_prefix("refs/tags/")) {
         (Some(branch), _) => (false, branch),
         (None, Some(tag)) if refname::is_branch(tag) => (true, tag),
         _ => {
-            return refuse("push.ref", format!("{name:?} is no plain branch or tag; nothing else can be pushed"));
+            return refuse(Rule::PushRef, format!("{name:?} is not a plain branch or tag; nothing else can be pushed"));
         }
     };
     match rules.may_move(container, short) {
         Ok(()) => {}
-        Err(NotYours::Malformed) => return refuse("push.ref", format!("{name:?} is no plain branch or tag")),
-        Err(NotYours::Protected) => {
-            return refuse("push.protected", format!("{short} is protected; {}", advice(container)));
+        Err(BranchDenial::Malformed) => return refuse(Rule::PushRef, format!("{name:?} is not a plain branch or tag")),
+        Err(BranchDenial::Protected) => {
+            return refuse(Rule::PushProtected, format!("{short} is protected; {}", advice(container)));
         }
-        Err(NotYours::NotAllowed) => {
+        Err(BranchDenial::NotAllowed) => {
             return refuse(
-                "push.branch",
+                Rule::PushBranch,
                 format!("{short} is not one of this container's branches; {}", advice(container)),
             );
         }
@@ -74,14 +74,14 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
         Change::Create => Ok(Need::Nothing),
         Change::Update if tag => {
             let reason = format!("the tag {short} exists, and a tag is not moved; {}", tag_advice(container));
-            refuse("push.tag", reason)
+            refuse(Rule::PushTag, reason)
         }
         Change::Delete if tag => {
-            refuse("push.tag", format!("the tag {short} may not be deleted; {}", tag_advice(container)))
+            refuse(Rule::PushTag, format!("the tag {short} may not be deleted; {}", tag_advice(container)))
         }
         Change::Delete if !rules.allow_deletion => {
             let reason = format!("{short} may not be deleted, nor any other; for other commits: {}", advice(container));
-            refuse("push.delete", reason)
+            refuse(Rule::PushDelete, reason)
         }
         Change::Update if !rules.allow_force_push && !own() => Ok(Need::FastForward),
         Change::Update | Change::Delete => Ok(Need::Nothing),
@@ -105,7 +105,7 @@ pub fn advice(container: &Container) -> String {
     let globs = globs(container);
     match (container.auth_mode, globs.is_empty()) {
         (AuthMode::User, _) => "push another branch and open a pull request".into(),
-        (AuthMode::Bot, true) => "it has none".into(),
+        (AuthMode::Bot, true) => "this container has no branches to push to".into(),
         (AuthMode::Bot, false) => format!("branches that would work: {}", globs.join(", ")),
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn rule(rules: &BranchRules, container: &Container, name: &str, change: Change) -> Result<Need, &'static str> {
-        judge(rules, container, name, change).map_err(|denial| denial.rule)
+        judge(rules, container, name, change).map_err(|denial| denial.rule.name())
     }
 
     #[test]

@@ -1,7 +1,12 @@
-//! How a refusal is told: JSON for programs, plain text where git would print it.
+//! The one rendering of a refusal: JSON for programs, plain text where git prints it.
+//!
+//! Every refusal of every stage comes from [`render`], those that Envoy gives itself included.
 
-use crate::{Denial, Stage};
+use crate::{Denial, Rule, Stage};
 use serde::Serialize;
+
+/// The header in which every refusal names its rule.
+pub const RULE_HEADER: &str = "x-sallyport-rule";
 
 /// In which form the client can read a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,27 +34,29 @@ pub struct Refusal {
     pub status: u16,
     /// The value of `content-type`.
     pub content_type: &'static str,
+    /// The rule, for `x-sallyport-rule`.
+    pub rule: Rule,
     /// The body.
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 #[derive(Serialize)]
 struct Body<'a> {
     error: &'a str,
-    rule: &'a str,
-    stage: &'a str,
+    rule: Rule,
+    stage: Stage,
     request_id: &'a str,
     /// What `gh` and GitHub's own libraries print of an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
-/// Renders `denial`. `request_id` is the one that the audit line carries.
+/// Renders `denial`. `request_id` is the one that the audit line carries; for a refusal that Envoy gives itself it is
+/// the format command by which Envoy fills it in.
 pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
-    let stage = denial.stage.name();
     let message = (denial.stage == Stage::Github)
         .then(|| format!("{} (refused by sallyport, rule {})", denial.reason, denial.rule));
-    let body = Body { error: &denial.reason, rule: denial.rule, stage, request_id, message };
+    let body = Body { error: &denial.reason, rule: denial.rule, stage: denial.stage, request_id, message };
     let (content_type, body) = match form {
         // A struct of strings always serialises; were it not so, the refusal would stand without its body.
         Form::Json => ("application/json", format!("{}\n", serde_json::to_string(&body).unwrap_or_default())),
@@ -61,10 +68,11 @@ pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
             ),
         ),
     };
-    Refusal { status: denial.status, content_type, body }
+    Refusal { status: denial.status, content_type, rule: denial.rule, body: body.into_bytes() }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -76,20 +84,21 @@ mod tests {
         assert_eq!(Form::of_path(b"/o/r.git/git-receive-pack"), Form::Json);
         assert_eq!(Form::of_path(b"/repos/o/r?x=/info/refs"), Form::Json);
         assert_eq!(Form::of_path(b"/repos/o/r?x=/git-upload-pack"), Form::Json);
-        let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "say \"who\"");
+        let text = |denial: &Denial, form| String::from_utf8(render(denial, form, "7").body).unwrap();
+        let denial = Denial::new(Rule::IdentityUnknown, "say \"who\"");
         assert_eq!(
-            render(&denial, Form::Json, "7").body,
+            text(&denial, Form::Json),
             r#"{"error":"say \"who\"","rule":"identity.unknown","stage":"identity","request_id":"7"}"#.to_owned()
                 + "\n"
         );
-        let denial = Denial::forbidden(Stage::Github, "github.merge", "no");
+        let denial = Denial::new(Rule::GithubMerge, "no");
         assert_eq!(
-            render(&denial, Form::Json, "7").body,
+            text(&denial, Form::Json),
             r#"{"error":"no","rule":"github.merge","stage":"github","request_id":"7","message":"no (refused by sallyport, rule github.merge)"}"#
                 .to_owned()
                 + "\n"
         );
-        let denial = Denial::forbidden(Stage::Identity, "identity.unknown", "who");
-        assert!(render(&denial, Form::Text, "7").body.contains("rule identity.unknown"));
+        let denial = Denial::new(Rule::IdentityUnknown, "who");
+        assert!(text(&denial, Form::Text).contains("rule identity.unknown"));
     }
 }

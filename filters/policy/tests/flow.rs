@@ -136,9 +136,9 @@ impl Stream {
                 self.sent.get_or_insert_default().append(&mut self.waiting);
             }
             Then::Pause => {}
-            Then::Answer(answer) => {
+            Then::Refuse(answer) => {
                 assert!(self.over.is_none(), "it is answered twice");
-                self.over = Some(format!("{} {}", answer.status, answer.rule));
+                self.over = Some(format!("{} {}", answer.status, answer.rule.name()));
             }
             Then::Reset => self.over = Some("reset".into()),
             Then::Resume(Paused::Response | Paused::Both) => panic!("there is no response"),
@@ -282,7 +282,7 @@ fn without_rules_a_record_or_a_host_nothing_passes() {
     let unavailable = |mut flow: Flow, head: Result<RequestHead, Broken>| {
         let step = flow.request_headers(head, true);
         assert!(matches!(step.effects[..], [Effect::Log(_), Effect::NoteRefusal(_)]));
-        matches!(step.then, Then::Answer(answer) if (answer.status, answer.rule) == (503, "github.unavailable"))
+        matches!(step.then, Then::Refuse(answer) if (answer.status, answer.rule.name()) == (503, "github.unavailable"))
     };
     assert!(unavailable(Flow::new(None), Ok(issue())));
     assert!(unavailable(flow(), Ok(RequestHead { container: None, ..issue() })));
@@ -324,5 +324,5 @@ fn a_body_that_cannot_be_read_is_refused() {
     let mut flow = flow();
     assert_eq!(flow.request_headers(Ok(issue()), false), Step::only(Then::Pause));
     let step = flow.request_body(7, Err(Broken::new("Envoy")), true);
-    assert!(matches!(step.then, Then::Answer(answer) if answer.rule == "github.unavailable"));
+    assert!(matches!(step.then, Then::Refuse(answer) if answer.rule.name() == "github.unavailable"));
 }

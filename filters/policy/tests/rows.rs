@@ -19,7 +19,7 @@ fn verdict(
 ) -> Result<String, String> {
     judged(judge, who, (host, method, target), &[], body)
         .map(|allowed| allowed.operation.name)
-        .map_err(|refused| refused.denial.rule.to_owned())
+        .map_err(|refused| refused.denial.rule.name().to_owned())
 }
 
 #[test]

@@ -14,9 +14,9 @@ mod push;
 use crate::load::Load;
 use crate::{Question, RefAt, judge_headers};
 use advertisement::{Advertisement, Fed};
-use policy::flow::{Answer, Broken, Effect, RequestHead, Step as AnyStep, Then};
+use policy::flow::{Broken, Effect, RequestHead, Step as AnyStep, Then};
 use policy::github::{Kind, Rules, Service};
-use policy::{Denial, Form, Note, Stage};
+use policy::{Denial, Form, Note, Refusal, Rule};
 use push::Push;
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -73,7 +73,7 @@ enum State {
     Push(Box<Push>),
     /// A refused push. The rest of its body is dropped before it is answered: git over HTTP/2 prints an error of the
     /// framing layer for a response in the middle of an upload, and not the refusal.
-    Dropping { answer: Answer, upstream: Upstream },
+    Dropping { refusal: Refusal, upstream: Upstream },
     /// Refused and answered, or reset.
     Over,
 }
@@ -186,7 +186,7 @@ impl Flow {
             State::Other => Step::only(Then::Continue),
             State::Push(push) if push.phase().is_allowed() => Step::only(Then::Continue),
             State::Push(_) | State::Advertisement(_) => {
-                self.stop(Denial::forbidden(Stage::Push, "push.malformed", "a push has no trailers"))
+                self.stop(Denial::new(Rule::PushMalformed, "a push has no trailers"))
             }
             State::Dropping { .. } => Step::only(self.answer()),
             State::Over => Step::only(Then::Pause),
@@ -319,7 +319,7 @@ impl Flow {
                 self.note = head.note();
                 judge_headers(&head.headers)?;
                 if end {
-                    return Err(Denial::forbidden(Stage::Push, "push.malformed", "the push is empty").into());
+                    return Err(Denial::new(Rule::PushMalformed, "the push is empty").into());
                 }
                 let container = head.container()?;
                 let rules = self.rules.as_ref().ok_or_else(|| Broken::new("there are no rules"))?;
@@ -376,7 +376,7 @@ impl Flow {
             Stop::Broken(broken) => {
                 effects.push(Effect::Log(format!("push: {broken}")));
                 let reason = "the gateway can't inspect this push; try again";
-                Denial { status: 503, ..Denial::forbidden(Stage::Push, "push.unavailable", reason) }
+                Denial::new(Rule::PushUnavailable, reason)
             }
         };
         let Event { body, end, upstream } = self.event;
@@ -386,11 +386,9 @@ impl Flow {
             _ => (self.note.refused(&denial), None),
         };
         effects.push(Effect::NoteRefusal(note));
-        let answer = report.unwrap_or_else(|| {
-            let refusal = policy::render(&denial, Form::of_path(&self.path), self.note.request_id());
-            Answer::of(refusal, denial.rule)
-        });
-        self.state = State::Dropping { answer, upstream };
+        let refusal =
+            report.unwrap_or_else(|| policy::render(&denial, Form::of_path(&self.path), self.note.request_id()));
+        self.state = State::Dropping { refusal, upstream };
         let then = match (end, upstream) {
             (true, _) => self.answer(),
             (false, Upstream::Reached(_)) => Then::Continue,
@@ -402,7 +400,7 @@ impl Flow {
     /// Answers a refused request of which nothing more comes.
     fn answer(&mut self) -> Then {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Dropping { answer, .. } => Then::Answer(answer),
+            State::Dropping { refusal, .. } => Then::Refuse(refusal),
             // Answered already.
             _ => Then::Pause,
         }
@@ -411,5 +409,5 @@ impl Flow {
 
 fn unfinished() -> Denial {
     let reason = "GitHub has answered before it had the whole push; try again";
-    Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.unfinished", reason) }
+    Denial::new(Rule::PushUnfinished, reason)
 }

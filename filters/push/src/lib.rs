@@ -14,7 +14,7 @@ pub mod load;
 mod refusal;
 
 use git_wire::advertisement::Rewriter;
-use policy::{Denial, Stage};
+use policy::{Denial, Rule};
 
 pub use flow::{Flow, Query, ResponseHead};
 pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
@@ -31,12 +31,12 @@ pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";
 pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
     let values = |name: &'static str| headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value);
     if !values("content-type").eq([CONTENT_TYPE]) {
-        let reason = "git sends a push as application/x-git-receive-pack-request";
-        return Err(Denial::forbidden(Stage::Push, "push.content-type", reason));
+        let reason = "the content-type of a push has to be application/x-git-receive-pack-request";
+        return Err(Denial::new(Rule::PushContentType, reason));
     }
     if values("content-encoding").next().is_some() {
-        let reason = "git sends a push without a content-encoding";
-        return Err(Denial::forbidden(Stage::Push, "push.encoding", reason));
+        let reason = "content-encoding is not supported; send the push unencoded";
+        return Err(Denial::new(Rule::PushEncoding, reason));
     }
     Ok(())
 }
@@ -49,7 +49,7 @@ pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
 pub fn judge_advertisement(seen: &Rewriter) -> Result<(), Denial> {
     let Some(format) = seen.other_format() else { return Ok(()) };
     let reason = format!("the repository's object format is {format}; only sha1 can be pushed through the gateway");
-    Err(Denial::forbidden(Stage::Push, "push.format", reason))
+    Err(Denial::new(Rule::PushFormat, reason))
 }
 
 pub use git_wire::Oid;

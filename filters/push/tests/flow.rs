@@ -268,7 +268,7 @@ fn a_server_that_says_all_before_it_has_the_push_is_not_heard() {
         stream.response_ends(trailers);
         assert_eq!(stream.rule(), Some("push.unfinished"));
         let Some(Over::Answered(answer)) = stream.over else { panic!("it goes on") };
-        assert_eq!((answer.status, answer.rule), (200, "push.unfinished"), "git's own report");
+        assert_eq!((answer.status, answer.rule.name()), (200, "push.unfinished"), "git's own report");
     }
     let mut stream = Stream::of_push(case, &body.bytes, body.trailer, None);
     stream.body(&body.bytes[..body.bytes.len() - 10], false);
@@ -293,7 +293,11 @@ fn a_server_failure_is_told_unless_the_push_is_refused() {
     assert!(stream.over.is_none() && stream.sent.is_some(), "it is answered at its end");
     assert_eq!(stream.told, Told::Held { status: 500, whole: false });
     stream.body(rest, true);
-    assert!(matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule == "push.stale"), "{:?}", stream.over);
+    assert!(
+        matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule.name() == "push.stale"),
+        "{:?}",
+        stream.over
+    );
 
     // The gateway's own answer for a lost upstream is told.
     let mut stream = Stream::of_push(case, &body.bytes, body.trailer, None);
@@ -320,7 +324,7 @@ fn a_refused_push_is_dropped_and_then_answered() {
     let more = stream.flow.request_body(3, Ok(Vec::new()), false);
     assert_eq!(more, Step::with(Effect::DropRequestBody { size: 3 }, Then::Pause));
     stream.body(rest, true);
-    assert!(matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule == "push.protected"));
+    assert!(matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule.name() == "push.protected"));
     assert_eq!(stream.sent, None);
 
     // While it flows: it goes on without bytes, so that nothing of it gathers.
@@ -333,7 +337,7 @@ fn a_refused_push_is_dropped_and_then_answered() {
     assert_eq!(more, Step::with(Effect::DropRequestBody { size: 3 }, Then::Continue));
     stream.body(&body.bytes[body.bytes.len() - 10..], false);
     stream.trailers();
-    assert!(matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule == "push.stale"));
+    assert!(matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule.name() == "push.stale"));
     assert_eq!(stream.sent, Some(sent));
 }
 
@@ -354,7 +358,7 @@ fn trailers_pass_behind_an_allowed_push_only() {
     stream.body(bytes, false);
     stream.trailers();
     let Some(Over::Answered(answer)) = stream.over.clone() else { panic!("it goes on") };
-    assert_eq!((answer.rule, stream.rule()), ("push.malformed", Some("push.malformed")));
+    assert_eq!((answer.rule.name(), stream.rule()), ("push.malformed", Some("push.malformed")));
 }
 
 #[test]
@@ -376,15 +380,15 @@ fn a_refusal_is_a_report_or_a_status() {
 fn refusal(flow: &mut Flow, head: RequestHead, end: bool) -> Option<(String, u16)> {
     let step = flow.request_headers(Ok(head), end);
     let answer = match step.then {
-        Then::Answer(answer) => answer,
+        Then::Refuse(answer) => answer,
         Then::Pause if !end => match flow.request_body(0, Ok(Vec::new()), true).then {
-            Then::Answer(answer) => answer,
+            Then::Refuse(answer) => answer,
             _ => return None,
         },
         _ => return None,
     };
     assert!(step.effects.iter().any(|effect| matches!(effect, Effect::NoteRefusal(_))));
-    Some((answer.rule.to_owned(), answer.status))
+    Some((answer.rule.name().to_owned(), answer.status))
 }
 
 #[test]
@@ -417,7 +421,7 @@ fn a_push_needs_good_headers_a_body_and_known_facts() {
     let mut flow = with();
     let step = flow.request_headers(Err(Broken::new("Envoy")), true);
     assert_eq!(step.effects.first(), Some(&Effect::Log("push: Envoy".into())));
-    assert!(matches!(step.then, Then::Answer(answer) if answer.rule == "push.unavailable"));
+    assert!(matches!(step.then, Then::Refuse(answer) if answer.rule.name() == "push.unavailable"));
 }
 
 #[test]
@@ -511,11 +515,12 @@ mod advertisement {
     }
 
     fn odd(step: &Step<push::Query>) -> bool {
-        let Then::Answer(answer) = &step.then else { return false };
+        let Then::Refuse(answer) = &step.then else { return false };
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert!(text.contains("request id 7"), "{text}");
         assert!(matches!(step.effects.last(), Some(Effect::NoteRefusal(_))));
-        (answer.status, answer.rule, answer.content_type) == (502, "push.advertisement", "text/plain; charset=utf-8")
+        (answer.status, answer.rule.name(), answer.content_type)
+            == (502, "push.advertisement", "text/plain; charset=utf-8")
     }
 
     #[test]
@@ -568,7 +573,7 @@ mod advertisement {
         let mut flow = asked();
         let _ = flow.response_headers(Ok(good), false);
         let step = flow.response_body(4, Err(Broken::new("Envoy")), false);
-        assert!(matches!(step.then, Then::Answer(answer) if answer.rule == "push.unavailable"));
+        assert!(matches!(step.then, Then::Refuse(answer) if answer.rule.name() == "push.unavailable"));
     }
 
     #[test]

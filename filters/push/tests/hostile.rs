@@ -58,7 +58,7 @@ fn wrongs(case: &Case) -> Vec<String> {
                 None => (Verdict::Allow, None, BTreeMap::new()),
                 Some(refusal) => {
                     let refs = refusal.refs.iter().map(|refused| (refused.name.clone(), refused.guilty));
-                    (Verdict::Deny, Some(refusal.denial.rule.to_owned()), refs.collect())
+                    (Verdict::Deny, Some(refusal.denial.rule.name().to_owned()), refs.collect())
                 }
             };
             let expect = &case.expect;
@@ -115,7 +115,7 @@ fn an_answer_that_does_not_come_is_a_refusal() {
         push
     };
     let refused_by = |push: &Inspection| match push.standing() {
-        Standing::Refused(refusal) => Some((refusal.denial.rule, refusal.denial.status)),
+        Standing::Refused(refusal) => Some((refusal.denial.rule.name(), refusal.denial.status)),
         _ => None,
     };
     let mut push = fed();

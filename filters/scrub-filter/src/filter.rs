@@ -4,16 +4,11 @@
 //! with it.
 
 use crate::secret::{Place, Secret};
-use envoy_host::{self as host, Action, Level, Response, RootCallbacks, StreamCallbacks};
+use envoy_host::{self as host, AUDIT, Action, Level, RootCallbacks, StreamCallbacks};
+use policy::{Denial, Form, Note, Rule, render};
 
 /// Where the credential stage says in which place it has put the credential.
 const PLACE: [&str; 4] = ["metadata", "filter_metadata", "envoy.filters.http.ext_authz", "place"];
-const FAILED: Response<'_> = Response {
-    status: 502,
-    content_type: "application/json",
-    rule: "credentials.scrub",
-    body: br#"{"error":"denied","rule":"credentials.scrub","reason":"the gateway could not read back the credential that it added"}"#,
-};
 
 /// The root context.
 pub struct Root;
@@ -43,8 +38,7 @@ impl StreamCallbacks for Stream {
             }
             Err(error) => {
                 host::log(Level::Error, &format!("scrub: {error}"));
-                // If even that fails, the request is never sent.
-                let _held = host::respond(&FAILED);
+                refuse(&Note::read(&host::property(&AUDIT).ok().flatten().unwrap_or_default()));
                 Action::Pause
             }
         }
@@ -57,6 +51,16 @@ impl StreamCallbacks for Stream {
     fn on_response_trailers(&mut self) -> Action {
         self.scrub(host::response_trailers, host::remove_response_trailer)
     }
+}
+
+/// Refuses a request whose credential cannot be read back. `note` is the decision of the stages before.
+fn refuse(note: &Note) {
+    let denial = Denial::new(Rule::CredentialsScrub, "the gateway could not read back the credential that it added");
+    if let Err(error) = host::set_property(&AUDIT, &note.refused(&denial).to_bytes()) {
+        host::log(Level::Error, &format!("scrub: a refusal without its audit: {error}"));
+    }
+    let path = host::request_header(":path").ok().flatten().unwrap_or_default();
+    host::refuse(&render(&denial, Form::of_path(&path), note.request_id()));
 }
 
 /// Why the credential could not be read.

@@ -1,5 +1,6 @@
 //! The seventeen classes of GitHub's operations, which the policy allows or refuses.
 
+use crate::Rule;
 use serde::{Deserialize, Serialize};
 
 /// The class of an operation.
@@ -66,33 +67,33 @@ impl Class {
 
     /// The class's name in the policy and in the audit.
     pub fn name(self) -> &'static str {
-        self.rule().strip_prefix("github.").unwrap_or_default()
+        self.rule().name().strip_prefix("github.").unwrap_or_default()
     }
 
     /// The rule that allows or refuses operations of this class.
-    pub fn rule(self) -> &'static str {
+    pub fn rule(self) -> Rule {
         match self {
-            Self::ReadRepo => "github.read-repo",
-            Self::ReadAdmin => "github.read-admin",
-            Self::ReadGlobal => "github.read-global",
-            Self::ReadCross => "github.read-cross",
-            Self::ReadAccount => "github.read-account",
-            Self::WriteCollab => "github.write-collab",
-            Self::WriteObject => "github.write-object",
-            Self::WriteRef => "github.write-ref",
-            Self::Merge => "github.merge",
-            Self::Gate => "github.gate",
-            Self::Release => "github.release",
-            Self::Ci => "github.ci",
-            Self::Agent => "github.agent",
-            Self::Admin => "github.admin",
-            Self::Exfil => "github.exfil",
-            Self::Account => "github.account",
-            Self::Graphql => "github.graphql",
+            Self::ReadRepo => Rule::GithubReadRepo,
+            Self::ReadAdmin => Rule::GithubReadAdmin,
+            Self::ReadGlobal => Rule::GithubReadGlobal,
+            Self::ReadCross => Rule::GithubReadCross,
+            Self::ReadAccount => Rule::GithubReadAccount,
+            Self::WriteCollab => Rule::GithubWriteCollab,
+            Self::WriteObject => Rule::GithubWriteObject,
+            Self::WriteRef => Rule::GithubWriteRef,
+            Self::Merge => Rule::GithubMerge,
+            Self::Gate => Rule::GithubGate,
+            Self::Release => Rule::GithubRelease,
+            Self::Ci => Rule::GithubCi,
+            Self::Agent => Rule::GithubAgent,
+            Self::Admin => Rule::GithubAdmin,
+            Self::Exfil => Rule::GithubExfil,
+            Self::Account => Rule::GithubAccount,
+            Self::Graphql => Rule::GithubGraphql,
         }
     }
 
-    /// What an operation of this class does, as a phrase for refusal messages.
+    /// A phrase for what an operation of this class does, for refusal messages.
     pub fn doing(self) -> &'static str {
         match self {
             Self::ReadRepo => "reading a repository",

@@ -5,8 +5,8 @@
 //! before becomes a refusal.
 
 use super::{Allowed, Call, Class, Head, Judge, MAX_BODY, Operation, Pending, Refused};
-use crate::flow::{Answer, Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
-use crate::{Container, Denial, Form, Note, Stage, render};
+use crate::flow::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
+use crate::{Container, Denial, Form, Note, Rule, Stage, render};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -118,7 +118,7 @@ impl Flow {
     pub fn request_body(&mut self, size: usize, unread: Result<Vec<u8>, Broken>, end: bool) -> Step {
         match std::mem::take(&mut self.state) {
             State::Reading(_) if size > MAX_BODY => {
-                let refused = Refused::unknown("github.body", "the body is longer than 1 MiB");
+                let refused = Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB");
                 let mut step = self.stop(refused.into(), end);
                 step.effects.insert(0, Effect::DropRequestBody { size });
                 step
@@ -160,7 +160,7 @@ impl Flow {
                 Step::only(Then::Pause)
             }
             State::New | State::Reading(_) | State::Asking(_) => {
-                let refused = Refused::unknown("github.header", "a request to GitHub's API has no trailers");
+                let refused = Refused::unknown(Rule::GithubHeader, "a request to GitHub's API has no trailers");
                 self.stop(refused.into(), true)
             }
         }
@@ -181,12 +181,10 @@ impl Flow {
             Some(Confirmed { confirmed: true, .. }) => {
                 return self.pass(&asking.allowed, &asking.strays, asking.size, Then::Resume(Paused::Request));
             }
-            Some(Confirmed { reason, .. }) => Refused::of(operation, "github.node", reason),
+            Some(Confirmed { reason, .. }) => Refused::of(operation, Rule::GithubNode, reason),
             None => {
                 let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
-                let mut refused = Refused::of(operation, "github.unconfirmed", reason);
-                refused.denial.status = 503;
-                refused
+                Refused::of(operation, Rule::GithubUnconfirmed, reason)
             }
         };
         self.stop(refused.into(), true)
@@ -285,10 +283,7 @@ impl Flow {
             Stop::Refused(refused) => refused,
             Stop::Broken(broken) => {
                 effects.push(Effect::Log(format!("github: {broken}")));
-                let mut refused =
-                    Refused::unknown("github.unavailable", "the gateway can't judge this request; try again");
-                refused.denial.status = 503;
-                refused
+                Refused::unknown(Rule::GithubUnavailable, "the gateway can't judge this request; try again")
             }
         };
         effects.push(Effect::NoteRefusal(about(self.note.refused(&denial), operation.as_ref())));
@@ -303,8 +298,7 @@ impl Flow {
 
     fn answer(&mut self, denial: &Denial) -> Then {
         self.state = State::Over;
-        let refusal = render(denial, Form::of_path(&self.path), self.note.request_id());
-        Then::Answer(Answer::of(refusal, denial.rule))
+        Then::Refuse(render(denial, Form::of_path(&self.path), self.note.request_id()))
     }
 }
 

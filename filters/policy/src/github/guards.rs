@@ -2,9 +2,10 @@
 
 use super::json::Json;
 use super::{Class, Operation, Refused, Scope};
+use crate::Rule;
 
 /// Judges the parameters and the body of a REST operation that the rules allow. With `by_name` the policy allows the
-/// operation by its name. That lifts the guards that are a matter of taste, and no guard that protects refs or
+/// operation by its name. This lifts the guards that are a matter of taste, and no guard that protects refs or
 /// repositories.
 ///
 /// # Errors
@@ -26,13 +27,13 @@ pub fn rest(
             match body.get("force") {
                 None | Some(Json::Bool(false)) => {}
                 Some(Json::Bool(true)) if branches.allow_force_push => {}
-                _ => return refuse("github.force", "a branch may not be moved by force"),
+                _ => return refuse(Rule::GithubForce, "a branch may not be moved by force"),
             }
         }
         "git/delete-ref" => {
             scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
             if !branches.allow_deletion {
-                return refuse("github.delete-branch", "a branch may not be deleted");
+                return refuse(Rule::GithubDeleteBranch, "a branch may not be deleted");
             }
         }
         "repos/create-or-update-file-contents" | "repos/delete-file" => {
@@ -43,17 +44,17 @@ pub fn rest(
         "repos/merge" => scope.branch(operation, text(operation, body, "base")?)?,
         "repos/merge-upstream" => scope.branch(operation, text(operation, body, "branch")?)?,
         "code-scanning/commit-autofix" => scope.reference(operation, text(operation, body, "target_ref")?)?,
-        "repos/rename-branch" => return refuse("github.delete-branch", "renaming a branch deletes its old name"),
+        "repos/rename-branch" => return refuse(Rule::GithubDeleteBranch, "renaming a branch deletes its old name"),
         "git/create-tree" => tree(scope, operation, body)?,
         "pulls/create" => head(scope, operation, body)?,
         "pulls/update" if body.get("base").is_some() && !by_name => {
-            return refuse("github.base", "the base of a pull request may not be changed");
+            return refuse(Rule::GithubBase, "the base of a pull request may not be changed");
         }
         "markdown/render" => {
             if let Some(context) = body.get("context") {
                 let listed = context.as_str().and_then(|name| name.split_once('/'));
                 if listed.is_none_or(|(owner, name)| scope.repo(owner, name).is_none()) {
-                    return refuse("github.repo", "the context is not one of this container's repositories");
+                    return refuse(Rule::GithubRepo, "the context is not one of this container's repositories");
                 }
             }
         }
@@ -71,8 +72,8 @@ pub fn rest(
 fn text<'a>(operation: &Operation, body: &'a Json, name: &str) -> Result<&'a str, Refused> {
     body.get(name).and_then(Json::as_str).filter(|text| !text.is_empty()).ok_or_else(|| {
         let reason =
-            format!("{name} has to be there, and a text: what GitHub would take in its place is not ours to guess");
-        Refused::of(operation, "github.branch-missing", reason)
+            format!("{name} is required and has to be a string, because GitHub would use a default in its place");
+        Refused::of(operation, Rule::GithubBranchMissing, reason)
     })
 }
 
@@ -122,15 +123,19 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
         // GitHub's internal issue numbers, which may belong to any repository.
         "issue_id" | "sub_issue_id" | "after_id" | "before_id" | "duplicate_issue_id" => {
             let reason = format!("{name} may name an issue of another repository");
-            Err(Refused::of(operation, "github.foreign-issue", reason))
+            Err(Refused::of(operation, Rule::GithubForeignIssue, reason))
         }
-        "head_repo" => Err(Refused::of(operation, "github.head", "a pull request comes from its own repository")),
+        "head_repo" => Err(Refused::of(
+            operation,
+            Rule::GithubHead,
+            "head_repo may not be set; the head has to be in the same repository",
+        )),
         _ => Ok(()),
     }
 }
 
 fn odd(operation: &Operation, name: &str) -> Refused {
-    Refused::of(operation, "github.body", format!("{name} is of a kind that is not expected there"))
+    Refused::of(operation, Rule::GithubBody, format!("{name} has the wrong type"))
 }
 
 fn each(
@@ -154,7 +159,7 @@ fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
         }
         Some(_) => {
             let reason = format!("{head} is not in one of this container's repositories");
-            return Err(Refused::of(operation, "github.head", reason));
+            return Err(Refused::of(operation, Rule::GithubHead, reason));
         }
     };
     scope.branch(operation, branch)
@@ -163,17 +168,21 @@ fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
 /// Judges a new tree: it may hold only files that the container may write to. An entry for another tree, a commit or a
 /// symbolic link would add content that is not visible here.
 fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Refused> {
-    let refuse = |reason: String| Err(Refused::of(operation, "github.tree", reason));
+    let refuse = |reason: String| Err(Refused::of(operation, Rule::GithubTree, reason));
     let Some(Json::Array(entries)) = body.get("tree") else { return refuse("tree has to be a list".into()) };
     for entry in entries {
         for (name, value) in entry.members() {
             match (name.as_str(), value) {
                 ("path" | "mode" | "type" | "content", Json::String(_)) | ("sha", Json::String(_) | Json::Null) => {}
-                _ => return refuse(format!("an entry has a member {name:?} of a kind that is not expected there")),
+                _ => {
+                    return refuse(format!(
+                        "an entry of tree has an unknown member {name:?}, or one of the wrong type"
+                    ));
+                }
             }
         }
         let member = |name: &str| entry.get(name).and_then(Json::as_str);
-        let Some(path) = member("path") else { return refuse("an entry has no path".into()) };
+        let Some(path) = member("path") else { return refuse("an entry of tree has no path".into()) };
         scope.path(operation, path)?;
         let mode = member("mode").unwrap_or_default();
         let kind = member("type").unwrap_or("blob");
@@ -183,11 +192,11 @@ fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
             continue;
         }
         if !matches!(mode, "100644" | "100755") || kind != "blob" {
-            return refuse(format!("{path} has mode {mode:?}; a bot writes plain files only"));
+            return refuse(format!("{path} has mode {mode:?}; a bot may write only regular files (100644, 100755)"));
         }
         let named = |part: &str| ["workflows", ".github"].iter().any(|name| part.eq_ignore_ascii_case(name));
         if by_sha && path.rsplit('/').next().is_some_and(named) {
-            return refuse(format!("{path} is given by a sha, so what it is cannot be seen"));
+            return refuse(format!("{path} is given by a sha, so its content can't be checked"));
         }
     }
     Ok(())

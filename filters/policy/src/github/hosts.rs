@@ -1,8 +1,8 @@
 //! GitHub's hosts, and the requests that are allowed to each host other than the API.
 
-use super::lfs::{self, Ask};
-use super::{Allowed, Class, Head, Kinds, Operation, Pending, Refused, Scope};
-use crate::HostName;
+use super::lfs::{self, LfsRequest};
+use super::{Allowed, Class, Head, Operation, Pending, PendingKind, Refused, Scope};
+use crate::{HostName, Rule};
 
 /// The service behind one of GitHub's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub enum Service {
     /// The push.
     Push,
     /// Git LFS.
-    Lfs(Ask),
+    Lfs(LfsRequest),
 }
 
 /// Parses a request to github.com in exactly the spellings that git uses: `/{owner}/{repo}[.git]/{service}`. Returns
@@ -80,7 +80,7 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
         ("GET", "info/refs?service=git-upload-pack") | ("POST", "git-upload-pack") => Service::Upload,
         ("GET", "info/refs?service=git-receive-pack") => Service::Advertisement,
         ("POST", "git-receive-pack") => Service::Push,
-        _ => Service::Lfs(lfs::ask(method, service)?),
+        _ => Service::Lfs(lfs::parse(method, service)?),
     };
     Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
 }
@@ -91,8 +91,8 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
 /// If the request is refused.
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
-        let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
-        return Err(Refused::unknown("github.web", reason));
+        let reason = "github.com allows only git and Git LFS; use api.github.com for everything else";
+        return Err(Refused::unknown(Rule::GithubWeb, reason));
     };
     let (name, class) = match git.service {
         Service::Upload => ("git/upload-pack", Class::ReadRepo),
@@ -102,10 +102,10 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
     let operation = Operation { name: name.into(), class };
     own(scope, &operation, git.owner, git.name)?;
     match git.service {
-        Service::Lfs(ask) if method == "GET" => {
-            lfs::judge(ask, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
+        Service::Lfs(request) if method == "GET" => {
+            lfs::judge(request, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
         }
-        Service::Lfs(ask) => Ok(Head::Body(Pending(Kinds::Lfs(ask, target.to_vec())))),
+        Service::Lfs(request) => Ok(Head::Body(Pending(PendingKind::Lfs(request, target.to_vec())))),
         Service::Upload | Service::Advertisement | Service::Push => {
             scope.operation(&operation)?;
             Ok(Head::Allowed(Allowed::as_is(operation, target)))
@@ -128,7 +128,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let format = matches!(format, "zip" | "tar.gz" | "legacy.zip" | "legacy.tar.gz");
     if !matches!(method, "GET" | "HEAD") || !format || reference.split('/').any(odd) || path.contains(['%', '\\', ';'])
     {
-        return Err(Refused::unknown("github.codeload", "only archives are fetched from codeload.github.com"));
+        return Err(Refused::unknown(Rule::GithubCodeload, "codeload.github.com allows only downloads of archives"));
     }
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
@@ -139,10 +139,8 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
 /// The refusal of a request to a closed host.
 pub fn closed(host: &HostName) -> Refused {
     Refused::unknown(
-        "github.host",
-        format!(
-            "nothing is asked of {host} through the gateway; the same content can be had from api.github.com or by git"
-        ),
+        Rule::GithubHost,
+        format!("requests to {host} are not allowed; get the same content from api.github.com or with git"),
     )
 }
 
@@ -151,7 +149,7 @@ fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Res
         return Ok(());
     }
     let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
-    Err(Refused::of(operation, "github.repo", reason))
+    Err(Refused::of(operation, Rule::GithubRepo, reason))
 }
 
 #[cfg(test)]
@@ -176,7 +174,7 @@ mod tests {
             let name = HostName::parse(host.as_bytes()).unwrap();
             let judged = |headers: &[(String, Vec<u8>)]| {
                 let call = Call { method: b"GET", host: &name, target: target.as_bytes(), headers };
-                judge.head(call, &container).map_err(|refused| refused.denial.rule)
+                judge.head(call, &container).map_err(|refused| refused.denial.rule.name())
             };
             assert!(judged(&[]).is_ok(), "{host}");
             let upgrade = [("Upgrade".to_owned(), b"websocket".to_vec())];

@@ -6,6 +6,7 @@
 use super::json::Json;
 use super::target::{self, Target};
 use super::{Allowed, Class, Operation, Refused, Scope, guards, search};
+use crate::Rule;
 
 include!(concat!(env!("OUT_DIR"), "/rest.rs"));
 
@@ -71,10 +72,15 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
     if let Some(id) = found.1.iter().find(|(name, _)| *name == "repository_id").map(|(_, id)| id.clone()) {
         // GitHub's own `Link` headers use `/repositories/{id}`. The request is judged as `/repos/{owner}/{repo}`.
         if row.template.starts_with("/repositories/") {
-            let number = id.parse().map_err(|_| Refused::of(&operation, "github.repo", "no such repository number"))?;
+            let number =
+                id.parse().map_err(|_| Refused::of(&operation, Rule::GithubRepo, "invalid repository number"))?;
             let repo = scope.repo_by_id(&operation, number)?.to_string();
             if as_method != "GET" {
-                return Err(Refused::of(&operation, "github.alias", "a repository can be written to by its name only"));
+                return Err(Refused::of(
+                    &operation,
+                    Rule::GithubAlias,
+                    "a write has to use the repository's name, /repos/OWNER/REPO",
+                ));
             }
             let (owner, name) = repo.split_once('/').unwrap_or_default();
             let mut twin = vec!["repos", owner, name];
@@ -96,24 +102,24 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
     };
     if row.off && !by_name {
         let reason = format!("{} is off unless the policy allows it by name", row.name);
-        return Err(Refused::of(&operation, "github.off-by-default", reason));
+        return Err(Refused::of(&operation, Rule::GithubOffByDefault, reason));
     }
     if let [("owner", owner), ("repo", name), ..] = &parameters[..]
         && row.template.starts_with("/repos/")
         && scope.repo(owner, name).is_none()
     {
         let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
-        return Err(Refused::of(&operation, "github.repo", reason));
+        return Err(Refused::of(&operation, Rule::GithubRepo, reason));
     }
     if as_method != "GET" && !target.query.is_empty() && !row.uploads {
-        return Err(Refused::of(&operation, "github.query", "a write takes no query"));
+        return Err(Refused::of(&operation, Rule::GithubQuery, "a write takes no query string"));
     }
     let unknown = target.query.iter().find(|(name, _)| !row.query.contains(&name.as_str()));
     if let Some((name, _)) = unknown
         && !row.uploads
     {
-        let reason = format!("{} knows no query parameter {name}", row.name);
-        return Err(Refused::of(&operation, "github.query", reason));
+        let reason = format!("{} has no query parameter {name}", row.name);
+        return Err(Refused::of(&operation, Rule::GithubQuery, reason));
     }
     Ok(Matched { row, parameters, target: target.write(&written), operation, by_name })
 }
@@ -136,7 +142,7 @@ impl Matched {
     pub fn body(self, body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
         let operation = &self.operation;
         if !self.takes_body() && !body.is_empty() {
-            return Err(Refused::of(operation, "github.body", "a read has no body"));
+            return Err(Refused::of(operation, Rule::GithubBody, "a read takes no body"));
         }
         // One operation takes plain text instead of JSON.
         if self.row.body.first().is_some_and(|first| first.starts_with('<')) {
@@ -148,13 +154,13 @@ impl Matched {
             return Ok(self.allowed(body));
         }
         let json = Json::parse(body)
-            .map_err(|error| Refused::of(operation, "github.body", format!("the body is no plain JSON: {error}")))?;
+            .map_err(|error| Refused::of(operation, Rule::GithubBody, format!("invalid JSON body: {error}")))?;
         let Json::Object(members) = &json else {
-            return Err(Refused::of(operation, "github.body", "the body has to be a JSON object"));
+            return Err(Refused::of(operation, Rule::GithubBody, "the body has to be a JSON object"));
         };
         if let Some((name, _)) = members.iter().find(|(name, _)| !self.row.body.contains(&name.as_str())) {
-            let reason = format!("{} knows no member {name:?}", self.row.name);
-            return Err(Refused::of(operation, "github.body", reason));
+            let reason = format!("the body of {} has no member {name:?}", self.row.name);
+            return Err(Refused::of(operation, Rule::GithubBody, reason));
         }
         guards::rest(scope, operation, &self.parameters, &json, self.by_name)?;
         Ok(self.allowed(Some(json.to_bytes())))
@@ -166,7 +172,7 @@ impl Matched {
     }
 
     fn allowed(self, body: Option<Vec<u8>>) -> Allowed {
-        let rule = if self.by_name { "github.operation" } else { self.operation.class.rule() };
+        let rule = if self.by_name { Rule::GithubOperation } else { self.operation.class.rule() };
         Allowed { operation: self.operation, rule, target: self.target, body, ask: Vec::new() }
     }
 }
@@ -195,8 +201,8 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
     }
     let Some((_, found)) = best else {
         let path: String = segments.iter().flat_map(|segment| ["/", *segment]).collect();
-        let reason = format!("{method} {path} is no operation that the gateway knows");
-        return Err(Refused::unknown("github.unknown-operation", reason));
+        let reason = format!("{method} {path} is not an operation that the gateway knows");
+        return Err(Refused::unknown(Rule::GithubUnknownOperation, reason));
     };
     // An encoded slash in a parameter is sent as a plain slash. With plain slashes the path has to be the same
     // operation.
@@ -205,8 +211,8 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
         let sent: Vec<&str> = sent.split('/').collect();
         if sent.len() != segments.len() && !std::ptr::eq(find(method, &sent, uploads)?.0, found.0) {
             return Err(Refused::unknown(
-                "github.target",
-                "with its encoded slashes read, the path is another operation",
+                Rule::GithubTarget,
+                "with its slashes decoded, the path is another operation",
             ));
         }
     }
@@ -272,9 +278,10 @@ fn one(name: &str, raw: &str) -> Option<String> {
     // The names of labels and environments may contain spaces.
     let value = if matches!(name, "name" | "environment_name") { encoded(raw, "")? } else { raw.to_owned() };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:@+=,!".contains(c);
-    let good = match raw.contains('%') {
-        true => !value.contains(['/', '\\', '%']) && !value.chars().any(char::is_control),
-        false => value.chars().all(plain),
+    let good = if raw.contains('%') {
+        !value.contains(['/', '\\', '%']) && !value.chars().any(char::is_control)
+    } else {
+        value.chars().all(plain)
     };
     (good && !value.is_empty() && value != "." && value != "..").then_some(value)
 }

@@ -5,7 +5,7 @@ use super::{ResponseHead, Step};
 use crate::judge_advertisement;
 use git_wire::advertisement::Rewriter;
 use policy::flow::{Effect, Then};
-use policy::{Denial, Stage};
+use policy::{Denial, Rule};
 
 const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-advertisement";
 
@@ -77,5 +77,5 @@ impl Advertisement {
 
 pub(super) fn odd() -> Denial {
     let reason = "the server's answer is no list of refs";
-    Denial { status: 502, ..Denial::forbidden(Stage::Push, "push.advertisement", reason) }
+    Denial::new(Rule::PushAdvertisement, reason)
 }

@@ -4,10 +4,10 @@ use super::{Query, Response, Step, Stop, Upstream};
 use crate::load::{Full, Load, Ticket};
 use crate::{Descent, Inspection, Question, RefAt, Standing, change};
 use git_wire::Oid;
-use policy::flow::{Answer, Broken, Effect, Paused, Then};
+use policy::flow::{Broken, Effect, Paused, Then};
 use policy::github::{Git, Rules};
 use policy::push::{MAX_REFS, PushRefusal};
-use policy::{Container, Denial, Note, Stage};
+use policy::{Container, Denial, Note, Refusal, Rule, Stage};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -220,7 +220,7 @@ impl Push {
     }
 
     /// Refuses it. Returns the note for the audit, and git's own report if the client reads one.
-    pub(super) fn refuse(&mut self, denial: &Denial, note: &Note) -> (Note, Option<Answer>) {
+    pub(super) fn refuse(&mut self, denial: &Denial, note: &Note) -> (Note, Option<Refusal>) {
         self.inspection.refuse(denial.clone());
         (self.about(note.refused(denial)), self.report(denial, note.request_id()))
     }
@@ -229,11 +229,10 @@ impl Push {
     /// decided: the note is only read if no later one replaces it.
     pub(super) fn note(&self, note: &Note) -> Note {
         self.about(match self.inspection.standing() {
-            Standing::Allowed => note.allowed(Stage::Push.name(), "push.allowed"),
-            Standing::Unjudged | Standing::Pending | Standing::Refused(_) => note.refused(&Denial {
-                status: 0,
-                ..Denial::forbidden(Stage::Push, "push.unfinished", "it ended before it was decided")
-            }),
+            Standing::Allowed => note.allowed(Stage::Push.name(), Rule::PushAllowed),
+            Standing::Unjudged | Standing::Pending | Standing::Refused(_) => {
+                note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided"))
+            }
         })
     }
 
@@ -246,13 +245,13 @@ impl Push {
         Some(Effect::Ask(Query { container: self.container, repo: self.repo.clone(), question }))
     }
 
-    fn report(&self, denial: &Denial, request_id: &str) -> Option<Answer> {
+    fn report(&self, denial: &Denial, request_id: &str) -> Option<Refusal> {
         let Standing::Refused(refusal) = self.inspection.standing() else { return None };
         if self.refusal == PushRefusal::Http {
             return None;
         }
         let body = refusal.report(request_id)?;
-        Some(Answer { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
+        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
     }
 
     /// `note` with the push's updates and counts.
@@ -275,5 +274,5 @@ impl Push {
 
 fn full(_: Full) -> Denial {
     let reason = "too much is pushed through the gateway at this moment; try again when your other pushes are done";
-    Denial { status: 429, ..Denial::forbidden(Stage::Push, "limit.pushes", reason) }
+    Denial::new(Rule::LimitPushes, reason)
 }

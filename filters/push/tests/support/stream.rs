@@ -3,7 +3,7 @@
 
 use super::Server;
 use super::body::Case;
-use policy::flow::{Answer, Broken, Effect, Paused, RequestHead, Step, Then};
+use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
 use policy::github::Rules;
 use policy::push::PushRefusal;
 use push::load::Load;
@@ -26,7 +26,7 @@ enum Callback {
 /// How the stream ended, if the gateway ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Over {
-    Answered(Answer),
+    Answered(policy::Refusal),
     Reset,
 }
 
@@ -271,7 +271,7 @@ impl<'a> Stream<'a> {
                     self.send(true);
                 }
             }
-            Then::Answer(answer) => self.over = Some(Over::Answered(answer)),
+            Then::Refuse(answer) => self.over = Some(Over::Answered(answer)),
             Then::Reset => self.over = Some(Over::Reset),
         }
         Ok(())
@@ -314,7 +314,7 @@ impl<'a> Stream<'a> {
                 assert_eq!((sent, self.rule()), (self.body, Some("push.allowed")), "what is sent is a part");
             }
             if let Some(Over::Answered(answer)) = &self.over {
-                assert_eq!(self.rule(), Some(answer.rule), "the audit names another rule");
+                assert_eq!(self.rule(), Some(answer.rule.name()), "the audit names another rule");
                 assert!(!self.allowed(), "what was let go is refused");
             }
             assert_ne!(self.over, Some(Over::Reset), "nothing has failed");

@@ -1,0 +1,186 @@
+//! The answers that Envoy gives by itself, in the words of all other refusals: JSON with a rule, and the rule in
+//! `x-sallyport-rule`. What the filters and the credential stage answer is left as it is.
+
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLogFilter, ComparisonFilter, ExtensionFilter, ResponseFlagFilter, StatusCodeFilter,
+    access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
+};
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, RuntimeUInt32, SubstitutionFormatString, header_value_option::HeaderAppendAction,
+    substitution_format_string,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    LocalReplyConfig, ResponseMapper,
+};
+use envoy_types::util::pack_any;
+use policy::{Denial, Form, RULE_HEADER, Rule, render};
+
+use super::inline;
+
+/// Envoy's format command for the request's id. Nothing in it needs escaping in JSON.
+const REQUEST_ID: &str = "%FILTER_STATE(wasm.sallyport.request-id:PLAIN)%";
+
+/// One answer of Envoy's: when it is given, and what it is called.
+struct Own {
+    when: When,
+    rule: Rule,
+    error: &'static str,
+}
+
+/// How Envoy marks an answer. Flags are those of the access log's `RESPONSE_FLAGS`, details those of
+/// `RESPONSE_CODE_DETAILS`.
+enum When {
+    Flags(&'static [&'static str]),
+    Status(u32),
+    Details(&'static str),
+}
+
+/// The first that fits counts. No status stands here that a filter or the credential stage gives.
+const OWN: &[Own] = &[
+    Own {
+        // Not what it answers itself, which may be 503 too.
+        when: When::Details("ext_authz_error"),
+        rule: Rule::CredentialsUnavailable,
+        error: "the credential stage does not answer; try again",
+    },
+    Own {
+        when: When::Details("wasm_fail_stream"),
+        rule: Rule::ListenerFilterFailed,
+        error: "a filter of the gateway has failed and is started again; try again",
+    },
+    Own { when: When::Details("upgrade_failed"), rule: Rule::RequestUpgrade, error: "this upgrade is not passed on" },
+    Own {
+        // `OPTIONS *`, and `http://host?query`.
+        when: When::Details("absolute_path_rejected"),
+        rule: Rule::RequestTarget,
+        error: "the request's target has no path; it has to begin with a /",
+    },
+    Own { when: When::Status(400), rule: Rule::RequestMalformed, error: "the request is malformed" },
+    Own { when: When::Status(413), rule: Rule::LimitBody, error: "the body is larger than the limit" },
+    Own { when: When::Status(431), rule: Rule::LimitHeaders, error: "the request's headers are larger than the limit" },
+    Own {
+        when: When::Flags(&["SI", "DT", "UMSDR"]),
+        rule: Rule::LimitIdle,
+        error: "nothing was sent for longer than the idle limit",
+    },
+    Own {
+        when: When::Status(408),
+        rule: Rule::LimitRequestTime,
+        error: "the request took longer to arrive than the limit",
+    },
+    Own { when: When::Flags(&["DF"]), rule: Rule::UpstreamDns, error: "the host cannot be resolved" },
+    Own {
+        when: When::Flags(&["UO"]),
+        rule: Rule::LimitUpstream,
+        error: "too many requests are on their way upstream; try again",
+    },
+    Own {
+        when: When::Flags(&["UF", "UC", "UR", "UH", "UT", "LR", "URX", "UPE", "NC"]),
+        rule: Rule::UpstreamUnreachable,
+        error: "the upstream cannot be reached, or broke off, or its certificate is not valid",
+    },
+    Own {
+        when: When::Flags(&["OM", "LH", "RL"]),
+        rule: Rule::LimitOverload,
+        error: "the gateway is overloaded; try again",
+    },
+];
+
+/// The configuration.
+pub fn named() -> LocalReplyConfig {
+    LocalReplyConfig { mappers: OWN.iter().map(mapper).collect(), ..Default::default() }
+}
+
+fn mapper(own: &Own) -> ResponseMapper {
+    let denial = Denial::new(own.rule, own.error);
+    ResponseMapper {
+        filter: Some(filter(&own.when)),
+        body_format_override: Some(body(&denial)),
+        headers_to_add: vec![header(denial.rule)],
+        ..Default::default()
+    }
+}
+
+/// The body of a refusal that Envoy gives, as the format string by which Envoy makes it. The client's request has no
+/// `x-request-id` any more by then, so the id comes from the filter state that the identity filter leaves.
+pub fn body(denial: &Denial) -> SubstitutionFormatString {
+    // Only the id is a command of the format: the reason is text.
+    let denial = Denial { reason: denial.reason.replace('%', "%%"), ..denial.clone() };
+    let refusal = render(&denial, Form::Json, REQUEST_ID);
+    // As text and not as a protobuf `Struct`: the order of a map's entries differs from one build to the next, and a
+    // listener that differs drains its connections.
+    let text = String::from_utf8_lossy(&refusal.body);
+    SubstitutionFormatString {
+        content_type: refusal.content_type.into(),
+        format: Some(substitution_format_string::Format::TextFormatSource(inline(text))),
+        ..Default::default()
+    }
+}
+
+/// The header that names `rule`.
+pub fn header(rule: Rule) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: RULE_HEADER.into(), value: rule.name().into(), ..Default::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    }
+}
+
+fn filter(when: &When) -> AccessLogFilter {
+    let of = |specifier| AccessLogFilter { filter_specifier: Some(specifier) };
+    match when {
+        When::Flags(flags) => of(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter {
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        })),
+        When::Status(status) => of(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
+            comparison: Some(ComparisonFilter {
+                op: comparison_filter::Op::Eq.into(),
+                value: Some(RuntimeUInt32 {
+                    default_value: *status,
+                    runtime_key: format!("sallyport.local_reply.{status}"),
+                }),
+            }),
+        })),
+        When::Details(details) => of(FilterSpecifier::ExtensionFilter(ExtensionFilter {
+            name: "cel".into(),
+            config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(ExpressionFilter {
+                expression: format!("response.code_details.startsWith('{details}')"),
+                ..Default::default()
+            }))),
+        })),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+
+    fn text(denial: &Denial) -> String {
+        let Some(substitution_format_string::Format::TextFormatSource(source)) = body(denial).format else {
+            unreachable!()
+        };
+        let Some(Specifier::InlineString(text)) = source.specifier else { unreachable!() };
+        text
+    }
+
+    #[test]
+    fn envoy_s_own_refusals_are_like_all_others() {
+        for own in OWN {
+            let denial = Denial::new(own.rule, own.error);
+            // What Envoy makes of it for a request with the id 7.
+            let sent = text(&denial).replace(REQUEST_ID, "7").replace("%%", "%");
+            assert_eq!(sent.as_bytes(), render(&denial, Form::Json, "7").body, "{}", own.rule);
+        }
+        let denial = Denial::new(Rule::EgressHost, "100% \"no\"");
+        assert_eq!(
+            text(&denial),
+            format!(
+                "{}\n",
+                r#"{"error":"100%% \"no\"","rule":"egress.host","stage":"identity","request_id":"%FILTER_STATE(wasm.sallyport.request-id:PLAIN)%"}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,676 @@
+//! The rules: every name by which the gateway refuses a request, lets one pass, or explains an audit line.
+//!
+//! The table below is the contract between the stages, the audit, the metrics and the operator. `docs/refusals.md` is
+//! generated from it (`tests/refusals.rs`). A new refusal begins with a line here; the compiler then asks for no other.
+//!
+//! A rule's name never changes its meaning: operators filter audit lines by it, and agents act on it.
+
+use crate::Stage;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// What a rule does to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Refuses it, by default with this HTTP status.
+    Refuses(u16),
+    /// Lets it pass.
+    Allows,
+    /// Lets it pass, or refuses it with this HTTP status.
+    Either(u16),
+    /// Stands in the audit only: no client receives it.
+    Audited,
+}
+
+/// How a rule is known to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// By an end-to-end test, through Envoy: the name of its function in `tests/e2e`.
+    Test(&'static str),
+    /// By a case of `tests/corpus/github/bypass-cases.jsonl`, through Envoy: its id.
+    GitHub(&'static str),
+    /// By a case of `tests/corpus/push/cases.jsonl`, through Envoy: its name.
+    Push(&'static str),
+    /// By a native test only: the name of its function.
+    Native(&'static str),
+    /// By no request from outside: the reason.
+    Cannot(&'static str),
+}
+
+macro_rules! rules {
+    ($($rule:ident = $name:literal, $stage:ident, $effect:expr, $meaning:literal, $advice:literal, $reached:expr;)+) => {
+        /// A rule. Serialises as its name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Rule {
+            $(#[doc = $meaning] $rule,)+
+        }
+
+        impl Rule {
+            /// All rules, in the order of the chain.
+            pub const ALL: &'static [Self] = &[$(Self::$rule),+];
+
+            /// The stable name, for example `identity.unknown`: in a refusal's body, in `x-sallyport-rule`, in the
+            /// audit and in the metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$rule => $name,)+ }
+            }
+
+            /// The stage that decides by it.
+            pub const fn stage(self) -> Stage {
+                match self { $(Self::$rule => Stage::$stage,)+ }
+            }
+
+            /// What it does to a request.
+            pub const fn effect(self) -> Effect {
+                match self { $(Self::$rule => $effect,)+ }
+            }
+
+            /// When it decides, in one line for the operator.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$rule => $meaning,)+ }
+            }
+
+            /// What the operator or the agent can do about it, in one sentence; empty where nothing is to be done.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$rule => $advice,)+ }
+            }
+
+            /// How it is tested.
+            pub const fn reached(self) -> Reached {
+                match self { $(Self::$rule => $reached,)+ }
+            }
+        }
+    };
+}
+
+use Effect::{Allows, Audited, Either, Refuses};
+use Reached::{Cannot, GitHub, Native, Push, Test};
+
+rules! {
+    // Listener: Envoy, before any filter of ours.
+    ListenerHandshake = "listener.handshake", Listener, Audited,
+        "A TLS handshake failed.",
+        "Install the gateway's CA in the sandbox, and name a plain host in the handshake.",
+        Test("a_refused_handshake_has_a_line_and_a_good_one_has_none");
+    ListenerClosed = "listener.closed", Listener, Audited,
+        "Envoy ended the request before any stage was asked.",
+        "Read `reason` in the audit line: it holds Envoy's own code.",
+        Test("no_spelling_of_a_refused_host_reaches_anybody");
+    ListenerUnnamed = "listener.unnamed", Listener, Audited,
+        "The decision that the stages noted cannot be read.",
+        "Report it with the control plane's log: it is a fault of the gateway.",
+        Cannot("only a fault of the gateway writes such a note; `a_denial_always_has_stage_and_rule` makes one natively");
+    ListenerFilterFailed = "listener.filter-failed", Listener, Refuses(503),
+        "A filter of the gateway crashed and is started again.",
+        "Try again; report the request that the audit line names.",
+        Test("whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time");
+    LimitHeaders = "limit.headers", Listener, Refuses(431),
+        "The request's headers are larger than 60 KiB, or more than 100.",
+        "Send fewer or shorter headers.",
+        Test("a_head_of_60_kib_passes_and_not_one_byte_more");
+    LimitBody = "limit.body", Listener, Refuses(413),
+        "A body that a stage holds back is larger than 4 MiB.",
+        "Send a smaller body.",
+        Cannot("each filter drops a body that it holds back well before Envoy's limit, and refuses by a rule of its own");
+    LimitRequestTime = "limit.request-time", Listener, Refuses(408),
+        "The request's headers took longer than 30 s to arrive.",
+        "Try again.",
+        Test("a_head_that_takes_too_long_is_refused_with_its_rule");
+    LimitIdle = "limit.idle", Listener, Refuses(408),
+        "Neither side sent anything for an hour. Envoy chooses the status.",
+        "Try again.",
+        Cannot("a test would have to be silent for an hour; the limit itself is checked in Envoy's configuration");
+    LimitOverload = "limit.overload", Listener, Refuses(503),
+        "Envoy is short of memory or of connections. Envoy chooses the status.",
+        "Try again later; give the gateway more memory.",
+        Cannot("an Envoy at the end of its memory disturbs everything else that a test measures");
+
+    // Request: the identity filter, by the request's form alone.
+    RequestMalformed = "request.malformed", Request, Refuses(400),
+        "Envoy cannot read the request.",
+        "Send a valid HTTP request.",
+        Test("bytes_that_are_neither_tls_nor_http_reach_nobody");
+    RequestTarget = "request.target", Request, Refuses(404),
+        "The request's target is neither a path nor a URL with one, for example `OPTIONS *`.",
+        "Send a path that begins with `/`.",
+        Test("a_target_without_a_path_is_refused_with_its_rule");
+    RequestUpgrade = "request.upgrade", Request, Refuses(403),
+        "The request asks for a protocol that the gateway does not pass on.",
+        "Use plain HTTP, or a WebSocket where the host has one.",
+        Test("an_upgrade_to_connect_opens_no_way_for_raw_bytes");
+    RequestConnect = "request.connect", Request, Allows,
+        "A CONNECT has a valid form, and the tunnel is opened; the requests inside are judged one by one.",
+        "",
+        Cannot("an opened CONNECT has no audit line; `a_connect_is_opened_at_the_proxy_only` shows the rule natively");
+    RequestNestedConnect = "request.nested-connect", Request, Refuses(403),
+        "A CONNECT was sent inside a tunnel.",
+        "Send CONNECT to the proxy itself.",
+        Test("a_connect_inside_a_tunnel_names_its_rule");
+    RequestAuthority = "request.authority", Request, Refuses(403),
+        "The request does not name exactly one host, or the host is no fully qualified name: an IP address, `localhost`, a single label, or a name with userinfo.",
+        "Name the host by its full DNS name.",
+        GitHub("A28");
+    RequestPort = "request.port", Request, Refuses(403),
+        "The port is not 443 or 80, or a CONNECT names none.",
+        "Use port 443 or 80.",
+        Test("other_ports_are_refused_in_every_form");
+    RequestPath = "request.path", Request, Refuses(403),
+        "The path holds a byte that no URI holds.",
+        "Percent-encode the path.",
+        Test("a_path_with_bytes_that_are_not_ascii_gets_no_credential");
+    RequestMethod = "request.method", Request, Refuses(403),
+        "The method is TRACE, which would echo the credential.",
+        "Use another method.",
+        GitHub("C10");
+    RequestSni = "request.sni", Request, Refuses(421),
+        "The request names another host than its TLS handshake.",
+        "Open a connection for each host.",
+        Test("a_request_for_another_host_than_the_handshake_s_asks_for_neither");
+    RequestUnreadable = "request.unreadable", Request, Refuses(400),
+        "`policy explain` cannot read its input.",
+        "Mend the input; the reason names the field.",
+        Cannot("only `policy explain` has input of this form");
+
+    // Identity: who is speaking, and which hosts that container may reach.
+    LimitConnections = "limit.connections", Identity, Refuses(429),
+        "The address has 256 open tunnels in one Envoy worker.",
+        "Close tunnels that are not used.",
+        Test("an_address_has_256_tunnels_and_not_one_more");
+    LimitStreams = "limit.streams", Identity, Refuses(429),
+        "The address has 256 requests under way in one Envoy worker.",
+        "Wait for requests to end.",
+        Test("an_address_has_256_requests_under_way_and_not_one_more");
+    LimitRate = "limit.rate", Identity, Refuses(429),
+        "The address opens more than 32 tunnels per second after a burst of 256; an unregistered address: more than 8 tunnels per second after the same burst, or 8 requests per second after 128. The refusal comes three seconds late.",
+        "Open fewer connections, and reuse them; register the container.",
+        Test("where_nobody_is_known_128_requests_are_looked_up_at_once_and_then_8_in_a_second");
+    LimitNames = "limit.names", Identity, Refuses(429),
+        "The address opened 200 tunnels within an hour to hosts that are not allowed.",
+        "Allow the host, or stop asking for it.",
+        Test("an_address_asks_for_200_strange_names_in_an_hour_and_not_one_more");
+    LimitLookups = "limit.lookups", Identity, Refuses(429),
+        "64 requests of the address wait for the registry.",
+        "Wait for requests to end.",
+        Test("an_address_has_64_requests_wait_for_the_registry_and_not_one_more");
+    IdentityUnavailable = "identity.unavailable", Identity, Refuses(503),
+        "The address is not known in this worker and the registry does not answer, or the gateway cannot judge now.",
+        "Try again; check that the control plane runs.",
+        Test("while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reason_and_soon");
+    IdentityUnknown = "identity.unknown", Identity, Refuses(403),
+        "No container is registered at the source address.",
+        "Register the container with the address that the gateway sees.",
+        Test("an_unregistered_address_is_told_so_and_reaches_nothing");
+    IdentityExpired = "identity.expired", Identity, Refuses(403),
+        "The container's registration has expired.",
+        "Register the container again, or with a longer `ttl`.",
+        Test("an_expired_record_is_told_so_in_every_form");
+    IdentityBlocked = "identity.blocked", Identity, Refuses(403),
+        "The gateway blocked the container after three filter crashes within a minute.",
+        "Read the audit, then register the container again.",
+        Test("whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time");
+    EgressHost = "egress.host", Identity, Either(403),
+        "The policy lists the host, and it passes; or the policy does not, and it is refused.",
+        "Add the host to `egress` in the policy, or to the record's `egress_allow`.",
+        Test("a_host_that_is_not_allowed_is_refused");
+    EgressMethod = "egress.method", Identity, Refuses(403),
+        "The policy lists the host for other methods only.",
+        "Use one of the methods that the reason names.",
+        Test("a_registry_is_read_and_nothing_is_sent_to_it");
+    EgressContainer = "egress.container", Identity, Allows,
+        "The record's `egress_allow` lists the host.",
+        "",
+        Native("a_container_reaches_its_own_extra_hosts_and_nobody_else_does");
+
+    // GitHub: what a request to one of GitHub's hosts does.
+    GithubUnavailable = "github.unavailable", Github, Refuses(503),
+        "The filter has no rules or no record, or a call of Envoy's failed.",
+        "Try again; report it with Envoy's log.",
+        Cannot("the control plane sends the rules with the filter, and the identity stage the record with each request");
+    GithubHost = "github.host", Github, Refuses(403),
+        "Nothing may be requested from this host of GitHub's.",
+        "Use api.github.com or git.",
+        GitHub("K03");
+    GithubWeb = "github.web", Github, Refuses(403),
+        "The request to github.com is none of git's.",
+        "Use git, or api.github.com.",
+        GitHub("K13");
+    GithubCodeload = "github.codeload", Github, Refuses(403),
+        "The request to codeload.github.com is for no archive.",
+        "Download an archive by the URL that GitHub's API redirects to.",
+        GitHub("R01");
+    GithubLfs = "github.lfs", Github, Refuses(403),
+        "The Git LFS request is neither a download nor an upload, or a bot uploads or locks.",
+        "Allow `lfs/upload` or `lfs/lock` under `github.operations`.",
+        Test("lfs_is_by_the_policy_and_its_store_gets_no_credential_of_ours");
+    GithubTarget = "github.target", Github, Refuses(403),
+        "The path is not spelled plainly: an empty segment, a dot segment, or needless percent-encoding.",
+        "Spell the path as GitHub's documentation does.",
+        GitHub("A03");
+    GithubHeader = "github.header", Github, Refuses(403),
+        "A header makes another request of it, is there twice, or asks for another protocol.",
+        "Leave the header out that the reason names.",
+        GitHub("C04");
+    GithubQuery = "github.query", Github, Refuses(403),
+        "The operation does not take this query parameter.",
+        "Leave the parameter out that the reason names.",
+        GitHub("A33");
+    GithubBody = "github.body", Github, Refuses(403),
+        "The body is no plain JSON object, holds an unexpected member, or is longer than 1 MiB.",
+        "Send the members that GitHub documents for the operation.",
+        GitHub("E03");
+    GithubAlias = "github.alias", Github, Refuses(403),
+        "A write names its repository by its number.",
+        "Name the repository as owner/name.",
+        GitHub("R02");
+    GithubRepo = "github.repo", Github, Refuses(403),
+        "The repository is not one of the container's.",
+        "Register the container with this repository.",
+        GitHub("B04");
+    GithubUnknownOperation = "github.unknown-operation", Github, Refuses(403),
+        "The gateway knows no such operation or mutation of GitHub's API.",
+        "Use an operation that GitHub documents; a newer gateway knows newer ones.",
+        GitHub("A08");
+    GithubBlockedPattern = "github.blocked-pattern", Github, Refuses(403),
+        "The path matches one of `blocked_api_patterns`.",
+        "Remove the pattern from the policy.",
+        Test("a_pattern_of_the_policy_refuses_what_is_allowed_without_it");
+    GithubOperation = "github.operation", Github, Either(403),
+        "The policy allows or refuses the operation by its name.",
+        "Change `github.operations` in the policy.",
+        Native("what_is_allowed_by_name_keeps_its_guards");
+    GithubOffByDefault = "github.off-by-default", Github, Refuses(403),
+        "The operation has to be allowed by its name.",
+        "Name the operation under `github.operations` in the policy.",
+        GitHub("F06");
+    GithubGraphql = "github.graphql", Github, Refuses(403),
+        "The GraphQL document is malformed, over a limit, not sent by `POST /graphql`, or has a directive other than `@include` and `@skip`.",
+        "Send a smaller, plain document by POST /graphql.",
+        GitHub("G02");
+    GithubField = "github.field", Github, Refuses(403),
+        "A GraphQL field, or an argument of one, may not be read there.",
+        "Leave the field out that the reason names.",
+        GitHub("H39");
+    GithubInput = "github.input", Github, Refuses(403),
+        "A mutation's input has a member or a value that the gateway does not know there.",
+        "Send the members that GitHub documents for the mutation.",
+        GitHub("R03");
+    GithubNodeId = "github.node-id", Github, Refuses(403),
+        "A node id is not known, or of a type that has no place there.",
+        "Use the id of a node in one of the container's repositories.",
+        GitHub("I09");
+    GithubNode = "github.node", Github, Refuses(403),
+        "GitHub does not confirm that the node is the container's: another repository, a branch that may not be moved, or no such node.",
+        "Use the id of a node in one of the container's repositories.",
+        Test("what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused");
+    GithubIdsPending = "github.ids-pending", Github, Refuses(503),
+        "GitHub's number of one of the container's repositories is not known yet.",
+        "Try again in a few seconds.",
+        Test("what_needs_the_number_waits_for_it_and_open_streams_go_on");
+    GithubUnconfirmed = "github.unconfirmed", Github, Refuses(503),
+        "The gateway could not ask GitHub whose nodes the request names.",
+        "Try again; check the gateway's own credential for GitHub.",
+        Native("an_unanswered_confirmation_is_a_refusal_to_try_again");
+    GithubProject = "github.project", Github, Refuses(403),
+        "The mutation would change a project.",
+        "Leave the projects out.",
+        GitHub("R04");
+    GithubBranch = "github.branch", Github, Refuses(403),
+        "The branch is not one of the container's.",
+        "Use a branch that fits `allowed_branches`; the reason lists them.",
+        GitHub("F01");
+    GithubProtectedBranch = "github.protected-branch", Github, Refuses(403),
+        "The branch is protected by the policy.",
+        "Use another branch and open a pull request.",
+        GitHub("A14");
+    GithubBranchName = "github.branch-name", Github, Refuses(403),
+        "The text is no valid name of a branch.",
+        "Name a branch that git would accept.",
+        GitHub("R05");
+    GithubBranchMissing = "github.branch-missing", Github, Refuses(403),
+        "The request does not name the branch, so GitHub would choose one.",
+        "Name the branch.",
+        GitHub("E06");
+    GithubRef = "github.ref", Github, Refuses(403),
+        "The ref is no branch.",
+        "Name a ref that begins with `refs/heads/`.",
+        GitHub("F03");
+    GithubForce = "github.force", Github, Refuses(403),
+        "The branch would be moved by force.",
+        "Move the branch forward only, or set `allow_force_push`.",
+        GitHub("E19");
+    GithubDeleteBranch = "github.delete-branch", Github, Refuses(403),
+        "A branch would be deleted or renamed.",
+        "Keep the branch, or set `allow_branch_deletion`.",
+        GitHub("R06");
+    GithubBase = "github.base", Github, Refuses(403),
+        "The base of a pull request would change.",
+        "Open another pull request.",
+        GitHub("R07");
+    GithubHead = "github.head", Github, Refuses(403),
+        "The head of a pull request lies in a repository that is not the container's.",
+        "Push the branch to one of the container's repositories.",
+        GitHub("F27");
+    GithubPath = "github.path", Github, Refuses(403),
+        "The path of a file is not plain: an empty, `.`, `..` or `.git` segment, a backslash, or a control character.",
+        "Name the file by a plain path.",
+        GitHub("R08");
+    GithubRestrictedPath = "github.restricted-path", Github, Refuses(403),
+        "A bot would write to one of `restricted_paths`, for example a workflow.",
+        "Leave the file to a person, or change `github.restricted_paths`.",
+        GitHub("R09");
+    GithubTree = "github.tree", Github, Refuses(403),
+        "An entry of a tree is no plain file with visible content.",
+        "Write plain files with mode 100644 or 100755.",
+        GitHub("R10");
+    GithubCommand = "github.command", Github, Refuses(403),
+        "A line of the text begins with an order to a bot.",
+        "Reword the line, or change `github.commands`.",
+        GitHub("F31");
+    GithubLabel = "github.label", Github, Refuses(403),
+        "The label is an order to an automation.",
+        "Use another label, or change `github.denied_labels`.",
+        GitHub("F33");
+    GithubForeignIssue = "github.foreign-issue", Github, Refuses(403),
+        "An issue is named by its number in all of GitHub, so it may lie in another repository.",
+        "Leave the member out that the reason names.",
+        GitHub("R11");
+    GithubReadRepo = "github.read-repo", Github, Either(403),
+        "The class `read-repo`: reading one repository.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("A01");
+    GithubReadAdmin = "github.read-admin", Github, Either(403),
+        "The class `read-admin`: reading a repository's hooks, keys, secrets' names, collaborators.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("R12");
+    GithubReadGlobal = "github.read-global", Github, Either(403),
+        "The class `read-global`: reading what belongs to no repository.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("F62");
+    GithubReadCross = "github.read-cross", Github, Either(403),
+        "The class `read-cross`: reading across repositories, such as a search that is not narrowed to the container's.",
+        "Narrow the search with `repo:`, or allow the operation by its name.",
+        GitHub("B15");
+    GithubReadAccount = "github.read-account", Github, Either(403),
+        "The class `read-account`: reading organisations and accounts.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("R13");
+    GithubWriteCollab = "github.write-collab", Github, Either(403),
+        "The class `write-collab`: issues, pull requests, comments, labels.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("F26");
+    GithubWriteObject = "github.write-object", Github, Either(403),
+        "The class `write-object`: git objects that no ref leads to yet.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("R14");
+    GithubWriteRef = "github.write-ref", Github, Either(403),
+        "The class `write-ref`: refs, and commits on a branch.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("F02");
+    GithubMerge = "github.merge", Github, Either(403),
+        "The class `merge`: merging, now or later.",
+        "Leave merging to a person, or allow the operation by its name.",
+        GitHub("F12");
+    GithubGate = "github.gate", Github, Either(403),
+        "The class `gate`: checks, statuses and reviews, approvals included.",
+        "Leave approval to a person, or allow the operation by its name.",
+        GitHub("F20");
+    GithubRelease = "github.release", Github, Either(403),
+        "The class `release`: releases and their assets.",
+        "Leave releases to a person, or allow the operation by its name.",
+        GitHub("F34");
+    GithubCi = "github.ci", Github, Either(403),
+        "The class `ci`: workflows, runs, deployments.",
+        "Allow the class for the container's `auth_mode`, or the operation by its name.",
+        GitHub("D03");
+    GithubAgent = "github.agent", Github, Either(403),
+        "The class `agent`: starting an agent or an automation, an assignee or reviewer that is a bot included.",
+        "Leave the bot out, or allow the operation by its name.",
+        GitHub("B17");
+    GithubAdmin = "github.admin", Github, Either(403),
+        "The class `admin`: a repository's settings, keys, hooks, secrets, its deletion.",
+        "Leave it to a person, or allow the operation by its name.",
+        GitHub("F37");
+    GithubExfil = "github.exfil", Github, Either(403),
+        "The class `exfil`: carrying content to gists, forks, other repositories.",
+        "Leave it to a person, or allow the operation by its name.",
+        GitHub("F49");
+    GithubAccount = "github.account", Github, Either(403),
+        "The class `account`: organisations, projects, the user's own account.",
+        "Leave it to a person, or allow the operation by its name.",
+        GitHub("B16");
+
+    // Credentials: whether a credential is added, and that no answer tells it.
+    CredentialsUnavailable = "credentials.unavailable", Credentials, Refuses(503),
+        "The control plane did not answer the credential check.",
+        "Try again; check that the control plane runs.",
+        Test("while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reason_and_soon");
+    CredentialsUnreadable = "credentials.unreadable", Credentials, Refuses(403),
+        "Envoy's check lacks the source address, the request or a plain host.",
+        "Report it: it is a fault of the gateway.",
+        Cannot("the identity stage lets no request pass without an address and a plain host");
+    CredentialsBlocked = "credentials.blocked", Credentials, Refuses(403),
+        "The gateway blocked the container while the request was under way; see `identity.blocked`.",
+        "Read the audit, then register the container again.",
+        Cannot("the identity stage refuses a blocked container first, but for a request in the same moment; `a_blocked_container_gets_nothing` shows it natively");
+    CredentialsHost = "credentials.host", Credentials, Refuses(403),
+        "The host has no credential, or is allowed by a suffix where the credential needs its name.",
+        "List the host by its name.",
+        Cannot("routing asks the credential stage only for hosts with a credential; `a_host_that_is_allowed_by_a_suffix_has_no_credential_of_its_name` shows it natively");
+    CredentialsContainer = "credentials.container", Credentials, Refuses(403),
+        "The container may not use this credential: its record leaves it out, or it is for other labels, ids or another `auth_mode`.",
+        "Name the credential in the record, or change `containers` in the credential's configuration.",
+        Test("a_record_narrows_what_its_container_may_use");
+    CredentialsRepo = "credentials.repo", Credentials, Refuses(403),
+        "The repository is not one of the container's.",
+        "Register the container with this repository.",
+        Cannot("the github stage refuses such a repository first; `nothing_else_gets_a_credential` shows it natively");
+    CredentialsPath = "credentials.path", Credentials, Refuses(403),
+        "No credential is for this path, or the path is not in its canonical spelling. The status is 426 for a WebSocket.",
+        "Use a path that the reason names, or add it to the credential's `paths`.",
+        Test("what_a_credential_is_not_for_is_refused_and_does_not_arrive");
+    CredentialsQuery = "credentials.query", Credentials, Refuses(403),
+        "A credential of the client's stands behind a `;` in the query and cannot be removed.",
+        "Leave the credential out; the gateway adds its own.",
+        Test("a_credential_in_the_query_stands_there_once_and_is_ours");
+    CredentialsMissing = "credentials.missing", Credentials, Refuses(502),
+        "The gateway has no value for the credential, or a GitHub App's credential has no repository to be for.",
+        "Set a variable that the reason names, or register the container with a repository.",
+        Test("a_missing_value_is_a_502_that_names_the_variables");
+    CredentialsSource = "credentials.source", Credentials, Refuses(503),
+        "The source of the credential fails: a file, a command, a login that cannot be refreshed, or a GitHub App's token; or the registration keeps changing.",
+        "Read /readyz or the control plane's log for the cause, then try again.",
+        Test("a_command_that_gives_nothing_is_a_503_of_its_own");
+    CredentialsGit = "credentials.git", Credentials, Allows,
+        "The credential for git was added.",
+        "",
+        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+    CredentialsApi = "credentials.api", Credentials, Allows,
+        "The credential for GitHub's API was added.",
+        "",
+        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+    CredentialsEndpoint = "credentials.endpoint", Credentials, Allows,
+        "The credential of the path's provider was added.",
+        "",
+        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+    CredentialsStub = "credentials.stub", Credentials, Allows,
+        "The gateway answered a token endpoint itself, with placeholders and status 200.",
+        "",
+        Test("a_sandbox_that_asks_a_token_endpoint_gets_a_placeholder_and_nothing_goes_on");
+    CredentialsScrub = "credentials.scrub", Credentials, Refuses(502),
+        "The scrub filter could not read back the credential that was added, so no answer could be compared with it. Nothing was sent.",
+        "Report it with Envoy's log: it is a fault of the gateway.",
+        Cannot("the credential stage writes the place that the scrub filter reads, and no sandbox can; `a_credential_that_cannot_be_read_back_ends_the_request` shows it natively");
+
+    // Push: which refs a push moves, and how.
+    PushAllowed = "push.allowed", Push, Allows,
+        "The push may pass; the audit line then names the credential that was added.",
+        "",
+        Cannot("a push that passes had a credential added, and its audit line names that rule; `push explain` prints this one");
+    LimitPushes = "limit.pushes", Push, Refuses(429),
+        "Four pushes of the container are under way in one Envoy worker, or all pushes in that worker hold 128 MiB.",
+        "Push again when the other pushes are done.",
+        Test("a_container_has_four_pushes_under_way_and_not_one_more");
+    PushContentType = "push.content-type", Push, Refuses(403),
+        "The push has another content type than git's.",
+        "Push with git.",
+        Test("a_push_that_is_encoded_or_typed_otherwise_than_by_git_is_refused_and_nothing_of_it_arrives");
+    PushEncoding = "push.encoding", Push, Refuses(403),
+        "The push has a content-encoding.",
+        "Push with git.",
+        Test("a_push_that_is_encoded_or_typed_otherwise_than_by_git_is_refused_and_nothing_of_it_arrives");
+    PushMalformed = "push.malformed", Push, Refuses(403),
+        "The push or its pack is not as git sends it.",
+        "Push with git.",
+        Push("list-ends-with-0001");
+    PushSigned = "push.signed", Push, Refuses(403),
+        "The push is signed (`git push --signed`).",
+        "Push without --signed.",
+        Push("push-cert");
+    PushFormat = "push.format", Push, Refuses(403),
+        "The repository's object format is not SHA-1.",
+        "Use a repository with SHA-1.",
+        Push("sha256-names");
+    PushLimit = "push.limit", Push, Refuses(403),
+        "The push has more than 20 refs, more than 50,000 commits, 16 commits of GitHub's to look up for one ref, or exceeds another limit that the reason names.",
+        "Push fewer refs or fewer commits at a time.",
+        Push("21-refs");
+    PushDuplicate = "push.duplicate", Push, Refuses(403),
+        "The push names a ref twice.",
+        "Name each ref once.",
+        Push("duplicate");
+    PushRef = "push.ref", Push, Refuses(403),
+        "The name is no plain name of a branch or a tag.",
+        "Push to refs/heads/ or refs/tags/.",
+        Push("name-head");
+    PushProtected = "push.protected", Push, Refuses(403),
+        "The branch, or the tag's name, is protected by the policy.",
+        "Push another branch and open a pull request.",
+        Push("protected");
+    PushBranch = "push.branch", Push, Refuses(403),
+        "The branch, or the tag's name, is not one of the container's.",
+        "Push a branch that fits `allowed_branches`; the reason lists them.",
+        Push("not-its-branch");
+    PushDelete = "push.delete", Push, Refuses(403),
+        "The push would delete a branch.",
+        "Keep the branch, or set `allow_branch_deletion`.",
+        Push("delete");
+    PushTag = "push.tag", Push, Refuses(403),
+        "The push would move or delete a tag.",
+        "Push a tag of another name.",
+        Push("tag-overwrite");
+    PushForce = "push.force", Push, Refuses(403),
+        "The branch would move to a commit that does not descend from its present one, or is not known to.",
+        "Fetch and merge, or push another branch.",
+        Push("force");
+    PushStale = "push.stale", Push, Refuses(403),
+        "GitHub has the ref elsewhere than the push says.",
+        "Fetch, and push again.",
+        Push("old-is-a-lie");
+    PushUnconfirmed = "push.unconfirmed", Push, Refuses(503),
+        "GitHub did not say where the refs are, or which commits descend from which.",
+        "Push again; check the gateway's own credential for GitHub.",
+        Test("while_github_cannot_be_asked_nothing_moves_and_the_next_try_works");
+    PushUnfinished = "push.unfinished", Push, Refuses(502),
+        "GitHub ended its answer before it had the whole push, or (in the audit only) the client left.",
+        "Push again.",
+        Test("a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard");
+    PushAdvertisement = "push.advertisement", Push, Refuses(502),
+        "The server's list of refs, which comes before a push, cannot be read.",
+        "Try again; check that the repository exists at GitHub.",
+        Test("what_is_no_list_of_refs_is_told_as_such_and_git_prints_it");
+    PushUnavailable = "push.unavailable", Push, Refuses(503),
+        "The filter has no rules or no record, or a call of Envoy's failed.",
+        "Push again; report it with Envoy's log.",
+        Cannot("the control plane sends the rules with the filter, and the identity stage the record with each push");
+
+    // Upstream: resolving and reaching the host.
+    UpstreamDns = "upstream.dns", Upstream, Refuses(503),
+        "The host cannot be resolved, or only to addresses that are not public.",
+        "Check the name, and the gateway's name servers.",
+        Test("a_web_socket_reaches_a_host_that_only_dns_knows");
+    UpstreamUnreachable = "upstream.unreachable", Upstream, Refuses(503),
+        "The upstream does not answer, breaks off, or has no valid certificate. Envoy chooses the status.",
+        "Try again; the audit's `reason` holds Envoy's own code.",
+        Test("an_upstream_that_cannot_be_reached_is_named_as_the_reason_and_request_ids_lead_to_the_audit");
+    LimitUpstream = "limit.upstream", Upstream, Refuses(503),
+        "16,384 requests to one host are under way.",
+        "Try again.",
+        Cannot("a test would need 64 addresses with 256 requests each under way");
+}
+
+impl Rule {
+    /// The HTTP status of a refusal by this rule, unless the refusal says otherwise. For a rule that refuses nothing it
+    /// is 403: a denial is never a success.
+    pub const fn status(self) -> u16 {
+        match self.effect() {
+            Refuses(status) | Either(status) => status,
+            Allows | Audited => 403,
+        }
+    }
+
+    /// The rule called `name`; `None` if there is no such rule.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|rule| rule.name() == name)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A rule equals its name, so that tests and corpora can spell it.
+impl PartialEq<&str> for Rule {
+    fn eq(&self, other: &&str) -> bool {
+        self.name() == *other
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| D::Error::custom(format!("no rule is called {name:?}")))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_rule_has_a_name_and_a_text_of_its_own() {
+        let names: BTreeSet<&str> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+        assert_eq!(names.len(), Rule::ALL.len(), "a name stands twice");
+        for rule in Rule::ALL {
+            let plain = |b: u8| b.is_ascii_lowercase() || b == b'-';
+            let (stage, word) = rule.name().split_once('.').unwrap();
+            assert!(!word.is_empty() && stage.bytes().chain(word.bytes()).all(plain), "{rule}");
+            assert!(rule.meaning().ends_with('.') && !rule.meaning().contains(['|', '\n']), "{rule}");
+            let refuses = matches!(rule.effect(), Refuses(_) | Either(_));
+            assert_eq!(rule.advice().ends_with('.'), refuses || rule.effect() == Audited, "{rule}");
+            assert!(rule.status() >= 400, "{rule}: a refusal is never a success");
+        }
+    }
+
+    #[test]
+    fn a_rule_is_written_and_read_as_its_name() {
+        for rule in Rule::ALL {
+            let json = serde_json::to_string(rule).unwrap();
+            assert_eq!(json, format!("{:?}", rule.name()));
+            assert_eq!(serde_json::from_str::<Rule>(&json).unwrap(), *rule);
+        }
+        for unknown in ["\"\"", "\"identity\"", "\"identity.unknown \"", "7", "null"] {
+            assert!(serde_json::from_str::<Rule>(unknown).is_err(), "{unknown}");
+        }
+    }
+}

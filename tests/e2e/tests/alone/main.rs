@@ -1,0 +1,8 @@
+//! Tests that load the machine, or measure time, memory or processor time. tests/run-e2e.sh runs their modules one after
+//! the other, with nothing beside them.
+
+mod big_transfers;
+mod chaos;
+mod fairness;
+mod limits;
+mod push_big;

@@ -1,0 +1,149 @@
+//! Stage 3 in the real Envoy: the corpus of ways round a filter for GitHub, each request as it is by the byte, with what
+//! the sandbox got and what arrived upstream.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use std::process::Command;
+use test_support::gateway::policy;
+use test_support::upstream::{HOSTS, graphql};
+use test_support::{Answer, Finished, Http, Rig, Sandbox, client, raw, scratch};
+
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/github/bypass-cases.jsonl");
+
+/// The bytes of a case's request.
+fn request(case: &Value, authority: &str, target: &str) -> Vec<u8> {
+    let headers: Vec<(&String, &str)> =
+        case["headers"].as_object().unwrap().iter().map(|(name, value)| (name, value.as_str().unwrap())).collect();
+    let has = |name: &str| headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
+    let body = match (case["body"].as_str(), case["body_base64"].as_str()) {
+        (Some(body), _) => body.as_bytes().to_vec(),
+        (None, Some(body)) => BASE64_STANDARD.decode(body).unwrap(),
+        (None, None) => Vec::new(),
+    };
+    let mut head = format!("{} {target} HTTP/1.1\r\n", case["method"].as_str().unwrap());
+    if !has("host") {
+        head += &format!("Host: {authority}\r\n");
+    }
+    for (name, value) in &headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !has("content-length") && !has("transfer-encoding") && (!body.is_empty() || case["method"] != "GET") {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    [head.as_bytes(), b"\r\n", &body].concat()
+}
+
+/// What the sandbox gets for a case; `None` where the tunnel was not opened.
+async fn send(rig: &Rig, sandbox: &Sandbox, case: &Value) -> Option<Answer> {
+    let mut record = case["container"].clone();
+    record["container_ip"] = sandbox.address.to_string().into();
+    let (status, answer) = rig.gateway.call("POST", "/internal/containers", Some(&record));
+    assert!(matches!(status, 200 | 201), "{answer}");
+    let url = case["url"].as_str().unwrap();
+    let rest = url.strip_prefix("https://").unwrap_or(url);
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.split(':').next().unwrap();
+    let mut stream = client::tls(sandbox, sandbox.address, host, Http::One).await.ok()?;
+    let bytes = match case["method"].as_str() {
+        // It is opened by its form; what comes inside is refused.
+        Some("CONNECT") => format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes(),
+        _ => request(case, authority, if target.is_empty() { "/" } else { target }),
+    };
+    Some(raw::ask(&mut stream, &bytes).await.unwrap_or_else(|error| panic!("{}: {error}", case["id"])))
+}
+
+#[test]
+fn explain_says_of_every_way_round_what_is_expected_and_ten_thousand_lines_take_seconds() {
+    let explain = |file: &str| {
+        // With its processor time, which does not grow with what else runs.
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", r#"TIMEFORMAT="%U %S"; time "$@""#, "bash"])
+            .arg(std::env::var_os("SALLYPORT_BIN").unwrap());
+        // Where there is no policy, the built-in one is meant.
+        command.current_dir(scratch("explain")).args(["policy", "explain", "--batch", file]);
+        let finished = Finished::of(&mut command).success();
+        let said: Vec<Value> = finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let times = finished.stderr.lines().last().unwrap_or_default().split(' ');
+        (said, times.map(|time| time.parse::<f64>().unwrap()).sum::<f64>())
+    };
+    let text = std::fs::read_to_string(CASES).unwrap();
+    let (said, _) = explain(CASES);
+    assert_eq!(said.len(), text.lines().count());
+    for (line, said) in text.lines().zip(said) {
+        let case: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(case["id"], said["id"]);
+        let graphql = case["url"].as_str().unwrap().ends_with("/graphql");
+        let fits = match case["expect"].as_str().unwrap() {
+            // A write by a node's id is confirmed first.
+            "allow" => said["verdict"] == "allow" || (said["verdict"] == "ask" && graphql),
+            "resolve" => said["verdict"] == "ask",
+            _ => said["verdict"] == "deny",
+        };
+        assert!(fits, "{case} {said}");
+    }
+    let many = scratch("many").join("many.jsonl");
+    let lines: Vec<&str> = text.lines().cycle().take(10_000).collect();
+    std::fs::write(&many, lines.join("\n")).unwrap();
+    let (said, took) = explain(many.to_str().unwrap());
+    assert_eq!(said.len(), 10_000);
+    assert!(took < 2.0, "{took} s");
+}
+
+#[tokio::test]
+async fn every_way_round_has_the_verdict_that_is_expected_and_what_is_refused_never_arrives() {
+    let hosts = [&HOSTS[..], &["codeload.github.com"]].concat();
+    let rig = Rig::start_with(&policy(&hosts), &[]);
+    let sandbox = rig.sandbox();
+    let text = std::fs::read_to_string(CASES).unwrap();
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let before = rig.upstream.requests().len();
+        let answer = send(&rig, &sandbox, &case).await;
+        let arrived = rig.upstream.requests().split_off(before);
+        // The gateway's own questions are no sandbox's.
+        let arrived: Vec<_> = arrived.iter().filter(|request| !request.is_own()).collect();
+        let refused = answer.as_ref().is_none_or(|answer| answer.rule.is_some());
+        let fits = match case["expect"].as_str().unwrap() {
+            "allow" => !refused && arrived.len() == 1,
+            // The stand-in knows no such node.
+            _ => refused && arrived.is_empty(),
+        };
+        if !fits {
+            wrong.push(format!("{} expected {}: {answer:?} {arrived:?}", case["id"], case["expect"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused() {
+    let rig = Rig::start();
+    let sandbox = rig.sandbox();
+    let record = json!({
+        "container_ip": sandbox.address, "container_id": "box",
+        "repos": [{"name": "acme/app", "id": graphql::REPO_ID, "default_branch": "main"}],
+    });
+    assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 201);
+    let comment = |id: &str| {
+        let query = "mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}";
+        let body = json!({"query": query, "variables": {"i": {"subjectId": id, "body": "a comment"}}}).to_string();
+        let case = json!({"method": "POST", "headers": {"content-type": "application/json"}, "body": body});
+        request(&case, "api.github.com", "/graphql")
+    };
+    let asked = |own: bool| {
+        let requests = rig.upstream.requests_with("api.github.com/graphql");
+        requests.iter().filter(|request| request.is_own() == own).count()
+    };
+    let mut stream = client::tls(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
+    for passed in 1..=2 {
+        let answer = raw::ask(&mut stream, &comment(graphql::PULL_REQUEST)).await.unwrap();
+        assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{answer:?}");
+        assert_eq!((asked(true), asked(false)), (1, passed), "GitHub is asked once");
+    }
+    let answer = raw::ask(&mut stream, &comment(graphql::FORGED)).await.unwrap();
+    assert_eq!((answer.status, answer.rule.as_deref()), (403, Some("github.node")), "{answer:?}");
+    assert_eq!((asked(true), asked(false)), (2, 2));
+}
