@@ -5,8 +5,8 @@
 //! error on the way there becomes a refusal.
 
 use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, RootCallbacks, StreamCallbacks};
-use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Operation, Pending, Refused, Rules};
-use policy::{Container, Denial, Form, HostName, Note, Rule, Stage};
+use policy::github::{Allowed, Call, Head, Judge, MAX_BODY, Pending, Refused, Rules};
+use policy::{Container, Denial, Form, HostName, Note, Rule, Unreadable};
 use prost::Message;
 use registry_proto::github::{ConfirmRequest, ConfirmResponse};
 use std::rc::Rc;
@@ -77,6 +77,8 @@ struct Stream {
 enum Broken {
     #[error(transparent)]
     Host(#[from] host::Error),
+    #[error(transparent)]
+    Note(#[from] Unreadable),
     #[error("{0}")]
     Missing(&'static str),
 }
@@ -170,7 +172,6 @@ impl Stream {
         self.headers = host::request_headers()?;
         let pseudo = |name: &str| self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone());
         self.path = pseudo(":path").unwrap_or_default();
-        self.note = Note::read(&host::property(&AUDIT)?.unwrap_or_default());
         let method = pseudo(":method").unwrap_or_default();
         // A tunnel is opened by its form. What comes inside is a request of its own; there is no other way for a CONNECT.
         if method == b"CONNECT" {
@@ -182,6 +183,7 @@ impl Stream {
         if policy::github::kind(&name).is_none() {
             return Ok(Ok(Head::Elsewhere));
         }
+        self.note = Note::read(&host::property(&AUDIT)?.unwrap_or_default())?;
         let record = host::property(&CONTAINER)?.ok_or(Broken::Missing("no stage before has said who this is"))?;
         let container = serde_json::from_slice(&record).map_err(|_| Broken::Missing("the record can't be read"))?;
         let judge = self.judge.clone().ok_or(Broken::Missing("there are no rules"))?;
@@ -240,7 +242,7 @@ impl Stream {
     }
 
     fn rewrite(&self, allowed: &Allowed, size: usize) -> Result<(), host::Error> {
-        let note = about(self.note.allowed(Stage::Github.name(), allowed.rule), Some(&allowed.operation));
+        let note = self.note.allowed(allowed.rule).about(Some(&allowed.operation));
         host::set_property(&AUDIT, &note.to_bytes())?;
         if allowed.target != self.path {
             host::set_request_header(":path", &allowed.target)?;
@@ -270,7 +272,7 @@ impl Stream {
 
     /// Refuses the request: now if all of it has come, otherwise when the rest has.
     fn refuse(&mut self, refused: Refused, end: bool) -> Action {
-        let note = about(self.note.refused(&refused.denial), refused.operation.as_ref());
+        let note = self.note.refused(&refused.denial).about(refused.operation.as_ref());
         if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
             host::log(Level::Error, &format!("github: a refusal without its audit: {error}"));
         }
@@ -284,13 +286,5 @@ impl Stream {
     fn answer(&mut self, denial: &Denial) {
         self.state = State::Refused;
         host::refuse(&policy::render(denial, Form::of_path(&self.path), self.note.request_id()));
-    }
-}
-
-/// `note` with what the request would do.
-fn about(note: Note, operation: Option<&Operation>) -> Note {
-    match operation {
-        Some(operation) => note.with("operation", operation.name.as_str()).with("class", operation.class.name()),
-        None => note,
     }
 }

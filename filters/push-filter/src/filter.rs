@@ -8,7 +8,7 @@ use crate::load::{Full, Load, Ticket};
 use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::github::{Git, Kind, Rules, Service};
 use policy::push::{MAX_REFS, PushRefusal};
-use policy::{Container, Denial, Form, HostName, Note, Refusal, Rule, Stage};
+use policy::{Container, Denial, Form, HostName, Note, PushNote, Refusal, Rule, Unreadable, UpdateNote};
 use prost::Message;
 use push::{Inspection, Oid, Question, RefAt, Standing};
 use registry_proto::push as wire;
@@ -114,6 +114,8 @@ struct Push {
 enum Broken {
     #[error(transparent)]
     Host(#[from] host::Error),
+    #[error(transparent)]
+    Note(Unreadable),
     #[error("{0}")]
     Missing(&'static str),
 }
@@ -311,7 +313,7 @@ impl Stream {
                 Ok(Action::Continue)
             }
             Service::Push => {
-                self.note = Note::read(&host::property(&AUDIT)?.unwrap_or_default());
+                self.note = Note::read(&host::property(&AUDIT)?.unwrap_or_default()).map_err(Broken::Note)?;
                 push::judge_headers(&headers)?;
                 if end {
                     return Err(refused(Rule::PushMalformed, "the push is empty"));
@@ -404,7 +406,7 @@ impl Stream {
     fn audit(&self) -> Result<(), host::Error> {
         let Request::Push(push) = &self.kind else { return Ok(()) };
         let note = match push.inspection.standing() {
-            Standing::Allowed => self.note.allowed(Stage::Push.name(), Rule::PushAllowed),
+            Standing::Allowed => self.note.allowed(Rule::PushAllowed),
             _ => self.note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided")),
         };
         host::set_property(&AUDIT, &push.about(note).to_bytes())
@@ -536,17 +538,18 @@ impl Push {
     fn about(&self, note: Note) -> Note {
         let hex = |oid: Option<Oid>| oid.map(|oid| oid.to_string());
         // What is refused for its length is not told at length.
-        let updates = self.inspection.updates().iter().take(MAX_REFS).map(|update| {
-            let name: String = update.name.chars().take(MAX_NAME).collect();
-            serde_json::json!({
-                "ref": name, "old": hex(update.old), "new": hex(update.new), "kind": push::change(update),
-            })
+        let updates = self.inspection.updates().iter().take(MAX_REFS).map(|update| UpdateNote {
+            name: update.name.chars().take(MAX_NAME).collect(),
+            old: hex(update.old),
+            new: hex(update.new),
+            kind: push::change(update),
         });
-        let updates: Vec<_> = updates.collect();
-        note.with("repo", self.repo.as_str())
-            .with("updates", updates)
-            .with("commits", self.inspection.commits())
-            .with("pack_bytes", self.inspection.pack_bytes())
+        note.of_push(PushNote {
+            repo: self.repo.clone(),
+            updates: updates.collect(),
+            commits: self.inspection.commits().try_into().unwrap_or(u64::MAX),
+            pack_bytes: self.inspection.pack_bytes(),
+        })
     }
 }
 

@@ -38,7 +38,8 @@ impl StreamCallbacks for Stream {
             }
             Err(error) => {
                 host::log(Level::Error, &format!("scrub: {error}"));
-                refuse(&Note::read(&host::property(&AUDIT).ok().flatten().unwrap_or_default()));
+                let note = Note::read(&host::property(&AUDIT).ok().flatten().unwrap_or_default()).unwrap_or_default();
+                refuse(&note);
                 Action::Pause
             }
         }
