@@ -2,17 +2,28 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
-.PHONY: help build up docker docker-test test test-full bench fuzz clean program filters filters-panic envoy fmt clippy unit e2e fuzz-smoke
+.PHONY: help build up docker docker-test test test-full bench fuzz clean program filters filters-panic envoy fmt clippy \
+	built tests-built unit e2e
 
 # `make up UP_ARGS='--config my.yaml'`
 UP_ARGS ?=
-# What goes behind each `cargo test`; `make test-full` adds the ignored tests.
+# Arguments for each `cargo test`; `make test-full` adds the ignored tests.
 TEST_ARGS ?=
-# For how long `make fuzz` and `make test-full` run each fuzz target.
+# The time for which `make fuzz` and `make test-full` run each fuzz target.
 FUZZ_SECONDS ?= 60
-# In CI the committed Cargo.lock is what is built, or the build fails.
+# CI builds the committed Cargo.lock, or the build fails.
 LOCKED := $(if $(filter true,$(CI)),--locked)
+# CLIPPY=1 builds the tests with clippy as the compiler of our crates, in the way of `cargo clippy`, but to the end: linted
+# code is tested code, and dependencies are built once for both. A warning is an error.
+LINTED = $(if $(CLIPPY),RUSTC_WORKSPACE_WRAPPER=$$(rustc --print sysroot)/bin/clippy-driver \
+	CLIPPY_ARGS=-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__)
+# Everything is built first, two builds at once: each of them ends with a crate that uses one core. Each step is taken
+# whatever has failed before it.
+CHECK = $(MAKE) --no-print-directory CLIPPY=1
+CHECKS = status=0; \
+	$(CHECK) --keep-going --jobs=2 fmt built tests-built || status=1; \
+	$(CHECK) unit || status=1; \
+	$(CHECK) e2e || status=1
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,22 +36,23 @@ up: build ## Build all, then run the gateway in the foreground (UP_ARGS=… goes
 docker: ## Build the control plane's image from source (docker-compose.yml then runs it)
 	docker build -f Dockerfile.control -t sallyport-control-plane .
 
-docker-test: build envoy ## Start docker-compose.yml with what was built, and look at it from sandboxes
+docker-test: build envoy ## Start docker-compose.yml with the built files, and test it from sandboxes
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/docker/smoke.sh
 
 test: ## Format, lint, unit and end-to-end tests with the release build and real Envoy
-	@tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz-smoke e2e
+	+@tests/summary.sh bash -c '$(CHECKS); exit $$status'
 
-test-full: ## The same, and the long ones
-	@SALLYPORT_ALL_CLIENTS=1 OPENSSL_GIT=$$(tests/support/openssl-git.sh || true) tests/summary.sh $(MAKE) --no-print-directory --keep-going fmt clippy unit fuzz e2e docker-test TEST_ARGS='-- --include-ignored'
+test-full: ## The same, and the long tests
+	@SALLYPORT_ALL_CLIENTS=1 OPENSSL_GIT=$$(tests/support/openssl-git.sh || true) tests/summary.sh bash -c 'export TEST_ARGS="-- --include-ignored"; \
+		$(CHECKS); $(MAKE) --no-print-directory --keep-going fuzz docker-test || status=1; exit $$status'
 
 bench: build envoy ## The benchmark table, also as target/bench/results.json
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/bench/run.sh
 
-fuzz: ## Each fuzz target for FUZZ_SECONDS=60; finds are kept in target/fuzz
+fuzz: ## Each fuzz target for FUZZ_SECONDS=60; findings are kept in target/fuzz
 	@tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-clean: ## Remove what was built and downloaded
+clean: ## Remove built and downloaded files
 	cargo clean
 
 program:
@@ -49,8 +61,8 @@ program:
 filters:
 	@filters/build.sh
 
-# The same filter made to panic, for the test of what happens then.
-filters-panic:
+# The same filters with a panic, for the tests of a crash. Both builds write their module to one place first.
+filters-panic: | filters
 	@FILTER_FEATURES=test-panic FILTERS_OUT=target/filters-panic filters/build.sh
 
 envoy:
@@ -58,17 +70,17 @@ envoy:
 
 fmt:
 	cargo fmt --all --check
-	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 
 clippy:
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 
+built: build filters-panic envoy
+
+tests-built:
+	$(LINTED) cargo test $(LOCKED) --workspace --all-targets --no-run
+
 unit:
-	cargo test $(LOCKED) --workspace --exclude e2e --no-fail-fast $(TEST_ARGS)
+	$(LINTED) cargo test $(LOCKED) --workspace --exclude e2e --no-fail-fast $(TEST_ARGS)
 
-# Two seconds each find little that is new: it's for the seeds, and for targets that no longer build.
-fuzz-smoke:
-	@tests/fuzz/run.sh 2
-
-e2e: build filters-panic envoy
-	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/run-e2e.sh $(TEST_ARGS)
+e2e: built
+	@envoy=$$(envoy/install.sh); $(LINTED) ENVOY_BIN=$$envoy tests/run-e2e.sh $(TEST_ARGS)

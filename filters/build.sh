@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds the filters for wasm32-wasip1, as one module, and puts it at target/filters/sallyport.wasm.
 #
-# The standard library for that target comes from the first of these that is there:
+# The standard library for that target comes from the first available source:
 #   1. the pinned toolchain;
 #   2. Debian's rustc-web, rust-web-src and wasi-libc, if installed already;
 #   3. `rustup target add`;
 #   4. the same Debian packages, installed with apt-get, as root only.
-# FILTER_FEATURES="test-panic" FILTERS_OUT=target/filters-panic: another build for a test, put elsewhere.
-# The file is replaced whole, and only when its content changed: a gateway takes it up as it runs.
-# It never removes a package, never touches a toolchain but for adding that target, and never falls back
-# to an older file when a build fails.
+# FILTER_FEATURES="test-panic" FILTERS_OUT=target/filters-panic: another build for a test, in another directory.
+# The file is replaced whole, and only when its content changed: a running gateway reloads it.
+# The script never removes a package, never changes a toolchain except to add that target, and never falls
+# back to an older file when a build fails.
 set -euo pipefail
 
 readonly target=wasm32-wasip1
@@ -67,7 +67,7 @@ build_with_toolchain() {
     "${build[@]}" --target-dir "$out"
 }
 
-# Another rustc than the native build's, so a target directory of its own. RUSTFLAGS would win over the
+# This rustc differs from the native build's, so it has its own target directory. RUSTFLAGS would override the
 # flags for the target, so it is not passed on.
 build_with_debian() {
     out=target/wasm-std

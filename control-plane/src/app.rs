@@ -1,65 +1,62 @@
-//! The wiring: every part made once, given what it needs, and stopped together.
+//! The wiring: every part is made once, given what it needs, and stopped together.
+//!
+//! `App::bind` opens everything and binds every socket. `Bound` knows the addresses. `Bound::run` serves until it is
+//! stopped.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+mod announce;
+mod listeners;
+mod readiness;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Json, Router};
-use policy::Policy;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use axum::Router;
+use policy::{HostPattern, Policy};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 
+pub use self::announce::Addresses;
+use self::announce::announce;
+use self::listeners::Listeners;
+use self::readiness::Readiness;
 use crate::admin;
-use crate::audit::{self, Audit, Rejected, writer::Rotation};
-use crate::ca::{self, issuer::Issuer};
-use crate::config::Config;
-use crate::containers::api::{self, Api, Limits};
-use crate::containers::feed::Feed;
-use crate::containers::registry::Registry;
-use crate::containers::store::Store;
-use crate::credentials::{self, Credentials, server as authz};
-use crate::dns::nameservers::Nameservers;
-use crate::dns::{self, Resolver};
 use crate::envoy::Envoy;
-use crate::github;
-use crate::github::confirm::Confirm;
-use crate::github::ids::Ids;
-use crate::github::push::Push;
 use crate::live::{Filters, Live};
 use crate::metrics;
-use crate::problems::Problems;
-use crate::state::StateDir;
-use crate::xds::resources::cluster::DNS_SOCKET;
-use crate::xds::server::{Fleet, Server as Discovery};
+use audit::{Audit, Rejected, writer::Rotation};
+use base::problems::Problems;
+use base::state::StateDir;
+use ca::issuer::Issuer;
+use config::Config;
+use credentials::{Credentials, server as authz};
+use github::client::Client as GitHub;
+use github::confirm::Confirm;
+use github::ids::Ids;
+use github::push::Push;
+use outbound::dns::nameservers::Nameservers;
+use outbound::dns::{self, Resolver};
+use outbound::upstreams::Upstreams;
+use registry::Registry;
+use registry::api::{self, Api, Limits};
+use registry::feed::Feed;
+use registry::store::Store;
+use xds::server::{Fleet, Server as Discovery};
 
-/// How long the admin API may take to finish what it is doing when the process stops.
+/// How long the admin API may take to finish its responses when the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long a stop waits for a refresh that has begun. It goes on without us, but not without the first process of its
-/// container, which then waits until it has ended.
+/// How long a stop waits for a refresh that has begun. The refresh goes on in its own process, unless we are the first
+/// process of a container: then the stop waits until the refresh has ended.
 const LAST_REFRESH: Duration = Duration::from_secs(5);
 
 /// Rejections by providers that wait for the credentials. More are dropped.
 const REJECTIONS: usize = 256;
 
-/// How long the proxy's port may take to accept a connection before it counts as not there.
-const PROBE: Duration = Duration::from_millis(500);
-
-/// How long an Envoy that an earlier run has left may take to be gone.
-const LEFT_BEHIND: Duration = Duration::from_secs(5);
-
-/// How often the start looks whether everything is there.
-const READY_POLL: Duration = Duration::from_millis(100);
-
-/// Everything that the command line has found out.
+/// What the command line has read.
 #[derive(Debug)]
 pub struct App {
     /// The configuration.
@@ -74,42 +71,75 @@ pub struct App {
     pub envoy: Option<Envoy>,
 }
 
+/// A gateway that is open and doesn't serve yet.
+pub struct Bound {
+    addresses: Addresses,
+    listeners: Listeners,
+    /// Locked until the end.
+    state: StateDir,
+    config: Arc<Config>,
+    upstreams: Arc<Upstreams>,
+    access: admin::Access,
+    ca: ca::api::Api,
+    registry: Arc<Registry>,
+    problems: Problems,
+    audit: Arc<Audit>,
+    resolver: Arc<Resolver>,
+    github: Arc<GitHub>,
+    live: Live,
+    /// One task for each login.
+    logins: JoinSet<()>,
+    envoy: Option<Envoy>,
+    stop: watch::Sender<bool>,
+}
+
 impl App {
     /// Runs until SIGTERM or SIGINT, or until a part fails.
     ///
     /// # Errors
-    /// What kept it from starting, or what failed.
+    /// If a part cannot be opened, or fails.
     pub fn run(self) -> anyhow::Result<()> {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(self.serve())
+        // Files are for their owner alone, unless a file's mode says otherwise.
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let bound = self.bind().await?;
+            let Addresses { proxy, admin } = bound.addresses();
+            tracing::info!(%proxy, %admin, "listening");
+            bound.run(signalled()).await
+        })
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
-        // Whatever is written is for its owner alone, unless it says otherwise.
-        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-        // Held to the end.
+    /// Opens everything and binds every socket. Serves nothing.
+    ///
+    /// # Errors
+    /// If a part cannot be opened, or an address cannot be bound.
+    async fn bind(mut self) -> anyhow::Result<Bound> {
         let state = StateDir::take(&self.state_dir)?;
-        let state_dir = state.path().to_owned();
-        let issuer = Issuer::open(&state_dir).context("the certificate authority cannot be used")?;
+        let dir = state.path();
+        let listeners = Listeners::bind(&mut self.config, dir, self.envoy.is_some()).await?;
+        let addresses = Addresses { proxy: self.config.proxy, admin: self.config.admin };
+        addresses.write(dir).context("the addresses cannot be written")?;
         let config = Arc::new(self.config);
+        let access = admin::Access::open(config.admin_auth, dir)?;
         let upstreams = Arc::new(config.upstreams()?);
         let ca = ca::api::Api {
-            issuer: Arc::clone(&issuer),
-            bundle: state_dir.join("ca-bundle.pem"),
+            issuer: Issuer::open(dir).context("the certificate authority cannot be used")?,
+            bundle: dir.join("ca-bundle.pem"),
             roots_pem: upstreams.roots_pem.as_str().into(),
         };
         ca.write_bundle().context("cannot write the CA bundle")?;
-        let store = Store::open(&state_dir.join("registry.redb")).context("the registry cannot be opened")?;
+        let store = Store::open(&dir.join("registry.redb")).context("the registry cannot be opened")?;
         let registry = Registry::open(store, self.policy)?;
-        tokio::spawn(Arc::clone(&registry).tidy());
         let problems = Problems::default();
-        let audit = Audit::open(&state_dir, Rotation::default(), Arc::clone(&registry), problems.clone())
+        let audit = Audit::open(dir, Rotation::default(), Arc::clone(&registry), problems.clone())
             .context("the audit cannot be written")?;
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
         let credentials = Arc::clone(&config.credentials);
-        let github = Arc::new(github::client::Client::new(&upstreams, credentials, Arc::clone(&resolver))?);
+        let github = Arc::new(GitHub::new(&upstreams, credentials, Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
-        let mut logins = config.credentials.keep_logins(&upstreams, &resolver, &state_dir, &stopped)?;
+        let logins = config.credentials.keep_logins(&upstreams, &resolver, dir, &stopped)?;
         let live = Live::start(
             Arc::clone(&config),
             Arc::clone(&upstreams),
@@ -117,61 +147,57 @@ impl App {
             Arc::clone(&registry),
             problems.clone(),
         )?;
-        let snapshots = live.snapshots();
-        tokio::spawn(live.run());
-        let fleet = Fleet::default();
-        let ids = Ids::new(Arc::clone(&registry), Arc::clone(&github), problems.clone());
-        let ids = tokio::spawn(ids.run(stopped.clone()));
-
-        let dns = dns::server::serve(bind_socket(&state_dir.join(DNS_SOCKET))?, resolver);
-        let socket = bind_socket(&state_dir.join("run/xds.sock"))?;
-        let grpc = tonic::transport::Server::builder()
-            .add_service(
-                Discovery::new(snapshots, Arc::clone(&issuer), Arc::clone(&registry), fleet.clone()).into_service(),
-            )
-            .add_service(Feed::service(Arc::clone(&registry)))
-            .add_service(Confirm::service(Arc::clone(&registry), Arc::clone(&github)))
-            .add_service(Push::service(Arc::clone(&registry), github))
-            .add_service(authz::Server::service(Arc::clone(&registry), Arc::clone(&config.credentials)))
-            .add_service(Arc::clone(&audit).service(rejections(Arc::clone(&config.credentials))))
-            .serve_with_incoming(UnixListenerStream::new(socket));
-
-        let observed = metrics::routes(Arc::clone(&registry), fleet.clone(), Arc::clone(&config.credentials))
-            .merge(audit::api::routes(Arc::clone(&audit), stopped.clone()));
-        let readiness = Arc::new(Readiness {
-            fleet,
+        Ok(Bound {
+            addresses,
+            listeners,
+            state,
+            config,
+            upstreams,
+            access,
+            ca,
+            registry,
             problems,
-            credentials: Arc::clone(&config.credentials),
-            registry: Arc::clone(&registry),
-            // Envoy's main thread runs the filter too, though it sees no requests.
-            fed: self.envoy.as_ref().map_or(1, |envoy| usize::from(envoy.concurrency) + 1),
-            proxy: self.envoy.as_ref().map(|_| config.proxy),
-        });
-        let limits = Limits { allow_loopback: self.envoy.is_some(), pinned: upstreams.pins.keys().cloned().collect() };
-        let routes = api::routes(Api { registry, limits: Arc::new(limits) })
-            .merge(ca::api::routes(ca))
-            .merge(self::routes(Arc::clone(&readiness)))
-            .merge(observed);
-        let access = admin::Access::open(config.admin_auth, &state_dir)?;
-        let listener = TcpListener::bind(config.admin)
-            .await
-            .with_context(|| format!("the admin API cannot listen on {}", config.admin))?;
-        let http =
-            axum::serve(listener, admin::service(routes, access)).with_graceful_shutdown(flagged(stopped.clone()));
+            audit,
+            resolver,
+            github,
+            live,
+            logins,
+            envoy: self.envoy,
+            stop,
+        })
+    }
+}
 
-        if self.envoy.is_some() {
-            free(config.resolver).await.with_context(|| {
-                format!("Envoy's resolver cannot listen on {}: set listen.resolver", config.resolver)
-            })?;
-        }
-        let named = readiness.registry.policy();
-        let unset = config.credentials.without_value(|hosts| named.egress.entries().any(|(entry, _)| entry == *hosts));
-        for credential in unset {
-            tracing::warn!("{credential}; until then, requests that need it are answered 502");
-        }
-        tokio::spawn(announce(readiness, config.proxy, config.admin, state_dir.clone()));
+impl Bound {
+    /// Where the gateway listens, with the ports that were bound.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `stopped` returns, or until a part fails. Then stops every part.
+    ///
+    /// # Errors
+    /// If a part or `stopped` fails.
+    pub async fn run(mut self, stopped: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        self.warn_of_missing_credentials();
+        let fleet = Fleet::default();
+        let readiness = Arc::new(self.readiness(fleet.clone()));
+        let grpc = self.grpc(&fleet);
+        let routes = self.routes(&readiness, fleet);
+        let (stop, state_dir) = (self.stop, self.state.path().to_owned());
+
+        tokio::spawn(Arc::clone(&self.registry).tidy());
+        tokio::spawn(self.live.run());
+        let ids = Ids::new(self.registry, self.github, self.problems);
+        let ids = tokio::spawn(ids.run(stop.subscribe()));
+        let grpc = tokio::spawn(grpc.serve_with_incoming(UnixListenerStream::new(self.listeners.grpc)));
+        let dns = tokio::spawn(dns::server::serve(self.listeners.dns, self.resolver));
+        let http = axum::serve(self.listeners.admin, admin::service(routes, self.access))
+            .with_graceful_shutdown(flagged(stop.subscribe()));
+        let http = tokio::spawn(async move { http.await });
+        tokio::spawn(announce(readiness, self.addresses, state_dir.clone()));
         let (envoy_ended, envoy_end) = oneshot::channel();
-        let envoy = self.envoy.map(|envoy| supervise(envoy, state_dir, stopped, envoy_ended));
+        let envoy = self.envoy.map(|envoy| supervise(envoy, state_dir, stop.subscribe(), envoy_ended));
         let envoy_end = async {
             match &envoy {
                 Some(_) => envoy_end.await.context("the supervision of Envoy panicked").flatten(),
@@ -179,29 +205,71 @@ impl App {
             }
         };
 
-        let grpc = tokio::spawn(grpc);
-        let http = tokio::spawn(async move { http.await });
-        let dns = tokio::spawn(dns);
         let result = tokio::select! {
             ended = grpc => ended.context("the gRPC service panicked").and_then(|ended| ended.context("the gRPC socket failed")),
             ended = dns => ended.context("the resolver panicked").flatten(),
             ended = envoy_end => ended,
-            signal = signalled() => signal,
+            ended = stopped => ended,
         };
-        // Envoy's end is waited for, so that nothing is left running; the control plane answers it until then.
+        // The control plane serves Envoy until Envoy has ended, and nothing is left running.
         stop.send_replace(true);
         let (http, ids) = (tokio::time::timeout(DRAIN, http), tokio::time::timeout(DRAIN, ids));
-        // The answer to a refresh may hold the only token that is left.
+        // The response to a refresh may hold the only token that is left.
         let patience = if std::process::id() == 1 { credentials::REFRESH_LIFETIME } else { LAST_REFRESH };
-        let logins = tokio::time::timeout(patience, async { while logins.join_next().await.is_some() {} });
+        let logins = tokio::time::timeout(patience, async { while self.logins.join_next().await.is_some() {} });
         drop(tokio::join!(http, ids, logins));
         if let Some(envoy) = envoy
             && tokio::task::spawn_blocking(|| envoy.join()).await.is_err()
         {
             tracing::error!("the supervision of Envoy panicked");
         }
-        audit.finish().await;
+        self.audit.finish().await;
         result
+    }
+
+    fn warn_of_missing_credentials(&self) {
+        let policy = self.registry.policy();
+        let named = |hosts: &HostPattern| policy.egress.entries().any(|(entry, _)| entry == *hosts);
+        for credential in self.config.credentials.without_value(named) {
+            tracing::warn!("{credential}; until then, requests that need it are answered 502");
+        }
+    }
+
+    fn readiness(&self, fleet: Fleet) -> Readiness {
+        Readiness {
+            fleet,
+            problems: self.problems.clone(),
+            credentials: Arc::clone(&self.config.credentials),
+            registry: Arc::clone(&self.registry),
+            // Envoy's main thread runs the filter too, though it serves no requests.
+            min_fed: self.envoy.as_ref().map_or(1, |envoy| usize::from(envoy.concurrency) + 1),
+            proxy: self.envoy.as_ref().map(|_| self.addresses.proxy),
+        }
+    }
+
+    /// Every service that Envoy calls.
+    fn grpc(&self, fleet: &Fleet) -> tonic::transport::server::Router {
+        let (registry, credentials) = (&self.registry, &self.config.credentials);
+        let (issuer, snapshots) = (Arc::clone(&self.ca.issuer), self.live.snapshots());
+        tonic::transport::Server::builder()
+            .add_service(Discovery::new(snapshots, issuer, Arc::clone(registry), fleet.clone()).into_service())
+            .add_service(Feed::service(Arc::clone(registry)))
+            .add_service(Confirm::service(Arc::clone(registry), Arc::clone(&self.github)))
+            .add_service(Push::service(Arc::clone(registry), Arc::clone(&self.github)))
+            .add_service(authz::Server::service(Arc::clone(registry), Arc::clone(credentials)))
+            .add_service(Arc::clone(&self.audit).service(rejections(Arc::clone(credentials))))
+    }
+
+    /// Every route of the admin API.
+    fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet) -> Router {
+        let (registry, credentials) = (&self.registry, &self.config.credentials);
+        let limits =
+            Limits { allow_loopback: self.envoy.is_some(), pinned: self.upstreams.pins.keys().cloned().collect() };
+        api::routes(Api { registry: Arc::clone(registry), limits: Arc::new(limits) })
+            .merge(ca::api::routes(self.ca.clone()))
+            .merge(readiness::routes(Arc::clone(readiness)))
+            .merge(metrics::routes(Arc::clone(registry), fleet, Arc::clone(credentials)))
+            .merge(audit::api::routes(Arc::clone(&self.audit), self.stop.subscribe()))
     }
 }
 
@@ -224,39 +292,13 @@ fn supervise(
     ended: oneshot::Sender<anyhow::Result<()>>,
 ) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
-        // Nobody waits for the end any more when the whole process is stopping.
+        // The receiver is gone when the whole process is stopping.
         drop(ended.send(envoy.supervise(&state_dir, stop)));
     })
 }
 
-/// Listens on a Unix socket in place of one that an earlier run has left.
-fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("{} is in the way", path.display()));
-        }
-        _ => {}
-    }
-    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
-}
-
-/// Waits until nobody listens at `address`. Envoy would share the port with another gateway's Envoy and not say so; one
-/// that an earlier run has left is on its way out.
-async fn free(address: SocketAddr) -> std::io::Result<()> {
-    let until = tokio::time::Instant::now() + LEFT_BEHIND;
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse || tokio::time::Instant::now() >= until => {
-                return Err(error);
-            }
-            Err(_) => tokio::time::sleep(READY_POLL).await,
-        }
-    }
-}
-
 async fn flagged(mut stop: watch::Receiver<bool>) {
-    // An error says that the sender has gone, which is a stop too.
+    // An error means that the sender is gone, which is a stop too.
     drop(stop.wait_for(|stop| *stop).await);
 }
 
@@ -270,84 +312,58 @@ async fn signalled() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What has to be there before a sandbox is served.
-#[derive(Debug)]
-struct Readiness {
-    fleet: Fleet,
-    /// What an operator should look at though everything works.
-    problems: Problems,
-    credentials: Arc<Credentials>,
-    registry: Arc<Registry>,
-    /// How many of Envoy's threads have to hold the registry. Of an Envoy that is not our own child it is not known
-    /// how many it has.
-    fed: usize,
-    /// The proxy's address, where Envoy is our own child.
-    proxy: Option<SocketAddr>,
-}
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::path::Path;
 
-impl Readiness {
-    async fn missing(&self) -> Vec<String> {
-        let mut missing = self.fleet.missing();
-        let fed = self.registry.fed();
-        if fed < self.fed {
-            missing.push(format!("identity: {fed} of {} Envoy threads hold the registry", self.fed));
+    use super::*;
+    use base::testing::call;
+
+    /// A control plane without Envoy in `directory`, with `listen` in its configuration.
+    fn app(directory: &Path, listen: &str) -> App {
+        let file = directory.join("sallyport.yaml");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let root = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        std::fs::write(directory.join("roots.pem"), root.pem()).unwrap();
+        std::fs::write(&file, format!("listen: {listen}\nupstream_roots: roots.pem\n")).unwrap();
+        std::fs::write(directory.join(crate::live::MODULE), b"\0asm\x01\0\0\0").unwrap();
+        App {
+            config: Config::load(Some(&file)).unwrap(),
+            policy: Policy::deny_all(),
+            state_dir: directory.join("state"),
+            filters: Filters::find(Some(directory.to_owned())).unwrap(),
+            envoy: None,
         }
-        if let Some(mut proxy) = self.proxy {
-            if proxy.ip().is_unspecified() {
-                proxy.set_ip(if proxy.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-            }
-            if !matches!(tokio::time::timeout(PROBE, TcpStream::connect(proxy)).await, Ok(Ok(_))) {
-                missing.push(format!("listener: {proxy} accepts no connections"));
-            }
+    }
+
+    #[tokio::test]
+    async fn with_port_0_the_bound_address_is_known_before_it_serves() {
+        let directory = tempfile::tempdir().unwrap();
+        let app = app(directory.path(), "{admin: '127.0.0.1:0'}");
+        let config = app.config.clone();
+        let bound = app.bind().await.unwrap();
+        let addresses = bound.addresses();
+        assert_ne!(addresses.admin.port(), 0);
+        assert_eq!(Addresses::find(&config, Some(&directory.path().join("state"))), addresses);
+        assert_eq!(Addresses::find(&config, None).admin.port(), 0);
+        let (stop, stopped) = oneshot::channel();
+        let client = async {
+            assert_eq!(call(addresses.admin, "GET /healthz", "").await, (200, "ok\n".to_owned()));
+            assert_eq!(call(addresses.admin, "GET /readyz", "").await.0, 503, "there is no Envoy");
+            stop.send(()).unwrap();
+        };
+        let (ended, ()) = tokio::join!(bound.run(async { Ok(stopped.await?) }), client);
+        ended.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_envoy_as_a_child_its_ports_are_not_0() {
+        let directory = tempfile::tempdir().unwrap();
+        for key in ["proxy", "resolver"] {
+            let listen = format!("{{admin: '127.0.0.1:0', {key}: '127.0.0.1:0'}}");
+            let error = app(directory.path(), &listen).bind().await.err().unwrap().to_string();
+            assert!(error.contains(&format!("listen.{key}: port 0 is for `sallyport up`")), "{error}");
         }
-        missing
-    }
-}
-
-/// What an operator asks of the process itself.
-fn routes(readiness: Arc<Readiness>) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/internal/placeholders", get(placeholders))
-        .with_state(readiness)
-}
-
-/// The variables in which a sandbox has placeholders; `sallyport env` asks for them.
-async fn placeholders(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
-    Json(serde_json::json!(readiness.credentials.placeholders()))
-}
-
-async fn ready(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
-    let missing = readiness.missing().await;
-    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let credentials = readiness.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
-    let warnings: Vec<String> = readiness.problems.list().into_iter().chain(credentials).collect();
-    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "warnings": warnings })))
-}
-
-/// Tells the operator where everything is: once the gateway serves, or at once where somebody else runs its Envoy.
-async fn announce(readiness: Arc<Readiness>, proxy: SocketAddr, admin: SocketAddr, state_dir: PathBuf) {
-    let state = state_dir.display();
-    let alone = readiness.proxy.is_none();
-    if alone {
-        eprintln!(
-            "\n  Sallyport's control plane is running and waits for its Envoy.\n\n    Envoy's socket        {state}/run/xds.sock\n    proxy for sandboxes   http://{proxy}, on Envoy's side\n    admin API             http://{admin}\n    state, CA, audit      {state}\n\n  Next, in another terminal, with the state directory as Envoy's working directory:\n\n    envoy --config-path …/envoy/bootstrap.yaml\n    sallyport container add --ip ADDRESS --repo OWNER/REPO\n"
-        );
-    }
-    let mut every = tokio::time::interval(READY_POLL);
-    loop {
-        every.tick().await;
-        let missing = readiness.missing().await;
-        if missing.is_empty() {
-            break;
-        }
-        tracing::debug!(?missing, "not ready yet");
-    }
-    tracing::info!(%proxy, %admin, %state, "ready");
-    if !alone {
-        eprintln!(
-            "\n  Sallyport is ready.\n\n    proxy for sandboxes   http://{proxy}\n    admin API             http://{admin}\n    state, CA, audit      {state}\n\n  Next, in another terminal:\n\n    sallyport container add --ip 127.0.0.1 --repo OWNER/REPO\n    eval \"$(sallyport env)\"\n    git clone https://github.com/OWNER/REPO\n"
-        );
     }
 }

@@ -14,11 +14,11 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use policy::HostPattern;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use crate::config::{Config, policy_file};
-use crate::containers::registry::{Change, Registry};
-use crate::problems::Problems;
-use crate::upstreams::Upstreams;
-use crate::xds::snapshot::{Listen, Snapshot};
+use base::problems::Problems;
+use config::{Config, policy_file};
+use outbound::upstreams::Upstreams;
+use registry::{Change, Registry};
+use xds::snapshot::{Listen, Snapshot};
 
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
 const SETTLE: Duration = Duration::from_millis(25);
@@ -116,10 +116,10 @@ impl Live {
             let _full = touch.try_send(());
         })?;
         // Directories, since files are replaced and not rewritten.
-        let policy_directory = config.policy_file.parent().map(|parent| match parent.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => parent,
-        });
+        let policy_directory = config
+            .policy_file
+            .parent()
+            .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
         for directory in filters.0.iter().map(PathBuf::as_path).chain(policy_directory).filter(|place| place.is_dir()) {
             watcher
                 .watch(directory, RecursiveMode::NonRecursive)

@@ -45,14 +45,14 @@ from rig import (
 SET_UP = 1.0
 # The audit is flushed every 100 ms.
 SETTLE = 0.3
-# What oha says of the requests that are under way when its time is up; the one error that is none.
+# oha's error for requests that are open at its end; this error is expected.
 ABORTED_AT_THE_END = "aborted due to deadline"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SECONDS = float(os.environ.get("BENCH_SECONDS") or 5)
 ROUNDS = int(os.environ.get("BENCH_ROUNDS") or 3)
 CONNECTIONS = [int(n) for n in (os.environ.get("BENCH_CONNECTIONS") or "1 16 256").replace(",", " ").split()]
-# The stages' CPU is measured where the gateway is busy and nobody queues for long.
+# The stages' CPU is measured where the gateway is busy and no request queues for long.
 STAGE_CONNECTIONS = 16 if 16 in CONNECTIONS else sorted(CONNECTIONS)[len(CONNECTIONS) // 2]
 RESULTS = Path(os.environ["BENCH_RESULTS"])
 
@@ -105,7 +105,7 @@ def audit_lines():
 def prove(variant, trust, processes):
     """That it does what it says: the upstream's own answer, the credential, the audit line, the container in it."""
 
-    # A new Envoy has no registry yet, and says so with 503.
+    # A new Envoy has no registry yet and answers 503.
     up = lambda: get_through(variant, trust, {ECHO: "1"})[0].status != 503
     eventually(f"{variant.name}: an answer", up, processes)
     time.sleep(SETTLE)
@@ -123,7 +123,7 @@ def prove(variant, trust, processes):
     lines = (STATE / "audit.jsonl").read_text().splitlines()[before:]
     if len(lines) != variant.audited:
         raise Failed(f"{variant.name}: {len(lines)} audit lines for one request")
-    # Without the identity filter nobody has decided, and the line says so.
+    # Without the identity filter no stage has decided, and the line shows this.
     if variant.audited and (json.loads(lines[0])["verdict"] == "allow") != variant.identified:
         raise Failed(f"{variant.name}: the audit says something else than was measured: {lines[0]}")
 

@@ -19,11 +19,11 @@ REPOSITORY = "octocat/Hello-World"
 TOKEN = "bench-fixture-token"
 BODY = "x" * 1024
 # The upstream's answer to a request with this header says which `authorization` arrived.
-# One that GitHub's API gets: those that are not known there are removed on the way.
+# The name is a header that GitHub's API gets: unknown headers are removed on the way.
 ECHO = "time-zone"
-# And what it says to the gateway's own.
+# The upstream's answer to the gateway's own requests.
 INJECTED = "the credential"
-# Filters without which nothing would be forwarded; every other one is a stage.
+# Filters that forwarding requires; every other filter is a stage.
 PLUMBING = ("upstream", "router")
 DEADLINE = 60.0
 
@@ -166,7 +166,7 @@ def upstream_configuration(port):
     answer = {"status": 200, "body": {"inline_string": BODY}}
     echo = {"header": {"key": ECHO, "value": "[%REQ(authorization)%]"}}
     asked = {"prefix": "/", "headers": [{"name": ECHO, "present_match": True}]}
-    # Told in words: an answer that repeats the credential loses it on its way.
+    # In words: the gateway removes a repeated credential from an answer.
     ours = {"name": "authorization", "string_match": {"exact": f"Bearer {TOKEN}"}}
     injected = {"prefix": "/", "headers": [*asked["headers"], ours]}
     told = {"header": {"key": ECHO, "value": INJECTED}}
@@ -239,7 +239,7 @@ class Chain:
         clusters = sections["ClustersConfigDump"]["dynamic_active_clusters"]
         self.clusters = [untyped(entry["cluster"]) for entry in clusters]
         listeners = [e["active_state"]["listener"] for e in sections["ListenersConfigDump"]["dynamic_listeners"]]
-        # There may be more, for clients that know no proxy; nothing is sent there.
+        # There may be more listeners, for clients without proxy support; the rig sends no request there.
         self.listeners = [untyped(entry) for entry in listeners if entry["name"] in ("proxy", "tunnel")]
         found = [[f["name"] for f in manager["http_filters"]] for manager in managers(self.listeners)]
         if len(self.listeners) != 2 or not found or not all("router" in names for names in found):

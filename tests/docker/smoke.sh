@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts the shipped docker-compose.yml with what `make build` has built and real Envoy, and looks at it from a
-# registered sandbox, an unregistered one, the host and the upstream.
+# Starts the shipped docker-compose.yml with the output of `make build` and real Envoy, and tests it from a registered
+# sandbox, an unregistered one, the host and the upstream.
 #
 # No image is pulled: the base image is made of Debian's packages with mmdebstrap or debootstrap, once, and kept as
-# target/docker/base.tar. Everything else has a name of this run and is removed by it at the end, also on failure. No
-# packet leaves the networks that the test makes, but for Debian's packages.
+# target/docker/base.tar. All other objects have a name of this run, and the run removes them at its end, also on
+# failure. No packet leaves the test's networks, except to fetch Debian's packages.
 #
 #   tests/docker/smoke.sh
 #
@@ -17,7 +17,7 @@ cd "$root"
 readonly packages=ca-certificates,curl,git
 readonly mirror=http://deb.debian.org/debian
 readonly base_tar=target/docker/base.tar
-# mmdebstrap makes a directory of what does not end so.
+# mmdebstrap makes a directory for a name with another ending.
 readonly partial_tar=target/docker/base.$$.tar
 # An older base image is made anew.
 readonly max_age_days=30
@@ -155,7 +155,7 @@ printf '\nupstreams:\n  api.github.com: { address: %s, port: 443, ca: stand-in-c
 ) >"$dir/openssl.log" 2>&1 || die "$(cat "$dir/openssl.log")"
 rm "$dir/stand-in/ca.key"
 mv "$dir/stand-in/ca.pem" "$dir/config/stand-in-ca.pem"
-# The containers' user is nobody here, and mktemp's directory is for its owner alone.
+# The containers' user does not exist here, and mktemp's directory is for its owner alone.
 chmod -R a+rX "$dir"
 
 check() {
@@ -244,7 +244,7 @@ published() {
 }
 check only_the_admin_port_is_published_on_loopback_only published
 
-# What `sallyport env` prints is what the example has.
+# The example has the output of `sallyport env`.
 env_is_shipped() {
     local have line
     have=$(inspect '{{range .Config.Env}}{{println .}}{{end}}' "$(id_of sandbox)")
@@ -290,7 +290,7 @@ check no_sandbox_reaches_the_control_plane not connects sandbox "$control" 8081
 check no_sandbox_finds_the_admin_port_at_the_gateway not connects sandbox gateway 8081
 check no_sandbox_resolves_the_control_plane not resolves sandbox control-plane
 check no_sandbox_resolves_a_name_of_the_internet not resolves sandbox api.github.com
-# 192.0.2.0/24 is nobody's (RFC 5737); the address that leads there is the host's own.
+# 192.0.2.0/24 is reserved (RFC 5737); the source address of the route to it is the host's own.
 host=$(ip -4 -o route get 192.0.2.1 | sed -n 's/.* src \([0-9.]*\).*/\1/p')
 admin_port=$(docker port "$(id_of control-plane)" 8081/tcp | sed 's/.*://')
 check no_sandbox_reaches_the_published_port_by_way_of_the_host not connects sandbox "$host" "$admin_port"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# tests/fuzz/run.sh SECONDS [target…]: builds the fuzz targets (all of src/bin, or those named) and runs each for so
-# long, with what is in tests/corpus/fuzz/<target> and what earlier runs found; 0 runs just these inputs.
+# tests/fuzz/run.sh SECONDS [target…]: builds the fuzz targets and runs each (all of src/targets, or those named) for so
+# long under libFuzzer, with what is in tests/corpus/fuzz/<target> and what earlier runs found; 0 runs just these inputs.
 # New inputs are kept in target/fuzz/corpus/<target>, those that crash, hang or take too much memory in
 # target/fuzz/crashes/<target>. A crash becomes a named test; the file can also be added to the seeds.
 #
 # It prints a line for each target, with the executions and the coverage, and fails if any target crashed. The
-# toolchain is the pinned one: coverage comes from flags that stable knows, and there is no AddressSanitizer, as
-# what is fuzzed has no unsafe code. It needs a C++ compiler, for libFuzzer.
+# toolchain is the pinned one: coverage comes from flags that stable knows, and there is no AddressSanitizer, because
+# the fuzzed code has no unsafe code. It needs a C++ compiler, for libFuzzer.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -14,7 +14,7 @@ seconds=${1:?usage: tests/fuzz/run.sh SECONDS [target…]}
 shift
 targets=("$@")
 if ((${#targets[@]} == 0)); then
-    for file in tests/fuzz/src/bin/*.rs; do targets+=("$(basename "$file" .rs)"); done
+    for file in tests/fuzz/src/targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
 fi
 
 out=${CARGO_TARGET_DIR:-target}/fuzz
@@ -27,9 +27,8 @@ flags=(
     -Cllvm-args=-sanitizer-coverage-trace-compares
 )
 # --target keeps the flags from build scripts, which have nothing that takes the counters.
-build=(cargo build --quiet --release --manifest-path tests/fuzz/Cargo.toml --target-dir "$out" --target "$host")
+build=(cargo build --quiet --profile fuzz -p fuzz --features libfuzzer --target-dir "$out" --target "$host")
 if [[ ${CI:-} == true ]]; then build+=(--locked); fi
-for target in "${targets[@]}"; do build+=(--bin "$target"); done
 RUSTFLAGS="${flags[*]}" "${build[@]}"
 
 options=(-timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
@@ -40,7 +39,7 @@ for target in "${targets[@]}"; do
     seeds=tests/corpus/fuzz/$target corpus=$out/corpus/$target crashes=$out/crashes/$target log=$out/$target.log
     [[ -d $seeds ]] || { echo "fuzz: $target has no seeds: put some into $seeds" >&2; exit 1; }
     mkdir -p "$corpus" "$crashes"
-    if "$out/$host/release/$target" "${options[@]}" -artifact_prefix="$crashes/" "$corpus" "$seeds" >"$log" 2>&1; then
+    if FUZZ_TARGET=$target "$out/$host/fuzz/libfuzzer" "${options[@]}" -artifact_prefix="$crashes/" "$corpus" "$seeds" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         coverage=$(sed -n 's/^#[0-9]*\tDONE *//p' "$log" | tr -s ' ')
         echo "fuzz: $target: ${runs:?} executions, ${coverage:?}"

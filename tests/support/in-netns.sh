@@ -4,14 +4,14 @@
 # Called by tests/run-e2e.sh. Exit code: that of "$@".
 set -euo pipefail
 
-# Whatever the gateway, its Envoy and the sandboxes wrote below $1, and what the gateway answered (`answers`, from
-# tests/support/src/kept.rs): no fixture secret, raw (which is also its URL-encoded form), in base64 of any alignment,
+# Searches all files of the gateway, its Envoy and the sandboxes below $1, and the gateway's answers (`answers`, from
+# tests/support/src/kept.rs): they have no fixture secret, raw (which is also its URL-encoded form), in base64 of any alignment,
 # in hexadecimal or in UTF-16; no private key in an answer; no core file. `keys*` is where tests keep those that the
 # gateway reads, and `tokens` where it keeps logins.
 search() {
     local secret='fixture_|Zml4dHVyZV|ZpeHR1cmVf|maXh0dXJlX|(?i:666978747572655f)|f\x00i\x00x\x00t\x00u\x00r\x00e\x00_'
     local canary=$1/canary found
-    # A search that finds nothing is worth what it finds.
+    # First check that the search itself finds a known text.
     printf 'f\0i\0x\0t\0u\0r\0e\0_' >"$canary"
     found=$(holds "$secret" "$1") || return 1
     rm "$canary"
@@ -31,9 +31,8 @@ search() {
     fi
 }
 
-# A look from outside at each gateway that still runs, for the search: tests/support/src/gateway.rs takes the same one of
-# those that tests end, and one that all tests of a file share is never ended by them. One that can't be looked at is a
-# failure.
+# Reads the output of each running gateway from outside, for the search. tests/support/src/gateway.rs reads gateways that
+# a test ends; tests never end a shared gateway. A gateway that can't be read is a failure.
 look() {
     local process
     for process in /proc/[0-9]*; do
@@ -44,7 +43,7 @@ look() {
     done
 }
 
-# Keeps what can be seen of $1, a directory of /proc, where it is `sallyport up`, `sallyport serve` or Envoy.
+# Keeps the visible data of $1, a directory of /proc, if it is `sallyport up`, `sallyport serve` or Envoy.
 look_at() {
     local process=$1 name command admin path
     name=$(cat "$process/comm") || return
@@ -55,7 +54,7 @@ look_at() {
         for path in /metrics /internal/containers /readyz /healthz / /ca.pem; do
             ask "http://$admin$path" || return
         done
-        # What is in its environment was put there by whoever started it.
+        # Its environment is the choice of the program that started it, so it is not read.
         ;;
     envoy:*)
         for path in '/config_dump?resource='{bootstrap,static_clusters,dynamic_{listeners,route_configs,active_clusters,active_secrets}} \
@@ -69,7 +68,7 @@ look_at() {
     printf '\n%s\n' "--- $process" "${command[@]}" >>"$SALLYPORT_SCRATCH/answers"
 } 2>/dev/null
 
-# What follows $1 among the other arguments.
+# Prints the argument after $1.
 after() {
     local option=$1
     shift

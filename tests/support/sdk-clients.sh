@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Prints the directory of the clients that clients.rs runs, made from PyPI at the first time, in versions that are
+# Prints the directory of the clients that clients.rs runs, installed from PyPI at the first call, in the versions
 # pinned in sdk-clients.txt: sdks/ is a virtual environment with the libraries, agents/ one with Claude Code and Codex,
 # whose wheels bring their programs.
 #
 #   tests/support/sdk-clients.sh           the libraries; the agents (320 MB) only where they are there already
-#   tests/support/sdk-clients.sh --all     both, and as root the programs of Debian's that this machine lacks
+#   tests/support/sdk-clients.sh --all     both, and as root the missing programs of Debian's
 #
-# What could not be had is not there, and missing/NAME says what came of the attempt. But for those programs nothing is
-# installed outside of target/clients.
+# missing/NAME has the error for a client that could not be installed. Only those programs are installed outside of
+# target/clients.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly place=$root/target/clients

@@ -10,7 +10,8 @@ use serde_json::Value;
 use ureq::RequestBuilder;
 
 use super::{Common, Error};
-use crate::{admin, config};
+use crate::admin;
+use crate::app::Addresses;
 
 /// The admin API at one address.
 #[derive(Debug)]
@@ -24,10 +25,12 @@ impl Client {
     /// A client of the gateway that `config` is of. It has the token if it can read that in the state directory; a
     /// gateway that asks for none can be spoken to by others, too.
     pub(super) fn new(common: &Common, config: &config::Config) -> Self {
-        let token = common.state_dir(config).ok().and_then(|directory| admin::token(&directory).ok());
+        let state_dir = common.state_dir(config).ok();
+        let token = state_dir.as_deref().and_then(|directory| admin::token(directory).ok());
+        let Addresses { admin, .. } = Addresses::find(config, state_dir.as_deref());
         // A refusal's body says why, so no status is an error of the transport.
         let agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-        Self { agent, admin: config.admin, token }
+        Self { agent, admin, token }
     }
 
     /// GET, as text.

@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 
 use super::client::Client;
 use super::{Common, Error, print};
-use crate::credentials::PLACEHOLDER;
+use crate::app::Addresses;
+use credentials::PLACEHOLDER;
 
 /// Programs read the one or the other spelling of the proxy's variables.
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
@@ -87,7 +88,10 @@ enum Shell {
 impl Env {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
         let config = common.config()?;
-        let gateway = self.gateway.unwrap_or_else(|| format!("http://127.0.0.1:{}", config.proxy.port()));
+        let gateway = self.gateway.unwrap_or_else(|| {
+            let Addresses { proxy, .. } = Addresses::find(&config, common.state_dir(&config).ok().as_deref());
+            format!("http://127.0.0.1:{}", proxy.port())
+        });
         let bundle = match self.ca_bundle {
             Some(path) => path,
             None => common.state_dir(&config)?.join("ca-bundle.pem"),

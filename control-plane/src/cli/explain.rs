@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Common, Error};
-use crate::config::policy_file;
-use crate::containers::api;
+use config::policy_file;
+use registry::api;
 
 /// Say what the gateway would answer to a request of a container, and why
 ///
@@ -170,9 +170,10 @@ fn explain(line: &Line, policy: &Policy, judge: &Judge) -> Explained {
 
 /// What `--container` says: JSON, or a file with it.
 pub(super) fn registration(given: &str) -> Result<Value, Error> {
-    let text = match given.trim_start().starts_with('{') {
-        true => given.to_owned(),
-        false => read(Path::new(given)).map(|text| String::from_utf8_lossy(&text).into_owned())?,
+    let text = if given.trim_start().starts_with('{') {
+        given.to_owned()
+    } else {
+        read(Path::new(given)).map(|text| String::from_utf8_lossy(&text).into_owned())?
     };
     serde_json::from_str(&text)
         .map_err(|error| Error::Usage(format!("--container is neither a file nor JSON: {error}")))

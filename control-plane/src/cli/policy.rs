@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::explain::Explain;
 use super::{Common, Error, print};
-use crate::config::policy_file;
+use config::policy_file;
 
 /// What sandboxes may do.
 #[derive(Debug, Subcommand)]
@@ -40,11 +40,10 @@ impl Policy {
             )));
         }
         let policy = policy_file::load(&file, &config.credentials)?;
-        match json {
-            true => {
-                print(&format!("{}\n", serde_json::json!({ "file": shown, "ok": true, "version": policy.version })))
-            }
-            false => print(&format!("{shown}: understood, version {}\n", policy.version)),
+        if json {
+            print(&format!("{}\n", serde_json::json!({ "file": shown, "ok": true, "version": policy.version })))
+        } else {
+            print(&format!("{shown}: understood, version {}\n", policy.version))
         }
     }
 }

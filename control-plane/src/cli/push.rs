@@ -61,7 +61,7 @@ struct Explained<'a> {
     commits: usize,
     pack_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ask: Vec<Ask>,
+    ask: Vec<DescentQuery>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +78,7 @@ struct Update<'a> {
 
 /// What GitHub would be asked: whether one of the boundary's commits descends from the old one.
 #[derive(Debug, Serialize)]
-struct Ask {
+struct DescentQuery {
     #[serde(rename = "ref")]
     name: String,
     old: String,
@@ -157,7 +157,7 @@ fn explained(inspection: &Inspection, ask: Vec<Descent>) -> (Explained<'_>, bool
         let reason = reason.map(|refused| refused.reason.as_str());
         Update { name: &of.name, old, new, kind: push::change(of), reason }
     });
-    let ask = ask.into_iter().map(|descent| Ask {
+    let ask = ask.into_iter().map(|descent| DescentQuery {
         name: descent.name,
         old: descent.ancestor.to_string(),
         boundary: descent.commits.iter().map(ToString::to_string).collect(),

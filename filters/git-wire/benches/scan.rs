@@ -57,9 +57,10 @@ fn report(pack: &[u8], tip: &str, old: &str) {
             break;
         }
     }
-    let share = match scanner.graph().all_proved() {
-        true => format!("{:.1} %", 100.0 * bytes(usize::try_from(scanner.bytes()).unwrap()) / bytes(pack.len())),
-        false => "never".into(),
+    let share = if scanner.graph().all_proved() {
+        format!("{:.1} %", 100.0 * bytes(usize::try_from(scanner.bytes()).unwrap()) / bytes(pack.len()))
+    } else {
+        "never".into()
     };
     println!("{commits:>8} {:>9} {speed:>8.1} {:>9} {reads:>8} {share:>15}", megabytes(pack.len()), megabytes(memory),);
 }

@@ -15,12 +15,12 @@ pub const MAX_PARENTS: usize = 200_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The commit is malformed. git's server rejects it too.
-    #[error("the push has a commit that git cannot read")]
+    #[error("the push has a malformed commit")]
     Malformed,
     /// A limit is exceeded.
     #[error("the push has more than {limit} {what}; push in smaller steps")]
     Limit {
-        /// What there is too much of.
+        /// The items that the limit counts.
         what: &'static str,
         /// The limit.
         limit: usize,

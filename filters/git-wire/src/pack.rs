@@ -36,7 +36,7 @@ const MAX_VARINT: usize = 7;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The pack is malformed. git's server rejects it too, or reads it differently.
-    #[error("the pack is broken: {0}")]
+    #[error("invalid pack: {0}")]
     Malformed(&'static str),
     /// See [`graph::Error`].
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub enum Error {
     /// A limit is exceeded.
     #[error("the pack has more than {limit} {what}; push in smaller steps")]
     Limit {
-        /// What there is too much of.
+        /// The items that the limit counts.
         what: &'static str,
         /// The limit.
         limit: u64,
@@ -66,7 +66,7 @@ pub struct Scanner {
     graph: Graph,
 }
 
-/// What the next bytes are.
+/// The kind of the next bytes.
 #[derive(Debug)]
 enum State {
     /// The signature, the version and the number of objects.
@@ -161,9 +161,10 @@ impl Scanner {
         while !rest.is_empty() {
             if let State::Trailer(have) = &mut self.state {
                 *have = have.saturating_add(rest.len());
-                return match *have > TRAILER {
-                    true => Err(Error::Malformed("there are bytes after its end")),
-                    false => Ok(chunk.len().saturating_sub(rest.len())),
+                return if *have > TRAILER {
+                    Err(Error::Malformed("bytes after the end"))
+                } else {
+                    Ok(chunk.len().saturating_sub(rest.len()))
                 };
             }
             let used = self.step(rest)?;
@@ -211,7 +212,7 @@ impl Scanner {
                 let used = field.fill(rest, 12);
                 if let &[b'P', b'A', b'C', b'K', v0, v1, v2, v3, c0, c1, c2, c3] = field.0.as_slice() {
                     if u32::from_be_bytes([v0, v1, v2, v3]) != 2 {
-                        return Err(Error::Malformed("its version is not 2"));
+                        return Err(Error::Malformed("the version is not 2"));
                     }
                     self.objects_left = u32::from_be_bytes([c0, c1, c2, c3]);
                     if self.objects_left > MAX_OBJECTS {
@@ -220,7 +221,7 @@ impl Scanner {
                     let at = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
                     self.next_object(at);
                 } else if !b"PACK".starts_with(field.0.get(..4).unwrap_or(&field.0)) {
-                    return Err(Error::Malformed("it does not begin as one"));
+                    return Err(Error::Malformed("the signature PACK is missing"));
                 }
                 Ok(used)
             }
@@ -233,7 +234,7 @@ impl Scanner {
                     2..=4 => self.content(at, size, Keep::Nothing)?,
                     6 => State::Offset { at, size, varint: Field::default() },
                     7 => State::Base { size, at, oid: Field::default() },
-                    _ => return Err(Error::Malformed("an object is of no known kind")),
+                    _ => return Err(Error::Malformed("an object has an unknown type")),
                 };
                 Ok(used)
             }
@@ -241,7 +242,7 @@ impl Scanner {
                 let (at, size) = (*at, *size);
                 let Some(used) = varint.varint(rest)? else { return Ok(rest.len()) };
                 let base = at.checked_sub(distance(&varint.0)).filter(|base| *base != at);
-                let base = base.ok_or(Error::Malformed("a delta's base begins before the pack, or is the delta"))?;
+                let base = base.ok_or(Error::Malformed("the offset of a delta's base is out of range"))?;
                 self.state = self.delta(at, size, Some(base))?;
                 Ok(used)
             }
@@ -255,7 +256,7 @@ impl Scanner {
                 Ok(used)
             }
             State::Content(_) => self.inflate(rest),
-            State::Trailer(_) => Err(Error::Malformed("BUG: its trailer is read as an object")),
+            State::Trailer(_) => Err(Error::Malformed("BUG: the trailer is parsed as an object")),
         }
     }
 
@@ -289,12 +290,12 @@ impl Scanner {
         let status = self
             .inflate
             .decompress(rest, &mut self.scratch, FlushDecompress::None)
-            .map_err(|_| Error::Malformed("an object's data cannot be inflated"))?;
+            .map_err(|_| Error::Malformed("an object's data can't be decompressed"))?;
         let used = usize::try_from(self.inflate.total_in().saturating_sub(before_in)).unwrap_or(usize::MAX);
         let made = self.inflate.total_out().saturating_sub(before_out);
         content.out = content.out.saturating_add(made);
         if content.out > content.size {
-            return Err(Error::Malformed("an object is longer than it says"));
+            return Err(Error::Malformed("an object is longer than its header says"));
         }
         let out = self.scratch.get(..usize::try_from(made).unwrap_or(usize::MAX)).unwrap_or_default();
         if let Keep::Commit(text) | Keep::Delta(text, _) = &mut content.keep {
@@ -303,11 +304,11 @@ impl Scanner {
         self.inflated = self.inflated.saturating_add(made);
         let read = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
         if self.inflated > MAX_INFLATED && self.inflated > read.saturating_mul(RATIO) {
-            return Err(Error::Limit { what: "bytes when it is inflated", limit: MAX_INFLATED });
+            return Err(Error::Limit { what: "bytes of decompressed data", limit: MAX_INFLATED });
         }
         match status {
             Status::StreamEnd if content.out != content.size => {
-                return Err(Error::Malformed("an object is shorter than it says"));
+                return Err(Error::Malformed("an object is shorter than its header says"));
             }
             Status::StreamEnd => {
                 let at = content.at;
@@ -317,7 +318,7 @@ impl Scanner {
                 self.next_object(read);
             }
             Status::Ok | Status::BufError if used == 0 && made == 0 => {
-                return Err(Error::Malformed("an object's data cannot be inflated"));
+                return Err(Error::Malformed("an object's data can't be decompressed"));
             }
             Status::Ok | Status::BufError => {}
         }
@@ -331,15 +332,15 @@ impl Scanner {
             Keep::Delta(delta, base) => {
                 // The base was kept when the delta began, and no commit has been kept or dropped since.
                 let base = self.kept.by_offset.get(&base).map(|(_, text)| text.as_slice()).unwrap_or_default();
-                delta::apply(base, &delta).ok_or(Error::Malformed("a delta of a commit cannot be applied"))?
+                delta::apply(base, &delta).ok_or(Error::Malformed("a delta of a commit can't be applied"))?
             }
         };
         self.text = self.text.saturating_add(text.len());
         if self.text > MAX_TEXT {
             let limit = u64::try_from(MAX_TEXT).unwrap_or(u64::MAX);
-            return Err(Error::Limit { what: "bytes in its commits", limit });
+            return Err(Error::Limit { what: "bytes of commit text", limit });
         }
-        let oid = name(&text).ok_or(Error::Malformed("a commit is made to collide with another"))?;
+        let oid = name(&text).ok_or(Error::Malformed("a commit is a SHA-1 collision attack"))?;
         self.graph.add(oid, &graph::parents(&text)?)?;
         self.kept.insert(at, oid, text);
         Ok(())
@@ -371,7 +372,7 @@ impl Field {
         let end = rest.iter().position(|byte| byte & 0x80 == 0).map(|at| at.saturating_add(1));
         let used = end.unwrap_or(rest.len());
         if self.0.len().saturating_add(used) > MAX_VARINT {
-            return Err(Error::Malformed("a number in it does not end"));
+            return Err(Error::Malformed("an object's header or a delta's offset is too long"));
         }
         self.0.extend_from_slice(rest.get(..used).unwrap_or_default());
         Ok(end)

@@ -17,7 +17,7 @@ pub enum Pkt<'a> {
 
 /// Invalid length at the start of a pkt-line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a pkt-line has a length that no client sends")]
+#[error("invalid length of a pkt-line; expected 0000, or four lower-case hex digits from 0005 to fff0")]
 pub struct InvalidLength;
 
 /// Parses the pkt-line at the start of `bytes`. Returns it with its length in bytes, or `None` if `bytes` ends before

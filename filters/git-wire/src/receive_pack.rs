@@ -72,10 +72,10 @@ pub enum Error {
     #[error(transparent)]
     Length(#[from] InvalidLength),
     /// An unexpected or malformed line.
-    #[error("the list of ref updates has a line that no client sends: {0}")]
+    #[error("invalid line in the list of ref updates: {0}")]
     Line(&'static str),
     /// `git push --signed`.
-    #[error("signed pushes are not read by the gateway; push without --signed")]
+    #[error("the gateway does not support signed pushes; push without --signed")]
     Signed,
     /// The objects' ids are not SHA-1.
     #[error("the repository's object format is {0}; only sha1 can be pushed through the gateway")]
@@ -83,7 +83,7 @@ pub enum Error {
     /// A limit is exceeded.
     #[error("the push has more than {limit} {what}; push less at a time")]
     Limit {
-        /// What there is too much of.
+        /// The items that the limit counts.
         what: &'static str,
         /// The limit.
         limit: usize,
@@ -139,9 +139,10 @@ impl Parser {
     }
 
     fn within(&self, pending: usize) -> Result<(), Error> {
-        match self.seen.saturating_add(pending) > MAX_HEAD {
-            true => Err(Error::Limit { what: "bytes in its list of ref updates", limit: MAX_HEAD }),
-            false => Ok(()),
+        if self.seen.saturating_add(pending) > MAX_HEAD {
+            Err(Error::Limit { what: "bytes in the list of ref updates", limit: MAX_HEAD })
+        } else {
+            Ok(())
         }
     }
 }
@@ -150,7 +151,7 @@ fn section(section: Section, pkt: Pkt<'_>, request: &mut Request, shallow: &mut 
     match (section, pkt) {
         (Section::Commands, Pkt::Flush) => {
             if request.updates.is_empty() && *shallow > 0 {
-                return Err(Error::Line("shallow without an update"));
+                return Err(Error::Line("shallow without a ref update"));
             }
             Ok(if request.capabilities.has("push-options") { Section::Options } else { Section::Done })
         }
@@ -161,7 +162,9 @@ fn section(section: Section, pkt: Pkt<'_>, request: &mut Request, shallow: &mut 
         }
         (Section::Options | Section::Done, Pkt::Line(line)) => {
             limit(request.options.len(), "push options", MAX_OPTIONS)?;
-            request.options.push(text(chomp(line), "a push option")?.to_owned());
+            request
+                .options
+                .push(text(chomp(line), "a push option with a control character or invalid UTF-8")?.to_owned());
             Ok(Section::Options)
         }
     }
@@ -176,16 +179,17 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
         limit(*shallow, "shallow lines", MAX_SHALLOW)?;
         *shallow = shallow.saturating_add(1);
         let known = Oid::from_hex(hex).and_then(Oid::or_none);
-        return match known.is_some() && request.updates.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Line("shallow, otherwise than before the updates and with an object's name")),
+        return if known.is_some() && request.updates.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Line("shallow after a ref update, or without an object id"))
         };
     }
     // Capabilities are allowed on the first line only. git reads them from any line, but other parsers would take
     // them for a part of the ref's name.
     let line = match line.iter().position(|byte| *byte == 0) {
         None => line,
-        Some(_) if !request.updates.is_empty() => return Err(Error::Line("a NUL after the first update")),
+        Some(_) if !request.updates.is_empty() => return Err(Error::Line("capabilities after the first ref update")),
         Some(nul) => {
             let (line, capabilities) = line.split_at(nul);
             request.capabilities = self::capabilities(capabilities.get(1..).unwrap_or_default())?;
@@ -199,7 +203,9 @@ fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<()
 
 /// Parses the capabilities, which follow the NUL on the first line. They are checked once, not for each update.
 fn capabilities(bytes: &[u8]) -> Result<Capabilities, Error> {
-    let all = text(bytes, "a capability")?.split(' ').filter(|capability| !capability.is_empty());
+    let all = text(bytes, "capabilities with a control character or invalid UTF-8")?
+        .split(' ')
+        .filter(|capability| !capability.is_empty());
     let all: Vec<_> = all.take(MAX_CAPABILITIES.saturating_add(1)).map(str::to_owned).collect();
     if all.len() > MAX_CAPABILITIES {
         return Err(Error::Limit { what: "capabilities", limit: MAX_CAPABILITIES });
@@ -210,7 +216,7 @@ fn capabilities(bytes: &[u8]) -> Result<Capabilities, Error> {
     }
     if all.iter().any(|capability| capability.starts_with("push-options=")) {
         // git ignores the value (git's connect.c, `parse_feature_value`); other parsers might not see the capability.
-        return Err(Error::Line("a value of push-options"));
+        return Err(Error::Line("a value for the capability push-options"));
     }
     Ok(Capabilities(all))
 }
@@ -220,13 +226,14 @@ fn update(line: &[u8]) -> Result<RefUpdate, Error> {
     let (old, new, name) = (parts.next(), parts.next(), parts.next());
     let oid = |hex: Option<&[u8]>| match hex {
         Some(hex) if hex.len() == 64 => Err(Error::ObjectFormat("sha256".into())),
-        hex => hex.and_then(Oid::from_hex).ok_or(Error::Line("an update without two objects' names")),
+        hex => hex.and_then(Oid::from_hex).ok_or(Error::Line("a ref update without two object ids")),
     };
     let (old, new) = (oid(old)?.or_none(), oid(new)?.or_none());
-    let name = text(name.unwrap_or_default(), "a ref's name")?;
-    match name.is_empty() || name.contains(' ') {
-        true => Err(Error::Line("an update without a ref's name")),
-        false => Ok(RefUpdate { old, new, name: name.to_owned() }),
+    let name = text(name.unwrap_or_default(), "a ref name with a control character or invalid UTF-8")?;
+    if name.is_empty() || name.contains(' ') {
+        Err(Error::Line("a ref update without a ref name, or with a space in the name"))
+    } else {
+        Ok(RefUpdate { old, new, name: name.to_owned() })
     }
 }
 
@@ -371,7 +378,7 @@ mod tests {
         let mut raw = format!("003f{A} {B} refs/heads/").into_bytes();
         raw.splice(..4, b"0067".iter().copied());
         raw.resize(0x67, 0xff);
-        assert_eq!(read(&raw), Err(Error::Line("a ref's name")));
+        assert_eq!(read(&raw), Err(Error::Line("a ref name with a control character or invalid UTF-8")));
     }
 
     #[test]

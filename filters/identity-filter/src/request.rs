@@ -23,7 +23,7 @@ const STRIPPED: [&str; 18] = [
     "x-real-ip",
     "x-rewrite-url",
 ];
-/// Prefixes of such headers. `x-envoy-*` also controls Envoy's own router.
+/// Prefixes of more headers of this kind. `x-envoy-*` also controls Envoy's own router.
 const STRIPPED_PREFIXES: [&str; 3] = ["x-envoy-", "x-forwarded-", "x-sallyport-"];
 /// Headers that Envoy sets on every request, whatever the client sent. The route configuration removes them at the
 /// router, which is cheaper than removing them here.

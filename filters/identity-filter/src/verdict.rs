@@ -7,7 +7,7 @@ use crate::request::Facts;
 use policy::{By, Container, Decided, Denial, HostName, Note, Policy, Request, Rule, Verdict};
 use std::net::IpAddr;
 
-/// What happens to a request.
+/// The outcome for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The CONNECT tunnel is opened.
@@ -95,7 +95,7 @@ fn no_authority() -> Denial {
 
 /// The refusal of a request whose source address is unknown to Envoy.
 pub fn no_source() -> Denial {
-    Denial::new(Rule::IdentityUnknown, "your address can't be told")
+    Denial::new(Rule::IdentityUnknown, "the source address of the request is unknown")
 }
 
 /// A refusal because the gateway is not able to decide. The client may retry.
@@ -116,7 +116,7 @@ impl Judgement {
 
     /// This judgement for a request that lost a part of its body: such a request is never forwarded.
     pub fn of_a_part(self) -> Self {
-        let reason = "too much of the body had come before your registration was known here; try again";
+        let reason = "the body was too long to hold until your registration was known; try again";
         match self.outcome {
             Outcome::Refuse(_) => self,
             Outcome::Open(_) | Outcome::Forward(..) => {

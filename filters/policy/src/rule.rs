@@ -262,7 +262,7 @@ rules! {
     GithubAlias = "github.alias", Github, Refuses(403),
         "A write names its repository by its number.",
         "Name the repository as owner/name.",
-        GitHub("R02");
+        Cannot("the table of operations has no write by a number, so `github.unknown-operation` decides first");
     GithubRepo = "github.repo", Github, Refuses(403),
         "The repository is not one of the container's.",
         "Register the container with this repository.",

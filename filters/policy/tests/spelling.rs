@@ -42,9 +42,12 @@ impl Routes {
     /// Refused requests: refused because of their operation, or because of their repository.
     fn refused(&self) -> Vec<(Row, String)> {
         let foreign = |target: String| target.replacen("/o/r", "/o/other", 1);
-        let of = |(row, allowed): &(Row, bool)| match allowed {
-            false => Some((row.clone(), row.target())),
-            true => row.template.starts_with("/repos/").then(|| (row.clone(), foreign(row.target()))),
+        let of = |(row, allowed): &(Row, bool)| {
+            if *allowed {
+                row.template.starts_with("/repos/").then(|| (row.clone(), foreign(row.target())))
+            } else {
+                Some((row.clone(), row.target()))
+            }
         };
         let refused: Vec<_> = self.rows.iter().filter_map(of).collect();
         for (row, target) in &refused {
@@ -162,22 +165,20 @@ impl Change {
         match self {
             Self::Encode(at) => replaced(at, |c| c.bytes().map(|byte| format!("%{byte:02X}")).collect()),
             Self::EncodeTwice(at) => replaced(at, |c| c.bytes().map(|byte| format!("%25{byte:02x}")).collect()),
-            Self::OtherCase(at) => replaced(at, |c| match c.to_uppercase() == c {
-                true => c.to_lowercase(),
-                false => c.to_uppercase(),
-            }),
+            Self::OtherCase(at) => {
+                replaced(at, |c| if c.to_uppercase() == c { c.to_lowercase() } else { c.to_uppercase() })
+            }
             Self::Insert(at, junk) => {
                 let (before, after) = target.split_at(place(at, ends.len()));
                 format!("{before}{junk}{after}")
             }
             Self::Slash(at, by) => {
                 let slashes: Vec<usize> = target.match_indices('/').map(|(at, _)| at).collect();
-                match slashes.is_empty() {
-                    true => target.to_owned(),
-                    false => {
-                        let at = slashes[at.index(slashes.len())];
-                        format!("{}{by}{}", &target[..at], &target[at + 1..])
-                    }
+                if slashes.is_empty() {
+                    target.to_owned()
+                } else {
+                    let at = slashes[at.index(slashes.len())];
+                    format!("{}{by}{}", &target[..at], &target[at + 1..])
                 }
             }
             Self::Append(junk) => format!("{target}{junk}"),
@@ -417,10 +418,8 @@ fn a_text_is_sent_as_the_text_that_was_judged() {
     let allowed = Cell::new(0);
     let outcome = runner(3_000).run(&(text, literal, any::<bool>()), |(text, literal, in_default)| {
         let written = literal.of(&text);
-        let (declared, value) = match in_default {
-            true => (format!("($b:String={written})"), "$b"),
-            false => (String::new(), written.as_str()),
-        };
+        let (declared, value) =
+            if in_default { (format!("($b:String={written})"), "$b") } else { (String::new(), written.as_str()) };
         let input = format!("{{subjectId:\"I_kwDOAWBuf84DDmhc\",body:{value}}}");
         let query = format!("mutation{declared}{{addComment(input:{input}){{clientMutationId}}}}");
         let body = Json::Object(vec![("query".to_owned(), Json::String(query.clone()))]);

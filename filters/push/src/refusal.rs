@@ -30,11 +30,10 @@ impl Refusal {
     pub fn report(&self, request_id: &str) -> Option<Vec<u8>> {
         let mut lines = vec![format!("sallyport: push refused (rule {})", self.denial.rule)];
         let guilty: Vec<_> = self.refs.iter().filter(|refused| refused.guilty).collect();
-        match guilty.is_empty() {
-            true => lines.push(format!("sallyport: {}", self.denial.reason)),
-            false => {
-                lines.extend(guilty.iter().map(|refused| format!("sallyport: {}: {}", refused.name, refused.reason)))
-            }
+        if guilty.is_empty() {
+            lines.push(format!("sallyport: {}", self.denial.reason));
+        } else {
+            lines.extend(guilty.iter().map(|refused| format!("sallyport: {}: {}", refused.name, refused.reason)));
         }
         lines.push(format!("sallyport: request id {request_id}"));
         let refs: Vec<_> = self.refs.iter().map(|refused| (refused.name.clone(), refused.reason.clone())).collect();

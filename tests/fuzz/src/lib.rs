@@ -1,11 +1,17 @@
-//! What the targets share: a container, and rules to judge it by. Each target is a file in `src/bin`, with seeds in
-//! `tests/corpus/fuzz/` under the same name, and a panic is a finding.
+//! The fuzz targets and their shared code: containers, and rules to judge their requests by. Each target is a file in
+//! `src/targets`, with seeds in `tests/corpus/fuzz/` under the same name. A panic is a finding. `tests/seeds.rs` runs the
+//! targets over their seeds with the unit tests; `run.sh` runs them under libFuzzer.
 
-/// What the tests of pushes have: packs made by hand, and a push from its first byte to the verdict.
+/// The support code of the push tests: packs built by hand, and the inspection of a whole push.
 #[path = "../../../filters/push/tests/support/mod.rs"]
 pub mod support;
 
+/// The support code of the chain's tests: a policy, a container and pushes.
+#[path = "../../stand-in/tests/support/mod.rs"]
+pub mod chain_support;
+
 pub mod packs;
+pub mod targets;
 
 use policy::Container;
 use policy::github::{Class, Judge, Rules};
@@ -13,7 +19,7 @@ use policy::github::{Class, Judge, Rules};
 /// The repository of [`worlds`].
 pub const REPO: &str = "acme/app";
 
-/// A bot under the rules by default, and a user who may do all that no guard forbids.
+/// A bot under the default rules, and a user with all classes, whom only the guards restrict.
 pub fn worlds() -> [(Judge, Container); 2] {
     let all = Rules { user: Class::ALL.into(), ..Rules::default() };
     [world(&Rules::default(), "bot"), world(&all, "user")]
@@ -31,7 +37,7 @@ fn world(rules: &Rules, mode: &str) -> (Judge, Container) {
     (Judge::new(rules).expect("no patterns"), serde_json::from_value(container).expect("a container"))
 }
 
-/// Numbers of the fuzzer's choice; zeros once they are used up.
+/// Numbers that the fuzzer chooses. After the end of the input they are zero.
 pub struct Choices<'a>(pub &'a [u8]);
 
 impl Choices<'_> {
@@ -48,7 +54,7 @@ impl Choices<'_> {
     }
 }
 
-/// The body in chunks, whose sizes come in turn.
+/// The body in chunks. The sizes are used in turn.
 pub fn chunks<'a>(body: &'a [u8], sizes: &[u8]) -> Vec<&'a [u8]> {
     let (mut rest, mut chunks) = (body, Vec::new());
     for size in sizes.iter().cycle() {

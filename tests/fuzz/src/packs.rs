@@ -1,15 +1,16 @@
-//! Packs of the fuzzer's choice: mostly well-formed, so that what comes after a flaw is reached too.
+//! Builds packs from the fuzzer's choices. Most are well-formed, so that the code behind the first check is reached
+//! too.
 
 use crate::Choices;
 use crate::support::pack::{self, COMMIT, Name, Pack};
 use std::collections::BTreeMap;
 
-/// A pack and what is in it.
+/// A pack and its content.
 pub struct Made {
     pub bytes: Vec<u8>,
-    /// The commits that are to be found, and their parents, if nothing is wrong with it.
+    /// The commits that the scanner has to find, with their parents. `None` if the pack may be malformed.
     pub commits: Option<BTreeMap<Name, Vec<Name>>>,
-    /// All names that a push can speak of.
+    /// The ids that a push can use.
     pub names: Vec<Name>,
 }
 
@@ -19,7 +20,7 @@ struct Known {
     text: Vec<u8>,
 }
 
-/// Makes one.
+/// Builds a pack.
 pub fn made(choices: &mut Choices<'_>) -> Made {
     let count = choices.below(24);
     let mut pack = Pack::new(2, u32::try_from(count).expect("32 bits"));
@@ -41,7 +42,7 @@ pub fn made(choices: &mut Choices<'_>) -> Made {
             (4, Some(base)) => pack.offset_delta(base.at, &pack::delta(&base.text, &text)),
             (5, Some(base)) => pack.named_delta(&base.name, &pack::delta(&base.text, &text)),
             (6, _) => {
-                // Of what is not there: it is no commit that is known.
+                // The base is not in the pack, so the commit stays unknown.
                 pack.named_delta(&names[0], &pack::delta(b"outside", &text));
                 names.push(name);
                 continue;
@@ -56,7 +57,7 @@ pub fn made(choices: &mut Choices<'_>) -> Made {
     for _ in 0..choices.below(4) {
         let at = choices.below(256) << 8 | choices.below(256);
         let last = bytes.len() - 1;
-        // Anywhere but in the trailer, which is not looked at.
+        // Anywhere except in the trailer, which the scanner doesn't check.
         let (at, byte) = (at % (last - 19), choices.byte());
         match choices.below(4) {
             0 => drop(bytes.remove(at)),
@@ -72,13 +73,13 @@ pub fn made(choices: &mut Choices<'_>) -> Made {
     Made { bytes, commits, names }
 }
 
-/// An object that is no commit, or not quite an object.
+/// Appends an object other than a commit, or a malformed object.
 fn other(pack: &mut Pack, choices: &mut Choices<'_>, commits: &mut Option<BTreeMap<Name, Vec<Name>>>) {
     let content = vec![b'x'; choices.below(256) * choices.below(64)];
     let (kind, odd) = (choices.byte(), choices.byte());
     match odd & 7 {
         0 => {
-            // A size that need not be true, in as many bytes as it likes.
+            // The size may be wrong, and may take more bytes than needed.
             pack.head(kind & 7, pack::size(&content) + u64::from(odd >> 6), choices.below(9));
             pack.0.extend(pack::deflated(&content));
             *commits = None;

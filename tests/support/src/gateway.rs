@@ -4,31 +4,30 @@
 //! of them are printed.
 
 mod admin;
+mod builder;
+mod logs;
+mod seen;
+
+pub use builder::{Builder, NO_CREDENTIAL_BUT_GITHUB, pins, policy};
 
 use crate::process::{self, Signal};
-use crate::{TOKEN, Upstream, eventually, kept, upstream};
+use crate::{TOKEN, eventually, upstream};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, Once};
-use std::thread::{self, ThreadId};
+use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 /// The longest that a start may take, the first one with its compilation of the filters included.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The longest that an audit line may take to be written.
 const AUDIT_WITHIN: Duration = Duration::from_secs(10);
 /// The longest that a second gateway on one state directory may run, in seconds.
 const SECOND: &str = "10";
-/// How much of each log is printed when a test fails.
-const LOG_TAIL: usize = 40;
-
-/// api.anthropic.com is the rig's host without a credential.
-pub const NO_CREDENTIAL_BUT_GITHUB: &str = "credentials: {anthropic: false, openai: false, gemini: false}\n";
 
 /// A running (or stopped) gateway.
 pub struct Gateway {
@@ -46,82 +45,6 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Writes a configuration with `upstream` behind all of its names, starts the binary, waits until it is ready.
-    pub fn start(upstream: &Upstream) -> Self {
-        Self::start_with(upstream, &policy(&upstream::HOSTS), &[])
-    }
-
-    /// The same with this policy, and with hosts that are pinned elsewhere.
-    pub fn start_with(upstream: &Upstream, policy: &str, elsewhere: &[(&str, SocketAddr)]) -> Self {
-        Self::start_configured(policy, &format!("{NO_CREDENTIAL_BUT_GITHUB}{}", pins(upstream, elsewhere)))
-    }
-
-    /// One as [`Gateway::start`] starts it, but not started yet: by [`Gateway::up`], or by [`Gateway::serve`] and
-    /// [`Gateway::start_envoy`].
-    pub fn unstarted(upstream: &Upstream) -> Self {
-        let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{}", pins(upstream, &[]));
-        Self::configure(&policy(&upstream::HOSTS), &settings, &[])
-    }
-
-    /// With this policy, and `settings` as the rest of sallyport.yaml.
-    pub fn start_configured(policy: &str, settings: &str) -> Self {
-        Self::start_in(policy, settings, &[])
-    }
-
-    /// The same with variables beside the usual ones.
-    pub fn start_in(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
-        let gateway = Self::configure(policy, settings, environment);
-        gateway.up();
-        gateway
-    }
-
-    /// The same, but not started yet.
-    pub fn configure(policy: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = crate::scratch("gateway");
-        print_logs_when_a_test_fails(&directory);
-        let (proxy_port, admin_port) = (8080 + 100 * number, 8081 + 100 * number);
-        let gateway = Self {
-            proxy_port,
-            state: directory.join("state"),
-            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
-            environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
-            workers: 2,
-            child: Mutex::new(None),
-            beside: Mutex::new(None),
-            directory,
-        };
-        gateway.write_config(policy, settings);
-        gateway
-    }
-
-    /// The same with a variable beside the usual ones.
-    #[must_use]
-    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.into(), value.into()));
-        self
-    }
-
-    /// The same with so many threads of Envoy. Limits count in each, so with one they are exact.
-    #[must_use]
-    pub fn with_workers(mut self, workers: u16) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    fn write_config(&self, policy: &str, settings: &str) {
-        // Gateways of one test share its namespace, so each has a resolver's port of its own.
-        let config = format!(
-            "listen:\n  proxy: 0.0.0.0:{}\n  admin: {}\n  resolver: {}\npolicy: policy.yaml\n{settings}",
-            self.proxy_port,
-            self.admin,
-            SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin.port() + 1)),
-        );
-        std::fs::write(self.config(), config).unwrap();
-        std::fs::write(self.policy_file(), policy).unwrap();
-    }
-
     /// Starts the binary on the same configuration and state, and waits until it is ready.
     pub fn up(&self) {
         let mut child = self.begin(&["up", "--envoy-concurrency", &self.workers.to_string()]);
@@ -155,7 +78,7 @@ impl Gateway {
 
     /// Runs `sallyport subcommand` on the same state directory, though with ports of its own, to its end.
     pub fn second(&self, subcommand: &str) -> crate::Finished {
-        let other = Self::configure(&policy(&upstream::HOSTS), "", &[]);
+        let other = Self::with(&policy(&upstream::HOSTS)).build();
         let sallyport = other.sallyport();
         // What does not end by itself is ended.
         let mut command = Command::new("timeout");
@@ -354,54 +277,6 @@ impl Gateway {
     pub fn audit_event(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || self.audit().into_iter().find(&wanted))
     }
-
-    /// Every file that the gateway has written but the ones for its secrets, and the answers of its API.
-    pub fn readable(&self) -> Vec<(String, Vec<u8>)> {
-        let mut found = crate::secrets::files(&self.directory);
-        let secret = self.state.join("tokens").display().to_string();
-        found.retain(|(path, _)| !path.starts_with(&secret));
-        for path in READABLE {
-            found.push((path.to_owned(), self.call("GET", path, None).1.into_bytes()));
-        }
-        found
-    }
-}
-
-/// What of the admin API anybody may read who may use it, and no secret may be in.
-const READABLE: [&str; 6] = ["/metrics", "/internal/containers", "/readyz", "/healthz", "/", "/ca.pem"];
-
-/// What of Envoy's own is kept at a gateway's end: all but the filters' code.
-const KEPT_OF_ENVOY: [&str; 9] = [
-    "/config_dump?resource=bootstrap",
-    "/config_dump?resource=dynamic_listeners",
-    "/config_dump?resource=dynamic_route_configs",
-    "/config_dump?resource=dynamic_active_clusters",
-    "/config_dump?resource=dynamic_active_secrets",
-    "/config_dump?resource=static_clusters",
-    "/certs",
-    "/clusters",
-    "/stats",
-];
-
-impl Gateway {
-    /// Keeps what a look from outside shows of a gateway that runs, for the search for secrets at the end of all.
-    fn keep_what_is_seen(&self) {
-        let pid = self.child.lock().unwrap().as_ref().map(Child::id);
-        let Some(pid) = pid.filter(|_| self.ready()) else { return };
-        let Some(envoy) = self.envoy_pid() else { return };
-        for path in READABLE {
-            // It is noted where it is read.
-            drop(self.try_call("GET", path, None));
-        }
-        let socket = self.state.join("run/envoy-admin.sock");
-        for path in KEPT_OF_ENVOY {
-            kept::all(path, admin::envoy(&socket, path).unwrap_or_default().as_bytes());
-        }
-        // What is in our own environment was put there by whoever started us.
-        for file in [format!("{pid}/cmdline"), format!("{envoy}/cmdline"), format!("{envoy}/environ")] {
-            kept::note(&file, &std::fs::read(Path::new("/proc").join(&file)).unwrap_or_default());
-        }
-    }
 }
 
 impl Drop for Gateway {
@@ -417,50 +292,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The lines of sallyport.yaml that put `upstream` behind all of its names but those that are pinned elsewhere.
-pub fn pins(upstream: &Upstream, elsewhere: &[(&str, SocketAddr)]) -> String {
-    let mut pins = String::from("upstreams:\n");
-    for host in upstream::HOSTS.into_iter().chain(upstream::OTHER_HOSTS) {
-        let pinned = elsewhere.iter().find(|(name, _)| *name == host);
-        let (address, ca) = (pinned.map_or(upstream.address, |(_, address)| *address), upstream.ca.display());
-        pins += &format!("  {host}: {{address: {}, port: {}, ca: {ca}}}\n", address.ip(), address.port());
-    }
-    pins
-}
-
-/// The text of a policy that allows `hosts` and nothing else.
-pub fn policy(hosts: &[&str]) -> String {
-    let entries: String = hosts.iter().map(|host| format!("  - {host}\n")).collect();
-    format!("egress:\n{entries}")
-}
-
 /// The `container_id` that [`Gateway::register`] gives to an address.
 pub fn container_id(address: impl Into<IpAddr>) -> String {
     format!("box-{}", address.into())
-}
-
-/// The gateway of `directory` belongs to the thread, which is the test, that starts it.
-fn print_logs_when_a_test_fails(directory: &Path) {
-    static HOOK: Once = Once::new();
-    static STARTED: Mutex<Vec<(ThreadId, PathBuf)>> = Mutex::new(Vec::new());
-    STARTED.lock().unwrap().push((thread::current().id(), directory.to_owned()));
-    HOOK.call_once(|| {
-        let default = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            default(info);
-            let mut started = STARTED.lock().map(|list| list.clone()).unwrap_or_default();
-            let own = thread::current().id();
-            if started.iter().any(|(thread, _)| *thread == own) {
-                started.retain(|(thread, _)| *thread == own);
-            }
-            // A test that started none shares one; which, is not known here.
-            for log in started.iter().flat_map(|(_, d)| [d.join("stdout.log"), d.join("stderr.log")]) {
-                let text = std::fs::read(&log).unwrap_or_default();
-                let text = String::from_utf8_lossy(&text);
-                let lines: Vec<&str> = text.lines().collect();
-                let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
-                eprintln!("--- the end of {}\n{}", log.display(), tail.join("\n"));
-            }
-        }));
-    });
 }

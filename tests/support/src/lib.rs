@@ -28,6 +28,7 @@ pub use sandbox::{Curled, Finished, Sandbox};
 pub use upstream::{Recorded, Upstream};
 pub use worktree::{Git, Worktree};
 
+use gateway::NO_CREDENTIAL_BUT_GITHUB;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -57,7 +58,8 @@ impl Rig {
     /// The same with this policy, and with hosts that are pinned elsewhere.
     pub fn start_with(policy: &str, elsewhere: &[(&str, SocketAddr)]) -> Self {
         let upstream = Upstream::start();
-        let gateway = Gateway::start_with(&upstream, policy, elsewhere);
+        let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{}", gateway::pins(&upstream, elsewhere));
+        let gateway = Gateway::with(policy).settings(&settings).up();
         Self { upstream, gateway }
     }
 
@@ -104,6 +106,30 @@ pub async fn eventually_async<T, E: std::fmt::Debug>(
             Ok(value) => return value,
             Err(error) => assert!(Instant::now() < until, "not within {deadline:?}: {what}: {error:?}"),
         }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Looks at `condition` for `length`, for what must not happen though it could by now.
+///
+/// # Panics
+/// If `condition` does not hold at some moment of it, naming `what`.
+pub fn holds(what: &str, length: Duration, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < length {
+        assert!(condition(), "after {:?} no longer: {what}", begun.elapsed());
+        std::thread::sleep(POLL);
+    }
+}
+
+/// [`holds`] beside what else the test awaits.
+///
+/// # Panics
+/// As [`holds`].
+pub async fn holds_async(what: &str, length: Duration, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < length {
+        assert!(condition(), "after {:?} no longer: {what}", begun.elapsed());
         tokio::time::sleep(POLL).await;
     }
 }

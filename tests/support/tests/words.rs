@@ -42,37 +42,21 @@ const PHRASES: [&str; 29] = [
 ];
 
 /// Words that begin no sentence, no item of a list and no cell of a table. A question may begin with them.
-const BEGINNINGS: [&str; 9] = ["Nobody", "None", "One that", "Such", "That", "That which", "What", "Who", "Whoever"];
+const BEGINNINGS: [&str; 11] =
+    ["Nobody", "None", "One that", "Such", "That", "That which", "What", "Whatever", "Whichever", "Who", "Whoever"];
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane/src",
-    "control-plane/proto",
+    "control-plane",
     "filters/chain",
     "filters/envoy-host",
-    "filters/git-wire",
     "filters/github-filter",
     "filters/identity-filter",
     "filters/policy",
-    "filters/push",
     "filters/push-filter",
-    "filters/scrub-filter",
-    "tests/bench",
     "tests/e2e",
-    "tests/fuzz",
+    "tests/stand-in",
     "tests/support",
-    "tests/README.md",
-    "docs/architecture.md",
-    "docs/clients.md",
-    "docs/life-of-a-request.md",
-    "docs/shortcomings.md",
-    "docs/threat-model.md",
-    "docs/adr",
-    "envoy/README.md",
-    "CHANGELOG.md",
-    "config",
-    "docker-compose.yml",
-    "Makefile",
 ];
 
 /// Sentences that may stay: the file, a part of the sentence, the reason.
@@ -81,6 +65,9 @@ const EXEMPT: &[(&str, &str, &str)] =
 
 /// The commit from which on subjects have the form `area: imperative`.
 const BASE: &str = "f225f90";
+/// Commits that were on the main branch before this check: the beginning of the subject, the reason.
+const MERGED: &[(&str, &str)] =
+    &[("docs: sweep the clients, Envoy's README and the changelog", "73 characters, merged before the check")];
 /// The length of a subject in characters.
 const SUBJECT: usize = 72;
 
@@ -107,7 +94,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             found.extend(files(&path));
-        } else if path.is_file() && (name == "Makefile" || kind(&name).is_some()) {
+        } else if path.is_file() && kind(&name).is_some() {
             found.push(path);
         }
     }
@@ -128,9 +115,9 @@ fn kind(name: &str) -> Option<Kind> {
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     if ends(&[".md"]) {
         Some(Kind::Markdown)
-    } else if ends(&[".rs"]) {
+    } else if ends(&[".rs", ".proto"]) {
         Some(Kind::Rust)
-    } else if ends(&[".yaml", ".yml", ".yaml.example", "Makefile"]) {
+    } else if ends(&[".yaml", ".yml", ".yaml.example", ".sh", ".py", ".toml", "Makefile", "Dockerfile.control"]) {
         Some(Kind::Hash)
     } else {
         None
@@ -163,7 +150,8 @@ fn paragraphs(kind: Kind, text: &str) -> Vec<(usize, String)> {
             open = false;
             continue;
         }
-        if fenced || words.is_empty() {
+        // A heading is no sentence.
+        if fenced || words.is_empty() || kind == Kind::Markdown && words.starts_with('#') {
             open = false;
             continue;
         }
@@ -289,6 +277,7 @@ fn commit_subjects_name_an_area_and_are_short() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let log = String::from_utf8(output.stdout).unwrap();
     let commits = log.lines().filter_map(|line| line.split_once('\t'));
+    let commits = commits.filter(|(_, subject)| !MERGED.iter().any(|(begins, _)| subject.starts_with(begins)));
     let bad = commits.filter_map(|(id, subject)| Some(format!("{id} {subject:?}: {}", wrong(subject)?)));
     assert_eq!(bad.collect::<Vec<_>>(), <[String; 0]>::default());
 }
@@ -309,7 +298,10 @@ fn phrases_are_found_in_sentences_cells_and_comments() {
     let found = |file: &str, text: &str| findings(file, text).into_iter().map(|found| found.line).collect::<Vec<_>>();
     assert_eq!(found("a.md", "A line\nof the paragraph. Whoever\nasks.\n\nFine."), [1]);
     assert_eq!(found("a.md", "- What is so\n- fine\n\n| what is so | a client |\n"), [1, 4]);
-    assert_eq!(found("a.md", "| rule | what |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"), [0usize; 0]);
+    assert_eq!(
+        found("a.md", "# What a rule is\n\n| rule | what |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"),
+        [0usize; 0]
+    );
     assert_eq!(found("a.rs", "/// Whether there\n/// is none.\nfn a() { \"whoever\" }\n"), [1]);
     assert_eq!(found("a.rs", "    #[error(\"nobody's friend\")]\n"), [1]);
     assert_eq!(found("a.yaml", "# of whom\nkey: whoever\n"), [1]);

@@ -8,11 +8,13 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Context, Finding, Readyz, TIMEOUT};
+use crate::app::Addresses;
 
 /// Whether the ports are free, or the running gateway's.
 pub fn ports(context: &Context) -> Vec<Finding> {
-    let (config, running) = (&context.config, context.gateway.is_some());
-    [("proxy", config.proxy), ("admin", config.admin)]
+    let running = context.gateway.is_some();
+    let Addresses { proxy, admin } = Addresses::find(&context.config, context.state_dir.as_deref().ok());
+    [("proxy", proxy), ("admin", admin)]
         .map(|(key, address)| match TcpListener::bind(address) {
             // A running gateway listens on its ports.
             Ok(_) if running => {

@@ -93,7 +93,7 @@ impl Class {
         }
     }
 
-    /// What an operation of this class does, as a phrase for refusal messages.
+    /// A phrase for what an operation of this class does, for refusal messages.
     pub fn doing(self) -> &'static str {
         match self {
             Self::ReadRepo => "reading a repository",

@@ -19,7 +19,7 @@ pub struct Patterns(BTreeMap<String, RegexSet>);
 pub struct InvalidPattern {
     /// The method of the pattern.
     pub method: String,
-    /// What is wrong with the pattern.
+    /// The problem with the pattern.
     pub problem: String,
 }
 
@@ -46,7 +46,7 @@ impl Patterns {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let of = |method: &str| self.0.get(method).is_some_and(|set| set.is_match(path));
         if of(method) || (method == "HEAD" && of("GET")) {
-            return Err(Refused::unknown(Rule::GithubBlockedPattern, "the path fits one of blocked_api_patterns"));
+            return Err(Refused::unknown(Rule::GithubBlockedPattern, "the path matches one of blocked_api_patterns"));
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::{AuthMode, Container};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What containers may do on GitHub.
+/// The rules for requests to GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {

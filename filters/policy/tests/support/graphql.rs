@@ -291,9 +291,10 @@ fn json(literal: &[String]) -> String {
         }
         let is_name = word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         let is_word = matches!(word.as_str(), "true" | "false" | "null");
-        match is_key || (is_name && !is_word) {
-            true => text.push_str(&format!("\"{word}\"")),
-            false => text.push_str(word),
+        if is_key || (is_name && !is_word) {
+            text.push_str(&format!("\"{word}\""));
+        } else {
+            text.push_str(word);
         }
     }
     text

@@ -169,7 +169,7 @@ pub fn rows() -> Vec<Row> {
 }
 
 impl Row {
-    /// A target that matches the template. That of a search has a query that limits it to the container's repository.
+    /// A target that matches the template. A search has a query that limits it to the container's repository.
     pub fn target(&self) -> String {
         match self.operation.as_str() {
             "search/labels" => format!("{}?repository_id=7&q=x", self.template),

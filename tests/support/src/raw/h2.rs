@@ -5,6 +5,7 @@ use crate::client::STEP;
 use crate::{Answer, kept};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// The largest frame that every peer takes (RFC 9113 section 6.5.2).
@@ -155,6 +156,19 @@ pub async fn ask_in_pieces(
     fields: &[Field<'_>],
     pieces: &[&[u8]],
 ) -> io::Result<Heard> {
+    ask_in_pieces_noting(stream, fields, pieces, &Notify::new()).await
+}
+
+/// [`ask_in_pieces`], which notifies `read` when the peer has read the last piece.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_in_pieces_noting(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    fields: &[Field<'_>],
+    pieces: &[&[u8]],
+    read: &Notify,
+) -> io::Result<Heard> {
     let work = async {
         let head = bytes(Request { fields, body: b"-", trailers: &[] });
         // Without the body, which said that there will be one.
@@ -173,6 +187,7 @@ pub async fn ask_in_pieces(
                 }
             }
         }
+        read.notify_one();
         loop {
             if let Some(Event::Over) = hearing.next(stream).await? {
                 return Ok(hearing.heard);

@@ -1,0 +1,396 @@
+//! From Envoy's access log to a line. Pure.
+//!
+//! What the identity filter decided travels with a request as filter state, what the credential stage decided as
+//! dynamic metadata, what Envoy itself decided as a header of its answer.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use envoy_types::pb::envoy::config::core::v3::{RequestMethod, address};
+use envoy_types::pb::envoy::data::accesslog::v3::{
+    AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpResponseProperties, TcpAccessLogEntry,
+};
+use envoy_types::pb::google::protobuf::{BytesValue, Struct, value::Kind};
+use jiff::Timestamp;
+use policy::{Decided, Decision, Note, RULE_HEADER, Rule, Unreadable};
+use prost::Message;
+
+use super::{Action, Event, Http, Line, Origin, Who};
+use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
+
+/// The dynamic metadata's namespace in which ext_authz leaves its decision.
+const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
+
+/// What of one value of a peer's is kept, in bytes: a target can be 60 KiB long, and the audit's size is bounded.
+const MAX_TEXT: usize = 2_048;
+
+/// The line of a request. None for a CONNECT that was opened, since what happens inside has lines of its own, and
+/// none for the start of what nobody has decided yet.
+pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
+    let common = entry.common_properties.unwrap_or_default();
+    let request = entry.request.unwrap_or_default();
+    let response = entry.response.unwrap_or_default();
+    let event = match common.access_log_type() {
+        AccessLogType::DownstreamPeriodic => Event::Start,
+        _ => Event::End,
+    };
+    let status = response.response_code.map_or(0, |code| code.value);
+    let method = match request.request_headers.get(":method") {
+        Some(token) => token.clone(),
+        // Envoy has understood none, or counts headers in its own way.
+        None => match RequestMethod::try_from(request.request_method).unwrap_or_default() {
+            RequestMethod::MethodUnspecified => String::new(),
+            known => known.as_str_name().to_owned(),
+        },
+    };
+    if method == "CONNECT" && (status == 200 || event == Event::Start) {
+        return None;
+    }
+    let noted = common.filter_state_objects.get(AUDIT_STATE).map(|state| {
+        let state = BytesValue::decode(state.value.as_slice()).unwrap_or_default();
+        Note::read(&state.value)
+    });
+    if noted.is_none() && event == Event::Start {
+        return None;
+    }
+    let decided = decided(noted.as_ref(), &common, &response);
+    let note = noted.and_then(Result::ok);
+    let operation = note.as_ref().and_then(|note| note.operation.as_ref());
+    Some(Line {
+        who: Who {
+            request_id: clean(note.as_ref().map_or(&common.stream_id, |note| &note.request_id)),
+            container_id: note.as_ref().and_then(|note| note.container_id.clone()),
+            container_ip: peer(&common),
+        },
+        decided: Decided { reason: clean(&decided.reason), ..decided },
+        http: Http {
+            method: clean(&method),
+            host: clean(&request.authority),
+            path: clean(&without_values(&request.path)),
+            status,
+            bytes_up: request.request_body_bytes,
+            bytes_down: response.response_body_bytes,
+            duration_ms: milliseconds(&common, event),
+        },
+        action: operation.map(|known| Action { operation: clean(&known.name), class: known.class }),
+        push: note.as_ref().and_then(|note| note.push.clone()),
+        policy_version: note.map(|note| note.policy_version),
+        panicked: common.filter_state_objects.contains_key(PANIC_STATE),
+        origin: Origin::default(),
+        ts: began(&common),
+        event,
+    })
+}
+
+/// What was decided about a request. In this order: a denial of the filters, a denial of the credential stage, Envoy's
+/// own refusal, the permission of the credential stage, the permission of the filters. Without any of them Envoy ended
+/// the request before a stage was asked.
+fn decided(
+    noted: Option<&Result<Note, Unreadable>>,
+    common: &AccessLogCommon,
+    response: &HttpResponseProperties,
+) -> Decided {
+    let filters = noted.map(|noted| noted.as_ref().map_or_else(unnamed, |note| note.decided.clone()));
+    // The credential stage is asked only for what the filters let pass. Envoy's own fields stand beside its words.
+    let passed = filters.as_ref().is_some_and(|decided| decided.verdict == Decision::Allow);
+    let authz = common.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA));
+    let authz = authz
+        .filter(|words| passed && text(words, "verdict").is_some())
+        .map(|words| Decided::from_words(|name| text(words, name)).unwrap_or_else(|error| unnamed(&error)));
+    // An upstream's header of this name is removed before.
+    let envoy = response.response_headers.get(RULE_HEADER).map(|name| match Rule::named(name) {
+        Some(rule) => Decided::denied(rule, response.response_code_details.clone()),
+        None => unnamed(format!("no rule is called {name:?}")),
+    });
+    let only = |decided: &Option<Decided>, verdict| decided.clone().filter(|decided| decided.verdict == verdict);
+    [
+        only(&filters, Decision::Deny),
+        only(&authz, Decision::Deny),
+        envoy,
+        only(&authz, Decision::Allow),
+        only(&filters, Decision::Allow),
+    ]
+    .into_iter()
+    .find_map(|decided| decided)
+    .unwrap_or_else(|| Decided::denied(Rule::ListenerClosed, response.response_code_details.clone()))
+}
+
+/// The decision about a request whose own cannot be read: no permission, whatever was meant.
+fn unnamed(why: impl Display) -> Decided {
+    tracing::error!(%why, "BUG: a decision cannot be read; its audit line is named {}", Rule::ListenerUnnamed);
+    Decided::denied(Rule::ListenerUnnamed, why.to_string())
+}
+
+/// The line of a TLS handshake that came to nothing. None for a connection that ended after its handshake or before
+/// any, and none for what was no TLS: that has a line as a malformed request.
+pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
+    let common = entry.common_properties.unwrap_or_default();
+    let flags = common.response_flags.unwrap_or_default();
+    let finished = !matches!(common.custom_tags.get(HANDSHAKE_TAG).map_or("", String::as_str), "" | "-");
+    if finished || flags.downstream_protocol_error {
+        return None;
+    }
+    let failed = common.downstream_transport_failure_reason.as_str();
+    let reason = match flags.no_route_found {
+        true => "the server name is missing, or none that can be reached",
+        false if failed.is_empty() => return None,
+        false => failed,
+    };
+    let bytes = entry.connection_properties.unwrap_or_default();
+    let tls = common.tls_properties.clone().unwrap_or_default();
+    Some(Line {
+        ts: began(&common),
+        event: Event::End,
+        who: Who { request_id: clean(&common.stream_id), container_id: None, container_ip: peer(&common) },
+        decided: Decided::denied(Rule::ListenerHandshake, clean(reason)),
+        http: Http {
+            host: clean(&tls.tls_sni_hostname),
+            bytes_up: bytes.received_bytes,
+            bytes_down: bytes.sent_bytes,
+            duration_ms: milliseconds(&common, Event::End),
+            ..Http::default()
+        },
+        action: None,
+        push: None,
+        policy_version: None,
+        panicked: false,
+        origin: Origin::default(),
+    })
+}
+
+fn peer(common: &AccessLogCommon) -> Option<IpAddr> {
+    let address::Address::SocketAddress(socket) = common.downstream_remote_address.as_ref()?.address.as_ref()? else {
+        return None;
+    };
+    socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+fn began(common: &AccessLogCommon) -> Timestamp {
+    let start = common.start_time.unwrap_or_default();
+    Timestamp::new(start.seconds, start.nanos).unwrap_or_default()
+}
+
+fn milliseconds(common: &AccessLogCommon, event: Event) -> u64 {
+    let milliseconds = match (common.duration, event) {
+        (Some(lasted), _) => lasted.seconds.saturating_mul(1_000).saturating_add((lasted.nanos / 1_000_000).into()),
+        // Envoy has none yet.
+        (None, Event::Start) => i64::try_from(LONG.as_millis()).unwrap_or(i64::MAX),
+        (None, Event::End) => 0,
+    };
+    milliseconds.try_into().unwrap_or_default()
+}
+
+/// A peer's text as an operator can look at it: no control characters, and not longer than [`MAX_TEXT`].
+fn clean(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_TEXT);
+    let cut = if end < text.len() { "…" } else { "" };
+    let kept = text.get(..end).unwrap_or_default();
+    kept.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).chain(cut.chars()).collect()
+}
+
+/// A target without the values of its query but the harmless ones: those of signed URLs are credentials.
+fn without_values(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
+    let shown = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if shows(name) => pair.to_owned(),
+        Some((name, _)) => format!("{name}=…"),
+        None => pair.to_owned(),
+    };
+    let query: Vec<String> = query.split('&').map(shown).collect();
+    format!("{path}?{}", query.join("&"))
+}
+
+fn text<'a>(fields: &'a Struct, name: &str) -> Option<&'a str> {
+    match fields.fields.get(name)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use envoy_types::pb::envoy::config::core::v3::Metadata;
+    use envoy_types::pb::envoy::data::accesslog::v3::{HttpRequestProperties, ResponseFlags, TlsProperties};
+    use envoy_types::pb::google::protobuf::{Any, UInt32Value, Value};
+    use policy::github::Class;
+
+    const ALLOWED: &str = r#"{"request_id":"7","container_id":"box","decided":{"stage":"identity","verdict":"allow","rule":"egress.host","reason":""},"policy_version":"p1"}"#;
+
+    fn entry(method: &str, status: u32, noted: Option<&str>) -> HttpAccessLogEntry {
+        let state = noted.map(|json| {
+            let value = BytesValue { value: json.as_bytes().to_vec() }.encode_to_vec();
+            (AUDIT_STATE.to_owned(), Any { type_url: String::new(), value })
+        });
+        HttpAccessLogEntry {
+            common_properties: Some(AccessLogCommon {
+                filter_state_objects: state.into_iter().collect(),
+                stream_id: "s1".into(),
+                access_log_type: AccessLogType::DownstreamEnd.into(),
+                ..Default::default()
+            }),
+            request: Some(HttpRequestProperties {
+                request_headers: [(":method".to_owned(), method.to_owned())].into(),
+                ..Default::default()
+            }),
+            response: Some(HttpResponseProperties {
+                response_code: Some(UInt32Value { value: status }),
+                response_code_details: "via_upstream".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn answered_by_envoy(mut entry: HttpAccessLogEntry, rule: &str) -> HttpAccessLogEntry {
+        entry.response.as_mut().unwrap().response_headers.insert(RULE_HEADER.into(), rule.into());
+        entry
+    }
+
+    fn with_authz(mut entry: HttpAccessLogEntry, fields: &[(&str, &str)]) -> HttpAccessLogEntry {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+        let fields = fields.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+        entry.common_properties.as_mut().unwrap().metadata = Some(Metadata {
+            filter_metadata: [(AUTHZ_METADATA.to_owned(), Struct { fields })].into(),
+            ..Default::default()
+        });
+        entry
+    }
+
+    fn started(mut entry: HttpAccessLogEntry) -> HttpAccessLogEntry {
+        entry.common_properties.as_mut().unwrap().access_log_type = AccessLogType::DownstreamPeriodic.into();
+        entry
+    }
+
+    /// Verdict, stage and rule.
+    fn said(line: &Line) -> [&str; 3] {
+        let decided = &line.decided;
+        [decided.verdict.name(), decided.stage.name(), decided.rule.name()]
+    }
+
+    #[test]
+    fn the_method_is_the_token_that_was_sent() {
+        for method in ["GET", "PURGE", "M-SEARCH", "get"] {
+            assert_eq!(http(entry(method, 200, Some(ALLOWED))).unwrap().http.method, method);
+        }
+        let mut without = entry("", 400, None);
+        without.request.as_mut().unwrap().request_headers.clear();
+        assert_eq!(http(without).unwrap().http.method, "", "Envoy understood none");
+    }
+
+    #[test]
+    fn an_opened_connect_has_no_line_and_a_refused_one_has() {
+        assert!(http(entry("CONNECT", 200, Some(ALLOWED))).is_none());
+        assert!(http(started(entry("CONNECT", 0, Some(ALLOWED)))).is_none());
+        assert_eq!(http(entry("CONNECT", 403, Some(ALLOWED))).unwrap().http.status, 403);
+        assert_eq!(http(entry("GET", 200, Some(ALLOWED))).unwrap().event, Event::End);
+    }
+
+    #[test]
+    fn a_long_stream_has_a_start_once_it_is_decided() {
+        assert_eq!(http(started(entry("GET", 200, Some(ALLOWED)))).unwrap().event, Event::Start);
+        assert!(http(started(entry("GET", 0, None))).is_none());
+    }
+
+    #[test]
+    fn the_last_stage_that_decided_is_named() {
+        let allowed = || entry("GET", 200, Some(ALLOWED));
+        assert_eq!(said(&http(allowed()).unwrap()), ["allow", "identity", "egress.host"]);
+        let fields = [("stage", "credentials"), ("verdict", "deny"), ("rule", "credentials.repo"), ("reason", "no")];
+        assert_eq!(said(&http(with_authz(allowed(), &fields)).unwrap()), ["deny", "credentials", "credentials.repo"]);
+        // Envoy's own fields there are no decision.
+        assert_eq!(said(&http(with_authz(allowed(), &[("duration", "1")])).unwrap())[0], "allow");
+        let unreachable = answered_by_envoy(allowed(), "upstream.unreachable");
+        assert_eq!(said(&http(unreachable).unwrap()), ["deny", "upstream", "upstream.unreachable"]);
+        let too_large = answered_by_envoy(entry("GET", 431, None), "limit.headers");
+        assert_eq!(said(&http(too_large).unwrap()), ["deny", "listener", "limit.headers"], "as the answer says");
+    }
+
+    #[test]
+    fn a_denial_always_has_stage_and_rule() {
+        let renamed = ALLOWED.replace("decided", "decision");
+        for unreadable in [
+            entry("GET", 403, Some("{}")),
+            entry("GET", 403, Some("no json")),
+            entry("GET", 200, Some(&renamed)),
+            entry("GET", 200, Some(&ALLOWED.replace("egress.host", "egress.new"))),
+            with_authz(entry("GET", 403, Some(ALLOWED)), &[("verdict", "deny")]),
+            with_authz(entry("GET", 200, Some(ALLOWED)), &[("verdict", "perhaps")]),
+            answered_by_envoy(entry("GET", 403, Some(ALLOWED)), "new.rule"),
+        ] {
+            let line = http(unreadable).unwrap();
+            assert_eq!(said(&line), ["deny", "listener", "listener.unnamed"], "{line:?}");
+            assert!(!line.decided.reason.is_empty(), "{line:?}");
+        }
+        for unasked in [entry("GET", 0, None), HttpAccessLogEntry::default()] {
+            assert_eq!(said(&http(unasked).unwrap()), ["deny", "listener", "listener.closed"]);
+        }
+    }
+
+    #[test]
+    fn a_line_is_flat_and_its_fields_stand_in_order() {
+        let update = policy::UpdateNote {
+            name: "refs/heads/x".into(),
+            old: None,
+            new: Some("1".into()),
+            kind: policy::push::Change::Create,
+        };
+        let push = policy::PushNote { repo: "o/r".into(), updates: vec![update], commits: 1, pack_bytes: 2 };
+        let operation = policy::github::Operation { name: "git/receive-pack".into(), class: Class::WriteRef };
+        let note = Note::read(ALLOWED.as_bytes()).unwrap().allowed(Rule::PushAllowed);
+        let note = note.about(Some(&operation)).of_push(push).to_bytes();
+        let line = http(entry("POST", 200, Some(std::str::from_utf8(&note).unwrap()))).unwrap();
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"ts":"1970-01-01T00:00:00Z","event":"end","request_id":"7","container_id":"box","container_ip":null,"stage":"push","verdict":"allow","rule":"push.allowed","reason":"","method":"POST","host":"","path":"","status":200,"bytes_up":0,"bytes_down":0,"duration_ms":0,"operation":"git/receive-pack","class":"write-ref","repo":"o/r","updates":[{"ref":"refs/heads/x","old":null,"new":"1","kind":"create"}],"commits":1,"pack_bytes":2,"policy_version":"p1","envoy":"","seq":0}"#
+        );
+        let line = http(entry("GET", 200, Some(ALLOWED))).unwrap();
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"ts":"1970-01-01T00:00:00Z","event":"end","request_id":"7","container_id":"box","container_ip":null,"stage":"identity","verdict":"allow","rule":"egress.host","reason":"","method":"GET","host":"","path":"","status":200,"bytes_up":0,"bytes_down":0,"duration_ms":0,"policy_version":"p1","envoy":"","seq":0}"#
+        );
+    }
+
+    #[test]
+    fn a_refused_handshake_names_the_server_that_was_asked_for() {
+        let entry = |failed: &str, finished: &str, flags: ResponseFlags| TcpAccessLogEntry {
+            common_properties: Some(AccessLogCommon {
+                tls_properties: Some(TlsProperties { tls_sni_hostname: "a.example".into(), ..Default::default() }),
+                downstream_transport_failure_reason: failed.into(),
+                custom_tags: [(HANDSHAKE_TAG.to_owned(), finished.to_owned())].into(),
+                response_flags: Some(flags),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let none = ResponseFlags::default;
+        let line = handshake(entry("TLS_error", "", none())).unwrap();
+        assert_eq!(said(&line), ["deny", "listener", "listener.handshake"]);
+        assert_eq!((line.http.host.as_str(), line.decided.reason.as_str()), ("a.example", "TLS_error"));
+        let no_chain = ResponseFlags { no_route_found: true, ..none() };
+        assert!(handshake(entry("", "-", no_chain)).unwrap().decided.reason.contains("server name"));
+        assert!(handshake(entry("TLS_error", "3", none())).is_none(), "it was finished");
+        assert!(handshake(entry("", "", none())).is_none(), "it was not begun");
+        let malformed = ResponseFlags { downstream_protocol_error: true, ..none() };
+        assert!(handshake(entry("TLS_error", "", malformed)).is_none(), "that is a request");
+    }
+
+    #[test]
+    fn a_peers_text_is_short_and_without_control_characters() {
+        let mut long = entry("GET", 200, Some(ALLOWED));
+        let request = long.request.as_mut().unwrap();
+        request.path = format!("/{}", "é".repeat(60_000));
+        request.authority = "a\u{1b}[31m\u{9b}\r\n".into();
+        let line = http(long).unwrap();
+        assert!(line.http.path.len() <= MAX_TEXT + '…'.len_utf8() && line.http.path.ends_with('…'));
+        assert_eq!(line.http.host, "a\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn values_of_a_query_are_not_kept() {
+        assert_eq!(without_values("/o/r/info/refs?service=git-upload-pack"), "/o/r/info/refs?service=git-upload-pack");
+        assert_eq!(without_values("/zip/main?token=SECRET&page=2&sig=a=b"), "/zip/main?token=…&page=2&sig=…");
+        assert_eq!(without_values("/zip/main"), "/zip/main");
+    }
+}

@@ -1,0 +1,278 @@
+//! The audit's file and the one thread that writes it: `audit.jsonl`, and behind it `audit.1.jsonl` and so on, the
+//! younger the smaller the number.
+//!
+//! **Invariant:** the file holds whole lines only. What a kill or a full disk has cut short is taken off again.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use base::problems::Problems;
+use base::telemetry;
+
+/// Lines that wait for the disk before further ones are dropped; together with Envoy's own buffers some seconds at
+/// full load.
+pub const QUEUE: usize = 16_384;
+
+/// Lines that are written with one call.
+const BATCH: usize = 512;
+
+/// How much is read at a time when the end of the file is looked for.
+const CHUNK: u64 = 64 << 10;
+
+/// When a new file is begun, and how many are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation {
+    /// The size that no file exceeds, in bytes, unless a single line does.
+    pub size: u64,
+    /// How many there are, with the one that is being written.
+    pub files: u32,
+}
+
+impl Default for Rotation {
+    /// 256 MiB in all: some 500,000 requests.
+    fn default() -> Self {
+        Self { size: 64 << 20, files: 4 }
+    }
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+pub enum Job {
+    /// To write a line, which has no line feed in it.
+    Line(Arc<str>),
+    /// To answer when all before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    rotation: Rotation,
+    problems: Problems,
+    failing: bool,
+}
+
+impl Writer {
+    /// Opens `audit.jsonl` in `directory`.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(directory: &Path, rotation: Rotation, problems: Problems) -> io::Result<Self> {
+        let path = directory.join("audit.jsonl");
+        let mut file = open(&path)?;
+        let size = whole(&mut file)?;
+        Ok(Self { path, file, size, rotation, problems, failing: false })
+    }
+
+    /// The last lines of the file, at most `bytes` of them, the oldest first.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn tail(&mut self, bytes: u64) -> io::Result<Vec<String>> {
+        let from = self.size.saturating_sub(bytes);
+        self.file.seek(SeekFrom::Start(from))?;
+        let mut text = Vec::new();
+        (&self.file).take(bytes).read_to_end(&mut text)?;
+        let text = String::from_utf8_lossy(&text);
+        // The first may begin before.
+        let cut = usize::from(from > 0);
+        Ok(text.lines().skip(cut).map(str::to_owned).collect())
+    }
+
+    /// Writes until every sender is gone.
+    pub fn run(mut self, jobs: &Receiver<Job>) {
+        let mut bytes = Vec::new();
+        while let Ok(first) = jobs.recv() {
+            let (mut lines, mut waiting) = (0, Vec::new());
+            for job in std::iter::once(first).chain(jobs.try_iter()).take(BATCH) {
+                match job {
+                    Job::Line(line) => {
+                        bytes.extend_from_slice(line.as_bytes());
+                        bytes.push(b'\n');
+                        lines += 1;
+                    }
+                    Job::Flush(done) => waiting.push(done),
+                }
+            }
+            self.write(&bytes, lines);
+            bytes.clear();
+            for done in waiting {
+                // Whoever waited may have given up.
+                let _gone = done.send(());
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], lines: u64) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.size > 0
+            && self.size + bytes.len() as u64 > self.rotation.size
+            && let Err(error) = self.rotate()
+        {
+            tracing::error!(%error, "the audit's file cannot be rotated and goes on growing");
+        }
+        match self.file.write_all(bytes) {
+            Ok(()) => {
+                self.size += bytes.len() as u64;
+                if self.failing {
+                    tracing::warn!("the audit is written again");
+                    self.problems.set("audit", None);
+                    self.failing = false;
+                }
+            }
+            Err(error) => {
+                telemetry::audit_lost(telemetry::Lost::Disk, lines);
+                if !self.failing {
+                    tracing::error!(%error, path = %self.path.display(), "audit lines are lost");
+                    self.problems.set("audit", Some(format!("lines are lost: {error}")));
+                    self.failing = true;
+                }
+                // Half a line would make its successor unreadable too.
+                if let Err(error) = self.file.set_len(self.size) {
+                    tracing::error!(%error, "a half-written audit line cannot be taken off");
+                }
+            }
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| self.path.with_file_name(format!("audit.{number}.jsonl"));
+        for number in (1..self.rotation.files.saturating_sub(1)).rev() {
+            match std::fs::rename(numbered(number), numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        match self.rotation.files {
+            0 | 1 => std::fs::remove_file(&self.path)?,
+            _ => std::fs::rename(&self.path, numbered(1))?,
+        }
+        self.file = open(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+/// Takes off what follows the last line feed, and returns what is left.
+fn whole(file: &mut File) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    let mut end = size;
+    while end > 0 {
+        let from = end.saturating_sub(CHUNK);
+        let mut chunk = Vec::new();
+        file.seek(SeekFrom::Start(from))?;
+        (&*file).take(end - from).read_to_end(&mut chunk)?;
+        if let Some(at) = chunk.iter().rposition(|byte| *byte == b'\n') {
+            end = from + at as u64 + 1;
+            break;
+        }
+        end = from;
+    }
+    if end < size {
+        tracing::warn!(bytes = size - end, "the audit ended in half a line, which is taken off");
+        file.set_len(end)?;
+    }
+    Ok(end)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const SMALL: Rotation = Rotation { size: 100, files: 3 };
+
+    /// Writes each line in a batch of its own.
+    fn write(directory: &Path, lines: impl Iterator<Item = String>) {
+        let mut writer = Writer::open(directory, SMALL, Problems::default()).unwrap();
+        lines.for_each(|line| writer.write(format!("{line}\n").as_bytes(), 1));
+    }
+
+    fn read(directory: &Path, name: &str) -> String {
+        std::fs::read_to_string(directory.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn no_file_grows_past_the_size_and_the_oldest_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), (0..40).map(|number| format!("line {number:04}")));
+        let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        for name in names {
+            assert!(std::fs::metadata(directory.path().join(&name)).unwrap().len() <= SMALL.size, "{name:?}");
+        }
+        let all = ["audit.2.jsonl", "audit.1.jsonl", "audit.jsonl"].map(|name| read(directory.path(), name)).concat();
+        let numbers: Vec<_> = all.lines().map(|line| line[5..].parse::<u32>().unwrap()).collect();
+        assert_eq!(numbers, (10..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn half_a_line_at_the_end_is_taken_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        for (before, after) in
+            [("", ""), ("a\n", "a\n"), ("a\nhal", "a\n"), ("hal", ""), (&"x".repeat(200_000), ""), ("\n", "\n")]
+        {
+            std::fs::write(&path, before).unwrap();
+            write(directory.path(), std::iter::empty());
+            assert_eq!(read(directory.path(), "audit.jsonl"), after);
+        }
+        std::fs::write(&path, format!("a\n{}", "x".repeat(200_000))).unwrap();
+        write(directory.path(), ["b".to_owned()].into_iter());
+        assert_eq!(read(directory.path(), "audit.jsonl"), "a\nb\n");
+    }
+
+    #[test]
+    fn the_tail_is_whole_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("audit.jsonl"), "one\ntwo\nthree\n").unwrap();
+        let mut writer = Writer::open(directory.path(), SMALL, Problems::default()).unwrap();
+        assert_eq!(writer.tail(9).unwrap(), ["three"], "`wo` is no line");
+        assert_eq!(writer.tail(1_000).unwrap(), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_flush_is_answered_when_all_before_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let writer = Writer::open(directory.path(), Rotation::default(), Problems::default()).unwrap();
+        let (jobs, receiver) = mpsc::sync_channel(QUEUE);
+        let thread = std::thread::spawn(move || writer.run(&receiver));
+        for number in 0..2_000 {
+            jobs.send(Job::Line(format!("{number}").into())).unwrap();
+        }
+        let (done, flushed) = mpsc::sync_channel(1);
+        jobs.send(Job::Flush(done)).unwrap();
+        flushed.recv().unwrap();
+        assert_eq!(read(directory.path(), "audit.jsonl").lines().count(), 2_000);
+        drop(jobs);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_a_problem_until_it_takes_lines_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let problems = Problems::default();
+        let mut writer = Writer::open(directory.path(), Rotation::default(), problems.clone()).unwrap();
+        let good = std::mem::replace(&mut writer.file, File::open("/dev/null").unwrap());
+        writer.write(b"lost\n", 1);
+        assert_eq!(problems.list().len(), 1);
+        writer.file = good;
+        writer.write(b"kept\n", 1);
+        assert!(problems.list().is_empty());
+        assert_eq!(read(directory.path(), "audit.jsonl"), "kept\n");
+    }
+}

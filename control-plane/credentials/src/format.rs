@@ -1,0 +1,97 @@
+//! What a credential's value may be, and how it stands in a request.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing, and no
+/// value of a credential.
+pub const PLACEHOLDER: &str = "held-by-the-gateway";
+
+/// What is put in, with a place for the credential's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As it is, between two texts.
+    Plain(String, String),
+    /// The base64 of `user:password` (RFC 7617), in which the value stands between two texts.
+    Basic(String, String),
+    /// In a query, as it is: Envoy 1.40 takes no parameter whose value is encoded, so it is of what needs no encoding.
+    Query,
+}
+
+impl Format {
+    /// Reads a text with one `{}` in it. What begins with `Basic ` is encoded behind that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        let printable = text.bytes().all(|b| matches!(b, b' '..=b'~'));
+        let (before, after) = text.split_once("{}").filter(|(_, after)| printable && !after.contains("{}"))?;
+        let own = |text: &str| text.to_owned();
+        Some(match before.strip_prefix("Basic ") {
+            Some(before) => Self::Basic(own(before), own(after)),
+            None => Self::Plain(own(before), own(after)),
+        })
+    }
+
+    /// Whether `value` can be put in, and if not, why.
+    pub fn accepts(&self, value: &str) -> Result<(), &'static str> {
+        match self {
+            Self::Plain(..) if value.bytes().all(|b| matches!(b, b' '..=b'~')) => Ok(()),
+            Self::Plain(..) => Err("holds a character that no header can carry"),
+            Self::Basic(..) if value.chars().any(char::is_control) => Err("holds a control character"),
+            Self::Basic(before, after) if ![before, value, after].iter().any(|part| part.contains(':')) => {
+                Err("is not user:password")
+            }
+            Self::Basic(..) => Ok(()),
+            Self::Query if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)) => Ok(()),
+            Self::Query => Err("holds a character that no query can carry as it is"),
+        }
+    }
+
+    /// What stands there.
+    pub fn fill(&self, value: &str) -> String {
+        match self {
+            Self::Query => value.to_owned(),
+            Self::Plain(before, after) => format!("{before}{value}{after}"),
+            Self::Basic(before, after) => format!("Basic {}", STANDARD.encode(format!("{before}{value}{after}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_says_how_the_value_stands_in_the_header() {
+        let cases = [
+            ("{}", "K", "K"),
+            ("Bearer {}", "K", "Bearer K"),
+            ("Token token={}, v=1", "K", "Token token=K, v=1"),
+            ("Basic {}", "me:K", "Basic bWU6Sw=="),
+            ("Basic x-access-token:{}", "K", "Basic eC1hY2Nlc3MtdG9rZW46Sw=="),
+            ("Basic {}:", "K", "Basic Szo="),
+        ];
+        for (format, value, filled) in cases {
+            assert_eq!(Format::parse(format).unwrap().fill(value), filled);
+        }
+        for text in ["", "Bearer", "{}{}", "a{}\n", "é{}"] {
+            assert_eq!(Format::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_header_can_carry_is_not_accepted() {
+        let accepts = |format: &str, value: &str| Format::parse(format).unwrap().accepts(value).is_ok();
+        assert!(accepts("Bearer {}", "sk-ant_~ !"));
+        for value in ["a\nb", "a\rb", "a\0b", "a\tb", "a\x7fb", "clé"] {
+            assert!(!accepts("{}", value), "{value:?}");
+        }
+        assert!(accepts("Basic {}", "me:clé"));
+        assert_eq!(Format::Query.accepts("aZ09-._~"), Ok(()));
+        for value in ["a b", "a+b", "a%2Bb", "a/b", "a=b", "a&b", "clé"] {
+            assert!(Format::Query.accepts(value).is_err(), "{value:?}");
+        }
+        assert!(accepts("Basic {}:", "K"), "the format has the colon");
+        assert!(!accepts("Basic {}", "K"));
+        assert!(!accepts("Basic {}", "me:a\nb"));
+    }
+}

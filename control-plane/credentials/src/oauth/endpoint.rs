@@ -1,0 +1,244 @@
+//! The question to a token endpoint, and what its answer means.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use policy::HostName;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use super::provider::Service;
+use super::tokens::Renewed;
+use outbound::dns::Resolver;
+use outbound::https::{self, Limits, Place};
+use outbound::upstreams::Upstreams;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a question may take, its connection included. Long: an answer that is not waited for may hold the only
+/// refresh token that is left.
+const DEADLINE: Duration = Duration::from_secs(70);
+
+/// The longest answer, in bytes. An answer has some KiB.
+const MAX_ANSWER: usize = 256 << 10;
+
+const LIMITS: Limits = Limits { at_a_time: 1, connect: CONNECT, deadline: DEADLINE, max_answer: MAX_ANSWER };
+
+/// Errors (RFC 6749 section 5.2, and OpenAI's own) after which asking again is of no use.
+const FINAL: [&str; 12] = [
+    "invalid_grant",
+    "invalid_client",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_refresh_token",
+    "token_expired",
+    "refresh_token_expired",
+    "refresh_token_reused",
+    "refresh_token_invalidated",
+    "refresh_token_revoked",
+    "app_session_terminated",
+];
+
+/// Who we are to a token endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Client {
+    /// Its id.
+    pub id: String,
+    /// Its secret, where it has one.
+    #[serde(serialize_with = "exposed_where_there_is_one")]
+    pub secret: Option<SecretString>,
+}
+
+/// Writes a secret in the clear: only for the pipes of the process that refreshes a login.
+pub(super) fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose_secret())
+}
+
+fn exposed_where_there_is_one<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => exposed(secret, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Why there is no new token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefreshError {
+    /// It can be asked again.
+    ForNow(String),
+    /// Only a new login helps.
+    ForGood(String),
+}
+
+/// A token endpoint, and who we are to it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    service: Service,
+    client: Client,
+    host: HostName,
+    place: Place,
+    roots_pem: String,
+}
+
+impl Endpoint {
+    /// The one that refreshes what is `service`'s.
+    ///
+    /// # Errors
+    /// The roots cannot be read.
+    pub fn of(
+        service: Service,
+        client: Client,
+        upstreams: &Upstreams,
+        resolver: Arc<Resolver>,
+    ) -> anyhow::Result<Self> {
+        let host = HostName::parse(service.endpoint().0.as_bytes())?;
+        let (place, roots) = upstreams.place(&host, Place::Public(resolver));
+        // Roots that cannot be used are an error now, and not at the first refresh.
+        https::Client::new(host.clone(), place.clone(), roots, LIMITS)?;
+        Ok(Self { service, client, host, place, roots_pem: roots.to_owned() })
+    }
+
+    /// What asks it now.
+    ///
+    /// # Errors
+    /// Its name cannot be resolved: [`RefreshError::ForNow`].
+    pub async fn question(&self) -> Result<Question, RefreshError> {
+        let (service, client, roots_pem) = (self.service, self.client.clone(), self.roots_pem.clone());
+        match self.place.addresses(&self.host).await {
+            Ok(addresses) => Ok(Question { service, client, addresses, roots_pem }),
+            Err(error) => Err(RefreshError::ForNow(format!("{} cannot be resolved: {error}", self.host))),
+        }
+    }
+}
+
+/// All that is needed to ask a token endpoint, but the refresh token.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Question {
+    service: Service,
+    client: Client,
+    /// Where the service's endpoint is.
+    addresses: Vec<SocketAddr>,
+    /// Who vouches for it there.
+    roots_pem: String,
+}
+
+impl Question {
+    /// Asks for a new token.
+    ///
+    /// # Errors
+    /// See [`RefreshError`].
+    pub async fn ask(&self, token: &SecretString) -> Result<Renewed, RefreshError> {
+        let (name, path) = self.service.endpoint();
+        let (kind, body) = body(self.service, &self.client, token);
+        let host = HostName::parse(name.as_bytes()).map_err(|error| RefreshError::ForNow(error.to_string()))?;
+        let place = Place::Known(self.addresses.clone());
+        let headers =
+            [(ACCEPT, HeaderValue::from_static("application/json")), (CONTENT_TYPE, HeaderValue::from_static(kind))];
+        let answered = async {
+            let client = https::Client::new(host, place, &self.roots_pem, LIMITS)?;
+            // Never twice: a token endpoint may have taken the refresh token out of force.
+            client.call_once(Method::POST, path, headers, body).await
+        };
+        let answer = answered.await.map_err(|error| RefreshError::ForNow(error.to_string()))?;
+        read(name, answer.status, &answer.body)
+    }
+}
+
+/// The content type and the body of the question. One of the three places in this directory where a secret leaves its
+/// wrapper; the others are [`exposed`] and [`super::home::Room::fill`].
+fn body(service: Service, client: &Client, token: &SecretString) -> (&'static str, Bytes) {
+    let mut fields = vec![
+        ("grant_type", "refresh_token"),
+        ("refresh_token", token.expose_secret()),
+        ("client_id", client.id.as_str()),
+    ];
+    if let Some(secret) = &client.secret {
+        fields.push(("client_secret", secret.expose_secret()));
+    }
+    match service {
+        Service::Google => {
+            let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", form(value))).collect();
+            ("application/x-www-form-urlencoded", pairs.join("&").into())
+        }
+        Service::OpenAi | Service::Anthropic => {
+            let fields: Value = fields.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+            ("application/json", fields.to_string().into())
+        }
+    }
+}
+
+/// A value of a form: everything but the unreserved characters (RFC 3986 section 2.3) percent-encoded.
+fn form(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// What an answer means. Of its body nothing is told but an error that is on our own list.
+fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, RefreshError> {
+    if status == 200 {
+        return Renewed::read(body).ok_or_else(|| RefreshError::ForNow(format!("{host} answers 200 without a token")));
+    }
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    // {"error": "code"} is RFC 6749's, {"error": {"code": …}} and {"code": …} are OpenAI's.
+    let told = [&body["error"], &body["error"]["code"], &body["error"]["type"], &body["code"]];
+    let known = FINAL.iter().find(|code| told.iter().any(|told| told.as_str() == Some(code)));
+    match known {
+        Some(code) if matches!(status, 400 | 401 | 403) => {
+            Err(RefreshError::ForGood(format!("{host} answers {status} {code}")))
+        }
+        _ => Err(RefreshError::ForNow(format!("{host} answers with status {status}"))),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_is_asked_in_its_own_form() {
+        let client = Client { id: "id".into(), secret: Some("s/1".into()) };
+        let asked = |service| {
+            let (kind, body) = body(service, &client, &"1//r+t".into());
+            (kind, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let (kind, text) = asked(Service::Google);
+        assert_eq!(kind, "application/x-www-form-urlencoded");
+        assert_eq!(text, "grant_type=refresh_token&refresh_token=1%2F%2Fr%2Bt&client_id=id&client_secret=s%2F1");
+        for service in [Service::OpenAi, Service::Anthropic] {
+            let (kind, text) = asked(service);
+            assert_eq!(kind, "application/json");
+            let body: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&body["grant_type"], &body["refresh_token"]), (&"refresh_token".into(), &"1//r+t".into()));
+        }
+    }
+
+    #[test]
+    fn only_an_error_on_our_list_is_final_and_nothing_else_of_an_answer_is_told() {
+        for (status, body, expected) in [
+            (400, r#"{"error": "invalid_grant", "error_description": "secret"}"#, "good invalid_grant"),
+            (401, r#"{"error": {"code": "refresh_token_reused", "message": "secret"}}"#, "good refresh_token_reused"),
+            (401, r#"{"code": "refresh_token_expired"}"#, "good refresh_token_expired"),
+            (401, r#"{"error": "invalid_client"}"#, "good invalid_client"),
+            (400, r#"{"error": "secret"}"#, "now 400"),
+            (401, "secret", "now 401"),
+            (500, r#"{"error": "invalid_grant"}"#, "now 500"),
+            (429, r#"{"error": "rate_limit"}"#, "now 429"),
+            (200, r#"{"secret": 1}"#, "now 200"),
+        ] {
+            let (kind, text) = match read("h", status, body.as_bytes()).unwrap_err() {
+                RefreshError::ForGood(text) => ("good", text),
+                RefreshError::ForNow(text) => ("now", text),
+            };
+            let (expected, what) = expected.split_once(' ').unwrap();
+            assert!(kind == expected && text.contains(what) && !text.contains("secret"), "{status} {body}: {text}");
+        }
+    }
+}

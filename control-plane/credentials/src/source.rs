@@ -1,0 +1,275 @@
+//! Where a credential's value comes from: a variable, a file that is followed, the output of a command, GitHub for
+//! an App.
+//!
+//! A value goes into its wrapper here and is nowhere named: what is wrong with one is told by its source.
+
+pub mod app;
+mod command;
+mod file;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use policy::{Container, Repo};
+use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+
+use super::format::{Format, PLACEHOLDER};
+use super::oauth::Login;
+
+/// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
+const MAX_VALUE: usize = 8 << 10;
+
+/// For whom a value is, and for which of its repositories where the request is about one.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// One of its repositories.
+    pub repo: Option<&'a Repo>,
+}
+
+/// A source of one value.
+#[derive(Debug)]
+pub struct Source {
+    origin: Origin,
+    problem: Mutex<Option<String>>,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// Read once, at start.
+    Variables {
+        names: Vec<String>,
+        value: Option<Arc<SecretString>>,
+    },
+    File(file::File),
+    Command(Arc<command::Command>),
+    Login(Arc<Login>),
+    App(Arc<app::App>),
+}
+
+/// There is no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Nobody has set one.
+    Absent,
+    /// The source does not work; why is the source's problem.
+    Failed,
+    /// It has values for repositories, and nobody has one here.
+    NoRepository,
+}
+
+/// What a source gives: a value, none, or the reason why it fails.
+type Reading = Result<Option<Arc<SecretString>>, String>;
+
+impl Source {
+    /// The first of these variables that is set. An empty one is not, and one that holds the placeholder is not: the
+    /// gateway may be started from a shell that was set up as a sandbox.
+    pub fn variables_of(
+        names: Vec<String>,
+        format: &Format,
+        environment: &dyn Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Self {
+        use std::os::unix::ffi::OsStringExt;
+        let mut problem = None;
+        let mut value = None;
+        for name in &names {
+            match accept(environment(name).unwrap_or_default().into_vec(), format) {
+                Ok(None) => {}
+                Ok(found) => {
+                    value = found;
+                    break;
+                }
+                Err(error) => {
+                    problem = Some(format!("the variable {name} {error}"));
+                    break;
+                }
+            }
+        }
+        Self { origin: Origin::Variables { names, value }, problem: Mutex::new(problem) }
+    }
+
+    /// A file's content.
+    pub fn file(path: PathBuf) -> Self {
+        Self { origin: Origin::File(file::File::new(path)), problem: Mutex::default() }
+    }
+
+    /// What a command prints, kept for `ttl`. `command` is a program and its arguments.
+    pub fn command(program: String, arguments: Vec<String>, ttl: Duration) -> Self {
+        let command = command::Command::new(program, arguments, ttl);
+        Self { origin: Origin::Command(Arc::new(command)), problem: Mutex::default() }
+    }
+
+    /// A login that the gateway keeps fresh.
+    pub fn login(login: Arc<Login>) -> Self {
+        Self { origin: Origin::Login(login), problem: Mutex::default() }
+    }
+
+    /// The login, where it is one.
+    pub fn as_login(&self) -> Option<&Arc<Login>> {
+        match &self.origin {
+            Origin::Login(login) => Some(login),
+            _ => None,
+        }
+    }
+
+    /// The tokens of a GitHub App.
+    pub fn app(app: Arc<app::App>) -> Self {
+        Self { origin: Origin::App(app), problem: Mutex::default() }
+    }
+
+    /// One that fails, for a reason that is known from the start.
+    pub fn broken(names: Vec<String>, problem: String) -> Self {
+        Self { origin: Origin::Variables { names, value: None }, problem: Mutex::new(Some(problem)) }
+    }
+
+    /// Its App, if it is one.
+    pub fn as_app(&self) -> Option<&app::App> {
+        match &self.origin {
+            Origin::App(app) => Some(app),
+            _ => None,
+        }
+    }
+
+    /// The value now, for `subject`, which matters to an App only. `name` is the credential's, for the log; what comes is
+    /// checked against `format`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn value(
+        &self,
+        name: &str,
+        format: &Format,
+        subject: Option<Subject<'_>>,
+    ) -> Result<Arc<SecretString>, Unavailable> {
+        match &self.origin {
+            Origin::Variables { value: Some(value), .. } => Ok(Arc::clone(value)),
+            Origin::Variables { .. } if self.problem().is_some() => Err(Unavailable::Failed),
+            Origin::Variables { .. } => Err(Unavailable::Absent),
+            Origin::File(file) => {
+                let (reading, warning) = file.read(format).await;
+                self.report(name, reading.as_ref().err().cloned().or(warning));
+                reading.map_err(|_| Unavailable::Failed)?.ok_or(Unavailable::Absent)
+            }
+            Origin::Command(command) => {
+                let (value, problem) = command.value(format).await;
+                self.report(name, problem);
+                value.ok_or(Unavailable::Failed)
+            }
+            Origin::Login(login) => login.value().await.ok_or(Unavailable::Failed),
+            Origin::App(app) => app.value(subject).await,
+        }
+    }
+
+    /// Whether there is a value at this moment. A command and an App are taken to have one.
+    pub fn has_value(&self, name: &str, format: &Format) -> bool {
+        match &self.origin {
+            Origin::Variables { value, .. } => value.is_some(),
+            Origin::File(file) => {
+                let (reading, warning) = file.read_now(format);
+                self.report(name, reading.as_ref().err().cloned().or(warning));
+                matches!(reading, Ok(Some(_)))
+            }
+            Origin::Command(_) | Origin::Login(_) | Origin::App(_) => true,
+        }
+    }
+
+    /// The variables that an operator can set.
+    pub fn variables(&self) -> &[String] {
+        match &self.origin {
+            Origin::Variables { names, .. } => names,
+            Origin::File(_) | Origin::Command(_) | Origin::Login(_) | Origin::App(_) => &[],
+        }
+    }
+
+    /// What is wrong with it, as far as it is known.
+    pub fn problem(&self) -> Option<String> {
+        match &self.origin {
+            Origin::App(app) => app.problem(),
+            Origin::Login(login) => login.problem(),
+            _ => self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Keeps what is wrong, and says so when it changes.
+    fn report(&self, name: &str, now: Option<String>) {
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == now {
+            return;
+        }
+        match &now {
+            Some(problem) => tracing::warn!(credential = name, problem, "look at the source of a credential"),
+            None => tracing::info!(credential = name, "the source of a credential works again"),
+        }
+        *known = now;
+    }
+}
+
+/// Takes up what a source gave, without the white space around it; nothing, or the placeholder, is no value.
+///
+/// # Errors
+/// What is wrong, to be read behind the name of the source.
+fn accept(bytes: Vec<u8>, format: &Format) -> Result<Option<Arc<SecretString>>, String> {
+    let bytes = Zeroizing::new(bytes);
+    let text = str::from_utf8(&bytes).map_err(|_| "is no text")?.trim();
+    if matches!(text, "" | PLACEHOLDER) {
+        return Ok(None);
+    }
+    if text.len() > MAX_VALUE {
+        return Err(format!("is longer than {MAX_VALUE} bytes"));
+    }
+    format.accepts(text)?;
+    Ok(Some(Arc::new(SecretString::from(text))))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn taken(bytes: &[u8]) -> Result<Option<String>, String> {
+        let value = accept(bytes.to_vec(), &Format::parse("Bearer {}").unwrap())?;
+        Ok(value.map(|value| value.expose_secret().to_owned()))
+    }
+
+    #[test]
+    fn a_value_is_taken_without_what_is_around_it_and_up_to_the_limit() {
+        assert_eq!(taken(b"K\n").unwrap().unwrap(), "K");
+        assert_eq!(taken(b" K \r\n").unwrap().unwrap(), "K");
+        assert_eq!(taken(b"\n").unwrap(), None);
+        assert_eq!(taken(PLACEHOLDER.as_bytes()).unwrap(), None);
+        assert!(taken(&[b'k'; MAX_VALUE]).is_ok());
+        assert!(taken(&[b'k'; MAX_VALUE + 1]).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_value_is_told_without_it() {
+        for bytes in [&b"se\ncret"[..], b"se\xffcret", b"se\0cret", "sécret".as_bytes(), &[b'x'; MAX_VALUE + 1]] {
+            let problem = taken(bytes).unwrap_err();
+            assert!(!problem.contains("se") && !problem.contains("cret") && !problem.contains("xx"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_first_variable_that_is_set_counts() {
+        let format = Format::parse("{}").unwrap();
+        let source = |environment: &'static [(&str, &str)]| {
+            let get = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            Source::variables_of(vec!["A".into(), "B".into()], &format, &get)
+        };
+        let value = |source: Source| match source.origin {
+            Origin::Variables { value, .. } => value.map(|value| value.expose_secret().to_owned()),
+            _ => None,
+        };
+        assert_eq!(value(source(&[("A", "1"), ("B", "2")])).unwrap(), "1");
+        assert_eq!(value(source(&[("A", " "), ("B", "2")])).unwrap(), "2");
+        assert_eq!(value(source(&[("A", PLACEHOLDER), ("B", "2")])).unwrap(), "2");
+        assert_eq!(value(source(&[])), None);
+        let broken = source(&[("A", "se\ncret"), ("B", "2")]);
+        assert_eq!(broken.problem().unwrap(), "the variable A holds a character that no header can carry");
+        assert_eq!(value(broken), None, "the next is not taken in its place");
+    }
+}

@@ -1,0 +1,239 @@
+//! The gateway's own calls to api.github.com, with the credential of the API.
+//!
+//! There are turns for all of them together, and for each container fewer: it never stands in the common queue with
+//! more than its share, however much its pushes and writes have to ask.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use policy::HostName;
+use tokio::sync::Semaphore;
+
+use credentials::{Credentials, Subject};
+use outbound::dns::Resolver;
+use outbound::https::{self, Failure, Limits, Place};
+use outbound::upstreams::Upstreams;
+
+/// The one host that is asked.
+const HOST: &str = "api.github.com";
+
+/// The version of the API that is spoken.
+const VERSION: &str = "2022-11-28";
+
+/// How long a call may take, from the wait for its turn to the last byte.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest answer, in bytes. A repository has 10 KB, a hundred nodes have 20.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Calls at a time. One more waits.
+const CONCURRENT: usize = 8;
+
+/// Calls at a time that are for one container. One more waits, for as long as a call may take, and is in nobody's way.
+const SHARE: usize = 3;
+
+/// Tokens of a GitHub App that are asked for at a time. They have turns of their own: a call that waits for its token
+/// holds none.
+const MINTS: usize = 256;
+
+/// An answer, whatever its status.
+#[derive(Clone, Debug)]
+pub struct ApiResponse {
+    /// Its status.
+    pub status: u16,
+    /// Its body.
+    pub body: Bytes,
+    /// The header `x-oauth-scopes`, which classic tokens have.
+    pub scopes: Option<String>,
+}
+
+/// A call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The gateway has no credential for the API.
+    #[error("{0}")]
+    NoCredential(String),
+    /// The host is not known by its name.
+    #[error(transparent)]
+    Host(#[from] policy::InvalidHost),
+    /// No answer arrives.
+    #[error(transparent)]
+    Https(#[from] https::Error),
+    /// The answer's status is no success.
+    #[error("{HOST} answers with status {0}")]
+    Status(u16),
+    /// A command has no runtime to make a call in.
+    #[error(transparent)]
+    Runtime(#[from] std::io::Error),
+}
+
+/// The client.
+#[derive(Debug)]
+pub struct Client {
+    https: https::Client,
+    credentials: Arc<Credentials>,
+    shares: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+}
+
+impl Client {
+    /// For the host as `upstreams` has it; where that is not pinned, `resolver` finds it. From now on the credentials
+    /// can reach it too.
+    ///
+    /// # Errors
+    /// If no root can be used.
+    pub fn new(upstreams: &Upstreams, credentials: Arc<Credentials>, resolver: Arc<Resolver>) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, |_| Place::Public(resolver))
+    }
+
+    /// The same for a command of the operator's, which finds the host as every program on its machine does.
+    ///
+    /// # Errors
+    /// If no root can be used.
+    pub fn of_command(upstreams: &Upstreams, credentials: Arc<Credentials>) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, Place::of_the_machine)
+    }
+
+    fn at(
+        upstreams: &Upstreams,
+        credentials: Arc<Credentials>,
+        otherwise: impl FnOnce(&HostName) -> Place,
+    ) -> Result<Self, Error> {
+        let host = HostName::parse(HOST.as_bytes())?;
+        let (place, roots) = upstreams.place(&host, otherwise(&host));
+        let limits = Limits { at_a_time: CONCURRENT, connect: DEADLINE, deadline: DEADLINE, max_answer: MAX_ANSWER };
+        let headers = [
+            (ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static(VERSION)),
+        ];
+        let https = https::Client::new(host, place, roots, limits)?.with_headers(HeaderMap::from_iter(headers));
+        credentials.reach_github(&Arc::new(https.beside(MINTS)));
+        Ok(Self { https, credentials, shares: Mutex::default() })
+    }
+
+    /// GET of `path`, for `subject` and with a credential that is good for them; for nobody with one that is good for all.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, subject: Option<Subject<'_>>, path: &str) -> Result<ApiResponse, Error> {
+        self.call(subject, Method::GET, path, Bytes::new()).await
+    }
+
+    /// POST of `body`, which is JSON, to `path`. Sent a second time where a kept connection fails: for questions only.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ask(&self, subject: Subject<'_>, path: &str, body: Vec<u8>) -> Result<ApiResponse, Error> {
+        self.call(Some(subject), Method::POST, path, body.into()).await
+    }
+
+    async fn call(
+        &self,
+        subject: Option<Subject<'_>>,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<ApiResponse, Error> {
+        let header = self.credentials.own_request(self.https.host(), subject).await;
+        let header = header.map_err(|denial| Error::NoCredential(denial.reason))?;
+        let call = self.https.call(method, path, [header], body);
+        let Some(Subject { container, .. }) = subject else { return Ok(call.await?.into()) };
+        let share = self.share(container.container_ip);
+        let late = || https::Error { host: self.https.host().clone(), failure: Failure::Late(DEADLINE) };
+        let in_turn = async {
+            let _turn = share.acquire().await.map_err(|_| late())?;
+            call.await
+        };
+        let answer = tokio::time::timeout(DEADLINE, in_turn).await.unwrap_or_else(|_| Err(late()));
+        Ok(answer?.into())
+    }
+
+    /// The turns of the container at `address`. They are forgotten when none of its calls waits or is under way.
+    fn share(&self, address: IpAddr) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| share.strong_count() > 0);
+        if let Some(share) = shares.get(&address).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(Semaphore::new(SHARE));
+        shares.insert(address, Arc::downgrade(&share));
+        share
+    }
+}
+
+impl From<https::Answer> for ApiResponse {
+    fn from(answer: https::Answer) -> Self {
+        let scopes = answer.headers.get("x-oauth-scopes").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Self { status: answer.status, body: answer.body, scopes }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::testing::Rig;
+    use super::*;
+    use policy::Container;
+
+    #[tokio::test]
+    async fn an_answer_has_a_limit() {
+        let rig =
+            Rig::start(|line, _| (200, "x".repeat(if line == "GET /fits" { MAX_ANSWER } else { MAX_ANSWER + 1 })))
+                .await;
+        assert_eq!(rig.client.get(None, "/fits").await.unwrap().body.len(), MAX_ANSWER);
+        let more = rig.client.get(None, "/more").await;
+        assert!(matches!(more, Err(Error::Https(https::Error { failure: Failure::Answer(MAX_ANSWER), .. }))));
+        assert!(rig.client.get(None, "/fits").await.is_ok(), "the next one has a good connection");
+    }
+
+    #[tokio::test]
+    async fn a_container_that_asks_much_makes_nobody_else_wait() {
+        let rig = Rig::start(|line, _| (200, line.to_owned())).await;
+        let of = |address: &str| -> Arc<Container> {
+            let record = serde_json::json!({
+                "container_ip": address, "container_id": address, "repos": [], "expires_at": "2100-01-01T00:00:00Z",
+            });
+            Arc::new(serde_json::from_value(record).unwrap())
+        };
+        let get = |container: Arc<Container>, path| {
+            let client = Arc::clone(&rig.client);
+            async move {
+                client.get(Some(Subject { container: &container, repo: None }), path).await.map(|answer| answer.status)
+            }
+        };
+        let (busy, other) = (of("10.0.0.1"), of("10.0.0.2"));
+        let flood: Vec<_> = (0..100).map(|_| tokio::spawn(get(Arc::clone(&busy), "/slow"))).collect();
+        while rig.asked("GET /slow") < SHARE {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..10 {
+            assert_eq!(get(Arc::clone(&other), "/").await.unwrap(), 200);
+        }
+        assert_eq!(rig.asked("GET /slow"), SHARE);
+        rig.slow.close();
+        for call in flood {
+            assert_eq!(call.await.unwrap().unwrap(), 200, "it only waits");
+        }
+        assert_eq!(rig.asked("GET /slow"), 100);
+        get(other, "/").await.unwrap();
+        assert_eq!(rig.client.shares.lock().unwrap().len(), 1, "who asks no more is forgotten");
+    }
+
+    #[tokio::test]
+    async fn an_answer_says_what_a_classic_token_may_do() {
+        let rig = Rig::start(|_, _| (200, String::new())).await;
+        assert_eq!(rig.client.get(None, "/").await.unwrap().scopes.as_deref(), Some("repo, workflow"));
+    }
+
+    #[tokio::test]
+    async fn without_a_credential_nothing_is_asked() {
+        let rig = Rig::with_token(None, |_, _| (200, String::new())).await;
+        assert!(matches!(rig.client.get(None, "/").await, Err(Error::NoCredential(_))));
+        assert!(rig.asked.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! The registry of containers: records in memory and on disk, the workers that follow them, and the operator's HTTP API.
+
+pub mod api;
+pub mod feed;
+mod registry;
+pub mod store;
+mod workers;
+
+pub use registry::{Change, Registry, Subscription};
+pub use workers::Watcher;

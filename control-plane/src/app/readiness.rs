@@ -1,0 +1,94 @@
+//! Whether a sandbox can be served: `/readyz`, and the other routes about the process itself.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpStream;
+
+use base::problems::Problems;
+use credentials::Credentials;
+use registry::Registry;
+use xds::server::Fleet;
+
+/// How long the proxy's port may take to accept a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a gateway needs before it can serve a sandbox.
+#[derive(Debug)]
+pub struct Readiness {
+    /// The connected Envoys.
+    pub fleet: Fleet,
+    /// What an operator should look at though the gateway works.
+    pub problems: Problems,
+    /// Their sources may fail.
+    pub credentials: Arc<Credentials>,
+    /// Its workers must hold the records.
+    pub registry: Arc<Registry>,
+    /// How many of Envoy's threads must hold the records. 1 for an Envoy that is not our child: its number of threads is
+    /// not known.
+    pub min_fed: usize,
+    /// The proxy's address; `None` if Envoy is not our child.
+    pub proxy: Option<SocketAddr>,
+}
+
+impl Readiness {
+    /// What is missing, one line each. Empty if the gateway is ready.
+    pub async fn missing(&self) -> Vec<String> {
+        let mut missing = self.fleet.missing();
+        let fed = self.registry.fed();
+        if fed < self.min_fed {
+            missing.push(format!("identity: {fed} of {} Envoy threads hold the registry", self.min_fed));
+        }
+        if let Some(proxy) = self.proxy.map(reachable)
+            && !accepts(proxy).await
+        {
+            missing.push(format!("listener: {proxy} accepts no connections"));
+        }
+        missing
+    }
+
+    /// What an operator should look at, one line each.
+    fn warnings(&self) -> Vec<String> {
+        let credentials = self.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
+        self.problems.list().into_iter().chain(credentials).collect()
+    }
+}
+
+/// `address`, or the loopback address if it is unspecified.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
+}
+
+async fn accepts(address: SocketAddr) -> bool {
+    matches!(tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_)))
+}
+
+/// The routes about the process itself.
+pub fn routes(readiness: Arc<Readiness>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/internal/placeholders", get(placeholders))
+        .with_state(readiness)
+}
+
+/// The variables in which a sandbox has placeholders, for `sallyport env`.
+async fn placeholders(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    Json(serde_json::json!(readiness.credentials.placeholders()))
+}
+
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    let missing = readiness.missing().await;
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let warnings = readiness.warnings();
+    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "warnings": warnings })))
+}

@@ -1,0 +1,302 @@
+//! CDS: where requests go. One dynamic forward proxy for every allowed host, one cluster for each host that the
+//! operator has pinned, and the way from a CONNECT into the internal listener.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster, cluster::RefreshRate,
+};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, DnsResolverOptions, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions as CommonOptions, Pipe, ProxyProtocolConfig, TransportSocket, TypedExtensionConfig,
+    UpstreamHttpProtocolOptions, address, envoy_internal_address, proxy_protocol_config,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config};
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext, common_tls_context,
+    subject_alt_name_matcher::SanType,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions, http_protocol_options as upstream_options,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{AddressMatcher, StringMatcher, string_matcher};
+use envoy_types::pb::google::protobuf::UInt64Value;
+use envoy_types::pb::xds::core::v3::CidrRange;
+use envoy_types::util::pack_any;
+use policy::HostName;
+
+use super::{
+    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, RESOLVER, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT,
+    duration, inline, number, socket, tcp, transport_socket,
+};
+use outbound::dns::public::CLOSED;
+use outbound::upstreams::Upstream;
+
+/// How long a TCP connection to an upstream may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an unused connection to an upstream is kept.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Connections, and requests waiting for one, to all upstreams of a cluster together: a bound against exhaustion,
+/// far above what one Envoy serves.
+const CLUSTER_LIMIT: u32 = 16_384;
+
+/// Names in the DNS cache; the allowlist bounds them long before.
+const DNS_NAMES: u32 = 4_096;
+
+/// Our socket for DNS, as Envoy finds it: relative to the state directory, like the bootstrap's.
+pub const DNS_SOCKET: &str = "run/dns.sock";
+
+/// How long Envoy's resolver waits for an answer: longer than we work on one (dns/nameservers.rs).
+const DNS_QUERY: Duration = Duration::from_secs(5);
+/// How long a lookup of both kinds of address may take.
+const DNS_LOOKUP: Duration = Duration::from_secs(6);
+/// A name in use is asked for again when its records end, but not within this time.
+const DNS_REFRESH: Duration = Duration::from_secs(5);
+/// A name that cannot be resolved is asked for again after the first, doubling to the second.
+const DNS_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// A name that nobody has used for this long is forgotten.
+const DNS_UNUSED: Duration = Duration::from_secs(300);
+
+/// The versions of HTTP that a cluster offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Versions {
+    /// As the upstream's ALPN chooses.
+    Negotiated,
+    /// HTTP/1.1, for WebSockets.
+    Http1,
+}
+
+/// The name of the cluster for a pinned host, or for all others.
+pub fn name(pinned: Option<&HostName>) -> String {
+    pinned.map_or_else(|| UPSTREAM.to_owned(), |host| format!("{UPSTREAM}:{host}"))
+}
+
+/// The name of the same that speaks HTTP/1.1 only.
+pub fn http1_name(pinned: Option<&HostName>) -> String {
+    format!("{}:http1", name(pinned))
+}
+
+/// The clusters of a host that the operator has pinned to an address, with the CA that vouches for it.
+pub fn pinned(host: &HostName, upstream: &Upstream) -> [Cluster; 2] {
+    let san = SubjectAltNameMatcher {
+        san_type: SanType::Dns.into(),
+        matcher: Some(StringMatcher {
+            match_pattern: Some(string_matcher::MatchPattern::Exact(host.to_string())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let tls = UpstreamTlsContext {
+        sni: host.to_string(),
+        common_tls_context: Some(validated_by(&upstream.ca_pem, vec![san])),
+        ..Default::default()
+    };
+    let cluster = |name: String, versions| Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::StrictDns.into())),
+        load_assignment: Some(one_endpoint(&name, socket(&upstream.address, upstream.port))),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls.clone())),
+        typed_extension_protocol_options: http_options(versions, None),
+        ..base(name)
+    };
+    [cluster(name(Some(host)), Versions::Negotiated), cluster(http1_name(Some(host)), Versions::Http1)]
+}
+
+/// The clusters of every other allowed host: resolved by name, verified against `roots_pem`, and one without TLS.
+pub fn dynamic_forward_proxy(roots_pem: &str, resolver: SocketAddr) -> [Cluster; 3] {
+    let tls =
+        UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
+    let encrypted = || Some(transport_socket("envoy.transport_sockets.tls", tls.clone()));
+    let follow_authority =
+        || Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() });
+    // Without TLS there is no name to verify, which Envoy wants to be told.
+    let cluster = |name: String, transport_socket: Option<TransportSocket>, options| Cluster {
+        lb_policy: cluster::LbPolicy::ClusterProvided.into(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
+            name: "envoy.clusters.dynamic_forward_proxy".into(),
+            typed_config: Some(pack_any(ClusterConfig {
+                cluster_implementation_specifier: Some(cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(
+                    dns_cache(resolver),
+                )),
+                allow_insecure_cluster_options: transport_socket.is_none(),
+                ..Default::default()
+            })),
+        })),
+        transport_socket,
+        typed_extension_protocol_options: options,
+        ..base(name)
+    };
+    [
+        cluster(name(None), encrypted(), http_options(Versions::Negotiated, follow_authority())),
+        cluster(http1_name(None), encrypted(), http_options(Versions::Http1, follow_authority())),
+        cluster(UPSTREAM_CLEARTEXT.into(), None, http_options(Versions::Http1, None)),
+    ]
+}
+
+/// The DNS cache, which filter and cluster of the dynamic forward proxy share by its name.
+///
+/// Only the control plane is asked, at `resolver`. Envoy answers some names itself all the same, as those of its hosts
+/// file: what is not public is dropped once more from whatever it has found.
+pub fn dns_cache(resolver: SocketAddr) -> DnsCacheConfig {
+    let asked = CaresDnsResolverConfig {
+        resolvers: vec![tcp(resolver)],
+        filter_unroutable_families: true,
+        dns_resolver_options: Some(DnsResolverOptions {
+            use_tcp_for_dns_lookups: true,
+            no_default_search_domain: true,
+        }),
+        query_timeout_seconds: Some(UInt64Value { value: DNS_QUERY.as_secs() }),
+        query_tries: number(2),
+        ..Default::default()
+    };
+    let closed = CLOSED
+        .iter()
+        .map(|range| CidrRange { address_prefix: range.first.to_string(), prefix_len: number(range.length.into()) });
+    DnsCacheConfig {
+        name: UPSTREAM.into(),
+        dns_lookup_family: cluster::DnsLookupFamily::All.into(),
+        max_hosts: number(DNS_NAMES),
+        dns_min_refresh_rate: Some(duration(DNS_REFRESH)),
+        host_ttl: Some(duration(DNS_UNUSED)),
+        dns_failure_refresh_rate: Some(RefreshRate {
+            base_interval: Some(duration(DNS_RETRY.0)),
+            max_interval: Some(duration(DNS_RETRY.1)),
+        }),
+        dns_query_timeout: Some(duration(DNS_LOOKUP)),
+        typed_dns_resolver_config: Some(TypedExtensionConfig {
+            name: "envoy.network.dns_resolver.cares".into(),
+            typed_config: Some(pack_any(asked)),
+        }),
+        resolved_address_filter: Some(AddressMatcher { ranges: closed.collect(), invert_match: false }),
+        ..Default::default()
+    }
+}
+
+/// From an opened CONNECT into the internal listener. The PROXY header carries the sandbox's address over; nobody
+/// but Envoy can reach an internal listener, so it is to be believed.
+pub fn tunnel() -> Cluster {
+    let address = Address {
+        address: Some(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
+            address_name_specifier: Some(envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                TUNNEL.into(),
+            )),
+            ..Default::default()
+        })),
+    };
+    let inside = InternalUpstreamTransport {
+        transport_socket: Some(transport_socket("envoy.transport_sockets.raw_buffer", RawBuffer {})),
+        ..Default::default()
+    };
+    let proxy_header = ProxyProtocolUpstreamTransport {
+        config: Some(ProxyProtocolConfig { version: proxy_protocol_config::Version::V2.into(), ..Default::default() }),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.internal_upstream", inside)),
+        ..Default::default()
+    };
+    Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        load_assignment: Some(one_endpoint(TUNNEL, address)),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.upstream_proxy_protocol", proxy_header)),
+        ..base(TUNNEL.into())
+    }
+}
+
+/// From the resolver's listener to this process.
+pub fn resolver() -> Cluster {
+    let socket = Pipe { path: DNS_SOCKET.into(), ..Default::default() };
+    Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        load_assignment: Some(one_endpoint(RESOLVER, Address { address: Some(address::Address::Pipe(socket)) })),
+        ..base(RESOLVER.into())
+    }
+}
+
+fn base(name: String) -> Cluster {
+    Cluster {
+        name,
+        connect_timeout: Some(duration(CONNECT_TIMEOUT)),
+        per_connection_buffer_limit_bytes: number(CONNECTION_BUFFER),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_connections: number(CLUSTER_LIMIT),
+                max_pending_requests: number(CLUSTER_LIMIT),
+                max_requests: number(CLUSTER_LIMIT),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn one_endpoint(cluster: &str, address: Address) -> ClusterLoadAssignment {
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    ClusterLoadAssignment {
+        cluster_name: cluster.into(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn validated_by(ca_pem: &str, names: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+    let validation = CertificateValidationContext {
+        trusted_ca: Some(inline(ca_pem)),
+        match_typed_subject_alt_names: names,
+        ..Default::default()
+    };
+    CommonTlsContext {
+        validation_context_type: Some(common_tls_context::ValidationContextType::ValidationContext(validation)),
+        ..Default::default()
+    }
+}
+
+fn http_options(
+    versions: Versions,
+    follow_authority: Option<UpstreamHttpProtocolOptions>,
+) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    use upstream_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config};
+    let versions = match versions {
+        Versions::Negotiated => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(h2()),
+            ..Default::default()
+        }),
+        Versions::Http1 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(explicit_http_config::ProtocolConfig::HttpProtocolOptions(
+                Http1ProtocolOptions::default(),
+            )),
+        }),
+    };
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: Some(CommonOptions { idle_timeout: Some(duration(IDLE)), ..Default::default() }),
+        upstream_http_protocol_options: follow_authority,
+        upstream_protocol_options: Some(versions),
+        ..Default::default()
+    };
+    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack_any(options))])
+}
+
+/// HTTP/2 with windows that bound what one stream and one connection can make Envoy hold.
+pub fn h2() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        initial_stream_window_size: number(H2_STREAM_WINDOW),
+        initial_connection_window_size: number(H2_CONNECTION_WINDOW),
+        ..Default::default()
+    }
+}

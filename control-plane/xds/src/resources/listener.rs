@@ -1,0 +1,378 @@
+//! LDS: the explicit proxy's listener and the internal listener behind it, and the chain of filters that both run.
+//!
+//! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
+//! 2. identity: wasm, who is speaking and which host
+//! 3. github: wasm, what a request to one of GitHub's hosts does
+//! 4. credentials: ext_authz adds the credential; the wasm filter scrub, behind the forward proxy, keeps it out of the
+//!    response
+//! 5. push: wasm, what a push does. It stands last before the router, see [`http`]
+//! 6. upstream: dynamic forward proxy and router
+//!
+//! Nothing here depends on the policy or the registry: after start, no listener changes, so no connection drains.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLog, AccessLogFilter, ComparisonFilter, DurationFilter, ExtensionFilter, LogTypeFilter, OrFilter, access_log,
+    access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
+};
+use envoy_types::pb::envoy::config::core::v3::{
+    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, HttpProtocolOptions as CommonOptions, RuntimeUInt32,
+    SchemeHeaderTransformation, TrafficDirection, TypedExtensionConfig,
+    http_protocol_options::HeadersWithUnderscoresAction, scheme_header_transformation,
+};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, Listener, ListenerFilter, filter, listener, listener_filter,
+};
+use envoy_types::pb::envoy::data::accesslog::v3::AccessLogType;
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
+    FilterConfig as ForwardProxyConfig, filter_config,
+};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3::Config as OnDemandSecret;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, downstream_tls_context::SessionTicketKeysType,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher};
+use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use envoy_types::util::pack_any;
+use policy::RULE_HEADER;
+use prost::{Message, Name};
+
+use super::{
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM, ads,
+    chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
+};
+use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
+
+/// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
+const STREAM_IDLE: Duration = Duration::from_secs(3600);
+
+/// How long a client may take to send its request's headers.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long Envoy waits for the other side of a connection that it closes: for what it has yet to read to be taken, as
+/// long as none of it is, and then for its own close. Short enough for a stream over HTTP/1.1, which ends with its
+/// connection, to end within a second of its record; a client that reads nothing for longer loses the end of an answer
+/// after which the connection was to be closed.
+const CLOSE: Duration = Duration::from_millis(500);
+
+/// How long a connection to the proxy may be without a request. A tunnel is one for as long as it is open.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How long a client may take until Envoy knows whether it speaks TLS, and then until the handshake is done, which
+/// waits for the leaf.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a request waits for the credential stage before it is answered 503.
+const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Request headers over this size are answered 431; Envoy's own default, named.
+const HEADERS_KIB: u32 = 60;
+
+/// How long a finished request waits in Envoy before it is sent to the audit.
+pub const AUDIT_FLUSH: Duration = Duration::from_millis(100);
+
+/// A name that no client can ask for: a handshake without a server name finds no certificate.
+const NO_SERVER_NAME: &str = "no-server-name";
+
+/// The explicit proxy's listener: CONNECT and absolute-form requests in cleartext.
+pub fn proxy(address: SocketAddr, resolver: SocketAddr) -> Listener {
+    let manager = HttpConnectionManager {
+        upgrade_configs: vec![upgrade("CONNECT", false), upgrade("websocket", false)],
+        ..http(PROXY, resolver)
+    };
+    Listener {
+        address: Some(tcp(address)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![FilterChain { filters: vec![network_filter(manager)], ..Default::default() }],
+        ..base(PROXY)
+    }
+}
+
+/// The internal listener in which every tunnel ends. TLS gets a leaf minted for its server name; anything else is
+/// read as HTTP.
+pub fn tunnel(resolver: SocketAddr) -> Listener {
+    let selector = OnDemandSecret {
+        config_source: Some(ads()),
+        certificate_mapper: Some(TypedExtensionConfig {
+            name: "sni".into(),
+            typed_config: Some(pack_any(Sni { default_value: NO_SERVER_NAME.into() })),
+        }),
+        ..Default::default()
+    };
+    let tls = DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            custom_tls_certificate_selector: Some(TypedExtensionConfig {
+                name: "on-demand-secret".into(),
+                typed_config: Some(pack_any(selector)),
+            }),
+            alpn_protocols: vec!["h2".into(), "http/1.1".into()],
+            ..Default::default()
+        }),
+        // The selector refuses to start with either kind of resumption.
+        disable_stateful_session_resumption: true,
+        session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
+        ..Default::default()
+    };
+    let encrypted = FilterChain {
+        name: "tls".into(),
+        transport_socket: Some(transport_socket("envoy.transport_sockets.tls", tls)),
+        transport_socket_connect_timeout: Some(duration(DETECTION_TIMEOUT)),
+        filters: vec![network_filter(http(TUNNEL, resolver))],
+        ..Default::default()
+    };
+    let cleartext = FilterChain {
+        name: "http".into(),
+        filters: vec![network_filter(http(CLEARTEXT, resolver))],
+        ..Default::default()
+    };
+    Listener {
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_specifier: Some(listener::ListenerSpecifier::InternalListener(listener::InternalListenerConfig {})),
+        listener_filters: vec![
+            listener_filter("envoy.filters.listener.proxy_protocol", ProxyProtocol::default()),
+            listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
+        ],
+        listener_filters_timeout: Some(duration(DETECTION_TIMEOUT)),
+        filter_chain_matcher: Some(chain_match::by_protocol(&encrypted.name, &cleartext.name)),
+        filter_chains: vec![encrypted, cleartext],
+        access_log: vec![handshake_log()],
+        ..base(TUNNEL)
+    }
+}
+
+/// Where Envoy's own resolver finds ours: a port on loopback that is poured into our Unix socket, since c-ares speaks
+/// to no socket but TCP's and UDP's, and no network joins Envoy and us.
+pub fn resolver(address: SocketAddr) -> Listener {
+    let onward = TcpProxy {
+        stat_prefix: RESOLVER.into(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(RESOLVER.into())),
+        ..Default::default()
+    };
+    let filter = Filter { name: "tcp".into(), config_type: Some(filter::ConfigType::TypedConfig(pack_any(onward))) };
+    Listener {
+        address: Some(tcp(address)),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..base(RESOLVER)
+    }
+}
+
+fn base(name: &str) -> Listener {
+    Listener {
+        name: name.into(),
+        stat_prefix: name.into(),
+        per_connection_buffer_limit_bytes: number(CONNECTION_BUFFER),
+        ..Default::default()
+    }
+}
+
+/// The HTTP connection manager: the peer's address is the only identity, and the request that is judged is the
+/// request that is sent, so nothing is normalised.
+fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
+    use http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation};
+    HttpConnectionManager {
+        stat_prefix: routes.into(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.into(),
+        })),
+        http_filters: vec![
+            discovered(IDENTITY),
+            discovered(GITHUB),
+            http_filter(CREDENTIALS, credentials()),
+            http_filter(UPSTREAM, forward_proxy(resolver)),
+            discovered(SCRUB),
+            // A stream has one buffer for all of its filters, and whichever goes on sends all that is in it: what this
+            // one keeps back of a body is kept only where no filter behind it ever waits.
+            discovered(PUSH),
+            http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),
+        ],
+        http_protocol_options: Some(Http1ProtocolOptions {
+            allow_absolute_url: flag(true),
+            // Python up to 3.11 opens tunnels with HTTP/1.0.
+            accept_http_10: true,
+            ..Default::default()
+        }),
+        http2_protocol_options: Some(cluster::h2()),
+        common_http_protocol_options: Some(CommonOptions {
+            // CGI and its heirs read `X_Real_IP` as `X-Real-IP`, which the identity filter strips.
+            headers_with_underscores_action: HeadersWithUnderscoresAction::DropHeader.into(),
+            idle_timeout: (routes == PROXY).then_some(SILENCE).map(duration),
+            ..Default::default()
+        }),
+        // Without it Envoy takes X-Forwarded-For for the peer.
+        use_remote_address: flag(true),
+        skip_xff_append: true,
+        internal_address_config: Some(http_connection_manager::InternalAddressConfig::default()),
+        normalize_path: flag(false),
+        merge_slashes: false,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        strip_port_mode: None,
+        strip_trailing_host_dot: true,
+        // Upstreams are reached over TLS whatever the sandbox speaks.
+        scheme_header_transformation: Some(SchemeHeaderTransformation {
+            transformation: Some(scheme_header_transformation::Transformation::SchemeToOverwrite("https".into())),
+            ..Default::default()
+        }),
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        // Which upgrades pass is for the routes to say: enabled here, they would pass on every route.
+        upgrade_configs: vec![upgrade("websocket", false)],
+        local_reply_config: Some(local_reply::named()),
+        max_request_headers_kb: number(HEADERS_KIB),
+        stream_idle_timeout: Some(duration(STREAM_IDLE)),
+        request_headers_timeout: Some(duration(HEADERS_TIMEOUT)),
+        delayed_close_timeout: Some(duration(CLOSE)),
+        access_log: vec![audit_log()],
+        access_log_options: Some(http_connection_manager::HcmAccessLogOptions {
+            access_log_flush_interval: Some(duration(LONG)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn upgrade(kind: &str, enabled: bool) -> http_connection_manager::UpgradeConfig {
+    http_connection_manager::UpgradeConfig { upgrade_type: kind.into(), enabled: flag(enabled), ..Default::default() }
+}
+
+/// ext_authz sees what it decides by and nothing else; header values stay in Envoy.
+fn credentials() -> ExtAuthz {
+    let by_name = |name: &str| StringMatcher {
+        match_pattern: Some(string_matcher::MatchPattern::Exact(name.into())),
+        ..Default::default()
+    };
+    ExtAuthz {
+        services: Some(ext_authz::Services::GrpcService(control_plane(AUTHZ_TIMEOUT))),
+        transport_api_version: ApiVersion::V3.into(),
+        failure_mode_allow: false,
+        status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable.into() }),
+        allowed_headers: Some(ListStringMatcher { patterns: ["x-request-id", "upgrade"].map(by_name).to_vec() }),
+        validate_mutations: true,
+        ..Default::default()
+    }
+}
+
+fn forward_proxy(resolver: SocketAddr) -> ForwardProxyConfig {
+    ForwardProxyConfig {
+        implementation_specifier: Some(filter_config::ImplementationSpecifier::DnsCacheConfig(cluster::dns_cache(
+            resolver,
+        ))),
+        ..Default::default()
+    }
+}
+
+/// Each request, when it has ended, and a long one once before.
+fn audit_log() -> AccessLog {
+    let config = HttpGrpcAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig {
+            filter_state_objects_to_log: vec![AUDIT_STATE.into(), PANIC_STATE.into()],
+            ..log_service("audit")
+        }),
+        // The entry's own field knows the usual methods only.
+        additional_request_headers_to_log: vec![":method".into()],
+        additional_response_headers_to_log: vec![RULE_HEADER.into()],
+        ..Default::default()
+    };
+    let of = |specifier| AccessLogFilter { filter_specifier: Some(specifier) };
+    let ended = of(FilterSpecifier::LogTypeFilter(LogTypeFilter {
+        types: vec![AccessLogType::DownstreamPeriodic.into()],
+        exclude: true,
+    }));
+    // A stream that goes on is logged after LONG, and then again and again.
+    let first = of(FilterSpecifier::DurationFilter(DurationFilter {
+        comparison: Some(ComparisonFilter {
+            op: comparison_filter::Op::Le.into(),
+            value: Some(RuntimeUInt32 {
+                default_value: u32::try_from(LONG.as_millis()).unwrap_or(u32::MAX).saturating_mul(3) / 2,
+                runtime_key: "sallyport.audit.start".into(),
+            }),
+        }),
+    }));
+    AccessLog {
+        name: "envoy.access_loggers.http_grpc".into(),
+        filter: Some(of(FilterSpecifier::OrFilter(OrFilter { filters: vec![ended, first] }))),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
+    }
+}
+
+/// Each connection that never came to speak HTTP. The audit picks those that began a handshake: the tag is empty
+/// where none was finished.
+fn handshake_log() -> AccessLog {
+    let finished = CustomTag {
+        tag: HANDSHAKE_TAG.into(),
+        r#type: Some(custom_tag::Type::Value("%COMMON_DURATION(DS_CX_BEG:DS_HS_END:ms)%".into())),
+    };
+    let config = TcpGrpcAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig { custom_tags: vec![finished], ..log_service("handshakes") }),
+    };
+    let silent = ExpressionFilter { expression: "!has(request.protocol)".into(), ..Default::default() };
+    AccessLog {
+        name: "envoy.access_loggers.tcp_grpc".into(),
+        filter: Some(AccessLogFilter {
+            filter_specifier: Some(FilterSpecifier::ExtensionFilter(ExtensionFilter {
+                name: "cel".into(),
+                config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(silent))),
+            })),
+        }),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
+    }
+}
+
+fn log_service(name: &str) -> CommonGrpcAccessLogConfig {
+    CommonGrpcAccessLogConfig {
+        log_name: name.into(),
+        grpc_service: Some(control_plane(AUTHZ_TIMEOUT)),
+        transport_api_version: ApiVersion::V3.into(),
+        buffer_flush_interval: Some(duration(AUDIT_FLUSH)),
+        ..Default::default()
+    }
+}
+
+/// A filter whose code comes by ECDS. The listener waits for it; without it no request is answered.
+fn discovered(name: &str) -> HttpFilter {
+    let source = ExtensionConfigSource {
+        config_source: Some(ads()),
+        type_urls: vec!["type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm".into()],
+        ..Default::default()
+    };
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::ConfigDiscovery(source)),
+        ..Default::default()
+    }
+}
+
+fn http_filter<T: Message + Name>(name: &str, config: T) -> HttpFilter {
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(config))),
+        ..Default::default()
+    }
+}
+
+fn network_filter(manager: HttpConnectionManager) -> Filter {
+    Filter { name: "http".into(), config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))) }
+}
+
+fn listener_filter<T: Message + Name>(name: &str, config: T) -> ListenerFilter {
+    ListenerFilter {
+        name: name.into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack_any(config))),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,262 @@
+//! RDS: one virtual host for each allowed host, and a catch-all that refuses.
+//!
+//! The same hosts stand in two route configurations: behind the explicit proxy's listener, where a CONNECT to any
+//! well-formed name is opened, and behind the tunnel, where there is no CONNECT. Who may reach which host is the
+//! identity filter's decision; what is listed here is all that any container may reach.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, FilterConfig, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    header_matcher, route, route_action, route_match,
+};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthzPerRoute, ext_authz_per_route};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
+use envoy_types::pb::google::protobuf::{Any, UInt64Value};
+use envoy_types::util::pack_any;
+use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
+
+use super::{
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
+    duration, flag, local_reply,
+};
+use base::contract::CREDENTIAL_HEADERS;
+
+/// Headers that Envoy itself needs or adds until the router and that no upstream may see. What a client sends of
+/// their kind is removed by the identity filter.
+const NEVER_UPSTREAM: [&str; 8] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-request-id",
+];
+
+/// What no sandbox may see of an upstream that got a credential of ours: a session that was opened with it.
+const NEVER_WITH_CREDENTIAL: [&str; 2] = ["set-cookie", "set-cookie2"];
+
+/// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
+/// named by the gateway alone.
+const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", RULE_HEADER];
+
+/// One allowed host, or all below a suffix, as routing needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name or suffix.
+    pub pattern: HostPattern,
+    /// It has clusters of its own.
+    pub pinned: bool,
+    /// A credential may be added, so every request asks ext_authz.
+    pub credentialed: bool,
+    /// What comes in cleartext goes on in cleartext.
+    pub cleartext: bool,
+    /// What carries a credential of the sandbox's own is removed.
+    pub strip_credentials: bool,
+}
+
+/// What the client speaks to us on the way that a route configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    /// TLS, ended here.
+    Tls,
+    /// Cleartext.
+    Http,
+}
+
+/// The route configuration of the explicit proxy's listener: CONNECT, and absolute-form requests.
+pub fn proxy(hosts: &[Host]) -> RouteConfiguration {
+    configuration(PROXY, hosts, Spoken::Http, &[connect()])
+}
+
+/// The route configuration for TLS inside a tunnel.
+pub fn tunnel(hosts: &[Host]) -> RouteConfiguration {
+    configuration(TUNNEL, hosts, Spoken::Tls, &[])
+}
+
+/// The route configuration for cleartext inside a tunnel.
+pub fn cleartext(hosts: &[Host]) -> RouteConfiguration {
+    configuration(CLEARTEXT, hosts, Spoken::Http, &[])
+}
+
+fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -> RouteConfiguration {
+    let with = |routes: Vec<Route>| before.iter().cloned().chain(routes).collect();
+    let mut virtual_hosts: Vec<VirtualHost> = hosts
+        .iter()
+        .map(|host| VirtualHost {
+            name: host.pattern.to_string(),
+            domains: vec![host.pattern.to_string()],
+            routes: with(vec![web_socket(host), onward(host, spoken)]),
+            request_headers_to_remove: match host.strip_credentials {
+                true => CREDENTIAL_HEADERS.map(str::to_owned).to_vec(),
+                false => Vec::new(),
+            },
+            typed_per_filter_config: without_stages_of_others(host),
+            request_body_buffer_limit: body_buffer(),
+            // Not for the refusal below, which names its rule in such a header.
+            response_headers_to_remove: NEVER_DOWNSTREAM
+                .iter()
+                .chain(NEVER_WITH_CREDENTIAL.iter().filter(|_| host.credentialed))
+                .map(|name| (*name).to_owned())
+                .collect(),
+            ..Default::default()
+        })
+        .collect();
+    virtual_hosts.push(VirtualHost {
+        name: "refused".into(),
+        domains: vec!["*".into()],
+        routes: with(vec![refusal()]),
+        request_body_buffer_limit: body_buffer(),
+        ..Default::default()
+    });
+    RouteConfiguration {
+        name: name.into(),
+        virtual_hosts,
+        request_headers_to_remove: NEVER_UPSTREAM.map(str::to_owned).to_vec(),
+        // The identity filter still sees the port and judges it.
+        ignore_port_in_host_matching: true,
+        validate_clusters: flag(false),
+        ..Default::default()
+    }
+}
+
+/// What a filter may hold of a body: above what one read of a connection brings, so that a filter which drops what
+/// it is shown never meets Envoy's own 413.
+fn body_buffer() -> Option<UInt64Value> {
+    Some(UInt64Value { value: u64::from(CONNECTION_BUFFER) * 2 })
+}
+
+fn connect() -> Route {
+    let connect = route_action::UpgradeConfig {
+        upgrade_type: "CONNECT".into(),
+        connect_config: Some(route_action::upgrade_config::ConnectConfig::default()),
+        ..Default::default()
+    };
+    Route {
+        name: "connect".into(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::ConnectMatcher(route_match::ConnectMatcher {})),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(TUNNEL.into())),
+            upgrade_configs: vec![connect],
+            timeout: Some(duration(Duration::ZERO)),
+            ..Default::default()
+        })),
+        typed_per_filter_config: without_credentials(),
+        ..Default::default()
+    }
+}
+
+/// A WebSocket needs HTTP/1.1 all the way: an upstream that prefers HTTP/2 may know no extended CONNECT (RFC 8441).
+fn web_socket(host: &Host) -> Route {
+    let upgrade = HeaderMatcher {
+        name: "upgrade".into(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(string_matcher::MatchPattern::Exact("websocket".into())),
+            ignore_case: true,
+        })),
+        ..Default::default()
+    };
+    let enabled =
+        route_action::UpgradeConfig { upgrade_type: "websocket".into(), enabled: flag(true), ..Default::default() };
+    let RouteMatch { path_specifier, .. } = everything();
+    forward(
+        "websocket",
+        host,
+        RouteMatch { path_specifier, headers: vec![upgrade], ..Default::default() },
+        cluster::http1_name(pinned_host(host)),
+        vec![enabled],
+    )
+}
+
+fn onward(host: &Host, spoken: Spoken) -> Route {
+    let cluster = match spoken {
+        Spoken::Http if host.cleartext => UPSTREAM_CLEARTEXT.into(),
+        Spoken::Http | Spoken::Tls => cluster::name(pinned_host(host)),
+    };
+    forward("onward", host, everything(), cluster, Vec::new())
+}
+
+fn pinned_host(host: &Host) -> Option<&HostName> {
+    host.pinned.then(|| host.pattern.name())
+}
+
+fn forward(
+    name: &str,
+    host: &Host,
+    matching: RouteMatch,
+    cluster: String,
+    upgrade_configs: Vec<route_action::UpgradeConfig>,
+) -> Route {
+    Route {
+        name: name.into(),
+        r#match: Some(matching),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
+            upgrade_configs,
+            // Answers of models are slow and long: the listener's idle limit bounds them, no total timeout does.
+            timeout: Some(duration(Duration::ZERO)),
+            ..Default::default()
+        })),
+        typed_per_filter_config: if host.credentialed { HashMap::new() } else { without_credentials() },
+        ..Default::default()
+    }
+}
+
+/// The identity filter refuses these before; this stands should it not.
+fn refusal() -> Route {
+    let denial = Denial::new(Rule::EgressHost, "this host is not one of the allowed hosts");
+    Route {
+        name: "refused".into(),
+        r#match: Some(everything()),
+        action: Some(route::Action::DirectResponse(DirectResponseAction {
+            status: denial.status.into(),
+            body_format: Some(local_reply::body(&denial)),
+            ..Default::default()
+        })),
+        response_headers_to_add: vec![local_reply::header(denial.rule)],
+        // No credential is for a host that is not allowed, and the refusal is this stage's.
+        typed_per_filter_config: without_credentials(),
+        ..Default::default()
+    }
+}
+
+fn everything() -> RouteMatch {
+    RouteMatch { path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())), ..Default::default() }
+}
+
+fn without_credentials() -> HashMap<String, Any> {
+    let disabled = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
+    HashMap::from([(CREDENTIALS.into(), pack_any(disabled))])
+}
+
+/// Turns off the stages that have nothing to say of a host: a call of a filter costs as much as a small request.
+fn without_stages_of_others(host: &Host) -> HashMap<String, Any> {
+    let other = |name: &HostName| policy::github::kind(name).is_some_and(|kind| kind != policy::github::Kind::Web);
+    let mut off = match &host.pattern {
+        pattern if !pattern.may_be_github() => vec![GITHUB, PUSH],
+        HostPattern::Exact(name) if other(name) => vec![PUSH],
+        _ => vec![],
+    };
+    if !host.credentialed {
+        off.push(SCRUB);
+    }
+    let disabled = pack_any(FilterConfig { disabled: true, ..Default::default() });
+    ordered(&off.into_iter().map(|name| (name.to_owned(), disabled.clone())).collect::<Vec<_>>())
+}
+
+/// A map that is written in this order. Each map has an order of its own, and another one would be another version of
+/// the same resource; so there are made some until one has it.
+fn ordered(entries: &[(String, Any)]) -> HashMap<String, Any> {
+    loop {
+        let map: HashMap<_, _> = entries.iter().cloned().collect();
+        if map.keys().eq(entries.iter().map(|(name, _)| name)) {
+            return map;
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! All resources at one moment, built from what the operator configured. Immutable; swapped whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::util::pack_any;
+use policy::{Access, HostPattern, Policy};
+use prost::{Message, Name};
+
+use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
+use base::hash::short_hash;
+use outbound::upstreams::Upstreams;
+
+/// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceKind {
+    /// CDS.
+    Cluster,
+    /// SDS.
+    Secret,
+    /// ECDS.
+    Extension,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Route,
+}
+
+impl ResourceKind {
+    /// All of them, in order.
+    pub const ALL: [ResourceKind; 5] = [
+        ResourceKind::Cluster,
+        ResourceKind::Secret,
+        ResourceKind::Extension,
+        ResourceKind::Listener,
+        ResourceKind::Route,
+    ];
+
+    /// The type URL that names this kind on the wire.
+    pub fn type_url(self) -> String {
+        match self {
+            ResourceKind::Cluster => Cluster::type_url(),
+            ResourceKind::Secret => Secret::type_url(),
+            ResourceKind::Extension => TypedExtensionConfig::type_url(),
+            ResourceKind::Listener => Listener::type_url(),
+            ResourceKind::Route => RouteConfiguration::type_url(),
+        }
+    }
+
+    /// The name of this kind among [`base::telemetry::UPDATES`].
+    pub fn name(self) -> &'static str {
+        match self {
+            ResourceKind::Cluster => "cluster",
+            ResourceKind::Secret => "secret",
+            ResourceKind::Extension => "extension",
+            ResourceKind::Listener => "listener",
+            ResourceKind::Route => "route",
+        }
+    }
+
+    /// The kind that a type URL names.
+    pub fn of(type_url: &str) -> Option<ResourceKind> {
+        ResourceKind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+}
+
+/// One resource and the version of its content.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    /// Changes when and only when the content does.
+    pub version: String,
+    /// The resource itself.
+    pub body: Any,
+}
+
+impl Resource {
+    /// A resource whose version is the hash of its bytes.
+    pub fn of<T: Message + Name>(message: T) -> Self {
+        let body = pack_any(message);
+        Self { version: short_hash(&body.value), body }
+    }
+}
+
+/// Every host that any container may reach, as routing needs to know it.
+///
+/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. What only
+/// a suffix covers has a credential where one is for that suffix.
+fn hosts(
+    upstreams: &Upstreams,
+    policy: &Policy,
+    extra: &BTreeSet<HostPattern>,
+    credentialed: impl Fn(&HostPattern) -> bool,
+) -> Vec<route::Host> {
+    let mut egress = policy.egress.clone();
+    for pattern in extra {
+        egress.add(pattern.clone(), Access::FULL);
+    }
+    let listed = egress.clone();
+    for host in upstreams.pins.keys() {
+        if let Some(access) = egress.access(host).cloned() {
+            egress.add(HostPattern::Exact(host.clone()), access);
+        }
+    }
+    egress
+        .entries()
+        .map(|(pattern, access)| {
+            let exact = match &pattern {
+                HostPattern::Exact(name) => Some(name),
+                HostPattern::Below(_) => None,
+            };
+            // A pin makes no exact entry out of a suffix.
+            let by = exact.and_then(|name| listed.by(name));
+            let credentialed = credentialed(by.as_ref().unwrap_or(&pattern));
+            route::Host {
+                pinned: exact.is_some_and(|name| upstreams.pins.contains_key(name)),
+                credentialed,
+                cleartext: access.cleartext && !credentialed,
+                strip_credentials: policy.strip_foreign_credentials && !credentialed,
+                pattern,
+            }
+        })
+        .collect()
+}
+
+/// Where Envoy listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// For sandboxes: the explicit proxy.
+    pub proxy: SocketAddr,
+    /// For its own resolver.
+    pub resolver: SocketAddr,
+}
+
+/// The resources of every kind by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    resources: BTreeMap<ResourceKind, BTreeMap<String, Resource>>,
+}
+
+impl Snapshot {
+    /// Builds all of it: the same inputs give the same snapshot, versions included.
+    ///
+    /// `extra` are hosts that single containers may reach beside
+    /// the policy's. `credentialed` says of an entry of the list whether a credential may be added there. `module` is
+    /// the code of all filters.
+    pub fn build(
+        listen: Listen,
+        upstreams: &Upstreams,
+        policy: &Policy,
+        extra: &BTreeSet<HostPattern>,
+        credentialed: impl Fn(&HostPattern) -> bool,
+        module: &[u8],
+    ) -> Self {
+        let hosts = hosts(upstreams, policy, extra, credentialed);
+        let mut snapshot = Self::default();
+        snapshot.add(ResourceKind::Cluster, resources::TUNNEL, cluster::tunnel());
+        snapshot.add(ResourceKind::Cluster, resources::RESOLVER, cluster::resolver());
+        for cluster in cluster::dynamic_forward_proxy(&upstreams.roots_pem, listen.resolver) {
+            snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
+        }
+        for cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
+            snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
+        }
+        for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
+            // The identity filter has a stream on which its rules reach it.
+            let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
+            snapshot.add(ResourceKind::Extension, name, extension::filter(name, module, rules));
+        }
+        snapshot.add(ResourceKind::Listener, resources::PROXY, listener::proxy(listen.proxy, listen.resolver));
+        snapshot.add(ResourceKind::Listener, resources::TUNNEL, listener::tunnel(listen.resolver));
+        snapshot.add(ResourceKind::Listener, resources::RESOLVER, listener::resolver(listen.resolver));
+        snapshot.add(ResourceKind::Route, resources::PROXY, route::proxy(&hosts));
+        snapshot.add(ResourceKind::Route, resources::TUNNEL, route::tunnel(&hosts));
+        snapshot.add(ResourceKind::Route, resources::CLEARTEXT, route::cleartext(&hosts));
+        snapshot
+    }
+
+    fn add<T: Message + Name>(&mut self, kind: ResourceKind, name: &str, message: T) {
+        self.insert(kind, name, Resource::of(message));
+    }
+
+    /// Adds or replaces one resource.
+    pub fn insert(&mut self, kind: ResourceKind, name: &str, resource: Resource) {
+        self.resources.entry(kind).or_default().insert(name.into(), resource);
+    }
+
+    /// One resource.
+    pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&Resource> {
+        self.resources.get(&kind)?.get(name)
+    }
+
+    /// All resources of a kind.
+    pub fn all(&self, kind: ResourceKind) -> impl Iterator<Item = (&String, &Resource)> {
+        self.resources.get(&kind).into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn build(policy: &Policy) -> Snapshot {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = Listen { proxy: at(8080), resolver: at(8054) };
+        Snapshot::build(listen, &Upstreams::default(), policy, &BTreeSet::new(), |_| true, b"module")
+    }
+
+    #[test]
+    fn every_kind_has_its_counter() {
+        assert_eq!(ResourceKind::ALL.map(ResourceKind::name), base::telemetry::UPDATES);
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_snapshot() {
+        for _ in 0..32 {
+            assert_eq!(build(&Policy::deny_all()), build(&Policy::deny_all()));
+        }
+    }
+
+    #[test]
+    fn no_policy_changes_a_listener_or_a_cluster() {
+        let mut policy = Policy::deny_all();
+        policy.egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        let (none, some) = (build(&Policy::deny_all()), build(&policy));
+        for kind in [ResourceKind::Listener, ResourceKind::Cluster, ResourceKind::Extension] {
+            assert!(none.all(kind).eq(some.all(kind)), "{kind:?}");
+        }
+        assert!(!none.all(ResourceKind::Route).eq(some.all(ResourceKind::Route)));
+    }
+}

@@ -1,0 +1,138 @@
+//! Numbers and default branches of repositories are looked up after a registration, and nothing that the container has
+//! open notices.
+
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+use test_support::client::drain;
+use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
+use test_support::internet::{NameServer, Record};
+use test_support::upstream::{HOSTS, Visibility, number};
+use test_support::{Client, Gateway, Http, Rig, Sandbox, TOKEN, Upstream, eventually, scratch};
+
+const API: &str = "api.github.com";
+/// A host without a credential, with a stream that does not end.
+const STREAMS: &str = "api.anthropic.com";
+const REPO: &str = "acme/app";
+/// Longer than a lookup that has failed a few times.
+const SOON: Duration = Duration::from_secs(20);
+
+fn register(gateway: &Gateway, address: Ipv4Addr, repos: &Value) {
+    let record = json!({"container_ip": address, "container_id": "box", "repos": repos});
+    let (status, body) = gateway.call("POST", "/internal/containers", Some(&record));
+    assert_eq!(status, 201, "{body}");
+}
+
+fn record(gateway: &Gateway, address: Ipv4Addr) -> Value {
+    let (status, body) = gateway.call("GET", &format!("/internal/containers/{address}"), None);
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// The record at `address` once its first repository has its number.
+fn looked_up(gateway: &Gateway, address: Ipv4Addr) -> Value {
+    eventually("the number is looked up", SOON, || {
+        let record = record(gateway, address);
+        record["repos"][0]["id"].is_u64().then_some(record)
+    })
+}
+
+#[test]
+fn a_registration_by_name_gets_number_and_default_branch() {
+    let rig = Rig::start();
+    rig.upstream.create_repo(REPO, Visibility::Private);
+    let sandbox = rig.sandbox();
+    let address = sandbox.address;
+    register(&rig.gateway, address, &json!(["Acme/App", {"name": "acme/own", "id": 5, "default_branch": "trunk"}]));
+    // GitHub knows one name for it, whatever the letters' case; this one knows that name only.
+    let warned = eventually("what is not there is told", SOON, || rig.gateway.warnings().into_iter().next());
+    assert!(warned.contains("Acme/App: there is none of that name"), "{warned}");
+
+    register_again(&rig.gateway, address, &json!([REPO, {"name": "acme/own", "id": 5, "default_branch": "trunk"}]));
+    let generation = record(&rig.gateway, address)["generation"].clone();
+    let found = looked_up(&rig.gateway, address);
+    assert_eq!(found["repos"][0], json!({"name": REPO, "id": number(REPO), "default_branch": "main"}));
+    assert_eq!(found["repos"][1], json!({"name": "acme/own", "id": 5, "default_branch": "trunk"}));
+    assert_eq!(found["generation"], generation, "it is the same registration");
+    eventually("what was told is over", SOON, || rig.gateway.warnings().is_empty().then_some(()));
+
+    let asked = rig.upstream.requests_with("api.github.com/repos/acme/app");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert!(asked[0].is_own());
+    assert_eq!(asked[0].header("authorization"), [format!("Bearer {TOKEN}").as_bytes()]);
+    // It is kept through a restart, and not asked for again.
+    rig.gateway.signal(test_support::process::Signal::TERM);
+    rig.gateway.ended(SOON);
+    rig.gateway.up();
+    assert_eq!(record(&rig.gateway, address), found);
+    assert_eq!(rig.upstream.requests_with("api.github.com/repos/acme/app").len(), 1);
+}
+
+fn register_again(gateway: &Gateway, address: Ipv4Addr, repos: &Value) {
+    let record = json!({"container_ip": address, "container_id": "box", "repos": repos});
+    let (status, body) = gateway.call("POST", "/internal/containers", Some(&record));
+    assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test]
+async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
+    let upstream = Upstream::start();
+    upstream.create_repo(REPO, Visibility::Private);
+    // A token that comes later keeps the lookup back for as long as the test wants.
+    let token = scratch("keys").join("token");
+    let github = format!("credentials: {{github: {{from: {{file: {}}}}}, ", token.display());
+    let credentials = NO_CREDENTIAL_BUT_GITHUB.replace("credentials: {", &github);
+    let gateway = Gateway::with(&policy(&HOSTS)).settings(&credentials).upstream(&upstream).up();
+    let sandbox = Sandbox::start().behind(&gateway);
+    register(&gateway, sandbox.address, &json!([REPO]));
+    let before = record(&gateway, sandbox.address);
+
+    let by_number = format!("/repositories/{}/issues", number(REPO));
+    let mut api = Client::connect(&sandbox, sandbox.address, API, Http::Two).await.unwrap();
+    let answer = api.get(&by_number).await.unwrap();
+    assert_eq!((answer.status, answer.rule.as_deref()), (503, Some("github.ids-pending")), "{answer:?}");
+    let mut streaming = Client::connect(&sandbox, sandbox.address, STREAMS, Http::Two).await.unwrap();
+    let stream = streaming.open("/v1/stream").await.unwrap();
+    assert_eq!(stream.status(), 200);
+    assert!(upstream.requests().iter().all(|request| !request.is_own()), "nothing is asked without a token");
+
+    std::fs::write(&token, TOKEN).unwrap();
+    let after = looked_up(&gateway, sandbox.address);
+    assert_eq!(after["generation"], before["generation"]);
+    // Every worker has the record by the time that it serves by the number.
+    let until = std::time::Instant::now() + SOON;
+    loop {
+        let answer = api.get(&by_number).await.unwrap();
+        if answer.status == 200 {
+            break;
+        }
+        assert!(answer.status == 503 && std::time::Instant::now() < until, "{answer:?}");
+    }
+    drain(stream.into_body(), Duration::from_millis(500)).await.expect_err("the stream goes on");
+    assert!(upstream.requests_with("/repositories/").iter().all(|request| !request.is_own()));
+
+    // The control: what is a replacement ends such a stream.
+    let stream = streaming.open("/v1/stream").await.unwrap();
+    register_again(&gateway, sandbox.address, &json!([REPO]));
+    drain(stream.into_body(), SOON).await.expect("a replaced record ends its streams");
+}
+
+#[test]
+fn an_address_that_is_not_public_is_not_asked() {
+    let upstream = Upstream::start();
+    let nameserver = NameServer::start(&[(API, &[Record::Address(upstream.address.ip())])]);
+    let others: String = pins(&upstream, &[])
+        .lines()
+        .filter(|line| !line.contains(API))
+        .fold(String::new(), |lines, line| lines + line + "\n");
+    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}nameservers: ['{}']\n{others}", nameserver.address);
+    let gateway = Gateway::with(&policy(&HOSTS)).settings(&settings).up();
+    let sandbox = Sandbox::start().behind(&gateway);
+    register(&gateway, sandbox.address, &json!([REPO]));
+    eventually("the lookup has failed", SOON, || {
+        gateway.said().contains("api.github.com has no public address").then_some(())
+    });
+    assert!(!nameserver.asked_for(API).is_empty());
+    assert_eq!(upstream.connections(), 0);
+    assert_eq!(record(&gateway, sandbox.address)["repos"], json!([REPO]));
+}

@@ -1,0 +1,11 @@
+//! Tests that start and stop gateways of their own. tests/run-e2e.sh runs each module in namespaces of its own, several
+//! modules at once.
+
+mod audit;
+mod ca;
+mod github_ids;
+mod lfs;
+mod lifecycle;
+mod oauth;
+mod operator;
+mod seeds;

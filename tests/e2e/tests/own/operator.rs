@@ -1,0 +1,208 @@
+//! What an operator looks at: metrics, the doctor, the policy's check, the audit as it goes.
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+use test_support::process::{self, Signal};
+use test_support::{Finished, Gateway, Rig, TOKEN, Upstream, eventually, gateway};
+
+/// The longest that anything here may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+fn metrics(rig: &Rig) -> String {
+    let (status, body) = rig.gateway.call("GET", "/metrics", None);
+    assert_eq!(status, 200);
+    body
+}
+
+/// The value of the metric with these labels, as the text has them.
+fn value(metrics: &str, name: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn metrics_count_by_rule_and_name_nothing_that_a_sandbox_chose() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    for number in 0..20 {
+        sandbox.curl(&[format!("https://chosen{number}.example.com/chosen-path")]);
+    }
+    sandbox.curl(&["-X", "CHOSEN", "https://api.anthropic.com/chosen-path"]);
+    sandbox.curl(&["https://api.github.com/repos/acme/app"]);
+    let denied = r#"sallyport_requests_total{verdict="deny",stage="identity",rule="egress.host"}"#;
+    eventually("all are counted", WITHIN, || (value(&metrics(&rig), denied) == Some(20.0)).then_some(()));
+    let text = eventually("the allowed ones too", WITHIN, || {
+        let text = metrics(&rig);
+        (value(&text, "sallyport_request_duration_seconds_count") >= Some(22.0)).then_some(text)
+    });
+    for (name, at_least) in [
+        (r#"sallyport_requests_total{verdict="allow",stage="identity",rule="egress.host"}"#, 1.0),
+        (r#"sallyport_credentials_injected_total{credential="github-api"}"#, 1.0),
+        ("sallyport_containers", 1.0),
+        ("sallyport_watchers", 2.0),
+        ("sallyport_xds_sessions", 1.0),
+        (r#"sallyport_leaves_total{what="minted"}"#, 22.0),
+        ("sallyport_leaves_held", 22.0),
+        (r#"sallyport_audit_lost_total{why="queue"}"#, 0.0),
+        (r#"sallyport_xds_nacks_total{kind="listener"}"#, 0.0),
+        ("process_resident_memory_bytes", 1e6),
+    ] {
+        let found = value(&text, name);
+        assert!(found.is_some_and(|found| found >= at_least), "{name}: {found:?}\n{text}");
+    }
+    for chosen in ["chosen", "CHOSEN", "example.com", &sandbox.address.to_string(), "acme", TOKEN] {
+        assert!(!text.contains(chosen), "{chosen}\n{text}");
+    }
+    rig.gateway.remove(sandbox.address);
+    assert_eq!(value(&metrics(&rig), "sallyport_containers"), Some(0.0));
+}
+
+/// A spell without requests, in which processor time is measured: nothing but the clock ends it.
+const SPELL: Duration = Duration::from_secs(5);
+
+/// The spells of which one has to be idle.
+const SPELLS: usize = 4;
+
+#[test]
+fn a_gateway_without_requests_does_next_to_nothing() {
+    let rig = Rig::start();
+    let policy = std::fs::read(rig.gateway.policy_file()).unwrap();
+    // Something to read anew; not what was read is what it then looks at.
+    std::fs::write(rig.gateway.policy_file(), policy).unwrap();
+    let total = || value(&metrics(&rig), "process_cpu_seconds_total").unwrap();
+    // In the first spell it may still read the policy anew, and what else the machine does can only make it spend more.
+    let spells = (0..SPELLS).map(|_| {
+        let before = total();
+        std::thread::sleep(SPELL);
+        total() - before
+    });
+    let mut spent = Vec::new();
+    let idle = spells.inspect(|spell| spent.push(*spell)).any(|spell| spell < 0.1);
+    println!("{spent:?} s of processor time in {SPELL:?} each");
+    assert!(idle, "{spent:?} s of processor time in {SPELL:?} each");
+}
+
+/// The line that `doctor` has for `check`; the first, where there are more.
+fn finding(rig: &Rig, check: &str) -> (Option<i32>, Value) {
+    let finished = Finished::of(&mut rig.gateway.operator(&["doctor", "--json"]));
+    let printed: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    let checks = printed["checks"].as_array().unwrap();
+    assert_eq!(printed["ok"] == true, finished.code == Some(0), "{printed}");
+    let found = checks.iter().find(|finding| finding["check"] == check);
+    (finished.code, found.unwrap_or_else(|| panic!("no {check}: {printed}")).clone())
+}
+
+#[test]
+fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
+    let rig = Rig::start();
+    let finished = Finished::of(&mut rig.gateway.operator(&["doctor"])).success();
+    for line in finished.stdout.lines() {
+        assert!(line.starts_with("ok") || line.starts_with("warn"), "{line}");
+    }
+    for check in ["config", "policy", "state", "ca", "envoy", "filters", "gateway", "ports", "roots", "credentials"] {
+        assert_eq!(finding(&rig, check).1["state"], "ok", "{check}: {}", finding(&rig, check).1);
+    }
+    for check in ["dns", "upstream", "spoofing", "clock"] {
+        assert_ne!(finding(&rig, check).1["state"], "fail", "{check}");
+    }
+
+    let key = rig.gateway.state.join("ca.key");
+    let mode = |mode| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o644);
+    let (code, found) = finding(&rig, "state");
+    assert_eq!((code, &found["state"]), (Some(1), &"fail".into()), "{found}");
+    assert!(found["todo"].as_str().unwrap().contains("chmod"), "{found}");
+    mode(0o600);
+
+    let policy = rig.gateway.config().with_file_name("policy.yaml");
+    std::fs::write(&policy, "egress:\n  - gihub\n").unwrap();
+    let (code, found) = finding(&rig, "policy");
+    assert_eq!((code, &found["state"]), (Some(1), &"fail".into()), "{found}");
+    assert!(found["found"].as_str().unwrap().contains("policy.yaml:2:5"), "{found}");
+    let warned = eventually("the gateway warns of it", WITHIN, || {
+        let found = finding(&rig, "gateway").1;
+        (found["state"] == "warn").then_some(found)
+    });
+    assert!(warned["found"].as_str().unwrap().contains("policy"), "{warned}");
+
+    rig.gateway.signal(Signal::TERM);
+    rig.gateway.ended(WITHIN);
+    assert_eq!(finding(&rig, "gateway").1["state"], "warn");
+    assert!(finding(&rig, "ports").1["found"].as_str().unwrap().contains("is free"));
+}
+
+#[test]
+fn readiness_names_what_is_missing() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).build();
+    let readyz = || {
+        let (status, body) = gateway.try_call("GET", "/readyz", None).ok()?;
+        let said: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("/readyz: {error}: {body}"));
+        Some((status, said["ready"].clone(), said["missing"].clone()))
+    };
+    let missing = json!(["envoy: none is connected", "identity: 0 of 1 Envoy threads hold the registry"]);
+    let without_envoy = (503, json!(false), missing);
+    gateway.serve();
+    let said = eventually("the control plane answers", WITHIN, readyz);
+    assert_eq!(said, without_envoy);
+    gateway.start_envoy();
+    assert_eq!(readyz(), Some((200, json!(true), json!([]))));
+    process::signal(gateway.envoy_pid().unwrap(), Signal::KILL);
+    eventually("it is said that Envoy is gone", WITHIN, || (readyz().as_ref() == Some(&without_envoy)).then_some(()));
+}
+
+#[test]
+fn a_policy_is_checked_before_it_is_put_in_place() {
+    let rig = Rig::start();
+    let directory = rig.gateway.config().with_file_name("drafts");
+    std::fs::create_dir(&directory).unwrap();
+    let check = |text: &str| {
+        let draft = directory.join("draft.yaml");
+        std::fs::write(&draft, text).unwrap();
+        Finished::of(&mut rig.gateway.operator(&["policy", "check", draft.to_str().unwrap()]))
+    };
+    check("egress:\n  - github\n").success();
+    let wrong = check("egress:\n  - github\n  - localhost\n");
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    assert!(wrong.stderr.contains("draft.yaml:3:5: ") && wrong.stderr.contains("presets are"), "{wrong:?}");
+    let configured = Finished::of(&mut rig.gateway.operator(&["policy", "check", "--json"])).success();
+    assert_eq!(serde_json::from_str::<Value>(&configured.stdout).unwrap()["ok"], true);
+    let missing = Finished::of(&mut rig.gateway.operator(&["policy", "check", "/nonexistent/policy.yaml"]));
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+}
+
+#[test]
+fn the_audit_is_followed_as_it_goes() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    let id = gateway::container_id(sandbox.address);
+    sandbox.curl(&["https://unlisted.example.com/before"]);
+    rig.gateway.audit_line("/before", |line| line["path"] == "/before");
+    let arguments = ["audit", "tail", "--verdict", "deny", "--container", &id, "-n", "1"];
+    let mut tail = rig.gateway.operator(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains(" deny ") && first.contains("unlisted.example.com/before"), "{first}");
+    sandbox.curl(&["https://api.anthropic.com/allowed"]);
+    sandbox.curl(&["https://unlisted.example.com/after"]);
+    let second = lines.next().unwrap().unwrap();
+    assert!(second.contains("unlisted.example.com/after") && second.contains("egress.host"), "{second}");
+    // It holds up no stop, and ends with the gateway.
+    rig.gateway.signal(Signal::TERM);
+    let stopped = std::time::Instant::now();
+    rig.gateway.ended(WITHIN);
+    println!("stopped within {:?} with a follower", stopped.elapsed());
+    assert!(tail.wait().unwrap().success());
+    assert!(lines.next().is_none());
+
+    rig.gateway.up();
+    let shown =
+        Finished::of(&mut rig.gateway.operator(&["audit", "tail", "--no-follow", "--json", "-n", "2"])).success();
+    let shown: Vec<Value> = shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(shown.iter().map(|line| &line["path"]).collect::<Vec<_>>(), ["/allowed", "/after"]);
+    assert!(process::alive(rig.gateway.pid()));
+}

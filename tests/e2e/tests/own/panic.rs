@@ -1,0 +1,65 @@
+//! A filter that panics, in a build of its own that does so over `/panic`: the request is refused, the filter starts
+//! again, the audit names whose request it was, and whoever does it three times is blocked, and nobody else.
+
+use std::time::Duration;
+use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, policy};
+use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
+
+const HOST: &str = "api.anthropic.com";
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// In absolute form: a tunnel is a stream of the same VM, and ends with it before the answer has come through.
+fn ask(sandbox: &Sandbox, path: &str) -> (u16, Option<String>) {
+    let curled = sandbox.curl(&[&format!("http://{HOST}{path}")]);
+    (curled.status, curled.rule())
+}
+
+fn refused(status: u16, rule: &str) -> (u16, Option<String>) {
+    (status, Some(rule.to_owned()))
+}
+
+/// Waits until `sandbox` is served: a filter that has started again knows nobody at first.
+fn served(sandbox: &Sandbox) {
+    eventually("served", WITHIN, || (ask(sandbox, "/after").0 == 200).then_some(()));
+}
+
+#[tokio::test]
+async fn whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time() {
+    let filters = std::env::var("SALLYPORT_FILTERS_PANIC").expect("SALLYPORT_FILTERS_PANIC is set by run-e2e.sh");
+    let upstream = Upstream::start();
+    // With one worker there is one VM, and whoever is served is served by the one that panics next.
+    let builder = Gateway::with(&policy(&[HOST])).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(&upstream);
+    let gateway = builder.env("SALLYPORT_FILTERS", &filters).workers(1).up();
+    let rig = Rig { upstream, gateway };
+    let (culprit, bystander) = (rig.registered(&[]), rig.registered(&[]));
+    served(&culprit);
+    for time in 1..=3 {
+        // An open stream of somebody else in the same VM: what a panic ends is not held against it.
+        let stream = eventually_async("a stream", WITHIN, async || {
+            let mut client = Client::connect(&bystander, bystander.address, HOST, Http::Two).await?;
+            client.open("/v1/stream").await
+        })
+        .await;
+        assert_eq!(ask(&culprit, "/panic"), refused(503, "listener.filter-failed"), "time {time}");
+        let lines = eventually("the audit's lines", WITHIN, || {
+            let lines: Vec<_> = rig.gateway.audit().into_iter().filter(|line| line["path"] == "/panic").collect();
+            (lines.len() == time).then_some(lines)
+        });
+        let line = lines.last().unwrap();
+        assert_eq!((&line["rule"], &line["panicked"]), (&"listener.filter-failed".into(), &true.into()), "{line}");
+        assert_eq!(line["container_id"], container_id(culprit.address));
+        drop(stream);
+        served(&bystander);
+        if time < 3 {
+            served(&culprit);
+        }
+    }
+    eventually("blocked", WITHIN, || (ask(&culprit, "/once-more") == refused(403, "identity.blocked")).then_some(()));
+    served(&bystander);
+    let (_, record) = rig.gateway.call("GET", &format!("/internal/containers/{}", culprit.address), None);
+    assert!(record.contains("3 times within a minute"), "{record}");
+    assert!(rig.upstream.requests_with("/panic").is_empty());
+
+    rig.gateway.register(culprit.address, &[]);
+    served(&culprit);
+}

@@ -1,0 +1,20 @@
+//! Tests that share one gateway in each module and disturb nobody. tests/run-e2e.sh runs each module in namespaces of
+//! its own, several modules at once.
+
+mod credential_attacks;
+mod credentials;
+mod dns;
+mod gh;
+mod git_and_curl;
+mod github;
+mod hostile;
+mod protocols;
+mod push;
+mod push_corpus;
+mod push_hostile;
+mod readme;
+mod refusals;
+mod registration;
+mod rig;
+mod spellings;
+mod spoofing;

@@ -1,0 +1,273 @@
+//! GitHub's answers about refs and comparisons: missing, late or wrong. The trailer of a push waits for them.
+
+use super::{BOTH, PATIENCE, Place, SOON, TRAILER, Waiting, X, Y, assert_done, assert_reported, rig, two};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use test_support::client::tls;
+use test_support::process::{Signal, stopped};
+use test_support::push::{CONTENT_TYPE, ZERO};
+use test_support::raw::h2;
+use test_support::upstream::pranks::Api;
+use test_support::{Http, Rig, eventually, eventually_async, holds_async};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// As long as a trailer is looked for that could pass by now.
+const COULD_PASS: Duration = Duration::from_millis(500);
+
+#[tokio::test]
+async fn where_a_ref_is_is_not_the_client_s_to_say() {
+    let place = Place::new(rig(), "lies");
+    let (work, seed) = (&place.work, &place.seed);
+    let tip = work.commit(&[seed], "tip");
+    let next = work.commit(&[&tip], "next");
+    let aside = work.commit(&[seed], "aside");
+    for (name, to) in [(X, &tip), (Y, &tip)] {
+        work.deliver(to, name);
+    }
+    let stale = [
+        // An ancestor, from which the new commit descends, but not where the ref is.
+        ("an ancestor", place.body(&[(seed, &aside, X)], &[seed])),
+        ("an ancestor, all in the pack", place.body(&[(seed, &aside, X)], &[])),
+        ("what the pack itself brings", place.body(&[(&aside, &work.commit(&[&aside], "on"), X)], &[seed])),
+        ("zero for what exists", place.body(&[(ZERO, &aside, X)], &[seed])),
+        ("zero, and a fast-forward", place.body(&[(ZERO, &next, X)], &[&tip])),
+        ("of what does not exist", place.body(&[(&tip, &next, "refs/heads/sandbox/none")], &[&tip])),
+        ("one of two", place.body(&[(&tip, &next, Y), (seed, &aside, X)], &[&tip])),
+    ];
+    for http in BOTH {
+        for (what, body) in &stale {
+            let answer = place.push(http, body).await;
+            assert_reported(&format!("{http:?} {what}"), &answer, "push.stale");
+        }
+        // By the names that were given it is one, and it is refused before anything is known of its history.
+        let answer = place.push(http, &place.body(&[(&tip, &aside, X)], &[seed])).await;
+        assert_reported("a rewind", &answer, "push.force");
+        let answer = place.push(http, &place.body(&[(&tip, seed, X)], &[seed])).await;
+        assert_reported("to where it was", &answer, "push.force");
+    }
+    assert_eq!((place.at(X), place.at(Y)), (Some(tip.clone()), Some(tip.clone())));
+    assert_eq!(place.at("refs/heads/sandbox/none"), None);
+    // The innocent one of two has its own reason.
+    let answer = place.push(Http::Two, &stale[6].1).await;
+    assert!(answer.body.contains(&format!("ng {Y} not pushed, because {X} was refused")), "{answer:?}");
+    assert_done("the truth", &place.push(Http::Two, &place.body(&[(&tip, &next, X)], &[&tip])).await, X);
+    assert_eq!(place.at(X), Some(next));
+}
+
+#[tokio::test]
+async fn a_comparison_is_asked_for_once_where_the_pack_does_not_say_it_and_never_where_it_does() {
+    let place = Place::new(rig(), "compared");
+    let (work, seed) = (&place.work, &place.seed);
+    let between = work.commit(&[seed], "between");
+    let [first, second] = ["1", "2"].map(|text| work.commit(&[&between], text));
+    let aside = work.commit(&[seed], "aside");
+    work.deliver(&between, "refs/heads/other");
+    work.deliver(&aside, "refs/heads/sandbox/aside");
+    for name in [X, Y] {
+        work.deliver(seed, name);
+    }
+    // The pack holds none of what lies between.
+    assert_done("open", &place.push(Http::Two, &place.body(&[(seed, &first, X)], &[&between])).await, X);
+    assert_eq!(place.compared(), 1);
+    assert_done("the same", &place.push(Http::One, &place.body(&[(seed, &second, Y)], &[&between])).await, Y);
+    assert_eq!(place.compared(), 1, "it is remembered");
+    let third = work.commit(&[&second], "3");
+    assert_done("a child", &place.push(Http::Two, &place.body(&[(&second, &third, Y)], &[&second])).await, Y);
+    // All in the pack, what GitHub has among it.
+    let fourth = work.commit(&[&third], "4");
+    assert_done("whole", &place.push(Http::Two, &place.body(&[(&third, &fourth, Y)], &[])).await, Y);
+    assert_eq!(place.compared(), 1, "the pack says it");
+    // No: it is asked for each time, and each time refused.
+    for asked in 2..4 {
+        let body = place.body(&[(&aside, &first, "refs/heads/sandbox/aside")], &[&between]);
+        assert_reported("diverged", &place.push(Http::Two, &body).await, "push.force");
+        assert_eq!(place.compared(), asked);
+    }
+    // Back to where it was, with an empty pack as git sends it.
+    assert_reported("back", &place.push(Http::Two, &place.body(&[(&fourth, seed, Y)], &[seed])).await, "push.force");
+    assert_eq!(place.compared(), 4);
+    // What nobody knows is no ancestor: 404.
+    let unknown = work.commit(&[seed], "unknown");
+    let child = work.commit(&[&unknown], "child");
+    let body = place.body(&[(&fourth, &child, Y)], &[&unknown]);
+    assert_reported("nobody knows", &place.push(Http::Two, &body).await, "push.force");
+    assert_eq!((place.at(X), place.at(Y)), (Some(first), Some(fourth)));
+    assert_eq!(place.at("refs/heads/sandbox/aside"), Some(aside));
+}
+
+#[tokio::test]
+async fn while_github_cannot_be_asked_nothing_moves_and_the_next_try_works() {
+    let rig = rig();
+    let cases = [
+        ("git/ref/", Api::Status(500), "push.unconfirmed"),
+        ("git/ref/", Api::Status(403), "push.unconfirmed"),
+        ("git/ref/", Api::Status(404), "push.stale"),
+        ("git/ref/", Api::Garbage, "push.unconfirmed"),
+        ("git/ref/", Api::Held, "push.unconfirmed"),
+        ("compare/", Api::Status(500), "push.unconfirmed"),
+        ("compare/", Api::Status(404), "push.force"),
+        ("compare/", Api::Garbage, "push.unconfirmed"),
+        ("compare/", Api::Held, "push.unconfirmed"),
+    ];
+    let one = async |number: usize, (below, api, rule): (&str, Api, &str)| {
+        let place = Place::new(rig, &format!("unasked-{number}"));
+        let (work, seed) = (&place.work, &place.seed);
+        let between = work.commit(&[seed], "between");
+        let new = work.commit(&[&between], "new");
+        work.deliver(&between, "refs/heads/other");
+        work.deliver(seed, X);
+        let body = place.body(&[(seed, &new, X)], &[&between]);
+        let path = format!("{}/{below}", place.repo);
+        rig.upstream.set_api(&path, Some(api));
+        let begun = Instant::now();
+        let answer = place.push(if number.is_multiple_of(2) { Http::One } else { Http::Two }, &body).await;
+        let what = format!("{below} {api:?} after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert_reported(&what, &answer, rule);
+        if rule == "push.unconfirmed" {
+            assert!(answer.body.contains("fetch, and push again"), "{what}: advice: {answer:?}");
+        }
+        let audit = rig
+            .gateway
+            .audit_line(&what, |line| line["container_ip"] == json!(place.sandbox.address) && line["method"] == "POST");
+        assert_eq!((&audit["verdict"], &audit["rule"]), (&json!("deny"), &json!(rule)), "{audit}");
+        let (came, length) = (place.bytes(), body.len() as u64);
+        assert!(
+            came + TRAILER <= length,
+            "{what}: {came} of {length} bytes arrived, and the ref is at {:?}",
+            place.at(X)
+        );
+        assert_eq!(place.at(X).as_ref(), Some(seed), "{what}");
+        rig.upstream.set_api(&path, None);
+        assert_done(&what, &place.push(Http::Two, &body).await, X);
+        assert_eq!(place.at(X), Some(new), "{what}");
+    };
+    // Two of them take as long as the gateway waits.
+    let (held, prompt): (Vec<_>, Vec<_>) = cases.into_iter().enumerate().partition(|(_, case)| case.1 == Api::Held);
+    let held = async |at: usize| one(held[at].0, held[at].1).await;
+    let prompt = async {
+        for (number, case) in prompt {
+            one(number, case).await;
+        }
+    };
+    tokio::join!(held(0), held(1), prompt);
+}
+
+#[tokio::test]
+async fn the_trailer_goes_on_when_the_answer_has_come_and_not_before() {
+    for ended in [true, false] {
+        let mut waiting = Waiting::begin(rig(), &format!("waits-{ended}")).await;
+        if ended {
+            waiting.upload.end().await.unwrap();
+        }
+        // Nothing more comes, though it could.
+        timeout(Duration::from_millis(300), waiting.upload.hear()).await.expect_err("it is not answered");
+        waiting.assert_nothing_moved();
+        waiting.release();
+        if !ended {
+            waiting.upload.end().await.unwrap();
+        }
+        assert_done("released", &waiting.upload.hear().await.unwrap(), X);
+        assert_eq!(waiting.place.at(X).as_ref(), Some(&waiting.new));
+        assert_eq!(waiting.place.bytes(), waiting.body.len() as u64);
+    }
+}
+
+/// A later stage may hold a request back as well, and when it lets it go Envoy sends all on that has come by then.
+#[tokio::test]
+async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_its_reason() {
+    const SIZE: u64 = 4 << 20;
+    let place = Place::new(rig(), "megabytes");
+    let (work, seed) = (&place.work, &place.seed);
+    let new = work.commit_random(&[seed], SIZE);
+    let body = place.body(&[(ZERO, &new, X)], &[seed]);
+    assert!(body.len() as u64 > SIZE);
+    // Its names are wrong: nothing of it goes on.
+    let wrong = place.body(&[(seed, &new, "refs/heads/main")], &[seed]);
+    assert_reported("by its name", &place.push(Http::Two, &wrong).await, "push.protected");
+    assert_eq!(place.bytes(), 0);
+
+    let api = format!("{}/git/ref/", place.repo);
+    rig().upstream.set_api(&api, Some(Api::Held));
+    let all_but = body.len() as u64 - TRAILER;
+    let held = async {
+        // With the trailer waits what came to the filter together with it, which is no more than Envoy's buffer.
+        eventually_async("all but the end has gone on", SOON, async || match place.bytes() {
+            came if (all_but - (1 << 20)..=all_but).contains(&came) => Ok(()),
+            came => Err(came),
+        })
+        .await;
+        assert_eq!(place.at(X), None);
+        rig().upstream.set_api(&api, None);
+    };
+    let (answer, ()) = tokio::join!(place.push(Http::Two, &body), held);
+    assert_done("when it is allowed", &answer, X);
+    assert_eq!(place.at(X), Some(new));
+
+    // What is refused while it flows is dropped to its end and told.
+    let (before, tip) = (place.bytes(), work.commit(&[seed], "tip"));
+    work.deliver(&tip, X);
+    let aside = work.commit_random(&[seed], SIZE);
+    let stale = place.body(&[(seed, &aside, X)], &[seed]);
+    assert_reported("by its ref", &place.push(Http::Two, &stale).await, "push.stale");
+    assert!(place.bytes() - before + TRAILER <= stale.len() as u64);
+    assert_eq!(place.at(X), Some(tip));
+}
+
+#[tokio::test]
+async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
+    let rig = Rig::start();
+    for (number, refused) in [false, true].into_iter().enumerate() {
+        let place = Place::new(&rig, &format!("credential-{number}"));
+        let (work, seed) = (&place.work, &place.seed);
+        let between = work.commit(&[seed], "between");
+        let (new, aside) = (work.commit(&[&between], "new"), work.commit(&[seed], "aside"));
+        let old = if refused { &aside } else { seed };
+        work.deliver(&between, "refs/heads/other");
+        work.deliver(old, X);
+        // Both workers know who this is.
+        for _ in 0..8 {
+            assert_eq!(place.push(Http::Two, b"0000").await.status, 200);
+        }
+        let before = place.bytes();
+        let compare = format!("{}/compare/", place.repo);
+        rig.upstream.set_api(&compare, Some(Api::Held));
+        let body = place.body(&[(old, &new, X)], &[&between]);
+        let path = place.path();
+        let fields = two("POST", &path, &[("content-type", CONTENT_TYPE)]);
+        let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::Two).await.unwrap();
+        rig.gateway.signal(Signal::STOP);
+        eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+        let pieces: [&[u8]; 3] = [&body[..100], &body[100..], b""];
+        let read = Notify::new();
+        let asked = h2::ask_in_pieces_noting(&mut stream, &fields, &pieces, &read);
+        let released = async {
+            timeout(SOON, read.notified()).await.expect("the gateway reads all of the push");
+            rig.gateway.signal(Signal::CONT);
+            eventually_async("the comparison is asked for", SOON, async || match place.compared() {
+                0 => Err(()),
+                _ => Ok(()),
+            })
+            .await;
+            let kept_back = || place.bytes() - before + TRAILER <= body.len() as u64;
+            holds_async("the trailer waits for the comparison", COULD_PASS, kept_back).await;
+            let (came, at) = (place.bytes() - before, place.at(X));
+            rig.upstream.set_api(&compare, None);
+            (came, at)
+        };
+        let (answer, (came, at)) = tokio::join!(asked, released);
+        assert!(
+            came + TRAILER <= body.len() as u64,
+            "{came} of {} bytes arrived, and the ref is at {at:?}",
+            body.len()
+        );
+        assert_eq!(at.as_ref(), Some(old));
+        let answer = answer.unwrap().answer();
+        match refused {
+            true => assert_reported("diverged", &answer, "push.force"),
+            false => assert_done("ahead", &answer, X),
+        }
+        assert_eq!(place.at(X).as_ref(), Some(if refused { old } else { &new }));
+    }
+}

@@ -1,0 +1,12 @@
+//! The targets, each a function of one input that panics where it finds something.
+
+macro_rules! targets {
+    ($($name:ident),*) => {
+        $(pub mod $name;)*
+
+        /// Every target by its name.
+        pub const ALL: &[(&str, fn(&[u8]))] = &[$((stringify!($name), $name::run)),*];
+    };
+}
+
+targets!(advertisement, chain, graphql, host, json, pack, pktline, push, receive_pack, refname, target);

@@ -1,0 +1,291 @@
+//! One stream through all filters, natively, with its events in the fuzzer's order: parts of bodies, early responses,
+//! gRPC answers, trailers, resets. No order makes a filter panic. The end of a refused push never reaches the upstream,
+//! the upstream gets the bytes that were judged, and every stream ends with a response or a reset.
+
+use crate::Choices;
+use crate::chain_support::{self, body_of_a_push, config, pack, push_request, push_to};
+use envoy_stand_in::{Arrived, Call, Credential, Envoy, Reply, Request, Stage, StreamId};
+use registry_proto::WatchResponse;
+use registry_proto::github::ConfirmResponse;
+use registry_proto::push::{DescendsResponse, ReadRefsResponse, Ref};
+use std::time::Duration;
+
+/// The bytes at the end of a pack: its hash.
+const TRAILER: usize = 20;
+/// What the credential stage puts into a request.
+const SECRET: &str = "ghs_0123456789abcdefghijklmnopqrstuvwxyz";
+/// The most events before all that is left is brought to its end.
+const MOST_EVENTS: usize = 48;
+
+/// A request, and what may arrive of it.
+struct Case {
+    request: Request,
+    body: Vec<u8>,
+    expect: Expect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    /// It may arrive, unchanged in its body.
+    Same,
+    /// It may arrive, with a body that says the same.
+    Json,
+    /// A push that may pass.
+    Push,
+    /// A push of which the last bytes may never arrive.
+    Refused,
+    /// Nothing may arrive.
+    Nothing,
+}
+
+fn api(method: &str, path: &str) -> Request {
+    Request::new(method, "api.github.com", path).with("content-type", "application/json")
+}
+
+fn case(kind: usize) -> Case {
+    let text = |request: Request, text: &str, expect| Case { request, body: text.into(), expect };
+    let push = |body: Vec<u8>, expect| Case { request: push_request(), body, expect };
+    let issue = r#"{ "title" : "a" , "body":"two"}"#;
+    let comment = r#"{"query":"mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}",
+        "variables":{"i":{"subjectId":"I_kwDOAAAAB84AAAAB","body":"hello"}}}"#;
+    match kind % 12 {
+        0 | 1 => push(body_of_a_push(), Expect::Push),
+        2 => push(push_to("refs/heads/main"), Expect::Refused),
+        3 => {
+            let mut body = body_of_a_push();
+            let at = body.len() - TRAILER - 3;
+            body[at] ^= 0x55;
+            push(body, Expect::Refused)
+        }
+        // A push of nothing.
+        4 => push(b"0000".to_vec(), Expect::Push),
+        5 => text(api("POST", "/repos/acme/app/issues"), issue, Expect::Json),
+        6 => text(api("POST", "/repos/acme/other/issues"), issue, Expect::Nothing),
+        7 => text(api("POST", "/graphql"), comment, Expect::Json),
+        8 => text(Request::new("PUT", "files.example", "/a"), "anything at all", Expect::Same),
+        9 => text(Request::new("PUT", "elsewhere.example", "/a"), "anything at all", Expect::Nothing),
+        10 => {
+            let request = Request { source: "172.18.0.6:1".into(), ..Request::new("PUT", "files.example", "/a") };
+            text(request, "anything at all", Expect::Nothing)
+        }
+        _ => {
+            let request = Request::new("GET", "github.com", "/acme/app.git/info/refs?service=git-receive-pack");
+            text(request.whole(), "", Expect::Same)
+        }
+    }
+}
+
+fn reply(call: &Call, choice: usize) -> Reply {
+    match (choice % 8, call) {
+        (6, _) => Reply::Status(14),
+        (7, _) => Reply::Bytes(b"\xff\xff".to_vec()),
+        (choice, Call::Confirm(_)) => {
+            Reply::Confirm(ConfirmResponse { confirmed: choice < 4, reason: "not yours".into() })
+        }
+        (choice, Call::ReadRefs(asked)) => {
+            let other = |at: &Ref| Ref { name: at.name.clone(), object: vec![7; 20] };
+            let others = if choice < 4 { vec![] } else { asked.refs.iter().map(other).collect() };
+            Reply::ReadRefs(ReadRefsResponse { others })
+        }
+        (choice, Call::Descends(asked)) => {
+            Reply::Descends(DescendsResponse { descends: vec![choice < 4; asked.descents.len()] })
+        }
+        (_, call) => chain_support::github(call),
+    }
+}
+
+fn advertisement() -> Vec<u8> {
+    let old = pack::hex(&[9; 20]);
+    let first = format!("{old} refs/heads/main\0report-status delete-refs side-band-64k ofs-delta push-cert=x\n");
+    let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
+    [line("# service=git-receive-pack\n"), "0000".into(), line(&first), "0000".into()].concat().into_bytes()
+}
+
+/// Runs one input.
+pub fn run(input: &[u8]) {
+    let mut choices = Choices(input);
+    let Case { mut request, body, expect } = case(usize::from(choices.byte()));
+    let setting = usize::from(choices.byte());
+    if setting & 1 != 0 {
+        request.waiting.push(Stage::Credentials);
+    }
+    if setting & 2 != 0 {
+        request.waiting.push(Stage::ForwardProxy);
+    }
+    if setting & 4 != 0 && !request.end {
+        request = request.with("content-length", &body.len().to_string());
+    }
+    let (at_once, wish) = (setting & 8 != 0, setting >> 4);
+    let advertises = request.end;
+    let answers = move |call: &Call| if at_once { reply(call, wish) } else { Reply::Later };
+    let mut envoy = Envoy::start(config(), answers);
+    if setting & 0x80 != 0 {
+        envoy.unreachable(["ReadRefs", "Descends", "Confirm", "Lookup"][wish % 4]);
+    }
+    envoy.credentials(|_| Credential::Put {
+        name: "authorization".into(),
+        value: format!("Bearer {SECRET}").into_bytes(),
+        place: "header authorization 7 0".into(),
+    });
+    let mut drive = Drive { sent: 0, ended: request.end, body, advertises, id: envoy.open(request) };
+    for _ in 0..MOST_EVENTS {
+        if choices.0.is_empty() || envoy.over(drive.id) {
+            break;
+        }
+        let (event, how) = (usize::from(choices.byte()), usize::from(choices.byte()));
+        drive.event(&mut envoy, event, how);
+        drive.promises(&envoy, expect);
+    }
+    drive.to_the_end(&mut envoy);
+    drive.promises(&envoy, expect);
+    let client = envoy.client(drive.id);
+    assert!(envoy.over(drive.id) && (client.ended || client.reset), "it hangs: {}", drive.told(&envoy));
+}
+
+struct Drive {
+    id: StreamId,
+    body: Vec<u8>,
+    sent: usize,
+    ended: bool,
+    advertises: bool,
+}
+
+impl Drive {
+    fn event(&mut self, envoy: &mut Envoy, event: usize, how: usize) {
+        match event % 16 {
+            0..=3 => self.send(envoy, how % 64, event & 0x10 != 0),
+            4 => self.send(envoy, self.body.len().saturating_sub(self.sent + how % 32), event & 0x10 != 0),
+            5 => self.send(envoy, 0, true),
+            6 if how & 7 == 0 && !self.ended => {
+                self.ended = true;
+                envoy.client_trailers(self.id, vec![("x-end".into(), b"1".to_vec())]);
+            }
+            7 => self.response(envoy, [200, 200, 200, 404, 500][how % 5], how & 0x80 != 0),
+            8 => self.respond(envoy, how, event & 0x10 != 0),
+            9 => {
+                let trailers = vec![("x-echo".into(), SECRET.as_bytes().to_vec())];
+                envoy.upstream_trailers(self.id, trailers);
+            }
+            10 | 11 => {
+                let calls = envoy.calls();
+                if let Some((token, call)) = calls.get(how % calls.len().max(1)) {
+                    envoy.answer(*token, reply(call, event >> 4));
+                }
+            }
+            12 => envoy.goes_on(self.id, [Stage::Credentials, Stage::ForwardProxy][how % 2]),
+            13 => envoy.pass(Duration::from_millis(100 * u64::try_from(how % 8).unwrap_or(0))),
+            14 if how & 3 == 0 => envoy.upstream_resets(self.id),
+            15 if how & 7 == 0 => envoy.client_resets(self.id),
+            15 if how & 7 == 1 => {
+                let removals = vec![vec![172, 18, 0, 5]];
+                envoy.registry(&WatchResponse { version: 2, removals, ..WatchResponse::default() });
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, envoy: &mut Envoy, count: usize, end: bool) {
+        let to = self.body.len().min(self.sent + count);
+        if !self.ended {
+            let end = end && to == self.body.len();
+            self.ended = end;
+            envoy.client_sends(self.id, &self.body[self.sent..to], end);
+            self.sent = to;
+        }
+    }
+
+    fn response(&self, envoy: &mut Envoy, status: u16, end: bool) {
+        let kind = if self.advertises {
+            "application/x-git-receive-pack-advertisement"
+        } else {
+            "application/x-git-receive-pack-result"
+        };
+        envoy.upstream_headers(self.id, status, &[("content-type", kind), ("x-echo", SECRET)], end);
+    }
+
+    fn respond(&self, envoy: &mut Envoy, how: usize, end: bool) {
+        let all = if self.advertises { advertisement() } else { chain_support::report() };
+        let part = if how & 1 == 0 { &all[..] } else { &all[..how.min(all.len())] };
+        envoy.upstream_sends(self.id, part, end);
+    }
+
+    /// Brings everything to its end: what a client, an upstream and a control plane do that take part.
+    fn to_the_end(&mut self, envoy: &mut Envoy) {
+        envoy.goes_on(self.id, Stage::Credentials);
+        envoy.goes_on(self.id, Stage::ForwardProxy);
+        self.send(envoy, self.body.len(), true);
+        for _ in 0..8 {
+            for (token, call) in envoy.calls() {
+                envoy.answer(token, reply(&call, 0));
+            }
+        }
+        envoy.pass(Duration::from_secs(40));
+        if !envoy.over(self.id) {
+            self.response(envoy, 200, false);
+            self.respond(envoy, 0, true);
+            envoy.upstream_sends(self.id, &[], true);
+        }
+        envoy.pass(Duration::from_secs(1));
+    }
+
+    fn told(&self, envoy: &Envoy) -> String {
+        let (upstream, client) = (envoy.upstream(self.id), envoy.client(self.id));
+        let brief = |arrived: &Arrived| {
+            let (status, bytes) = (arrived.status(), arrived.body.len());
+            format!("status {status}, {bytes} bytes, ended {}, reset {}", arrived.ended, arrived.reset)
+        };
+        format!(
+            "rule {:?}, {} of {} bytes sent, ended {}; upstream: {}; client: {}; stopped: {:?}; log: {:?}",
+            envoy.rule(self.id),
+            self.sent,
+            self.body.len(),
+            self.ended,
+            brief(&upstream),
+            brief(&client),
+            envoy.stopped(self.id),
+            envoy.lines(3),
+        )
+    }
+
+    fn promises(&self, envoy: &Envoy, expect: Expect) {
+        let (upstream, client) = (envoy.upstream(self.id), envoy.client(self.id));
+        let told = || self.told(envoy);
+        let whole = upstream.ended && !upstream.reset;
+        let rule = envoy.rule(self.id);
+        match expect {
+            Expect::Nothing => assert!(upstream.headers.is_empty(), "what is refused has arrived: {}", told()),
+            Expect::Same => assert!(self.body.starts_with(&upstream.body), "another body has arrived: {}", told()),
+            Expect::Json if upstream.ended => {
+                let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON");
+                let query = |mut value: serde_json::Value| {
+                    // It is written anew.
+                    value["query"] = serde_json::Value::Null;
+                    value
+                };
+                let (have, sent) = (query(json(&upstream.body)), query(json(&self.body)));
+                assert_eq!(have, sent, "another body has arrived: {}", told());
+                let length = upstream.header("content-length");
+                assert!(length.is_none_or(|length| length == upstream.body.len().to_string()), "{}", told());
+            }
+            Expect::Json => assert!(upstream.body.is_empty(), "a part has arrived: {}", told()),
+            Expect::Push | Expect::Refused => {
+                assert!(self.body.starts_with(&upstream.body), "another push has arrived: {}", told());
+                let late = !upstream.body.is_empty() && upstream.body.len() + TRAILER > self.body.len();
+                assert!(!(late && expect == Expect::Refused), "the end of a refused push has arrived: {}", told());
+                assert!(
+                    !late || rule == "push.allowed",
+                    "the end of a push has arrived before its verdict: {}",
+                    told()
+                );
+                // Without its hash git takes nothing of it.
+                let early = whole && upstream.body != self.body;
+                assert!(!early || rule != "push.allowed", "a push has ended early: {}", told());
+            }
+        }
+        let holds = |fields: &[(String, Vec<u8>)]| {
+            fields.iter().any(|(_, value)| value.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()))
+        };
+        let trailers = client.trailers.as_deref().unwrap_or_default();
+        assert!(!holds(&client.headers) && !holds(trailers), "the credential is told: {}", told());
+    }
+}
