@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures::Stream;
+use policy::Decision;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
@@ -48,7 +49,7 @@ struct Wanted {
     follow: Option<Switch>,
     last: Option<usize>,
     container: Option<String>,
-    verdict: Option<Verdict>,
+    verdict: Option<Decision>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -59,19 +60,12 @@ enum Switch {
     On,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Allow,
-    Deny,
-}
-
 /// Which lines pass.
 #[derive(Clone, Debug, Default)]
 struct Choice {
     /// An id, or an address in any spelling.
     container: Option<(String, Option<IpAddr>)>,
-    verdict: Option<&'static str>,
+    verdict: Option<Decision>,
 }
 
 impl Choice {
@@ -80,11 +74,7 @@ impl Choice {
             let address = text.parse::<IpAddr>().ok().map(|address| address.to_canonical());
             (text, address)
         });
-        let verdict = wanted.verdict.map(|verdict| match verdict {
-            Verdict::Allow => "allow",
-            Verdict::Deny => "deny",
-        });
-        Self { container, verdict }
+        Self { container, verdict: wanted.verdict }
     }
 
     fn takes(&self, key: &Key) -> bool {
@@ -172,18 +162,18 @@ fn events(follower: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
 mod tests {
     use super::*;
 
-    fn key(id: Option<&str>, address: &str, verdict: &str) -> Key {
+    fn key(id: Option<&str>, address: &str) -> Key {
         let container_ip = Some(address.parse().unwrap());
-        Key { container_id: id.map(str::to_owned), container_ip, verdict: verdict.into() }
+        Key { container_id: id.map(str::to_owned), container_ip, verdict: Decision::Deny }
     }
 
     fn record(number: usize) -> Record {
-        Record { key: Arc::new(key(None, "10.0.0.1", "deny")), json: number.to_string().into() }
+        Record { key: Arc::new(key(None, "10.0.0.1")), json: number.to_string().into() }
     }
 
     #[test]
     fn lines_are_chosen_by_container_and_verdict() {
-        let known = key(Some("box"), "10.0.0.5", "deny");
+        let known = key(Some("box"), "10.0.0.5");
         let of = |container: Option<&str>, verdict| {
             Choice::of(&Wanted { container: container.map(str::to_owned), verdict, ..Default::default() })
         };
@@ -191,14 +181,14 @@ mod tests {
             (of(None, None), true),
             (of(Some("box"), None), true),
             (of(Some("10.0.0.5"), None), true),
-            (of(Some("::ffff:10.0.0.5"), Some(Verdict::Deny)), true),
-            (of(Some("box"), Some(Verdict::Allow)), false),
+            (of(Some("::ffff:10.0.0.5"), Some(Decision::Deny)), true),
+            (of(Some("box"), Some(Decision::Allow)), false),
             (of(Some("bo"), None), false),
             (of(Some("10.0.0.50"), None), false),
         ] {
             assert_eq!(choice.takes(&known), taken, "{choice:?}");
         }
-        assert!(!of(Some(""), None).takes(&key(None, "10.0.0.5", "deny")));
+        assert!(!of(Some(""), None).takes(&key(None, "10.0.0.5")));
     }
 
     #[tokio::test]

@@ -3,19 +3,19 @@
 //! What the identity filter decided travels with a request as filter state, what the credential stage decided as
 //! dynamic metadata, what Envoy itself decided as a header of its answer.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::core::v3::{RequestMethod, address};
 use envoy_types::pb::envoy::data::accesslog::v3::{
-    AccessLogCommon, AccessLogType, HttpAccessLogEntry, TcpAccessLogEntry,
+    AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpResponseProperties, TcpAccessLogEntry,
 };
 use envoy_types::pb::google::protobuf::{BytesValue, Struct, value::Kind};
 use jiff::Timestamp;
-use policy::{RULE_HEADER, Rule};
+use policy::{Decided, Decision, Note, RULE_HEADER, Rule, Unreadable};
 use prost::Message;
-use serde::Deserialize;
 
-use super::{Event, Line, Update};
+use super::{Action, Event, Http, Line, Origin, Who};
 use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
@@ -23,25 +23,6 @@ const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
 
 /// What of one value of a peer's is kept, in bytes: a target can be 60 KiB long, and the audit's size is bounded.
 const MAX_TEXT: usize = 2_048;
-
-/// What the identity filter says of a request.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Decision {
-    request_id: String,
-    container_id: Option<String>,
-    stage: String,
-    verdict: String,
-    rule: String,
-    reason: String,
-    operation: Option<String>,
-    class: Option<String>,
-    repo: Option<String>,
-    updates: Vec<Update>,
-    commits: Option<u64>,
-    pack_bytes: Option<u64>,
-    policy_version: Option<String>,
-}
 
 /// The line of a request. None for a CONNECT that was opened, since what happens inside has lines of its own, and
 /// none for the start of what nobody has decided yet.
@@ -65,75 +46,79 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     if method == "CONNECT" && (status == 200 || event == Event::Start) {
         return None;
     }
-    let noted = common
-        .filter_state_objects
-        .get(AUDIT_STATE)
-        .and_then(|state| BytesValue::decode(state.value.as_slice()).ok())
-        .and_then(|state| serde_json::from_slice::<Decision>(&state.value).ok());
+    let noted = common.filter_state_objects.get(AUDIT_STATE).map(|state| {
+        let state = BytesValue::decode(state.value.as_slice()).unwrap_or_default();
+        Note::read(&state.value)
+    });
     if noted.is_none() && event == Event::Start {
         return None;
     }
-    let mut decision = noted.unwrap_or_else(|| Decision {
-        // No filter of ours was asked: Envoy answered by itself.
-        stage: "listener".into(),
-        verdict: "deny".into(),
-        rule: Rule::ListenerClosed.name().into(),
-        reason: response.response_code_details.clone(),
-        ..Default::default()
-    });
-    let authz = common.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA));
-    if let Some(later) = authz
-        && let Some(verdict) = text(later, "verdict")
-        && decision.verdict == "allow"
-    {
-        let field = |name: &str| text(later, name).unwrap_or_default();
-        (decision.stage, decision.verdict) = (field("stage"), verdict);
-        (decision.rule, decision.reason) = (field("rule"), field("reason"));
-    }
-    // An answer of Envoy's own, after all stages allowed or before any was asked; an upstream's header of this name
-    // is removed before.
-    if let Some(rule) = response.response_headers.get(RULE_HEADER)
-        && (decision.verdict == "allow" || decision.rule == Rule::ListenerClosed.name())
-    {
-        decision.stage = Rule::named(rule).map_or("listener", |rule| rule.stage().name()).to_owned();
-        decision.verdict = "deny".into();
-        decision.rule.clone_from(rule);
-        decision.reason.clone_from(&response.response_code_details);
-    }
-    if decision.verdict != "allow" {
-        // Whatever was meant, it was no permission.
-        decision.verdict = "deny".into();
-        for (field, unnamed) in [(&mut decision.stage, "listener"), (&mut decision.rule, Rule::ListenerUnnamed.name())]
-        {
-            if field.is_empty() {
-                unnamed.clone_into(field);
-            }
-        }
-    }
-    let request_id = if decision.request_id.is_empty() { common.stream_id.clone() } else { decision.request_id };
+    let decided = decided(noted.as_ref(), &common, &response);
+    let note = noted.and_then(Result::ok);
+    let operation = note.as_ref().and_then(|note| note.operation.as_ref());
     Some(Line {
-        request_id: clean(&request_id),
-        container_id: decision.container_id,
-        stage: decision.stage,
-        verdict: decision.verdict,
-        rule: decision.rule,
-        reason: clean(&decision.reason),
-        method: clean(&method),
-        host: clean(&request.authority),
-        path: clean(&without_values(&request.path)),
-        status,
-        bytes_up: request.request_body_bytes,
-        bytes_down: response.response_body_bytes,
-        operation: decision.operation.as_deref().map(clean),
-        class: decision.class,
-        repo: decision.repo,
-        updates: decision.updates,
-        commits: decision.commits,
-        pack_bytes: decision.pack_bytes,
-        policy_version: decision.policy_version,
+        who: Who {
+            request_id: clean(note.as_ref().map_or(&common.stream_id, |note| &note.request_id)),
+            container_id: note.as_ref().and_then(|note| note.container_id.clone()),
+            container_ip: peer(&common),
+        },
+        decided: Decided { reason: clean(&decided.reason), ..decided },
+        http: Http {
+            method: clean(&method),
+            host: clean(&request.authority),
+            path: clean(&without_values(&request.path)),
+            status,
+            bytes_up: request.request_body_bytes,
+            bytes_down: response.response_body_bytes,
+            duration_ms: milliseconds(&common, event),
+        },
+        action: operation.map(|known| Action { operation: clean(&known.name), class: known.class }),
+        push: note.as_ref().and_then(|note| note.push.clone()),
+        policy_version: note.map(|note| note.policy_version),
         panicked: common.filter_state_objects.contains_key(PANIC_STATE),
-        ..base(&common, event)
+        origin: Origin::default(),
+        ts: began(&common),
+        event,
     })
+}
+
+/// What was decided about a request. In this order: a denial of the filters, a denial of the credential stage, Envoy's
+/// own refusal, the permission of the credential stage, the permission of the filters. Without any of them Envoy ended
+/// the request before a stage was asked.
+fn decided(
+    noted: Option<&Result<Note, Unreadable>>,
+    common: &AccessLogCommon,
+    response: &HttpResponseProperties,
+) -> Decided {
+    let filters = noted.map(|noted| noted.as_ref().map_or_else(unnamed, |note| note.decided.clone()));
+    // The credential stage is asked only for what the filters let pass. Envoy's own fields stand beside its words.
+    let passed = filters.as_ref().is_some_and(|decided| decided.verdict == Decision::Allow);
+    let authz = common.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA));
+    let authz = authz
+        .filter(|words| passed && text(words, "verdict").is_some())
+        .map(|words| Decided::from_words(|name| text(words, name)).unwrap_or_else(|error| unnamed(&error)));
+    // An upstream's header of this name is removed before.
+    let envoy = response.response_headers.get(RULE_HEADER).map(|name| match Rule::named(name) {
+        Some(rule) => Decided::denied(rule, response.response_code_details.clone()),
+        None => unnamed(format!("no rule is called {name:?}")),
+    });
+    let only = |decided: &Option<Decided>, verdict| decided.clone().filter(|decided| decided.verdict == verdict);
+    [
+        only(&filters, Decision::Deny),
+        only(&authz, Decision::Deny),
+        envoy,
+        only(&authz, Decision::Allow),
+        only(&filters, Decision::Allow),
+    ]
+    .into_iter()
+    .find_map(|decided| decided)
+    .unwrap_or_else(|| Decided::denied(Rule::ListenerClosed, response.response_code_details.clone()))
+}
+
+/// The decision about a request whose own cannot be read: no permission, whatever was meant.
+fn unnamed(why: impl Display) -> Decided {
+    tracing::error!(%why, "BUG: a decision cannot be read; its audit line is named {}", Rule::ListenerUnnamed);
+    Decided::denied(Rule::ListenerUnnamed, why.to_string())
 }
 
 /// The line of a TLS handshake that came to nothing. None for a connection that ended after its handshake or before
@@ -154,58 +139,45 @@ pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
     let bytes = entry.connection_properties.unwrap_or_default();
     let tls = common.tls_properties.clone().unwrap_or_default();
     Some(Line {
-        stage: "listener".into(),
-        verdict: "deny".into(),
-        rule: Rule::ListenerHandshake.name().into(),
-        reason: clean(reason),
-        host: clean(&tls.tls_sni_hostname),
-        bytes_up: bytes.received_bytes,
-        bytes_down: bytes.sent_bytes,
-        ..base(&common, Event::End)
+        ts: began(&common),
+        event: Event::End,
+        who: Who { request_id: clean(&common.stream_id), container_id: None, container_ip: peer(&common) },
+        decided: Decided::denied(Rule::ListenerHandshake, clean(reason)),
+        http: Http {
+            host: clean(&tls.tls_sni_hostname),
+            bytes_up: bytes.received_bytes,
+            bytes_down: bytes.sent_bytes,
+            duration_ms: milliseconds(&common, Event::End),
+            ..Http::default()
+        },
+        action: None,
+        push: None,
+        policy_version: None,
+        panicked: false,
+        origin: Origin::default(),
     })
 }
 
-/// What both kinds of entry say in the same place.
-fn base(common: &AccessLogCommon, event: Event) -> Line {
-    let peer = common.downstream_remote_address.as_ref().and_then(|address| match address.address.as_ref()? {
-        address::Address::SocketAddress(socket) => socket.address.parse::<IpAddr>().ok(),
-        _ => None,
-    });
+fn peer(common: &AccessLogCommon) -> Option<IpAddr> {
+    let address::Address::SocketAddress(socket) = common.downstream_remote_address.as_ref()?.address.as_ref()? else {
+        return None;
+    };
+    socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+fn began(common: &AccessLogCommon) -> Timestamp {
     let start = common.start_time.unwrap_or_default();
+    Timestamp::new(start.seconds, start.nanos).unwrap_or_default()
+}
+
+fn milliseconds(common: &AccessLogCommon, event: Event) -> u64 {
     let milliseconds = match (common.duration, event) {
         (Some(lasted), _) => lasted.seconds.saturating_mul(1_000).saturating_add((lasted.nanos / 1_000_000).into()),
         // Envoy has none yet.
         (None, Event::Start) => i64::try_from(LONG.as_millis()).unwrap_or(i64::MAX),
         (None, Event::End) => 0,
     };
-    Line {
-        ts: Timestamp::new(start.seconds, start.nanos).unwrap_or_default(),
-        event,
-        request_id: clean(&common.stream_id),
-        container_id: None,
-        container_ip: peer.map(|ip| ip.to_canonical()),
-        stage: String::new(),
-        verdict: String::new(),
-        rule: String::new(),
-        reason: String::new(),
-        method: String::new(),
-        host: String::new(),
-        path: String::new(),
-        status: 0,
-        bytes_up: 0,
-        bytes_down: 0,
-        duration_ms: milliseconds.try_into().unwrap_or_default(),
-        operation: None,
-        class: None,
-        repo: None,
-        updates: Vec::new(),
-        commits: None,
-        pack_bytes: None,
-        policy_version: None,
-        panicked: false,
-        envoy: String::new(),
-        seq: 0,
-    }
+    milliseconds.try_into().unwrap_or_default()
 }
 
 /// A peer's text as an operator can look at it: no control characters, and not longer than [`MAX_TEXT`].
@@ -228,9 +200,9 @@ fn without_values(target: &str) -> String {
     format!("{path}?{}", query.join("&"))
 }
 
-fn text(fields: &Struct, name: &str) -> Option<String> {
+fn text<'a>(fields: &'a Struct, name: &str) -> Option<&'a str> {
     match fields.fields.get(name)?.kind.as_ref()? {
-        Kind::StringValue(text) => Some(text.clone()),
+        Kind::StringValue(text) => Some(text),
         _ => None,
     }
 }
@@ -240,12 +212,11 @@ fn text(fields: &Struct, name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use envoy_types::pb::envoy::config::core::v3::Metadata;
-    use envoy_types::pb::envoy::data::accesslog::v3::{
-        HttpRequestProperties, HttpResponseProperties, ResponseFlags, TlsProperties,
-    };
+    use envoy_types::pb::envoy::data::accesslog::v3::{HttpRequestProperties, ResponseFlags, TlsProperties};
     use envoy_types::pb::google::protobuf::{Any, UInt32Value, Value};
+    use policy::github::Class;
 
-    const ALLOWED: &str = r#"{"request_id":"7","container_id":"box","stage":"identity","verdict":"allow","rule":"egress.host","reason":"","policy_version":"p1"}"#;
+    const ALLOWED: &str = r#"{"request_id":"7","container_id":"box","decided":{"stage":"identity","verdict":"allow","rule":"egress.host","reason":""},"policy_version":"p1"}"#;
 
     fn entry(method: &str, status: u32, noted: Option<&str>) -> HttpAccessLogEntry {
         let state = noted.map(|json| {
@@ -294,24 +265,25 @@ mod tests {
 
     /// Verdict, stage and rule.
     fn said(line: &Line) -> [&str; 3] {
-        [&line.verdict, &line.stage, &line.rule]
+        let decided = &line.decided;
+        [decided.verdict.name(), decided.stage.name(), decided.rule.name()]
     }
 
     #[test]
     fn the_method_is_the_token_that_was_sent() {
         for method in ["GET", "PURGE", "M-SEARCH", "get"] {
-            assert_eq!(http(entry(method, 200, Some(ALLOWED))).unwrap().method, method);
+            assert_eq!(http(entry(method, 200, Some(ALLOWED))).unwrap().http.method, method);
         }
         let mut without = entry("", 400, None);
         without.request.as_mut().unwrap().request_headers.clear();
-        assert_eq!(http(without).unwrap().method, "", "Envoy understood none");
+        assert_eq!(http(without).unwrap().http.method, "", "Envoy understood none");
     }
 
     #[test]
     fn an_opened_connect_has_no_line_and_a_refused_one_has() {
         assert!(http(entry("CONNECT", 200, Some(ALLOWED))).is_none());
         assert!(http(started(entry("CONNECT", 0, Some(ALLOWED)))).is_none());
-        assert_eq!(http(entry("CONNECT", 403, Some(ALLOWED))).unwrap().status, 403);
+        assert_eq!(http(entry("CONNECT", 403, Some(ALLOWED))).unwrap().http.status, 403);
         assert_eq!(http(entry("GET", 200, Some(ALLOWED))).unwrap().event, Event::End);
     }
 
@@ -337,20 +309,47 @@ mod tests {
 
     #[test]
     fn a_denial_always_has_stage_and_rule() {
-        let cases = [
-            entry("GET", 0, None),
+        let renamed = ALLOWED.replace("decided", "decision");
+        for unreadable in [
             entry("GET", 403, Some("{}")),
             entry("GET", 403, Some("no json")),
-            entry("GET", 403, Some(r#"{"verdict":"perhaps"}"#)),
+            entry("GET", 200, Some(&renamed)),
+            entry("GET", 200, Some(&ALLOWED.replace("egress.host", "egress.new"))),
             with_authz(entry("GET", 403, Some(ALLOWED)), &[("verdict", "deny")]),
+            with_authz(entry("GET", 200, Some(ALLOWED)), &[("verdict", "perhaps")]),
             answered_by_envoy(entry("GET", 403, Some(ALLOWED)), "new.rule"),
-            HttpAccessLogEntry::default(),
-        ];
-        for entry in cases {
-            let line = http(entry).unwrap();
-            assert_eq!(line.verdict, "deny");
-            assert!(!line.stage.is_empty() && !line.rule.is_empty(), "{line:?}");
+        ] {
+            let line = http(unreadable).unwrap();
+            assert_eq!(said(&line), ["deny", "listener", "listener.unnamed"], "{line:?}");
+            assert!(!line.decided.reason.is_empty(), "{line:?}");
         }
+        for unasked in [entry("GET", 0, None), HttpAccessLogEntry::default()] {
+            assert_eq!(said(&http(unasked).unwrap()), ["deny", "listener", "listener.closed"]);
+        }
+    }
+
+    #[test]
+    fn a_line_is_flat_and_its_fields_stand_in_order() {
+        let update = policy::UpdateNote {
+            name: "refs/heads/x".into(),
+            old: None,
+            new: Some("1".into()),
+            kind: policy::push::Change::Create,
+        };
+        let push = policy::PushNote { repo: "o/r".into(), updates: vec![update], commits: 1, pack_bytes: 2 };
+        let operation = policy::github::Operation { name: "git/receive-pack".into(), class: Class::WriteRef };
+        let note = Note::read(ALLOWED.as_bytes()).unwrap().allowed(Rule::PushAllowed);
+        let note = note.about(Some(&operation)).of_push(push).to_bytes();
+        let line = http(entry("POST", 200, Some(std::str::from_utf8(&note).unwrap()))).unwrap();
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"ts":"1970-01-01T00:00:00Z","event":"end","request_id":"7","container_id":"box","container_ip":null,"stage":"push","verdict":"allow","rule":"push.allowed","reason":"","method":"POST","host":"","path":"","status":200,"bytes_up":0,"bytes_down":0,"duration_ms":0,"operation":"git/receive-pack","class":"write-ref","repo":"o/r","updates":[{"ref":"refs/heads/x","old":null,"new":"1","kind":"create"}],"commits":1,"pack_bytes":2,"policy_version":"p1","envoy":"","seq":0}"#
+        );
+        let line = http(entry("GET", 200, Some(ALLOWED))).unwrap();
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"ts":"1970-01-01T00:00:00Z","event":"end","request_id":"7","container_id":"box","container_ip":null,"stage":"identity","verdict":"allow","rule":"egress.host","reason":"","method":"GET","host":"","path":"","status":200,"bytes_up":0,"bytes_down":0,"duration_ms":0,"policy_version":"p1","envoy":"","seq":0}"#
+        );
     }
 
     #[test]
@@ -368,9 +367,9 @@ mod tests {
         let none = ResponseFlags::default;
         let line = handshake(entry("TLS_error", "", none())).unwrap();
         assert_eq!(said(&line), ["deny", "listener", "listener.handshake"]);
-        assert_eq!((line.host.as_str(), line.reason.as_str()), ("a.example", "TLS_error"));
+        assert_eq!((line.http.host.as_str(), line.decided.reason.as_str()), ("a.example", "TLS_error"));
         let no_chain = ResponseFlags { no_route_found: true, ..none() };
-        assert!(handshake(entry("", "-", no_chain)).unwrap().reason.contains("server name"));
+        assert!(handshake(entry("", "-", no_chain)).unwrap().decided.reason.contains("server name"));
         assert!(handshake(entry("TLS_error", "3", none())).is_none(), "it was finished");
         assert!(handshake(entry("", "", none())).is_none(), "it was not begun");
         let malformed = ResponseFlags { downstream_protocol_error: true, ..none() };
@@ -384,8 +383,8 @@ mod tests {
         request.path = format!("/{}", "é".repeat(60_000));
         request.authority = "a\u{1b}[31m\u{9b}\r\n".into();
         let line = http(long).unwrap();
-        assert!(line.path.len() <= MAX_TEXT + '…'.len_utf8() && line.path.ends_with('…'));
-        assert_eq!(line.host, "a\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}");
+        assert!(line.http.path.len() <= MAX_TEXT + '…'.len_utf8() && line.http.path.ends_with('…'));
+        assert_eq!(line.http.host, "a\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}");
     }
 
     #[test]

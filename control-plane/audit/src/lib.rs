@@ -24,7 +24,8 @@ use envoy_types::pb::envoy::service::accesslog::v3::{
     StreamAccessLogsMessage, StreamAccessLogsResponse, stream_access_logs_message::LogEntries,
 };
 use jiff::Timestamp;
-use policy::Container;
+use policy::github::Class;
+use policy::{Container, Decided, Decision, PushNote};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc as channel, watch};
 use tonic::{Request, Response, Status, Streaming};
@@ -56,18 +57,40 @@ enum Event {
     End,
 }
 
-/// One line.
+/// One line. Its JSON is flat, with the fields in this order; nothing parses it but [`Key`] and the CLI.
 #[derive(Debug, Serialize)]
 struct Line {
     ts: Timestamp,
     event: Event,
+    #[serde(flatten)]
+    who: Who,
+    #[serde(flatten)]
+    decided: Decided,
+    #[serde(flatten)]
+    http: Http,
+    #[serde(flatten)]
+    action: Option<Action>,
+    #[serde(flatten)]
+    push: Option<PushNote>,
+    policy_version: Option<String>,
+    /// Whether a filter has panicked over it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    panicked: bool,
+    #[serde(flatten)]
+    origin: Origin,
+}
+
+/// Whose request it is.
+#[derive(Debug, Serialize)]
+struct Who {
     request_id: String,
     container_id: Option<String>,
     container_ip: Option<IpAddr>,
-    stage: String,
-    verdict: String,
-    rule: String,
-    reason: String,
+}
+
+/// The request and its response, as far as Envoy saw them.
+#[derive(Debug, Default, Serialize)]
+struct Http {
     method: String,
     host: String,
     path: String,
@@ -75,38 +98,20 @@ struct Line {
     bytes_up: u64,
     bytes_down: u64,
     duration_ms: u64,
-    /// What it does on GitHub, and the class of that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
-    /// The repository of a push, what it would do to which refs, the commits that were read of it, and how many bytes
-    /// of its pack came.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    repo: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    updates: Vec<Update>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    commits: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pack_bytes: Option<u64>,
-    policy_version: Option<String>,
-    /// Whether a filter has panicked over it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    panicked: bool,
-    /// Which stream of which Envoy brought it, and its number there; gaps are lines that were lost after they came.
-    envoy: String,
-    seq: u64,
 }
 
-/// What a push would do to a ref.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Update {
-    #[serde(rename = "ref")]
-    name: String,
-    old: Option<String>,
-    new: Option<String>,
-    kind: policy::push::Change,
+/// The operation at GitHub, and its class.
+#[derive(Debug, Serialize)]
+struct Action {
+    operation: String,
+    class: Class,
+}
+
+/// Which stream of which Envoy brought the line, and its number there. A gap in the numbers is a lost line.
+#[derive(Debug, Default, Serialize)]
+struct Origin {
+    envoy: String,
+    seq: u64,
 }
 
 /// An allowed request that a provider has answered with 401.
@@ -119,12 +124,11 @@ pub struct Rejected {
 }
 
 /// By what lines are chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Key {
     container_id: Option<String>,
     container_ip: Option<IpAddr>,
-    verdict: String,
+    verdict: Decision,
 }
 
 /// A line as it is passed around.
@@ -213,8 +217,9 @@ impl Audit {
 
     fn take(&self, line: &Line) {
         if line.event == Event::End {
-            telemetry::decided(&line.verdict, &line.stage, &line.rule);
-            telemetry::ended(line.bytes_up, line.bytes_down, Duration::from_millis(line.duration_ms));
+            telemetry::decided(&line.decided);
+            let Http { bytes_up, bytes_down, duration_ms, .. } = line.http;
+            telemetry::ended(bytes_up, bytes_down, Duration::from_millis(duration_ms));
         }
         let json: Arc<str> = match serde_json::to_string(line) {
             Ok(json) => json.into(),
@@ -222,9 +227,9 @@ impl Audit {
         };
         self.queue(Arc::clone(&json));
         let key = Key {
-            container_id: line.container_id.clone(),
-            container_ip: line.container_ip,
-            verdict: line.verdict.clone(),
+            container_id: line.who.container_id.clone(),
+            container_ip: line.who.container_ip,
+            verdict: line.decided.verdict,
         };
         let record = Record { key: Arc::new(key), json };
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,15 +318,15 @@ impl<'a> Source<'a> {
         };
         for mut line in lines {
             self.taken += 1;
-            (line.envoy, line.seq) = (self.name.clone(), self.taken);
+            line.origin = Origin { envoy: self.name.clone(), seq: self.taken };
             self.name_container(&mut line);
             self.audit.take(&line);
-            if line.status == 401 && line.verdict == "allow" {
+            if line.http.status == 401 && line.decided.verdict == Decision::Allow {
                 // Full: a provider that rejects a token rejects the next request with it as well.
-                drop(self.rejections.try_send(Rejected { host: line.host.clone(), began: line.ts }));
+                drop(self.rejections.try_send(Rejected { host: line.http.host.clone(), began: line.ts }));
             }
             if line.panicked
-                && let Some(address) = line.container_ip
+                && let Some(address) = line.who.container_ip
             {
                 self.audit.panicked(address);
             }
@@ -330,10 +335,10 @@ impl<'a> Source<'a> {
 
     /// Envoy's own answers come without what the identity filter knows.
     fn name_container(&self, line: &mut Line) {
-        if line.container_id.is_none()
-            && let Some(address) = line.container_ip
+        if line.who.container_id.is_none()
+            && let Some(address) = line.who.container_ip
         {
-            line.container_id = self.audit.registry.lookup(address).1.map(|record| record.container_id.clone());
+            line.who.container_id = self.audit.registry.lookup(address).1.map(|record| record.container_id.clone());
         }
         if line.policy_version.is_none() {
             line.policy_version = Some(self.audit.registry.policy().version.clone());
@@ -385,7 +390,7 @@ mod tests {
         HttpAccessLogEntries, Identifier, TcpAccessLogEntries,
     };
     use envoy_types::pb::google::protobuf::{Any, BytesValue, UInt32Value};
-    use policy::Policy;
+    use policy::{Note, Policy, Rule};
     use prost::Message;
     use registry::store::Store;
 
@@ -459,8 +464,8 @@ mod tests {
         let audit = audit(directory.path());
         let (rejections, mut rejected) = channel::channel(1);
         let mut source = Source::open(&audit, &rejections);
-        let answered = |verdict: &str, status: u32| {
-            let value = BytesValue { value: format!(r#"{{"verdict":"{verdict}"}}"#).into() }.encode_to_vec();
+        let answered = |decided: Decided, status: u32| {
+            let value = BytesValue { value: Note { decided, ..Note::default() }.to_bytes() }.encode_to_vec();
             let state = Any { type_url: String::new(), value };
             HttpAccessLogEntry {
                 common_properties: Some(AccessLogCommon {
@@ -475,11 +480,13 @@ mod tests {
                 ..Default::default()
             }
         };
-        for (verdict, status, told) in [("allow", 200, false), ("deny", 401, false), ("allow", 401, true)] {
-            let log_entry = vec![answered(verdict, status)];
+        let allowed = || Decided::allowed(Rule::CredentialsApi);
+        let denied = Decided::denied(Rule::EgressHost, "no");
+        for (decided, status, told) in [(allowed(), 200, false), (denied, 401, false), (allowed(), 401, true)] {
+            let log_entry = vec![answered(decided, status)];
             source.take(first(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })));
             let host = rejected.try_recv().ok().map(|rejected| rejected.host);
-            assert_eq!(host.as_deref(), told.then_some("api.example.com"), "{verdict} {status}");
+            assert_eq!(host.as_deref(), told.then_some("api.example.com"), "{status}");
         }
     }
 

@@ -2,11 +2,9 @@
 //!
 //! Every part of the control plane counts by the functions below. They neither block nor fail.
 //!
-//! **Invariant:** no label carries what a peer has chosen. Stages and rules are ours, and even of those only
-//! [`MAX_RULES`] are told apart.
+//! **Invariant:** no label carries what a peer has chosen. Stages and rules are types of the `policy` crate.
 
-use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,14 +16,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Combinations of verdict, stage and rule that are told apart; all further ones are one. Several times as many as
-/// there are rules.
-const MAX_RULES: usize = 512;
-
 /// The kinds of update that an Envoy can refuse.
 pub const UPDATES: [&str; 5] = ["cluster", "secret", "extension", "listener", "route"];
 
-/// What stands for a stage or a rule that is not one of ours.
+/// The label of a kind of update that is not one of [`UPDATES`].
 const OTHER: &str = "other";
 
 /// Upper bounds in seconds: from an answer of our own to a model that thinks for minutes.
@@ -53,9 +47,9 @@ pub enum Leaf {
     Evicted,
 }
 
-/// A request has ended that `rule` of `stage` has decided; `verdict` is `allow`, or everything else.
-pub fn decided(verdict: &str, stage: &str, rule: &str) {
-    GLOBAL.decided(verdict, stage, rule);
+/// A request has ended with this decision.
+pub fn decided(decided: &policy::Decided) {
+    GLOBAL.decided(decided);
 }
 
 /// What a request took that has ended.
@@ -121,8 +115,8 @@ pub fn text(more: &[Registry]) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Decided {
     verdict: &'static str,
-    stage: String,
-    rule: String,
+    stage: &'static str,
+    rule: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -160,8 +154,6 @@ struct Refreshed {
 struct Telemetry {
     registry: Registry,
     requests: Family<Decided, Counter>,
-    /// Those that are told apart.
-    known: Mutex<HashSet<Decided>>,
     bytes: Family<Direction, Counter>,
     durations: Histogram,
     audit_lost: Family<AuditLost, Counter>,
@@ -179,7 +171,6 @@ impl Telemetry {
         registry.register("build", "This program", Info::new(version));
         let all = Self {
             requests: Family::default(),
-            known: Mutex::default(),
             bytes: Family::default(),
             durations: Histogram::new(DURATIONS),
             audit_lost: Family::default(),
@@ -216,19 +207,9 @@ impl Telemetry {
         Self { registry, ..all }
     }
 
-    fn decided(&self, verdict: &str, stage: &str, rule: &str) {
-        let verdict = if verdict == "allow" { "allow" } else { "deny" };
-        let label = Decided { verdict, stage: word(stage), rule: word(rule) };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let label = if known.contains(&label) {
-            label
-        } else if known.len() < MAX_RULES {
-            known.insert(label.clone());
-            label
-        } else {
-            Decided { verdict, stage: OTHER.into(), rule: OTHER.into() }
-        };
-        drop(known);
+    fn decided(&self, decided: &policy::Decided) {
+        let policy::Decided { stage, verdict, rule, .. } = decided;
+        let label = Decided { verdict: verdict.name(), stage: stage.name(), rule: rule.name() };
         self.requests.get_or_create(&label).inc();
     }
 
@@ -247,12 +228,6 @@ impl Telemetry {
         }
         text
     }
-}
-
-/// A stage or a rule as a label: as ours are spelled, or [`OTHER`].
-fn word(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
-    if !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) { text.to_owned() } else { OTHER.to_owned() }
 }
 
 impl Lost {
@@ -282,8 +257,8 @@ mod tests {
     #[test]
     fn a_request_is_counted_by_the_rule_that_decided() {
         let telemetry = Telemetry::new();
-        telemetry.decided("allow", "identity", "egress.host");
-        telemetry.decided("allow", "identity", "egress.host");
+        telemetry.decided(&policy::Decided::allowed(policy::Rule::EgressHost));
+        telemetry.decided(&policy::Decided::allowed(policy::Rule::EgressHost));
         telemetry.ended(3, 4, Duration::from_millis(20));
         let text = telemetry.text(&[]);
         for line in [
@@ -300,16 +275,13 @@ mod tests {
     #[test]
     fn labels_are_words_of_ours_and_no_more_than_so_many() {
         let telemetry = Telemetry::new();
-        for hostile in ["", "A.b", "a b", "a\"} 1\n", "é", &"x".repeat(65)] {
-            telemetry.decided("deny", "identity", hostile);
+        for _ in 0..2 {
+            for rule in policy::Rule::ALL {
+                telemetry.decided(&policy::Decided::denied(*rule, "what a peer has chosen"));
+            }
         }
-        let rows = |telemetry: &Telemetry| telemetry.text(&[]).matches("sallyport_requests_total{").count();
-        assert_eq!(rows(&telemetry), 1);
-        for number in 0..2 * MAX_RULES {
-            telemetry.decided("deny", "github", &format!("rule.{number}"));
-        }
-        assert_eq!(rows(&telemetry), MAX_RULES + 1);
-        telemetry.decided("deny", "github", "rule.0");
-        assert!(telemetry.text(&[]).contains(r#"rule="rule.0"} 2"#), "known ones go on");
+        let text = telemetry.text(&[]);
+        assert_eq!(text.matches("sallyport_requests_total{").count(), policy::Rule::ALL.len());
+        assert!(!text.contains("chosen"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Stage 5: may a credential be added to this request, which one, and how?
+//! Stage 4: may a credential be added to this request, which one, and how?
 //!
 //! A credential is one [`entry::Entry`]: who may use it, where it may go, how it is put in. `built_in` has the ones
 //! that need no configuration, `raw` reads the operator's, `source` finds their values. `decide` is the one pure

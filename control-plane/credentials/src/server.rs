@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
-use policy::{Authority, Denial, Form, RULE_HEADER, Rule, Stage, render};
+use policy::{Authority, Decided, Denial, Form, RULE_HEADER, Rule, render};
 use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
@@ -130,13 +130,14 @@ fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) ->
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(said("allow", grant.rule, "", Some(&injection.whereabouts()))),
+        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some(&injection.whereabouts()))),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
 
 /// An answer of the gateway's own, in place of a token endpoint's. To Envoy it is a denial, since nothing goes on.
 fn answer(service: Service, rule: Rule) -> CheckResponse {
+    let decided = Decided { reason: "answered by the gateway".into(), ..Decided::allowed(rule) };
     let answered = DeniedHttpResponse {
         status: Some(HttpStatus { code: 200 }),
         headers: vec![header("content-type", "application/json"), header("cache-control", "no-store")],
@@ -144,7 +145,7 @@ fn answer(service: Service, rule: Rule) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(said("allow", rule, "answered by the gateway", None)),
+        dynamic_metadata: Some(said(&decided, None)),
         http_response: Some(HttpResponse::DeniedResponse(answered)),
     }
 }
@@ -161,16 +162,15 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(said("deny", denial.rule, &denial.reason, None)),
+        dynamic_metadata: Some(said(&denial.into(), None)),
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
 }
 
-/// What the audit says of this stage, beside what the filters say, and for the scrub filter where the credential stands.
-fn said(verdict: &str, rule: Rule, reason: &str, location: Option<&str>) -> Struct {
+/// The dynamic metadata of a check: the decision for the audit, and for the scrub filter the place of the credential.
+fn said(decided: &Decided, location: Option<&str>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let audit = [("stage", Stage::Credentials.name()), ("verdict", verdict), ("rule", rule.name()), ("reason", reason)];
-    let fields = audit.into_iter().chain(location.map(|location| ("place", location)));
+    let fields = decided.words().into_iter().chain(location.map(|location| ("place", location)));
     Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 

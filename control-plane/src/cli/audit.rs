@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use policy::Decision;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::Client;
@@ -91,42 +93,61 @@ impl Tail {
     }
 
     fn show(&self, event: &str, data: &str) -> Result<(), Error> {
-        let value: Value = serde_json::from_str(data).unwrap_or_default();
         match event {
             "lost" => {
+                let value: Value = serde_json::from_str(data).unwrap_or_default();
                 eprintln!("sallyport: {} lines came faster than they were read; audit.jsonl has them", value["lost"]);
                 Ok(())
             }
             _ if self.json => print(&format!("{data}\n")),
-            _ => print(&format!("{}\n", row(&value))),
+            _ => print(&format!("{}\n", row(&serde_json::from_str(data).unwrap_or_default()))),
         }
     }
 }
 
-/// One line of the audit for somebody who looks on.
-fn row(line: &Value) -> String {
-    let text = |key: &str| line[key].as_str().filter(|text| !text.is_empty()).map_or_else(|| "-".to_owned(), printable);
-    let number = |key: &str| line[key].as_u64().unwrap_or_default();
-    let who = match (text("container_id"), text("container_ip")) {
+/// The fields of a line that are printed. Each may be missing: the gateway may be of another version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Row {
+    ts: String,
+    event: String,
+    container_id: Option<String>,
+    container_ip: Option<String>,
+    verdict: Option<Decision>,
+    rule: String,
+    reason: String,
+    method: String,
+    host: String,
+    path: String,
+    status: u64,
+    bytes_up: u64,
+    bytes_down: u64,
+    duration_ms: u64,
+}
+
+/// One line of the audit, for a terminal.
+fn row(line: &Row) -> String {
+    let text = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
+    let field = |field: &Option<String>| text(field.as_deref().unwrap_or_default());
+    let who = match (field(&line.container_id), field(&line.container_ip)) {
         (id, ip) if id == "-" || id == ip => ip,
         (id, ip) => format!("{id} ({ip})"),
     };
-    let verdict = match line["event"].as_str() {
-        Some("start") => "open".to_owned(),
-        _ => text("verdict"),
+    let verdict = match line.event.as_str() {
+        "start" => "open",
+        _ => line.verdict.map_or("-", Decision::name),
     };
-    let what = match text("method") {
-        // A handshake has no method, and what Envoy could not read has none that we know.
-        method if method == "-" => text("host"),
-        method => format!("{method} {}{}", text("host"), line["path"].as_str().map(printable).unwrap_or_default()),
+    // A handshake has no method, nor has a request that Envoy could not read.
+    let what = if line.method.is_empty() {
+        text(&line.host)
+    } else {
+        format!("{} {}{}", printable(&line.method), text(&line.host), printable(&line.path))
     };
-    let why = match line["reason"].as_str() {
-        Some(reason) if line["verdict"] == "deny" && !reason.is_empty() => format!(": {}", printable(reason)),
-        _ => String::new(),
-    };
-    let (rule, status, took) = (text("rule"), number("status"), number("duration_ms"));
-    let (up, down) = (number("bytes_up"), number("bytes_down"));
-    format!("{} {verdict:<5} {who}  {what}  {status} {took}ms up {up} down {down}  {rule}{why}", text("ts"))
+    let refused = line.verdict == Some(Decision::Deny) && !line.reason.is_empty();
+    let why = if refused { format!(": {}", printable(&line.reason)) } else { String::new() };
+    let Row { status, duration_ms, bytes_up, bytes_down, .. } = line;
+    let (ts, rule) = (text(&line.ts), text(&line.rule));
+    format!("{ts} {verdict:<5} {who}  {what}  {status} {duration_ms}ms up {bytes_up} down {bytes_down}  {rule}{why}")
 }
 
 /// Text that may come from a sandbox, as it can be shown on a terminal: whatever could move the cursor, hide or turn
@@ -142,6 +163,7 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use serde_json::json;
@@ -152,10 +174,10 @@ mod tests {
             "verdict": "deny", "rule": "egress.host", "reason": "no \u{1b}[2J", "method": "GET",
             "host": "a.example", "path": "/x\u{202e}y\n", "status": 403, "duration_ms": 7, "bytes_up": 1, "bytes_down": 2});
         assert_eq!(
-            row(&line),
+            row(&serde_json::from_value(line).unwrap()),
             "2026-11-24T08:00:00Z deny  box (10.0.0.5)  GET a.example/x\\u{202e}y\\u{a}  403 7ms up 1 down 2  egress.host: no \\u{1b}[2J"
         );
-        assert!(row(&Value::Null).starts_with("- - "), "{}", row(&Value::Null));
+        assert!(row(&Row::default()).starts_with("- - "), "{}", row(&Row::default()));
     }
 
     #[test]

@@ -467,7 +467,7 @@ impl Shared {
 
     /// Carries out a judgement on the request `id`, for which the hostcalls act; the one exit.
     fn carry_out(&self, id: u32, progress: &Rc<Progress>, facts: &Facts, judgement: &Judgement) {
-        let noted = host::set_property(&AUDIT, &judgement.audit(&facts.request_id));
+        let noted = host::set_property(&AUDIT, &judgement.note(&facts.request_id).to_bytes());
         let passed = match &judgement.outcome {
             Outcome::Open(_) => noted,
             Outcome::Forward(to, _) => noted

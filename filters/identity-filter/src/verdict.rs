@@ -4,8 +4,7 @@
 use crate::live::Right;
 use crate::memory::Memory;
 use crate::request::Facts;
-use policy::{By, Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict};
-use serde::Serialize;
+use policy::{By, Container, Decided, Denial, HostName, Note, Policy, Request, Rule, Verdict};
 use std::net::IpAddr;
 
 /// The outcome for a request.
@@ -32,18 +31,6 @@ pub struct Judgement {
     pub right: Option<Right>,
     /// The container's record as JSON, for the stages that judge requests to GitHub.
     pub record: Option<Vec<u8>>,
-}
-
-/// The fields of an audit line that this stage knows.
-#[derive(Serialize)]
-struct Audit<'a> {
-    request_id: &'a str,
-    container_id: Option<&'a str>,
-    stage: Stage,
-    verdict: &'static str,
-    rule: Rule,
-    reason: &'a str,
-    policy_version: &'a str,
 }
 
 /// Judges a request of `container`, the container at the source address. `None` means that no container is registered
@@ -138,17 +125,14 @@ impl Judgement {
         }
     }
 
-    /// The audit note, as JSON for the collector of the access log.
-    pub fn audit(&self, request_id: &str) -> Vec<u8> {
-        let (verdict, stage, rule, reason) = match &self.outcome {
-            Outcome::Open(by) => ("allow", Stage::Request, by.rule, ""),
-            Outcome::Forward(_, by) => ("allow", Stage::Identity, by.rule, ""),
-            Outcome::Refuse(denial) => ("deny", denial.stage, denial.rule, denial.reason.as_str()),
+    /// The first note of the request, which later stages and the audit read.
+    pub fn note(&self, request_id: &str) -> Note {
+        let decided = match &self.outcome {
+            Outcome::Open(by) | Outcome::Forward(_, by) => Decided::allowed(by.rule),
+            Outcome::Refuse(denial) => denial.into(),
         };
-        let (container_id, policy_version) = (self.container_id.as_deref(), self.policy_version.as_str());
-        let audit = Audit { request_id, container_id, stage, verdict, rule, reason, policy_version };
-        // Serializing a struct of strings cannot fail. If it did, the note would be empty and the outcome unchanged.
-        serde_json::to_vec(&audit).unwrap_or_default()
+        let (container_id, policy_version) = (self.container_id.clone(), self.policy_version.clone());
+        Note { request_id: request_id.to_owned(), container_id, decided, policy_version, ..Note::default() }
     }
 }
 
@@ -202,8 +186,8 @@ mod tests {
         let judgement = judge(Some("GitHub.com.:443"), Some(&container()));
         assert!(matches!(&judgement.outcome, Outcome::Forward(host, _) if host.as_str() == "github.com"));
         assert_eq!(
-            String::from_utf8(judgement.audit("7")).unwrap(),
-            r#"{"request_id":"7","container_id":"abc","stage":"identity","verdict":"allow","rule":"egress.host","reason":"","policy_version":"p1"}"#
+            String::from_utf8(judgement.note("7").to_bytes()).unwrap(),
+            r#"{"request_id":"7","container_id":"abc","decided":{"stage":"identity","verdict":"allow","rule":"egress.host","reason":""},"policy_version":"p1"}"#
         );
     }
 
@@ -211,8 +195,8 @@ mod tests {
     fn a_refusal_is_audited_with_its_reason() {
         let judgement = judge(Some("github.com"), None);
         assert_eq!(
-            String::from_utf8(judgement.audit("7")).unwrap(),
-            r#"{"request_id":"7","container_id":null,"stage":"identity","verdict":"deny","rule":"identity.unknown","reason":"no container is registered at your address","policy_version":"p1"}"#
+            String::from_utf8(judgement.note("7").to_bytes()).unwrap(),
+            r#"{"request_id":"7","container_id":null,"decided":{"stage":"identity","verdict":"deny","rule":"identity.unknown","reason":"no container is registered at your address"},"policy_version":"p1"}"#
         );
         assert_eq!(rule(judgement.outcome), "identity.unknown");
     }

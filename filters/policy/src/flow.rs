@@ -40,8 +40,11 @@ impl RequestHead {
     }
 
     /// The note of the stages before.
-    pub fn note(&self) -> Note {
-        Note::read(self.note.as_deref().unwrap_or_default())
+    ///
+    /// # Errors
+    /// If no stage has left a note, or the note can't be parsed.
+    pub fn note(&self) -> Result<Note, Broken> {
+        Note::read(self.note.as_deref().unwrap_or_default()).map_err(Broken::new)
     }
 
     /// The request's host, which the identity filter has made canonical.

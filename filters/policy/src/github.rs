@@ -35,9 +35,11 @@ pub use rules::{Exception, Listed, Rules};
 pub use scope::Scope;
 
 use crate::{Container, Denial, HostName, Rule};
+use serde::{Deserialize, Serialize};
 
 /// The operation that a request would carry out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Operation {
     /// A REST operation's id in GitHub's OpenAPI description (`pulls/merge`), a mutation's name (`mergePullRequest`),
     /// or a name of our own for operations that GitHub doesn't name (`git/upload-pack`).

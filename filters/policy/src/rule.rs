@@ -150,7 +150,7 @@ rules! {
     RequestAuthority = "request.authority", Request, Refuses(403),
         "The request does not name exactly one host, or the host is no fully qualified name: an IP address, `localhost`, a single label, or a name with userinfo.",
         "Name the host by its full DNS name.",
-        GitHub("A28");
+        Test("what_is_no_plain_name_is_refused_in_every_form");
     RequestPort = "request.port", Request, Refuses(403),
         "The port is not 443 or 80, or a CONNECT names none.",
         "Use port 443 or 80.",
@@ -162,7 +162,7 @@ rules! {
     RequestMethod = "request.method", Request, Refuses(403),
         "The method is TRACE, which would echo the credential.",
         "Use another method.",
-        GitHub("C10");
+        Test("whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_it_can_be_read");
     RequestSni = "request.sni", Request, Refuses(421),
         "The request names another host than its TLS handshake.",
         "Open a connection for each host.",
@@ -262,7 +262,7 @@ rules! {
     GithubAlias = "github.alias", Github, Refuses(403),
         "A write names its repository by its number.",
         "Name the repository as owner/name.",
-        GitHub("R02");
+        Cannot("the table of operations has no write by a number, so `github.unknown-operation` decides first");
     GithubRepo = "github.repo", Github, Refuses(403),
         "The repository is not one of the container's.",
         "Register the container with this repository.",
@@ -310,7 +310,7 @@ rules! {
     GithubUnconfirmed = "github.unconfirmed", Github, Refuses(503),
         "The gateway could not ask GitHub whose nodes the request names.",
         "Try again; check the gateway's own credential for GitHub.",
-        Native("an_unanswered_confirmation_is_a_refusal_to_try_again");
+        Test("a_write_that_cannot_be_confirmed_is_refused_to_try_again");
     GithubProject = "github.project", Github, Refuses(403),
         "The mutation would change a project.",
         "Leave the projects out.",

@@ -1,4 +1,4 @@
-//! Stage 4 of the chain, `push`: what does this push do to which refs, and may that container do it?
+//! Stage 5 of the chain, `push`: what does this push do to which refs, and may that container do it?
 //!
 //! The answers are [`push::Inspection`]'s. This crate brings the bytes and GitHub's answers to it and carries out what
 //! it says; see [`filter`].

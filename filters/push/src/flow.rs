@@ -142,7 +142,9 @@ impl Flow {
         };
         self.path = head.value(":path").to_vec();
         self.head(&head, end).unwrap_or_else(|stop| {
-            self.note = head.note();
+            if let Ok(note) = head.note() {
+                self.note = note;
+            }
             self.stop(stop)
         })
     }
@@ -310,13 +312,13 @@ impl Flow {
         match git.service {
             Service::Upload | Service::Lfs(_) => Ok(Step::only(Then::Continue)),
             Service::Advertisement => {
-                self.note = head.note();
+                self.note = head.note()?;
                 self.state = State::Advertisement(Advertisement::default());
                 // The flow reads the response, so the server may not compress it.
                 Ok(Step::with(Effect::RemoveRequestHeader("accept-encoding".into()), Then::Continue))
             }
             Service::Push => {
-                self.note = head.note();
+                self.note = head.note()?;
                 judge_headers(&head.headers)?;
                 if end {
                     return Err(Denial::new(Rule::PushMalformed, "the push is empty").into());

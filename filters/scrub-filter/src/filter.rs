@@ -38,7 +38,7 @@ impl StreamCallbacks for Stream {
             }
             Err(error) => {
                 host::log(Level::Error, &format!("scrub: {error}"));
-                refuse(&Note::read(&host::property(&AUDIT).ok().flatten().unwrap_or_default()));
+                refuse();
                 Action::Pause
             }
         }
@@ -53,14 +53,21 @@ impl StreamCallbacks for Stream {
     }
 }
 
-/// Refuses a request whose credential cannot be read back. `note` is the decision of the stages before.
-fn refuse(note: &Note) {
-    let denial = Denial::new(Rule::CredentialsScrub, "the gateway could not read back the credential that it added");
-    if let Err(error) = host::set_property(&AUDIT, &note.refused(&denial).to_bytes()) {
+/// The refusal of a request whose credential cannot be read back. Nothing of it is sent, since no response could be
+/// compared with the credential.
+fn denial() -> Denial {
+    Denial::new(Rule::CredentialsScrub, "the gateway could not read back the credential that it added")
+}
+
+/// Refuses the request at hand by [`denial`].
+fn refuse() {
+    let note = host::property(&AUDIT).ok().flatten().unwrap_or_default();
+    let note = Note::read(&note).unwrap_or_default().refused(&denial());
+    if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
         host::log(Level::Error, &format!("scrub: a refusal without its audit: {error}"));
     }
     let path = host::request_header(":path").ok().flatten().unwrap_or_default();
-    host::refuse(&render(&denial, Form::of_path(&path), note.request_id()));
+    host::refuse(&render(&denial(), Form::of_path(&path), note.request_id()));
 }
 
 /// Why the credential could not be read.
@@ -76,13 +83,22 @@ enum Broken {
 
 /// The credential that was added to the request.
 fn added() -> Result<Option<Secret>, Broken> {
-    let Some(place) = host::property(&PLACE)? else { return Ok(None) };
-    let place = std::str::from_utf8(&place).ok().and_then(Place::parse).ok_or(Broken::Place)?;
+    read_back(host::property(&PLACE)?.as_deref(), host::request_header)
+}
+
+/// Reads the credential from its `place` in the request, whose headers `header` gives. `None` without a place: no
+/// credential was added.
+fn read_back(
+    place: Option<&[u8]>,
+    header: impl Fn(&str) -> Result<Option<Vec<u8>>, host::Error>,
+) -> Result<Option<Secret>, Broken> {
+    let Some(place) = place else { return Ok(None) };
+    let place = std::str::from_utf8(place).ok().and_then(Place::parse).ok_or(Broken::Place)?;
     let secret = match place {
         Place::Header { name, basic, before, after } => {
-            host::request_header(name)?.and_then(|value| Secret::of_header(&value, basic, before, after))
+            header(name)?.and_then(|value| Secret::of_header(&value, basic, before, after))
         }
-        Place::Query { name } => host::request_header(":path")?.and_then(|path| Secret::of_query(&path, name)),
+        Place::Query { name } => header(":path")?.and_then(|path| Secret::of_query(&path, name)),
     };
     secret.ok_or(Broken::NoSecret).map(Some)
 }
@@ -109,5 +125,40 @@ impl Stream {
                 Action::Pause
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn header(name: &str) -> Result<Option<Vec<u8>>, host::Error> {
+        Ok(match name {
+            "authorization" => Some(b"Bearer s3cret".to_vec()),
+            ":path" => Some(b"/v1?key=s3cret".to_vec()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_credential_that_cannot_be_read_back_ends_the_request() {
+        assert!(read_back(None, header).unwrap().is_none(), "no credential was added");
+        for place in ["header authorization 7 0", "query key"] {
+            assert!(read_back(Some(place.as_bytes()), header).unwrap().unwrap().is_in(b"a s3cret b"), "{place}");
+        }
+        for place in ["", "\u{fffd}", "elsewhere", "header x-api-key 0 0", "header authorization 70 0", "query sig"] {
+            assert!(read_back(Some(place.as_bytes()), header).is_err(), "{place:?}");
+        }
+        let gone = |_: &str| Err(host::Error::Unreadable { call: "get_header_map_value" });
+        assert!(read_back(Some(b"query key"), gone).is_err());
+        let refusal = render(&denial(), Form::Json, "7");
+        assert_eq!((refusal.status, refusal.rule), (502, Rule::CredentialsScrub));
+        assert_eq!(
+            String::from_utf8(refusal.body).unwrap(),
+            r#"{"error":"the gateway could not read back the credential that it added","rule":"credentials.scrub","stage":"credentials","request_id":"7"}"#
+                .to_owned()
+                + "\n"
+        );
     }
 }

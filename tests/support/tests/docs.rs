@@ -34,7 +34,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("push-filter", &["envoy-host", "policy", "push", "registry-proto"]),
     ("scrub-filter", &["envoy-host", "policy"]),
     ("filter-chain", &["envoy-host", "github-filter", "identity-filter", "proxy-wasm", "push-filter", "scrub-filter"]),
-    ("base", &[]),
+    ("base", &["policy"]),
     ("registry", &["base", "policy", "registry-proto"]),
     ("ca", &["base", "policy"]),
     ("outbound", &["base", "policy", "registry"]),

@@ -3,8 +3,9 @@
 //! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
 //! 2. identity: wasm, who is speaking and which host
 //! 3. github: wasm, what a request to one of GitHub's hosts does
-//! 4. push: wasm, what a push does. It stands last before the router, see [`http`]
-//! 5. credentials: ext_authz
+//! 4. credentials: ext_authz adds the credential; the wasm filter scrub, behind the forward proxy, keeps it out of the
+//!    response
+//! 5. push: wasm, what a push does. It stands last before the router, see [`http`]
 //! 6. upstream: dynamic forward proxy and router
 //!
 //! Nothing here depends on the policy or the registry: after start, no listener changes, so no connection drains.

@@ -4,9 +4,9 @@
 //! **Invariant:** a request to GitHub leaves this stage only by `pass`, in the form that was understood. Every error
 //! before becomes a refusal.
 
-use super::{Allowed, Call, Class, Head, Judge, MAX_BODY, Operation, Pending, Refused};
+use super::{Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Refused};
 use crate::flow::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
-use crate::{Container, Denial, Form, Note, Rule, Stage, render};
+use crate::{Container, Denial, Form, Note, Rule, render};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -205,7 +205,6 @@ impl Flow {
 
     fn head(&mut self, head: &RequestHead, end: bool) -> Result<Step, Stop> {
         self.path = head.value(":path").to_vec();
-        self.note = head.note();
         // The identity stage judges a CONNECT by its form. The requests inside the tunnel come through this stage one by
         // one.
         if head.value(":method") == b"CONNECT" {
@@ -215,6 +214,7 @@ impl Flow {
         if super::kind(&host).is_none() {
             return Ok(self.elsewhere());
         }
+        self.note = head.note()?;
         let container = head.container()?;
         let judge = self.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
@@ -254,7 +254,7 @@ impl Flow {
     /// Sends the request on in the form that was understood, in place of the `size` bytes of its body; the one exit.
     fn pass(&mut self, allowed: &Allowed, strays: &[String], size: usize, then: Then) -> Step {
         self.state = State::Passed;
-        let note = about(self.note.allowed(Stage::Github.name(), allowed.rule), Some(&allowed.operation));
+        let note = self.note.allowed(allowed.rule).about(Some(&allowed.operation));
         let mut effects = vec![Effect::Note(note)];
         if allowed.target != self.path {
             effects.push(Effect::SetRequestHeader(":path", allowed.target.clone()));
@@ -286,7 +286,7 @@ impl Flow {
                 Refused::unknown(Rule::GithubUnavailable, "the gateway can't judge this request; try again")
             }
         };
-        effects.push(Effect::NoteRefusal(about(self.note.refused(&denial), operation.as_ref())));
+        effects.push(Effect::NoteRefusal(self.note.refused(&denial).about(operation.as_ref())));
         let then = if end {
             self.answer(&denial)
         } else {
@@ -299,13 +299,5 @@ impl Flow {
     fn answer(&mut self, denial: &Denial) -> Then {
         self.state = State::Over;
         Then::Refuse(render(denial, Form::of_path(&self.path), self.note.request_id()))
-    }
-}
-
-/// `note` with the request's operation.
-fn about(note: Note, operation: Option<&Operation>) -> Note {
-    match operation {
-        Some(operation) => note.with("operation", operation.name.as_str()).with("class", operation.class.name()),
-        None => note,
     }
 }

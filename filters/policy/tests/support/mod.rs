@@ -23,6 +23,8 @@ pub struct Case {
     pub body: String,
     /// `allow`, `deny`, or `resolve`.
     pub expect: String,
+    /// The rule for which the table of rules names this case.
+    pub rule: Option<String>,
 }
 
 impl Case {
@@ -43,6 +45,7 @@ impl Case {
             headers: case["headers"].as_object().unwrap().iter().map(header).collect(),
             body: text("body"),
             expect: text("expect"),
+            rule: case["rule"].as_str().map(str::to_owned),
         }
     }
 

@@ -7,7 +7,7 @@ use git_wire::Oid;
 use policy::flow::{Broken, Effect, Paused, Then};
 use policy::github::{Git, Rules};
 use policy::push::{MAX_REFS, PushRefusal};
-use policy::{Container, Denial, Note, Refusal, Rule, Stage};
+use policy::{Container, Denial, Note, PushNote, Refusal, Rule, UpdateNote};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -229,7 +229,7 @@ impl Push {
     /// decided: the note is only read if no later one replaces it.
     pub(super) fn note(&self, note: &Note) -> Note {
         self.about(match self.inspection.standing() {
-            Standing::Allowed => note.allowed(Stage::Push.name(), Rule::PushAllowed),
+            Standing::Allowed => note.allowed(Rule::PushAllowed),
             Standing::Unjudged | Standing::Pending | Standing::Refused(_) => {
                 note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided"))
             }
@@ -258,17 +258,18 @@ impl Push {
     fn about(&self, note: Note) -> Note {
         let hex = |oid: Option<Oid>| oid.map(|oid| oid.to_string());
         // A push of too many refs is refused for that. Its note names only the first.
-        let updates = self.inspection.updates().iter().take(MAX_REFS).map(|update| {
-            let name: String = update.name.chars().take(MAX_NAME).collect();
-            serde_json::json!({
-                "ref": name, "old": hex(update.old), "new": hex(update.new), "kind": change(update),
-            })
+        let updates = self.inspection.updates().iter().take(MAX_REFS).map(|update| UpdateNote {
+            name: update.name.chars().take(MAX_NAME).collect(),
+            old: hex(update.old),
+            new: hex(update.new),
+            kind: change(update),
         });
-        let updates: Vec<_> = updates.collect();
-        note.with("repo", self.repo.as_str())
-            .with("updates", updates)
-            .with("commits", self.inspection.commits())
-            .with("pack_bytes", self.inspection.pack_bytes())
+        note.of_push(PushNote {
+            repo: self.repo.clone(),
+            updates: updates.collect(),
+            commits: self.inspection.commits().try_into().unwrap_or(u64::MAX),
+            pack_bytes: self.inspection.pack_bytes(),
+        })
     }
 }
 
