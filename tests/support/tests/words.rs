@@ -47,8 +47,15 @@ const BEGINNINGS: [&str; 11] =
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane",
-    "filters/chain",
+    "control-plane/audit",
+    "control-plane/base",
+    "control-plane/config",
+    "control-plane/credentials",
+    "control-plane/github",
+    "control-plane/outbound",
+    "control-plane/registry",
+    "control-plane/src",
+    "control-plane/xds",
     "filters/envoy-host",
     "filters/github-filter",
     "filters/identity-filter",
