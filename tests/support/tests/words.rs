@@ -137,7 +137,8 @@ fn kind(name: &str) -> Option<Kind> {
 fn paragraphs(kind: Kind, text: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let (mut open, mut fenced) = (false, false);
-    for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())).peekable();
+    while let Some((number, line)) = lines.next() {
         let comment = |marks: &[&str]| marks.iter().find_map(|mark| line.strip_prefix(mark)).map(str::trim);
         let words = match kind {
             Kind::Markdown => Some(line),
@@ -159,8 +160,9 @@ fn paragraphs(kind: Kind, text: &str) -> Vec<(usize, String)> {
             open = false;
             continue;
         }
-        // A heading is no sentence.
-        if fenced || words.is_empty() || kind == Kind::Markdown && words.starts_with('#') {
+        // Headings, also those of a table, are no sentences.
+        let heads_table = words.starts_with('|') && lines.peek().is_some_and(|(_, next)| next.contains("| --- |"));
+        if fenced || words.is_empty() || heads_table || kind == Kind::Markdown && words.starts_with('#') {
             open = false;
             continue;
         }
@@ -308,7 +310,10 @@ fn phrases_are_found_in_sentences_cells_and_comments() {
     assert_eq!(found("a.md", "A line\nof the paragraph. Whoever\nasks.\n\nFine."), [1]);
     assert_eq!(found("a.md", "- What is so\n- fine\n\n| what is so | a client |\n"), [1, 4]);
     assert_eq!(
-        found("a.md", "# What a rule is\n\n| rule | what |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"),
+        found(
+            "a.md",
+            "# What a rule is\n\n| what to do | b |\n| --- | --- |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"
+        ),
         [0usize; 0]
     );
     assert_eq!(found("a.rs", "/// Whether there\n/// is none.\nfn a() { \"whoever\" }\n"), [1]);
