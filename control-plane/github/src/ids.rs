@@ -18,6 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::client::{ApiResponse, Client, Error};
+use base::backoff::Backoff;
 use base::problems::Problems;
 use credentials::Subject;
 use registry::{Change, Registry};
@@ -26,10 +27,10 @@ use registry::{Change, Registry};
 const KEEP: Duration = Duration::from_secs(3_600);
 /// Answers that are kept; past it all are asked for again.
 const KEPT: usize = 10_000;
-/// The pause after a first failure; it doubles with each one that follows.
-const SHORTEST: Duration = Duration::from_secs(1);
-/// The longest pause, and the one after an answer that will hardly be another the next time.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The pause after a failure. The last one also follows a response that the next try will hardly change.
+const RETRIES: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(60) };
+/// The failures in a row that stand for the last pause.
+const FOR_LONG: u32 = u32::MAX;
 /// The pause that a new registration does not shorten: whoever registers again has perhaps mended what was wrong.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Questions at a time: what `confirm` asks comes in between.
@@ -64,7 +65,8 @@ struct Wanted {
     due: Option<Instant>,
     /// When that is at the earliest.
     earliest: Instant,
-    pause: Duration,
+    /// Failures in a row.
+    failures: u32,
     problem: Option<String>,
 }
 
@@ -130,8 +132,8 @@ impl Ids {
         }
         for repo in record.repos.iter().filter(|repo| lacks(repo)) {
             let now = Instant::now();
-            let (pause, problem) = (SHORTEST, None);
-            let new = || Wanted { repo: repo.clone(), due: Some(now), earliest: now, pause, problem };
+            let (failures, problem) = (0, None);
+            let new = || Wanted { repo: repo.clone(), due: Some(now), earliest: now, failures, problem };
             let wanted = self.wanted.entry(key(repo)).or_insert_with(new);
             // It has been asked for already, for another record or for one that this one replaces.
             wanted.due = wanted.due.map(|due| due.min(wanted.earliest.max(now)));
@@ -176,7 +178,7 @@ impl Ids {
             Err(error) => {
                 // Which one it was is not known; all that are on their way are asked for again.
                 tracing::error!(%error, "BUG: a question to GitHub panicked");
-                let later = Instant::now() + LONGEST;
+                let later = Instant::now() + RETRIES.last;
                 self.wanted.values_mut().for_each(|wanted| wanted.due = wanted.due.or(Some(later)));
                 return;
             }
@@ -191,13 +193,13 @@ impl Ids {
                 self.known.insert(key.clone(), (known.clone(), Instant::now()));
                 self.fill(&key, &repo, &known).await;
             }
-            Err(Failure::Refused(why)) => self.later(&key, LONGEST, Some(why)),
+            Err(Failure::Refused(why)) => self.later(&key, FOR_LONG, Some(why)),
             Err(Failure::Later(error)) => {
-                let pause = wanted.pause;
+                let failures = wanted.failures.saturating_add(1);
                 tracing::info!(repo = %wanted.repo, %error, "a repository could not be looked up");
                 // The credentials say themselves which of them is missing; a moment's failure is no problem.
-                let told = pause >= LONGEST && !matches!(error, Error::NoCredential(_));
-                self.later(&key, pause, told.then(|| error.to_string()));
+                let told = RETRIES.pause(failures) >= RETRIES.last && !matches!(error, Error::NoCredential(_));
+                self.later(&key, failures, told.then(|| error.to_string()));
             }
         }
     }
@@ -220,17 +222,17 @@ impl Ids {
             }
         }
         match problem {
-            Some(problem) => self.later(key, LONGEST, Some(problem)),
+            Some(problem) => self.later(key, FOR_LONG, Some(problem)),
             None => self.forget(key),
         }
     }
 
-    fn later(&mut self, key: &str, pause: Duration, problem: Option<String>) {
+    fn later(&mut self, key: &str, failures: u32, problem: Option<String>) {
         let Some(wanted) = self.wanted.get_mut(key) else { return };
         let now = Instant::now();
-        wanted.due = Some(now + pause.mul_f64(rand::random_range(0.5..=1.0)));
+        wanted.due = Some(now + RETRIES.spread(failures, rand::random()));
         wanted.earliest = now + AGAIN;
-        wanted.pause = (pause * 2).min(LONGEST);
+        wanted.failures = failures;
         if problem != wanted.problem {
             if let Some(problem) = &problem {
                 tracing::warn!(repo = %wanted.repo, problem, "a repository cannot be looked up at GitHub");

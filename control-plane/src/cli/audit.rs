@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::{Common, Error, print};
+use base::percent;
 
 /// What was decided.
 #[derive(Debug, Subcommand)]
@@ -81,7 +82,7 @@ impl Tail {
         let follow = if self.no_follow { 0 } else { 1 };
         let mut path = format!("/internal/audit?follow={follow}&last={}", self.lines);
         if let Some(container) = &self.container {
-            path += &format!("&container={}", encode(container));
+            path += &format!("&container={}", percent::encode(container));
         }
         path += match self.verdict {
             Some(Verdict::Allow) => "&verdict=allow",
@@ -102,12 +103,6 @@ impl Tail {
             _ => print(&format!("{}\n", row(&serde_json::from_str(data).unwrap_or_default()))),
         }
     }
-}
-
-/// Percent-encodes what a query parameter can't hold as it is.
-fn encode(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~');
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// The fields of a line that are printed. Each may be missing: the gateway may be of another version.

@@ -72,7 +72,7 @@ impl Leaves {
     }
 
     /// How many leaves there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 

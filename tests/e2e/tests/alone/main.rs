@@ -2,9 +2,7 @@
 //! the other, with nothing beside them.
 
 mod big_transfers;
-mod chaos;
-mod clients;
 mod fairness;
 mod limits;
-mod panic;
 mod push_big;
+mod restart;

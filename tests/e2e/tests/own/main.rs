@@ -3,9 +3,12 @@
 
 mod audit;
 mod ca;
+mod chaos;
+mod clients;
 mod github_ids;
 mod lfs;
 mod lifecycle;
 mod oauth;
 mod operator;
+mod panic;
 mod seeds;
