@@ -142,9 +142,7 @@ impl Flow {
         };
         self.path = head.value(":path").to_vec();
         self.head(&head, end).unwrap_or_else(|stop| {
-            if let Ok(note) = head.note() {
-                self.note = note;
-            }
+            self.note = head.note().unwrap_or_default();
             self.stop(stop)
         })
     }

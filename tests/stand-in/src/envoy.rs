@@ -402,7 +402,7 @@ impl Envoy {
     pub fn rule(&self, id: StreamId) -> String {
         let note = self.property(id, "sallyport.audit").unwrap_or_default();
         let note: serde_json::Value = serde_json::from_slice(&note).unwrap_or_default();
-        note["rule"].as_str().unwrap_or_default().to_owned()
+        note["decided"]["rule"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The lines of the log of this level (2 info, 3 warn, 4 error) and above.

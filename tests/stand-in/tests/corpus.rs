@@ -114,11 +114,11 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
                 Verdict::Allow => outcome.passed() && arrived == body.bytes && outcome.rule.is_none(),
                 Verdict::Deny => {
                     let short = body.trailer.is_none_or(|trailer| arrived.len() <= trailer);
-                    outcome.note["rule"].as_str() == expect.rule.as_deref() && !outcome.passed() && short
+                    outcome.note["decided"]["rule"].as_str() == expect.rule.as_deref() && !outcome.passed() && short
                 }
             };
             if !fits {
-                let (got, length) = (outcome.note["rule"].clone(), arrived.len());
+                let (got, length) = (outcome.note["decided"]["rule"].clone(), arrived.len());
                 wrong
                     .push(format!("{name} in parts of {part}: expected {expect:?}, got {got}, {length} bytes arrived"));
             }

@@ -74,7 +74,7 @@ pub fn head(case: &Case, method: &str, path: &str, headers: &[(&str, &str)]) -> 
     let headers = pseudo.iter().chain(headers).map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
     RequestHead {
         headers: headers.collect(),
-        note: Some(br#"{"request_id":"7","container_id":"a"}"#.to_vec()),
+        note: Some(br#"{"request_id":"7","container_id":"a","decided":{"stage":"identity","verdict":"allow","rule":"egress.host","reason":""},"policy_version":"p"}"#.to_vec()),
         container: Some(serde_json::to_vec(&case.container).unwrap()),
     }
 }
@@ -226,7 +226,8 @@ impl<'a> Stream<'a> {
             match effect {
                 Effect::Log(_) => {}
                 Effect::Note(note) | Effect::NoteRefusal(note) => {
-                    self.notes.push(serde_json::from_slice(&note.to_bytes()).unwrap());
+                    let note: Value = serde_json::from_slice(&note.to_bytes()).unwrap();
+                    self.notes.push(note["decided"].clone());
                 }
                 Effect::Ask(query) => {
                     assert_eq!(query.container, self.case.container.container_ip);
