@@ -3,8 +3,6 @@
 
 mod big_transfers;
 mod chaos;
-mod clients;
 mod fairness;
 mod limits;
-mod panic;
 mod push_big;

@@ -3,9 +3,11 @@
 
 mod audit;
 mod ca;
+mod clients;
 mod github_ids;
 mod lfs;
 mod lifecycle;
 mod oauth;
 mod operator;
+mod panic;
 mod seeds;
