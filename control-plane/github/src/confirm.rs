@@ -136,8 +136,8 @@ impl Confirm {
                 Err(error) => Err(error.to_string()),
             };
         nodes.map_err(|why| {
-            tracing::warn!(why, "GitHub could not be asked to whom nodes belong");
-            Unconfirmed::NotNow("GitHub could not be asked to whom what is named here belongs; try again")
+            tracing::warn!(why, "GitHub could not confirm the repositories of nodes");
+            Unconfirmed::NotNow("GitHub could not confirm the repositories of the nodes in this request; try again")
         })
     }
 }

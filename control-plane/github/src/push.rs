@@ -188,8 +188,8 @@ fn malformed(what: impl Into<String>) -> Status {
 }
 
 fn not_now(repo: &Repo, why: &str) -> Status {
-    tracing::warn!(%repo, why, "GitHub could not be asked about a push");
-    Status::unavailable("GitHub could not be asked about this push; try again")
+    tracing::warn!(%repo, why, "GitHub could not confirm the facts about a push");
+    Status::unavailable("GitHub could not confirm the facts about this push; try again")
 }
 
 fn claims(refs: Vec<Ref>) -> Result<Vec<Claim>, String> {
