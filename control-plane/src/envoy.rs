@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use base::backoff::Backoff;
 use base::files;
 use base::process::OURSELVES;
 use xds::resources::listener::AUDIT_FLUSH;
@@ -50,9 +51,8 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// What Envoy's access log may still hold back after the last request has ended.
 const LAST_LINES: Duration = AUDIT_FLUSH.saturating_mul(2);
 
-/// The pause before the first restart; each further one doubles it, up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause before a restart.
+const RESTARTS: Backoff = Backoff { first: Duration::from_millis(100), last: Duration::from_secs(5) };
 
 /// An Envoy that ran for this long is restarted without delay.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -122,7 +122,7 @@ impl Envoy {
     }
 
     async fn keep_running(&self, state_dir: &Path, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let mut pause = FIRST_PAUSE;
+        let mut failures = 0_u32;
         while !*stop.borrow() {
             let started = Instant::now();
             let mut child = tokio::process::Command::from(self.command(state_dir))
@@ -134,9 +134,9 @@ impl Envoy {
                 status = child.wait() => tracing::error!(?status, "Envoy has ended by itself"),
                 _ = stop.wait_for(|stop| *stop) => return end(child, &state_dir.join(ADMIN_SOCKET)).await,
             }
-            pause = if started.elapsed() >= HEALTHY { FIRST_PAUSE } else { pause };
+            failures = if started.elapsed() >= HEALTHY { 1 } else { failures.saturating_add(1) };
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
+                () = tokio::time::sleep(RESTARTS.pause(failures)) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }

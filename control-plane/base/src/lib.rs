@@ -1,8 +1,10 @@
 //! What every part of the control plane stands on, and knows nothing of any of them.
 
+pub mod backoff;
 pub mod contract;
 pub mod files;
 pub mod hash;
+pub mod percent;
 pub mod problems;
 pub mod process;
 pub mod state;

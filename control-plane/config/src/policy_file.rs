@@ -443,7 +443,7 @@ mod tests {
             ("policy: {blocked_api_paterns: {}}", "policy.yaml:1:10: policy: unknown field `blocked_api_paterns`"),
             ("policy: {allow_force_push: maybe}", "policy.yaml:1:28: policy.allow_force_push: "),
             ("policy: {protected_branches: main}", "policy.yaml:1:30: policy.protected_branches: "),
-            ("policy: {protected_branches: ['a..b']}", "no pattern for branches"),
+            ("policy: {protected_branches: ['a..b']}", "is not a branch glob"),
             (
                 "policy:\n  blocked_api_patterns:\n    GET: []\n    put: []\n",
                 "policy.yaml:3:5: policy.blocked_api_patterns: \"put\" is no method",

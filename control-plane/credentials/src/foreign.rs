@@ -1,5 +1,7 @@
 //! The sandbox's own credentials in a request. They are removed wherever the gateway adds a credential.
 
+use percent_encoding::percent_decode;
+
 /// Parameters of a query. Google reads each of its own also with a `$` in front; by the last two it takes headers and
 /// the method (Closure's goog.net.rpc.HttpCors).
 const PARAMETERS: [&str; 9] =
@@ -34,31 +36,10 @@ fn name(pair: &[u8]) -> &[u8] {
 }
 
 fn carries(name: &[u8], ours: Option<&str>) -> bool {
-    let decoded = decode(name);
+    // A malformed escape stays as it is.
+    let decoded: Vec<u8> = percent_decode(name).collect();
     let name = decoded.strip_prefix(b"$").unwrap_or(&decoded);
     PARAMETERS.into_iter().chain(ours).any(|parameter| name.eq_ignore_ascii_case(parameter.as_bytes()))
-}
-
-/// Undoes the percent-encoding; what is none stays as it is.
-fn decode(text: &[u8]) -> Vec<u8> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        match behind {
-            [high, low, after @ ..] if *first == b'%' => {
-                if let (Some(high), Some(low)) = (digit(*high), digit(*low)) {
-                    decoded.push(high << 4 | low);
-                    rest = after;
-                    continue;
-                }
-                decoded.push(*first);
-            }
-            _ => decoded.push(*first),
-        }
-        rest = behind;
-    }
-    decoded
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::backoff::Backoff;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
@@ -36,13 +37,10 @@ use self::tokens::Tokens;
 /// How long a request waits for a refresh: less than Envoy waits for us (5 s), so that the answer is ours.
 const WAIT: Duration = Duration::from_secs(4);
 
-/// The least time between a refresh and one that a provider's 401 begins. Twice that after each that a 401 has begun,
-/// up to 64 minutes: a request that is wrong by itself is answered with 401 as well, and whoever sends it could
-/// otherwise have the login rotated for ever.
-const FLOOR: SignedDuration = SignedDuration::from_secs(60);
-
-/// How often that is doubled.
-const DOUBLED: u32 = 6;
+/// The least time between a refresh and one that a provider's 401 begins. It doubles with each refresh that a 401 has
+/// begun: a request that is wrong by itself is answered with 401 as well, and its sender could otherwise have the login
+/// rotated for ever.
+const FLOOR: Backoff = Backoff { first: Duration::from_secs(60), last: Duration::from_secs(64 * 60) };
 
 /// How a login is refreshed.
 pub type Refresher = Box<dyn Fn(Order) -> BoxFuture<'static, Outcome> + Send + Sync>;
@@ -88,7 +86,7 @@ enum Outlook {
 impl State {
     /// How long after a refresh a 401 begins none.
     fn floor(&self) -> SignedDuration {
-        FLOOR * 2_i32.pow(self.blamed.min(DOUBLED))
+        SignedDuration::try_from(FLOOR.pause(self.blamed.saturating_add(1))).unwrap_or(SignedDuration::MAX)
     }
 
     fn usable(&self, now: Timestamp) -> Option<&Arc<Tokens>> {

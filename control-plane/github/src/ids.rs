@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::client::{ApiResponse, Client, Error};
+use base::backoff::Backoff;
 use base::problems::Problems;
 use credentials::Subject;
 use registry::{Change, Registry};
@@ -27,10 +28,10 @@ use registry::{Change, Registry};
 const KEEP: Duration = Duration::from_secs(3_600);
 /// The most cached responses. Beyond this number the cache is cleared.
 const KEPT: usize = 10_000;
-/// The pause after the first failure. It doubles with each further failure.
-const SHORTEST: Duration = Duration::from_secs(1);
-/// The longest pause, and the pause after a response that is unlikely to change.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The pauses after failures. The last pause also follows a response that is unlikely to change.
+const RETRIES: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(60) };
+/// The number of consecutive failures that stands for the last pause.
+const FOR_LONG: u32 = u32::MAX;
 /// The shortest pause after a new registration. A new registration shortens the pause, because the operator may have
 /// repaired the cause.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -66,7 +67,8 @@ struct Wanted {
     due: Option<Instant>,
     /// The earliest time of the next lookup.
     earliest: Instant,
-    pause: Duration,
+    /// The number of consecutive failures.
+    failures: u32,
     problem: Option<String>,
 }
 
@@ -132,8 +134,8 @@ impl Ids {
         }
         for repo in record.repos.iter().filter(|repo| lacks(repo)) {
             let now = Instant::now();
-            let (pause, problem) = (SHORTEST, None);
-            let new = || Wanted { repo: repo.clone(), due: Some(now), earliest: now, pause, problem };
+            let (failures, problem) = (0, None);
+            let new = || Wanted { repo: repo.clone(), due: Some(now), earliest: now, failures, problem };
             let wanted = self.wanted.entry(key(repo)).or_insert_with(new);
             // A lookup was made already, for another record or for one that this record replaces.
             wanted.due = wanted.due.map(|due| due.min(wanted.earliest.max(now)));
@@ -178,7 +180,7 @@ impl Ids {
             Err(error) => {
                 // The repository is unknown, so all lookups under way are repeated.
                 tracing::error!(%error, "BUG: a question to GitHub panicked");
-                let later = Instant::now() + LONGEST;
+                let later = Instant::now() + RETRIES.last;
                 self.wanted.values_mut().for_each(|wanted| wanted.due = wanted.due.or(Some(later)));
                 return;
             }
@@ -193,13 +195,13 @@ impl Ids {
                 self.known.insert(key.clone(), (known.clone(), Instant::now()));
                 self.fill(&key, &repo, &known).await;
             }
-            Err(Failure::Refused(why)) => self.later(&key, LONGEST, Some(why)),
+            Err(Failure::Refused(why)) => self.later(&key, FOR_LONG, Some(why)),
             Err(Failure::Later(error)) => {
-                let pause = wanted.pause;
+                let failures = wanted.failures.saturating_add(1);
                 tracing::info!(repo = %wanted.repo, %error, "a repository could not be looked up");
                 // A missing credential is reported elsewhere, and a short failure is not a problem to report.
-                let told = pause >= LONGEST && !matches!(error, Error::NoCredential(_));
-                self.later(&key, pause, told.then(|| error.to_string()));
+                let told = RETRIES.pause(failures) >= RETRIES.last && !matches!(error, Error::NoCredential(_));
+                self.later(&key, failures, told.then(|| error.to_string()));
             }
         }
     }
@@ -222,17 +224,17 @@ impl Ids {
             }
         }
         match problem {
-            Some(problem) => self.later(key, LONGEST, Some(problem)),
+            Some(problem) => self.later(key, FOR_LONG, Some(problem)),
             None => self.forget(key),
         }
     }
 
-    fn later(&mut self, key: &str, pause: Duration, problem: Option<String>) {
+    fn later(&mut self, key: &str, failures: u32, problem: Option<String>) {
         let Some(wanted) = self.wanted.get_mut(key) else { return };
         let now = Instant::now();
-        wanted.due = Some(now + pause.mul_f64(rand::random_range(0.5..=1.0)));
+        wanted.due = Some(now + RETRIES.spread(failures, rand::random()));
         wanted.earliest = now + AGAIN;
-        wanted.pause = (pause * 2).min(LONGEST);
+        wanted.failures = failures;
         if problem != wanted.problem {
             if let Some(problem) = &problem {
                 tracing::warn!(repo = %wanted.repo, problem, "a repository cannot be looked up at GitHub");

@@ -18,9 +18,10 @@ use registry_proto::push::push_server::{Push as Service, PushServer};
 use registry_proto::push::{DescendsRequest, DescendsResponse, Descent, ReadRefsRequest, ReadRefsResponse, Ref};
 use tonic::{Request, Response, Status};
 
-use self::response::{ahead, encoded, ref_of};
+use self::response::{ahead, ref_of};
 use super::client::{ApiResponse, Client};
 use super::recent::Recent;
+use base::percent::encode_path;
 use credentials::Subject;
 use registry::Registry;
 
@@ -102,7 +103,7 @@ impl Push {
     /// such ref.
     async fn read_ref(&self, target: &Target, name: &str) -> Result<Option<Oid>, Status> {
         let repo = &target.repo;
-        let path = format!("/repos/{repo}/git/ref/{}", encoded(name.strip_prefix("refs/").unwrap_or(name)));
+        let path = format!("/repos/{repo}/git/ref/{}", encode_path(name.strip_prefix("refs/").unwrap_or(name)));
         let answer = self.get(target, &path).await?;
         ref_of(name, &answer).map_err(|why| not_now(repo, &why))
     }

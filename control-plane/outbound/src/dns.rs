@@ -1,4 +1,4 @@
-//! The DNS resolver for Envoy. Envoy uses no other resolver (xds/resources/cluster.rs), and gets only public addresses
+//! The DNS resolver for Envoy. Envoy uses no other resolver (xds/src/resources/cluster.rs), and gets only public addresses
 //! of allowed names.
 //!
 //! Each query is checked against the policy in force, and nothing is cached. Names that are not allowed are not looked

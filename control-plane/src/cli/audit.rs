@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::{Common, Error, print};
+use base::percent;
 
 /// What was decided.
 #[derive(Debug, Subcommand)]
@@ -79,7 +80,7 @@ impl Tail {
         let follow = if self.no_follow { 0 } else { 1 };
         let mut path = format!("/internal/audit?follow={follow}&last={}", self.lines);
         if let Some(container) = &self.container {
-            path += &format!("&container={}", encode(container));
+            path += &format!("&container={}", percent::encode(container));
         }
         path += match self.verdict {
             Some(Verdict::Allow) => "&verdict=allow",
@@ -100,12 +101,6 @@ impl Tail {
             _ => print(&format!("{}\n", row(&value))),
         }
     }
-}
-
-/// Percent-encodes what a query parameter can't hold as it is.
-fn encode(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~');
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// One line of the audit for somebody who looks on.

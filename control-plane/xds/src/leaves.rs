@@ -72,7 +72,7 @@ impl Leaves {
     }
 
     /// The number of leaves.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 

@@ -4,6 +4,7 @@
 //!
 //! - [`callbacks`]: what a filter implements ([`RootCallbacks`], [`StreamCallbacks`]), and how a resume is applied.
 //! - [`request`], [`response`], [`property`], [`grpc`]: what a filter calls.
+//! - [`flow`]: how a step of a [`policy::flow`] is carried out.
 //! - [`abi`]: the ABI's functions.
 //!
 //! Every function returns what Envoy answered as a [`Result`], and a filter turns an [`Error`] into a refusal. No status
@@ -12,6 +13,7 @@
 mod abi;
 mod address;
 mod callbacks;
+mod flow;
 mod grpc;
 mod property;
 mod request;
@@ -19,6 +21,7 @@ mod response;
 
 pub use abi::Status;
 pub use callbacks::{Action, RootCallbacks, StreamCallbacks, start};
+pub use flow::{carry_out, request_head};
 pub use grpc::{Method, call, cancel_stream, grpc_message, open_stream, send_message};
 pub use property::{
     AUDIT, CONTAINER, Direction, listener_direction, property, requested_server_name, root_id, set_property, source_ip,

@@ -8,9 +8,10 @@
 //! **Invariant:** what was judged is what is sent. An allowed call is serialized anew from its parsed form
 //! ([`Allowed::target`], [`Allowed::body`]); no unparsed part of the request is forwarded.
 //!
-//! The github filter calls this module for each request, and so does the CLI's `policy explain`.
+//! The github filter calls this module for each request, by way of [`Flow`], and so does the CLI's `policy explain`.
 
 mod class;
+mod flow;
 mod graphql;
 mod guards;
 mod headers;
@@ -26,6 +27,7 @@ mod search;
 mod target;
 
 pub use class::Class;
+pub use flow::{Confirm, Confirmed, Flow};
 pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};

@@ -7,6 +7,7 @@
 mod container;
 mod egress;
 mod explain;
+pub mod flow;
 pub mod github;
 mod host;
 mod identity;

@@ -4,7 +4,7 @@ use crate::{Denial, Rule};
 use serde_json::{Map, Value};
 
 /// The note, as it travels from stage to stage.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note(Map<String, Value>);
 
 impl Note {

@@ -1,12 +1,9 @@
 //! Stage 4 of the chain, `push`: what does this push do to which refs, and may that container do it?
 //!
 //! The answers are [`push::Inspection`]'s. This crate brings the bytes and GitHub's answers to it and carries out what
-//! it says:
-//! - [`filter`]: Envoy's callbacks.
-//! - [`load`]: how much is inspected at a time.
+//! it says; see [`filter`].
 
 mod filter;
-mod load;
 
 use envoy_host::RootCallbacks;
 

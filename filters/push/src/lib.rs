@@ -5,15 +5,18 @@
 //! The pack itself mostly proves the second fact. Where the walk through its commits leaves the pack, GitHub is asked
 //! about the commits at which it does. The pack's trailer is sent last; git's server accepts no pack without it.
 //!
-//! Pure: the caller of [`Inspection`] supplies the bytes and GitHub's answers. The callers are the push filter, `push
-//! explain` and the tests.
+//! Pure: the callers supply the bytes and GitHub's answers. [`Flow`] follows the stream of a push through Envoy, for the
+//! push filter. [`Inspection`] judges the push alone, for [`Flow`], `push explain` and the tests.
 
+mod flow;
 mod inspection;
+pub mod load;
 mod refusal;
 
 use git_wire::advertisement::Rewriter;
 use policy::{Denial, Rule};
 
+pub use flow::{Flow, Query, ResponseHead};
 pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
 pub use refusal::{Refusal, RefusedRef};
 

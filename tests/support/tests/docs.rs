@@ -31,7 +31,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("envoy-host", &["policy", "proxy-wasm"]),
     ("identity-filter", &["envoy-host", "policy", "registry-proto"]),
     ("github-filter", &["envoy-host", "policy", "registry-proto"]),
-    ("push-filter", &["envoy-host", "git-wire", "policy", "push", "registry-proto"]),
+    ("push-filter", &["envoy-host", "policy", "push", "registry-proto"]),
     ("scrub-filter", &["envoy-host", "policy"]),
     ("filter-chain", &["envoy-host", "github-filter", "identity-filter", "proxy-wasm", "push-filter", "scrub-filter"]),
     ("base", &[]),

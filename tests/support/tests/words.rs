@@ -68,8 +68,10 @@ const EXEMPT: &[(&str, &str, &str)] =
 /// The commit from which on subjects have the form `area: imperative`.
 const BASE: &str = "f225f90";
 /// Commits that were on the main branch before this check: the beginning of the subject, the reason.
-const MERGED: &[(&str, &str)] =
-    &[("docs: sweep the clients, Envoy's README and the changelog", "73 characters, merged before the check")];
+const MERGED: &[(&str, &str)] = &[
+    ("docs: sweep the clients, Envoy's README and the changelog", "73 characters, merged before the check"),
+    ("tests: hold that the modules of a crate import each other", "75 characters, merged before the check"),
+];
 /// The length of a subject in characters.
 const SUBJECT: usize = 72;
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::provider::Service;
 use super::tokens::Renewed;
+use base::percent;
 use outbound::dns::Resolver;
 use outbound::https::{self, Limits, Place};
 use outbound::upstreams::Upstreams;
@@ -164,7 +165,8 @@ fn body(service: Service, client: &Client, token: &SecretString) -> (&'static st
     }
     match service {
         Service::Google => {
-            let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", form(value))).collect();
+            let pairs: Vec<String> =
+                fields.iter().map(|(name, value)| format!("{name}={}", percent::encode(value))).collect();
             ("application/x-www-form-urlencoded", pairs.join("&").into())
         }
         Service::OpenAi | Service::Anthropic => {
@@ -172,12 +174,6 @@ fn body(service: Service, client: &Client, token: &SecretString) -> (&'static st
             ("application/json", fields.to_string().into())
         }
     }
-}
-
-/// A value of a form: everything but the unreserved characters (RFC 3986 section 2.3) percent-encoded.
-fn form(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// What an answer means. Of its body nothing is told but an error that is on our own list.

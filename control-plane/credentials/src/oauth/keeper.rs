@@ -47,7 +47,7 @@ struct Turn {
 impl Turn {
     fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
-        self.after = Some(Instant::now() + schedule::pause(self.failures, rand::random()));
+        self.after = Some(Instant::now() + schedule::RETRIES.spread(self.failures, rand::random()));
     }
 }
 
@@ -411,7 +411,7 @@ mod tests {
         }
         let times = rig.times.lock().unwrap().clone();
         for (failures, pair) in (1..).zip(times.windows(2)) {
-            let (pause, longest) = (pair[1] - pair[0], schedule::pause(failures, 0.0));
+            let (pause, longest) = (pair[1] - pair[0], schedule::RETRIES.pause(failures));
             // It looks once a second.
             assert!(pause >= longest / 2 && pause <= longest + LOOK + LOOK, "{failures}: {pause:?}");
         }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::tokens::Tokens;
+use base::backoff::Backoff;
 
 /// How long before its end a token is refreshed, at the least.
 const MARGIN: SignedDuration = SignedDuration::from_mins(5);
 
-/// The first pause after a failure, and the longest.
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(300);
+/// The pause after a failed refresh.
+pub const RETRIES: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(300) };
 
 /// When a new token is due: a tenth of its life before its end, and five minutes at the least; of a short life the half.
 pub fn due(tokens: &Tokens) -> Option<Timestamp> {
@@ -24,12 +24,6 @@ pub fn due(tokens: &Tokens) -> Option<Timestamp> {
         None => MARGIN,
     };
     Some(expires.saturating_sub(margin).unwrap_or(Timestamp::MIN))
-}
-
-/// The pause after so many failures in a row; `random` is in 0..1 and takes away up to a half.
-pub fn pause(failures: u32, random: f64) -> Duration {
-    let full = FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST);
-    full.mul_f64(1.0 - random / 2.0)
 }
 
 #[cfg(test)]
@@ -57,15 +51,5 @@ mod tests {
         assert_eq!(due_of(Some(0), 864_000), 777_600, "ten days");
         assert_eq!(due_of(Some(0), 60), 30, "not at once, again and again");
         assert_eq!(due_of(Some(100), 60), 60);
-    }
-
-    #[test]
-    fn pauses_grow_to_five_minutes_and_differ() {
-        let seconds = |failures, random| pause(failures, random).as_secs_f64();
-        assert_eq!([1, 2, 3, 4].map(|failures| seconds(failures, 0.0)), [1.0, 2.0, 4.0, 8.0]);
-        assert_eq!(seconds(9, 0.0), 256.0);
-        assert_eq!(seconds(10, 0.0), 300.0);
-        assert_eq!(seconds(u32::MAX, 0.0), 300.0);
-        assert_eq!(seconds(2, 0.5), 1.5);
     }
 }

@@ -27,6 +27,7 @@ pub use settings::{Raw, Settings};
 
 use self::answer::Token;
 use super::{Subject, Unavailable};
+use base::backoff::Backoff;
 use outbound::https::{Answer, Client};
 
 /// How long before its end a token is replaced. It is used until then where that fails.
@@ -35,10 +36,8 @@ const EARLY: SignedDuration = SignedDuration::from_mins(5);
 /// How long a request waits for a token: less than Envoy waits for us (5 s), so that the answer is ours.
 const WAIT: Duration = Duration::from_secs(4);
 
-/// How long after a first failure a token is asked for again; it doubles with each one that follows.
-const SHORTEST: Duration = Duration::from_secs(5);
-/// The longest such pause.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The pause after a failure to get a token.
+const RETRIES: Backoff = Backoff { first: Duration::from_secs(5), last: Duration::from_secs(60) };
 
 /// Tokens that are kept. Past it the one that was not used for longest is forgotten.
 const MAX_TOKENS: usize = 4_096;
@@ -87,7 +86,8 @@ struct Known {
 struct Failure {
     problem: String,
     at: Instant,
-    pause: Duration,
+    /// Failures in a row.
+    failures: u32,
 }
 
 /// A token, or none.
@@ -267,7 +267,8 @@ impl Slot {
         {
             return Some(Ok(Arc::clone(token)));
         }
-        let failed = known.failure.as_ref().is_some_and(|failure| failure.at.elapsed() < failure.pause);
+        let failed =
+            known.failure.as_ref().is_some_and(|failure| failure.at.elapsed() < RETRIES.pause(failure.failures));
         drop(known);
         failed.then(|| self.good(now))
     }
@@ -297,8 +298,8 @@ impl Slot {
             }
             Err(problem) => {
                 tracing::warn!(%key, problem, "there is no token of the GitHub App for a container");
-                let pause = known.failure.as_ref().map_or(SHORTEST, |last| (last.pause * 2).min(LONGEST));
-                known.failure = Some(Failure { problem, at: Instant::now(), pause });
+                let failures = known.failure.as_ref().map_or(0, |last| last.failures).saturating_add(1);
+                known.failure = Some(Failure { problem, at: Instant::now(), failures });
                 drop(known);
                 self.good(now)
             }

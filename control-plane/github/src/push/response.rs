@@ -91,25 +91,13 @@ pub fn ahead(ancestor: &Oid, answer: &ApiResponse) -> Result<bool, String> {
     }
 }
 
-/// Percent-encodes a ref's name for a path. RFC 3986's unreserved characters and the slash are not encoded.
-pub fn encoded(name: &str) -> String {
-    let mut path = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => path.push(char::from(byte)),
-            _ => path.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    path
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use base::percent::encode_path;
 
     #[test]
     fn a_name_in_a_path_is_that_name() {
-        assert_eq!(encoded("heads/a-b_c.d~/E1"), "heads/a-b_c.d~/E1");
-        assert_eq!(encoded("heads/#1%41&\"<>{|}?"), "heads/%231%2541%26%22%3C%3E%7B%7C%7D%3F");
+        assert_eq!(encode_path("heads/a-b_c.d~/E1"), "heads/a-b_c.d~/E1");
+        assert_eq!(encode_path("heads/#1%41&\"<>{|}?"), "heads/%231%2541%26%22%3C%3E%7B%7C%7D%3F");
     }
 }

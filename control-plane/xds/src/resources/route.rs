@@ -91,9 +91,10 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             name: host.pattern.to_string(),
             domains: vec![host.pattern.to_string()],
             routes: with(vec![web_socket(host), onward(host, spoken)]),
-            request_headers_to_remove: match host.strip_credentials {
-                true => CREDENTIAL_HEADERS.map(str::to_owned).to_vec(),
-                false => Vec::new(),
+            request_headers_to_remove: if host.strip_credentials {
+                CREDENTIAL_HEADERS.map(str::to_owned).to_vec()
+            } else {
+                Vec::new()
             },
             typed_per_filter_config: without_stages_of_others(host),
             request_body_buffer_limit: body_buffer(),

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod pack;
+pub mod stream;
 
 use push::{Inspection, Question, RefAt, Refusal, Standing};
 

@@ -1,0 +1,311 @@
+//! One request to a host of GitHub's, event by event: [`Judge`] decides, this file says when, and what becomes of the
+//! request. Called by the github filter and by the tests.
+//!
+//! **Invariant:** a request to GitHub leaves this stage only by `pass`, in the form that was understood. Every error
+//! before becomes a refusal.
+
+use super::{Allowed, Call, Class, Head, Judge, MAX_BODY, Operation, Pending, Refused};
+use crate::flow::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
+use crate::{Container, Denial, Form, Note, Rule, Stage, render};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::rc::Rc;
+
+type Step = AnyStep<Confirm>;
+
+/// The question to the control plane: does each of these nodes belong to the repository that its id names?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// The container's address.
+    pub container: IpAddr,
+    /// 1 to [`super::MAX_ASK`] ids.
+    pub node_ids: Vec<String>,
+}
+
+/// The answer to [`Confirm`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Every node belongs where its id says.
+    pub confirmed: bool,
+    /// Why not; empty if `confirmed`.
+    pub reason: String,
+}
+
+/// One request.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// `None` while there are no rules: every request to GitHub is refused.
+    judge: Option<Rc<Judge>>,
+    path: Vec<u8>,
+    note: Note,
+    state: State,
+}
+
+/// The request's progress. Each state holds the data that its events need, and no other.
+#[derive(Debug, Default)]
+enum State {
+    /// The headers haven't come.
+    #[default]
+    New,
+    /// The body comes, and waits unread.
+    Reading(Box<Reading>),
+    /// All of the request has come, and waits until its node ids are confirmed.
+    Asking(Box<Asking>),
+    /// Allowed, or not for GitHub.
+    Passed,
+    /// Refused. The rest of the body is dropped before the request is answered.
+    Dropping(Denial),
+    /// Refused and answered, or reset.
+    Over,
+}
+
+#[derive(Debug)]
+struct Reading {
+    judge: Rc<Judge>,
+    container: Container,
+    pending: Pending,
+    /// Names of the headers that are removed.
+    strays: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Asking {
+    allowed: Allowed,
+    strays: Vec<String>,
+    /// Bytes of the body that wait.
+    size: usize,
+}
+
+/// Why a request ends here.
+enum Stop {
+    Refused(Refused),
+    Broken(Broken),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+impl Flow {
+    /// A request whose headers haven't come, under these rules.
+    pub fn new(judge: Option<Rc<Judge>>) -> Self {
+        Self { judge, ..Self::default() }
+    }
+
+    /// The headers; `end`: nothing follows them.
+    pub fn request_headers(&mut self, head: Result<RequestHead, Broken>, end: bool) -> Step {
+        let step = head.map_err(Stop::from).and_then(|head| self.head(&head, end));
+        step.unwrap_or_else(|stop| self.stop(stop, end))
+    }
+
+    /// The part of the body that the next [`Flow::request_body`] needs, of the `size` bytes that its callback holds.
+    pub fn unread(&self, size: usize, end: bool) -> Range<usize> {
+        match self.state {
+            State::Reading(_) if end && size <= MAX_BODY => 0..size,
+            _ => 0..0,
+        }
+    }
+
+    /// More of the body: `size` bytes with those that wait, of which `unread` are the ones of [`Flow::unread`].
+    pub fn request_body(&mut self, size: usize, unread: Result<Vec<u8>, Broken>, end: bool) -> Step {
+        match std::mem::take(&mut self.state) {
+            State::Reading(_) if size > MAX_BODY => {
+                let refused = Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB");
+                let mut step = self.stop(refused.into(), end);
+                step.effects.insert(0, Effect::DropRequestBody { size });
+                step
+            }
+            State::Reading(reading) if end => {
+                let step = unread.map_err(Stop::from).and_then(|body| self.judge_body(*reading, &body));
+                step.unwrap_or_else(|stop| self.stop(stop, true))
+            }
+            State::Dropping(denial) => {
+                let then = if end {
+                    self.answer(&denial)
+                } else {
+                    self.state = State::Dropping(denial);
+                    Then::Pause
+                };
+                Step::with(Effect::DropRequestBody { size }, then)
+            }
+            State::Passed => {
+                self.state = State::Passed;
+                Step::only(Then::Continue)
+            }
+            other @ (State::New | State::Reading(_) | State::Asking(_) | State::Over) => {
+                self.state = other;
+                Step::only(Then::Pause)
+            }
+        }
+    }
+
+    /// Trailers; with them the request is at its end.
+    pub fn request_trailers(&mut self) -> Step {
+        match std::mem::take(&mut self.state) {
+            State::Passed => {
+                self.state = State::Passed;
+                Step::only(Then::Continue)
+            }
+            State::Dropping(denial) => Step::only(self.answer(&denial)),
+            State::Over => {
+                self.state = State::Over;
+                Step::only(Then::Pause)
+            }
+            State::New | State::Reading(_) | State::Asking(_) => {
+                let refused = Refused::unknown(Rule::GithubHeader, "a request to GitHub's API has no trailers");
+                self.stop(refused.into(), true)
+            }
+        }
+    }
+
+    /// The answer to [`Confirm`]; `None` if the question failed.
+    pub fn confirmed(&mut self, answer: Option<Confirmed>) -> Step {
+        let asking = match std::mem::take(&mut self.state) {
+            State::Asking(asking) => asking,
+            // No answer is waited for.
+            other => {
+                self.state = other;
+                return Step::only(Then::Continue);
+            }
+        };
+        let operation = &asking.allowed.operation;
+        let refused = match answer {
+            Some(Confirmed { confirmed: true, .. }) => {
+                return self.pass(&asking.allowed, &asking.strays, asking.size, Then::Resume(Paused::Request));
+            }
+            Some(Confirmed { reason, .. }) => Refused::of(operation, Rule::GithubNode, reason),
+            None => {
+                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
+                Refused::of(operation, Rule::GithubUnconfirmed, reason)
+            }
+        };
+        self.stop(refused.into(), true)
+    }
+
+    /// An effect of the last step failed. A request that was not refused is refused now, and answered at once: nothing of
+    /// it has gone on. If the refusal itself failed, the stream is reset.
+    pub fn failed(&mut self, broken: Broken) -> Step {
+        match self.state {
+            State::Dropping(_) | State::Over => {
+                self.state = State::Over;
+                let line = format!("github: what is refused can't be dropped: {broken}");
+                Step::with(Effect::Log(line), Then::Reset)
+            }
+            State::New | State::Reading(_) | State::Asking(_) | State::Passed => self.stop(broken.into(), true),
+        }
+    }
+
+    fn head(&mut self, head: &RequestHead, end: bool) -> Result<Step, Stop> {
+        self.path = head.value(":path").to_vec();
+        self.note = head.note();
+        // The identity stage judges a CONNECT by its form. The requests inside the tunnel come through this stage one by
+        // one.
+        if head.value(":method") == b"CONNECT" {
+            return Ok(self.elsewhere());
+        }
+        let host = head.host()?;
+        if super::kind(&host).is_none() {
+            return Ok(self.elsewhere());
+        }
+        let container = head.container()?;
+        let judge = self.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
+        let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
+        match judge.head(call, &container)? {
+            Head::Elsewhere => Ok(self.elsewhere()),
+            Head::Allowed(allowed) => Ok(self.pass(&allowed, &[], 0, Then::Continue)),
+            Head::Body(pending) => {
+                // `Judge::head` has just screened the same headers.
+                let strays = super::stray_headers(&host, &head.headers).unwrap_or_default();
+                let reading = Reading { judge, container, pending, strays };
+                if end {
+                    return self.judge_body(reading, &[]);
+                }
+                self.state = State::Reading(Box::new(reading));
+                Ok(Step::only(Then::Pause))
+            }
+        }
+    }
+
+    fn elsewhere(&mut self) -> Step {
+        self.state = State::Passed;
+        Step::only(Then::Continue)
+    }
+
+    /// Judges the whole body.
+    fn judge_body(&mut self, reading: Reading, body: &[u8]) -> Result<Step, Stop> {
+        let Reading { judge, container, pending, strays } = reading;
+        let allowed = judge.body(pending, body, &container)?;
+        if allowed.ask.is_empty() {
+            return Ok(self.pass(&allowed, &strays, body.len(), Then::Continue));
+        }
+        let confirm = Confirm { container: container.container_ip, node_ids: allowed.ask.clone() };
+        self.state = State::Asking(Box::new(Asking { allowed, strays, size: body.len() }));
+        Ok(Step::with(Effect::Ask(confirm), Then::Pause))
+    }
+
+    /// Sends the request on in the form that was understood, in place of the `size` bytes of its body; the one exit.
+    fn pass(&mut self, allowed: &Allowed, strays: &[String], size: usize, then: Then) -> Step {
+        self.state = State::Passed;
+        let note = about(self.note.allowed(Stage::Github.name(), allowed.rule), Some(&allowed.operation));
+        let mut effects = vec![Effect::Note(note)];
+        if allowed.target != self.path {
+            effects.push(Effect::SetRequestHeader(":path", allowed.target.clone()));
+        }
+        effects.extend(strays.iter().cloned().map(Effect::RemoveRequestHeader));
+        let Some(body) = &allowed.body else { return Step { effects, then } };
+        if size > 0 {
+            effects.push(Effect::ReplaceRequestBody { size, keep: 0, then: body.clone() });
+            effects.push(Effect::SetRequestHeader("content-length", body.len().to_string().into_bytes()));
+            effects.push(Effect::RemoveRequestHeader("transfer-encoding".into()));
+            if let Some(content_type) = allowed.content_type() {
+                effects.push(Effect::SetRequestHeader("content-type", content_type.to_vec()));
+            }
+        }
+        if allowed.operation.class == Class::Graphql || self.path == b"/graphql" {
+            // GitHub then answers with node ids of the new form. An id of the old form names no repository.
+            effects.push(Effect::SetRequestHeader("x-github-next-global-id", b"1".to_vec()));
+        }
+        Step { effects, then }
+    }
+
+    /// Refuses the request: now if all of it has come, otherwise when the rest has.
+    fn stop(&mut self, stop: Stop, end: bool) -> Step {
+        let mut effects = Vec::new();
+        let Refused { operation, denial } = match stop {
+            Stop::Refused(refused) => refused,
+            Stop::Broken(broken) => {
+                effects.push(Effect::Log(format!("github: {broken}")));
+                Refused::unknown(Rule::GithubUnavailable, "the gateway can't judge this request; try again")
+            }
+        };
+        effects.push(Effect::NoteRefusal(about(self.note.refused(&denial), operation.as_ref())));
+        let then = if end {
+            self.answer(&denial)
+        } else {
+            self.state = State::Dropping(denial);
+            Then::Pause
+        };
+        Step { effects, then }
+    }
+
+    fn answer(&mut self, denial: &Denial) -> Then {
+        self.state = State::Over;
+        Then::Refuse(render(denial, Form::of_path(&self.path), self.note.request_id()))
+    }
+}
+
+/// `note` with the request's operation.
+fn about(note: Note, operation: Option<&Operation>) -> Note {
+    match operation {
+        Some(operation) => note.with("operation", operation.name.as_str()).with("class", operation.class.name()),
+        None => note,
+    }
+}
