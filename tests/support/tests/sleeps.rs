@@ -10,11 +10,7 @@ const SLEEPS: [(&str, usize, &str); 9] = [
     ("support/src/upstream/odd.rs", 3, "the upstream is slow: that is its answer"),
     ("support/src/upstream/pranks.rs", 1, "an answer is held until the test lets it go"),
     ("support/src/upstream/tokens.rs", 1, "the token endpoint is slow: that is its answer"),
-    (
-        "e2e/tests/alone/chaos/kills.rs",
-        2,
-        "a kill comes at a random moment; the traffic leaves a core to what is killed",
-    ),
+    ("e2e/tests/own/chaos/kills.rs", 2, "a kill comes at a random moment; the traffic leaves a core to what is killed"),
     ("e2e/tests/own/oauth.rs", 1, "each kill comes later in the life of a refresh"),
     ("e2e/tests/own/operator.rs", 1, "processor time is measured while nothing is requested"),
     ("e2e/tests/shared/registration.rs", 1, "a record expires at a moment that is on the clock"),

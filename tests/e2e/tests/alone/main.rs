@@ -2,7 +2,7 @@
 //! the other, with nothing beside them.
 
 mod big_transfers;
-mod chaos;
 mod fairness;
 mod limits;
 mod push_big;
+mod restart;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod ca;
+mod chaos;
 mod clients;
 mod github_ids;
 mod lfs;
