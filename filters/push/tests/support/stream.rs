@@ -50,7 +50,7 @@ pub struct Stream<'a> {
     trailer: usize,
     /// The part of the body that waits in Envoy.
     waiting: Vec<u8>,
-    /// The part of the body that the server has; `None` before it has the headers.
+    /// The part of the body that the server has. `None` before it has the headers.
     pub sent: Option<Vec<u8>>,
     /// The server has the end of the request.
     pub sent_end: bool,
@@ -299,7 +299,7 @@ impl<'a> Stream<'a> {
         self.sent_end = end;
     }
 
-    /// The invariants of every push at every moment.
+    /// Asserts the properties that always hold for every push.
     fn check(&self) {
         let sent = self.sent.as_deref().unwrap_or_default();
         assert!(self.body.starts_with(sent), "what is sent is not what came");
