@@ -5,7 +5,7 @@
 
 use envoy_host::{self as host, Action, Level, RootCallbacks, StreamCallbacks};
 
-/// What Envoy calls first, when it has loaded the module.
+/// The first export that Envoy calls, when the module is loaded.
 mod exports {
     proxy_wasm::main! {{
         crate::start();
@@ -28,7 +28,7 @@ fn root(id: u32) -> Box<dyn RootCallbacks> {
     }
 }
 
-/// What was asked for is no filter of ours: it is not configured, so Envoy refuses each request that comes to it.
+/// A root id without a filter. The filter is not configured, so Envoy refuses each of its requests.
 struct Unknown;
 
 impl RootCallbacks for Unknown {

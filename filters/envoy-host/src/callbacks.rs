@@ -9,12 +9,12 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action as SdkAction, ContextType};
 use std::cell::{Cell, RefCell};
 
-/// What Envoy does with the part of a request or response that a callback was given.
+/// The effect of a callback on its part of the request or response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It goes on to the next filter, with everything that waits.
+    /// The part continues to the next filter, with all waiting parts before it.
     Continue,
-    /// It waits, and a body is buffered, until the stream is resumed or a later callback continues.
+    /// The part waits until a resume or a later callback that continues. A body is buffered.
     Pause,
 }
 
@@ -107,7 +107,7 @@ impl RootContext for Missing {
     }
 }
 
-/// What is done to a stream when the callback has returned.
+/// An effect on a stream, applied when the callback has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Resume(Side),

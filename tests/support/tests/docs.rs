@@ -38,7 +38,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("test-support", &[]),
     ("envoy-stand-in", &["filter-chain", "policy", "registry-proto"]),
     ("e2e", &[]),
-    ("fuzz", &["git-wire", "policy", "push"]),
+    ("fuzz", &["envoy-stand-in", "git-wire", "policy", "push", "registry-proto"]),
 ];
 
 /// The SDK's hostcalls that are left: its dispatcher has to know the tokens that they return.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// The bytes at the end of a pack: its hash.
 const TRAILER: usize = 20;
-/// What the credential stage puts into a request.
+/// The credential that the credential stage adds.
 const SECRET: &str = "ghs_0123456789abcdefghijklmnopqrstuvwxyz";
 /// The most events before all that is left is brought to its end.
 const MOST_EVENTS: usize = 48;
