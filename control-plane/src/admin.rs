@@ -20,9 +20,9 @@ use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::config::AdminAuth;
-use crate::files;
-use crate::hash::hex;
+use base::files;
+use base::hash::hex;
+use config::AdminAuth;
 
 /// The token's file in the state directory.
 const TOKEN_FILE: &str = "admin-token";
@@ -215,14 +215,11 @@ fn hash(token: &[u8]) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
-/// The service on a port of its own, and a client of it.
+/// The service on a port of its own.
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 pub mod testing {
-    use std::fmt::Write;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -231,30 +228,6 @@ pub mod testing {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         (address, tokio::spawn(async move { axum::serve(listener, service(routes, access)).await }))
-    }
-
-    /// Connects and sends one request, with `headers` and no others.
-    pub async fn send(address: SocketAddr, start: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
-        let mut head = format!("{start} HTTP/1.1\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
-        for (name, value) in headers {
-            write!(head, "{name}: {value}\r\n").unwrap();
-        }
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("{head}\r\n{body}").as_bytes()).await.unwrap();
-        stream
-    }
-
-    /// The answer's status and body.
-    pub async fn answer(mut stream: TcpStream) -> (u16, String) {
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-    }
-
-    /// One call as the CLI makes it.
-    pub async fn call(address: SocketAddr, start: &str, body: &str) -> (u16, String) {
-        answer(send(address, start, &[("host", &address.to_string())], body).await).await
     }
 }
 
@@ -265,8 +238,9 @@ mod tests {
 
     use axum::routing::get;
 
-    use super::testing::{answer, send, serve};
+    use super::testing::serve;
     use super::*;
+    use base::testing::{answer, call, send};
 
     const HERE: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -458,7 +432,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, guarded).await });
-        assert_eq!(testing::call(address, "GET /", "").await.0, 403);
+        assert_eq!(call(address, "GET /", "").await.0, 403);
         server.abort();
     }
 }

@@ -24,27 +24,27 @@ use self::announce::announce;
 use self::listeners::Listeners;
 use self::readiness::Readiness;
 use crate::admin;
-use crate::audit::{self, Audit, Rejected, writer::Rotation};
-use crate::ca::{self, issuer::Issuer};
-use crate::config::Config;
-use crate::containers::api::{self, Api, Limits};
-use crate::containers::feed::Feed;
-use crate::containers::registry::Registry;
-use crate::containers::store::Store;
-use crate::credentials::{self, Credentials, server as authz};
-use crate::dns::nameservers::Nameservers;
-use crate::dns::{self, Resolver};
 use crate::envoy::Envoy;
-use crate::github::client::Client as GitHub;
-use crate::github::confirm::Confirm;
-use crate::github::ids::Ids;
-use crate::github::push::Push;
 use crate::live::{Filters, Live};
 use crate::metrics;
-use crate::problems::Problems;
-use crate::state::StateDir;
-use crate::upstreams::Upstreams;
-use crate::xds::server::{Fleet, Server as Discovery};
+use audit::{Audit, Rejected, writer::Rotation};
+use base::problems::Problems;
+use base::state::StateDir;
+use ca::issuer::Issuer;
+use config::Config;
+use credentials::{Credentials, server as authz};
+use github::client::Client as GitHub;
+use github::confirm::Confirm;
+use github::ids::Ids;
+use github::push::Push;
+use outbound::dns::nameservers::Nameservers;
+use outbound::dns::{self, Resolver};
+use outbound::upstreams::Upstreams;
+use registry::Registry;
+use registry::api::{self, Api, Limits};
+use registry::feed::Feed;
+use registry::store::Store;
+use xds::server::{Fleet, Server as Discovery};
 
 /// How long the admin API may take to finish its responses when the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -140,8 +140,13 @@ impl App {
         let github = Arc::new(GitHub::new(&upstreams, credentials, Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
         let logins = config.credentials.keep_logins(&upstreams, &resolver, dir, &stopped)?;
-        let live =
-            Live::start(Arc::clone(&config), upstreams, self.filters, Arc::clone(&registry), problems.clone())?;
+        let live = Live::start(
+            Arc::clone(&config),
+            Arc::clone(&upstreams),
+            self.filters,
+            Arc::clone(&registry),
+            problems.clone(),
+        )?;
         Ok(Bound {
             addresses,
             listeners,
@@ -259,7 +264,7 @@ impl Bound {
     fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet) -> Router {
         let (registry, credentials) = (&self.registry, &self.config.credentials);
         let limits =
-            Limits { allow_loopback: self.envoy.is_some(), pinned: self.config.pins.keys().cloned().collect() };
+            Limits { allow_loopback: self.envoy.is_some(), pinned: self.upstreams.pins.keys().cloned().collect() };
         api::routes(Api { registry: Arc::clone(registry), limits: Arc::new(limits) })
             .merge(ca::api::routes(self.ca.clone()))
             .merge(readiness::routes(Arc::clone(readiness)))
@@ -313,7 +318,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::admin::testing::call;
+    use base::testing::call;
 
     /// A control plane without Envoy in `directory`, with `listen` in its configuration.
     fn app(directory: &Path, listen: &str) -> App {

@@ -17,8 +17,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config;
-
 /// The one door out for AI agents in containers: Envoy ends TLS, Rust filters decide, credentials are added on the
 /// way and never enter a sandbox.
 #[derive(Debug, Parser)]

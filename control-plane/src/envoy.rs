@@ -15,10 +15,10 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::files;
-use crate::process::OURSELVES;
-use crate::xds::resources::listener::AUDIT_FLUSH;
-use crate::xds::resources::{CLEARTEXT, PROXY, TUNNEL};
+use base::files;
+use base::process::OURSELVES;
+use xds::resources::listener::AUDIT_FLUSH;
+use xds::resources::{CLEARTEXT, PROXY, TUNNEL};
 
 /// The release that the configuration we send was tried with.
 const RELEASE: &str = "/1.40.";

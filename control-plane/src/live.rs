@@ -14,11 +14,11 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use policy::HostPattern;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use crate::config::{Config, policy_file};
-use crate::containers::registry::{Change, Registry};
-use crate::problems::Problems;
-use crate::upstreams::Upstreams;
-use crate::xds::snapshot::{Listen, Snapshot};
+use base::problems::Problems;
+use config::{Config, policy_file};
+use outbound::upstreams::Upstreams;
+use registry::{Change, Registry};
+use xds::snapshot::{Listen, Snapshot};
 
 /// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
 const SETTLE: Duration = Duration::from_millis(25);

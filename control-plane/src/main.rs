@@ -2,27 +2,10 @@
 
 mod admin;
 mod app;
-mod audit;
-mod ca;
 mod cli;
-mod config;
-mod containers;
-mod contract;
-mod credentials;
-mod dns;
 mod envoy;
-mod files;
-mod github;
-mod hash;
-mod https;
 mod live;
 mod metrics;
-mod problems;
-mod process;
-mod state;
-mod telemetry;
-mod upstreams;
-mod xds;
 
 use std::process::ExitCode;
 

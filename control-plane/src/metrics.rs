@@ -15,10 +15,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::containers::registry::Registry as Containers;
-use crate::credentials::Credentials;
-use crate::telemetry;
-use crate::xds::server::Fleet;
+use base::telemetry;
+use credentials::Credentials;
+use registry::Registry as Containers;
+use xds::server::Fleet;
 
 /// Clock ticks in a second, as /proc counts processor time: `USER_HZ`, which is 100 on every architecture of ours.
 const TICKS: f64 = 100.0;

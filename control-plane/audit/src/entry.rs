@@ -16,7 +16,7 @@ use prost::Message;
 use serde::Deserialize;
 
 use super::{Event, Line, Update};
-use crate::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
+use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";

@@ -31,10 +31,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::panics::Panics;
 use self::writer::{Job, QUEUE, Rotation, Writer};
-use crate::containers::registry::Registry;
-use crate::containers::store;
-use crate::problems::Problems;
-use crate::telemetry;
+use base::problems::Problems;
+use base::telemetry;
+use registry::Registry;
+use registry::store;
 
 /// Lines that are kept in memory for the API; 2 to 20 MiB.
 const RECENT: usize = 5_000;
@@ -376,8 +376,7 @@ impl AccessLogService for Service {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::containers::store::Store;
-    use crate::contract::AUDIT_STATE;
+    use base::contract::AUDIT_STATE;
     use envoy_types::pb::envoy::config::core::v3::Node;
     use envoy_types::pb::envoy::data::accesslog::v3::{
         AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, HttpResponseProperties, TcpAccessLogEntry,
@@ -388,6 +387,7 @@ mod tests {
     use envoy_types::pb::google::protobuf::{Any, BytesValue, UInt32Value};
     use policy::Policy;
     use prost::Message;
+    use registry::store::Store;
 
     fn audit(directory: &Path) -> Arc<Audit> {
         let store = Store::open(&directory.join("registry.redb")).unwrap();

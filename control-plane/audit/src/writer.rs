@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use crate::problems::Problems;
-use crate::telemetry;
+use base::problems::Problems;
+use base::telemetry;
 
 /// Lines that wait for the disk before further ones are dropped; together with Envoy's own buffers some seconds at
 /// full load.

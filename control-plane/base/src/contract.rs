@@ -1,5 +1,6 @@
 //! Names and facts that two parts of the control plane share without one of them importing the other: what `xds` has
-//! Envoy do and the audit reads in Envoy's access log, and what the audit shows of a request with a credential.
+//! Envoy do and the audit reads in Envoy's access log, what the audit shows of a request with a credential, and where a
+//! sandbox's own credentials stand.
 
 use std::time::Duration;
 
@@ -14,6 +15,10 @@ pub const HANDSHAKE_TAG: &str = "handshake_ms";
 
 /// A stream that is open for this long gets a line of its own about its start.
 pub const LONG: Duration = Duration::from_secs(5);
+
+/// The headers that carry a credential of a sandbox, whatever the provider.
+pub const CREDENTIAL_HEADERS: [&str; 6] =
+    ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
 
 /// Query parameters whose values the audit shows. Their values are no secrets.
 const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];

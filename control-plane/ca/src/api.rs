@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use super::issuer::{Error, Issuer, PUBLIC};
-use crate::files;
+use base::files;
 
 /// The state of the routes.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 
-use crate::files;
+use base::files;
 
 /// How long the CA itself is valid.
 const CA_VALIDITY: Duration = Duration::days(3650);

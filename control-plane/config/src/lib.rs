@@ -14,9 +14,9 @@ use std::sync::Arc;
 use policy::HostName;
 use serde::Deserialize;
 
-use crate::credentials::{self, Credentials};
-use crate::dns::nameservers::MAX_NAMESERVERS;
-use crate::upstreams::{Upstream, Upstreams};
+use credentials::Credentials;
+use outbound::dns::nameservers::MAX_NAMESERVERS;
+use outbound::upstreams::{Upstream, Upstreams};
 
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_files_that_are_shipped_are_understood() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
         let shipped = Config::load(Some(&root.join("sallyport.yaml"))).unwrap();
         let github = HostName::parse(b"github.com").unwrap();
         assert!(

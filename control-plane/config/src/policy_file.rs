@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Error, parse, presets};
-use crate::credentials::Credentials;
-use crate::hash::short_hash;
+use base::hash::short_hash;
+use credentials::Credentials;
 
 /// The methods that an entry can name: those of RFC 9110 but TRACE and CONNECT, which never pass, and PATCH.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -379,7 +379,7 @@ fn default_entries(configured: &[HostPattern]) -> Vec<Entry> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials;
+    use credentials;
     use policy::HostName;
     use std::collections::BTreeMap;
 

@@ -485,7 +485,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::endpoint::Endpoint;
+    use crate::endpoint::Endpoint;
     use std::collections::BTreeSet;
 
     #[test]

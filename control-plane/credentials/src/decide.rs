@@ -143,9 +143,9 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::credentials::entry::{Injection, Location};
-    use crate::credentials::source::Subject;
-    use crate::credentials::{raws, read};
+    use crate::entry::{Injection, Location};
+    use crate::source::Subject;
+    use crate::{raws, read};
     use policy::{Access, HostPattern};
     use secrecy::ExposeSecret;
     use std::path::Path;

@@ -1,8 +1,5 @@
 //! The sandbox's own credentials in a request. They are removed wherever the gateway adds a credential.
 
-/// Headers, whatever the provider.
-pub const HEADERS: [&str; 6] = ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
-
 /// Parameters of a query. Google reads each of its own also with a `$` in front; by the last two it takes headers and
 /// the method (Closure's goog.net.rpc.HttpCors).
 const PARAMETERS: [&str; 9] =

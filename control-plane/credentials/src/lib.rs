@@ -30,15 +30,15 @@ use policy::{Denial, HostName, HostPattern, Rule};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::dns::Resolver;
-use crate::https;
-use crate::upstreams::Upstreams;
 use entry::{Entry, Location};
 pub use format::PLACEHOLDER;
 use oauth::Login;
 use oauth::endpoint::{Endpoint, RefreshError};
 use oauth::refresh::{self, Outcome};
 pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
+use outbound::dns::Resolver;
+use outbound::https;
+use outbound::upstreams::Upstreams;
 pub use raw::{Raw, raws, read};
 pub use source::Subject;
 

@@ -19,15 +19,16 @@ use policy::{Authority, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
+use super::Credentials;
 use super::decide::{Grant, Request, decide};
 use super::entry::{Injection, Location};
 use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::scope::Scope;
 use super::source::Subject;
-use super::{Credentials, foreign};
-use crate::containers::registry::Registry;
-use crate::telemetry;
+use base::contract::CREDENTIAL_HEADERS;
+use base::telemetry;
+use registry::Registry;
 
 /// The header in which requests of Codex name the account of their token.
 const ACCOUNT: &str = "chatgpt-account-id";
@@ -111,7 +112,7 @@ fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) ->
         names.map(str::to_owned).filter(|name| location(name.clone()) != injection.location).collect()
     };
     let mut ok = OkHttpResponse {
-        headers_to_remove: others(&Location::Header, &mut foreign::HEADERS.into_iter()),
+        headers_to_remove: others(&Location::Header, &mut CREDENTIAL_HEADERS.into_iter()),
         query_parameters_to_remove: others(&Location::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };

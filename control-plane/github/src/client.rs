@@ -14,10 +14,10 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use policy::HostName;
 use tokio::sync::Semaphore;
 
-use crate::credentials::{Credentials, Subject};
-use crate::dns::Resolver;
-use crate::https::{self, Failure, Limits, Place};
-use crate::upstreams::Upstreams;
+use credentials::{Credentials, Subject};
+use outbound::dns::Resolver;
+use outbound::https::{self, Failure, Limits, Place};
+use outbound::upstreams::Upstreams;
 
 /// The one host that is asked.
 const HOST: &str = "api.github.com";

@@ -17,8 +17,8 @@ use tonic::{Request, Response, Status};
 
 use super::client::Client;
 use super::recent::Recent;
-use crate::containers::registry::Registry;
-use crate::credentials::Subject;
+use credentials::Subject;
+use registry::Registry;
 
 /// The longest id. A ref's holds its name, which has 255 bytes at the most.
 const MAX_ID: usize = 512;

@@ -18,9 +18,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::client::{ApiResponse, Client, Error};
-use crate::containers::registry::{Change, Registry};
-use crate::credentials::Subject;
-use crate::problems::Problems;
+use base::problems::Problems;
+use credentials::Subject;
+use registry::{Change, Registry};
 
 /// How long an answer counts.
 const KEEP: Duration = Duration::from_secs(3_600);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use policy::Container;
 
-use crate::containers::registry::Registry;
+use registry::Registry;
 
 pub mod client;
 pub mod confirm;

@@ -21,8 +21,8 @@ use tonic::{Request, Response, Status};
 use self::response::{ahead, encoded, ref_of};
 use super::client::{ApiResponse, Client};
 use super::recent::Recent;
-use crate::containers::registry::Registry;
-use crate::credentials::Subject;
+use credentials::Subject;
+use registry::Registry;
 
 /// The service.
 #[derive(Debug)]

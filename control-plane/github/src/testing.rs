@@ -8,13 +8,13 @@ use std::sync::Arc;
 use policy::{HostName, Policy};
 
 use super::client::Client;
-use crate::containers::registry::Registry;
-use crate::containers::store::Store;
-use crate::credentials;
-use crate::dns::{Resolver, nameservers::Nameservers};
-use crate::https::testing::{HOST, Server, TOKEN};
-use crate::problems::Problems;
-use crate::upstreams::{Upstream, Upstreams};
+use base::problems::Problems;
+use credentials;
+use outbound::dns::{Resolver, nameservers::Nameservers};
+use outbound::https::testing::{HOST, Server, TOKEN};
+use outbound::upstreams::{Upstream, Upstreams};
+use registry::Registry;
+use registry::store::Store;
 
 /// The server, and a gateway's parts before it.
 pub struct Rig {

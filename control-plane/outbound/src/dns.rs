@@ -22,9 +22,9 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use jiff::Timestamp;
 use policy::HostName;
 
-use crate::containers::registry::Registry;
-use crate::problems::Problems;
+use base::problems::Problems;
 use nameservers::{Failure, Nameservers};
+use registry::Registry;
 
 /// The most addresses in one response. Further addresses are left out. Envoy tries one after the other.
 const MAX_ADDRESSES: usize = 16;

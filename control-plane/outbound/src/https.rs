@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use crate::dns::{Resolver, nameservers};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 const PORT: u16 = 443;

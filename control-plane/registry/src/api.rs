@@ -342,15 +342,16 @@ async fn remove(State(api): State<Api>, Path(ip): Path<String>) -> Result<Status
 mod tests {
     use std::collections::BTreeSet;
     use std::io::ErrorKind;
-    use std::net::SocketAddr;
+    use std::net::{Ipv4Addr, SocketAddr};
     use std::time::{Duration, Instant};
 
     use policy::Policy;
+    use tokio::net::TcpListener;
 
     use super::store::Store;
     use super::store::failing::{Disk, Refuses};
     use super::*;
-    use crate::admin::{Access, testing};
+    use base::testing;
 
     fn register(body: &str) -> Result<Container, (u16, Option<String>)> {
         let now: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
@@ -452,7 +453,9 @@ mod tests {
     async fn serve(store: Store) -> (SocketAddr, Arc<Registry>, tokio::task::JoinHandle<std::io::Result<()>>) {
         let registry = Registry::open(store, Policy::deny_all()).unwrap();
         let api = Api { registry: Arc::clone(&registry), limits: Arc::default() };
-        let (address, server) = testing::serve(routes(api), Access::Local).await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, routes(api)).await });
         (address, registry, server)
     }
 

@@ -2,6 +2,9 @@
 
 pub mod api;
 pub mod feed;
-pub mod registry;
+mod registry;
 pub mod store;
-pub mod workers;
+mod workers;
+
+pub use registry::{Change, Registry, Subscription};
+pub use workers::Watcher;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::readiness::Readiness;
-use crate::config::Config;
-use crate::files;
+use base::files;
+use config::Config;
 
 /// The file below the state directory, for commands whose configuration has port 0.
 const FILE: &str = "run/addresses.json";

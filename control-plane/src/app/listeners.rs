@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::time::Instant;
 
-use crate::config::Config;
-use crate::xds::resources::cluster::DNS_SOCKET;
+use config::Config;
+use xds::resources::cluster::DNS_SOCKET;
 
 /// The socket of all gRPC services, below the state directory.
 const GRPC_SOCKET: &str = "run/xds.sock";

@@ -11,10 +11,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpStream;
 
-use crate::containers::registry::Registry;
-use crate::credentials::Credentials;
-use crate::problems::Problems;
-use crate::xds::server::Fleet;
+use base::problems::Problems;
+use credentials::Credentials;
+use registry::Registry;
+use xds::server::Fleet;
 
 /// How long the proxy's port may take to accept a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);

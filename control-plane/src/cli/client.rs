@@ -10,8 +10,8 @@ use serde_json::Value;
 use ureq::RequestBuilder;
 
 use super::{Common, Error};
+use crate::admin;
 use crate::app::Addresses;
-use crate::{admin, config};
 
 /// The admin API at one address.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::{Common, Error, print};
-use crate::config::Config;
+use config::Config;
 
 /// How long the gateway, a nameserver or an upstream may take to respond.
 const TIMEOUT: Duration = Duration::from_secs(3);

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use super::client::Client;
 use super::{Common, Error, print};
 use crate::app::Addresses;
-use crate::credentials::PLACEHOLDER;
+use credentials::PLACEHOLDER;
 
 /// Programs read the one or the other spelling of the proxy's variables.
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Common, Error};
-use crate::config::policy_file;
-use crate::containers::api;
+use config::policy_file;
+use registry::api;
 
 /// Say what the gateway would answer to a request of a container, and why
 ///

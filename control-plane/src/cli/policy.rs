@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::explain::Explain;
 use super::{Common, Error, print};
-use crate::config::policy_file;
+use config::policy_file;
 
 /// What sandboxes may do.
 #[derive(Debug, Subcommand)]

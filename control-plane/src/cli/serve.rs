@@ -9,7 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 
 use super::{Common, Error};
 use crate::app::App;
-use crate::{config, envoy, live};
+use crate::{envoy, live};
 
 /// Where the filters are.
 #[derive(Debug, Args)]
@@ -61,7 +61,7 @@ pub struct RefreshLogin {
 impl RefreshLogin {
     pub(super) fn run(self) -> Result<(), Error> {
         keep_out_of_dumps().context("memory cannot be kept out of core dumps")?;
-        Ok(crate::credentials::refresh_login(&self.lock)?)
+        Ok(credentials::refresh_login(&self.lock)?)
     }
 }
 

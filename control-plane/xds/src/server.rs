@@ -23,9 +23,9 @@ use super::connection::{Connection, Standing};
 use super::leaves::Leaves;
 use super::resources::secret;
 use super::snapshot::{Resource, ResourceKind, Snapshot};
-use crate::ca::issuer::Issuer;
-use crate::containers::registry::Registry;
-use crate::telemetry::{self, Leaf};
+use base::telemetry::{self, Leaf};
+use ca::issuer::Issuer;
+use registry::Registry;
 
 /// Responses that wait for a slow Envoy before the stream's task waits too.
 const OUTGOING: usize = 16;

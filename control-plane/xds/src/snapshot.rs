@@ -14,8 +14,8 @@ use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
 
 use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
-use crate::hash::short_hash;
-use crate::upstreams::Upstreams;
+use base::hash::short_hash;
+use outbound::upstreams::Upstreams;
 
 /// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,7 +53,7 @@ impl ResourceKind {
         }
     }
 
-    /// The name of this kind among [`crate::telemetry::UPDATES`].
+    /// The name of this kind among [`base::telemetry::UPDATES`].
     pub fn name(self) -> &'static str {
         match self {
             ResourceKind::Cluster => "cluster",
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_counter() {
-        assert_eq!(ResourceKind::ALL.map(ResourceKind::name), crate::telemetry::UPDATES);
+        assert_eq!(ResourceKind::ALL.map(ResourceKind::name), base::telemetry::UPDATES);
     }
 
     #[test]

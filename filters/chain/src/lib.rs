@@ -1,23 +1,23 @@
-//! The filters of the chain as the one module that Envoy loads, for which of them it is told by the plugin's root id.
+//! All filters of the chain in the one module that Envoy loads. The plugin's root id selects the filter.
 //!
-//! One module and one VM in each worker: Envoy compiles all of a module before its listeners open, and what the filters
-//! have in common (the policy, JSON, the standard library) is most of each.
+//! There is one module, and one VM in each worker, because Envoy compiles the whole module before its listeners open.
+//! The code that the filters share (the policy, JSON, the standard library) is most of each filter.
 
 use envoy_host::{self as host, Action, Level, RootCallbacks, StreamCallbacks};
 
-/// The first export that Envoy calls, when the module is loaded.
+/// The functions that Envoy calls first, when it has loaded the module.
 mod exports {
     proxy_wasm::main! {{
         crate::start();
     }}
 }
 
-/// Makes the filters known to Envoy. To be called once in each VM.
+/// Registers the filters with Envoy. Has to be called once in each VM.
 pub fn start() {
     host::start(root);
 }
 
-/// The root context `id` of the filter that Envoy has asked for.
+/// Creates the root context `id` of the filter that the root id names.
 fn root(id: u32) -> Box<dyn RootCallbacks> {
     match host::root_id().as_deref() {
         Ok(b"identity") => identity_filter::root(id),
@@ -28,7 +28,7 @@ fn root(id: u32) -> Box<dyn RootCallbacks> {
     }
 }
 
-/// A root id without a filter. The filter is not configured, so Envoy refuses each of its requests.
+/// Stands for an unknown filter. Its configuration fails, so Envoy refuses each request that reaches it.
 struct Unknown;
 
 impl RootCallbacks for Unknown {

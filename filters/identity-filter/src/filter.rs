@@ -6,10 +6,10 @@
 //!
 //! No borrow of shared state is held across a hostcall.
 
-use crate::limits::{Kind, Limits, RATE};
+use crate::limits::{Counted, Limits, RATE};
 use crate::link::Link;
 use crate::live::Live;
-use crate::memory::{Answer, Asked, Memory, Unusable, Who, address_bytes};
+use crate::memory::{Identity, Lookup, LookupResult, Memory, Unusable, address_bytes};
 use crate::refused::{Bodies, Refused};
 use crate::request::Facts;
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
@@ -178,7 +178,7 @@ struct Stream {
     shared: Rc<Shared>,
     progress: Rc<Progress>,
     /// What it was counted as, and for whom.
-    counted: Cell<Option<(IpAddr, Kind)>>,
+    counted: Cell<Option<(IpAddr, Counted)>>,
 }
 
 impl StreamCallbacks for Stream {
@@ -273,22 +273,22 @@ impl Stream {
         let Some(source) = source else {
             return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(verdict::no_source()), None)));
         };
-        if let Err(denial) = self.enter(source, Kind::Stream) {
+        if let Err(denial) = self.enter(source, Counted::Stream) {
             return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(denial), Some(source))));
         }
         let sni = host::requested_server_name()?;
-        let who = self.shared.memory.borrow().who(source, &Asked::No);
-        if let Who::Settled(container, policy) = who {
+        let who = self.shared.memory.borrow().identify(source, &Lookup::NotMade);
+        if let Identity::Settled(container, policy) = who {
             let judgement = verdict::on_request(facts, sni.as_deref(), container.as_deref(), &policy, host::now()?);
             return Ok(Step::Done(judgement));
         }
-        if let Err(denial) = self.shared.limits.borrow_mut().ask(source, self.shared.uptime.get()) {
+        if let Err(denial) = self.shared.limits.borrow_mut().count_lookup(source, self.shared.uptime.get()) {
             return Ok(Step::Done(self.shared.unsettled(Outcome::Refuse(denial), Some(source))));
         }
         Ok(Step::Hold { source, sni })
     }
 
-    fn enter(&self, source: IpAddr, kind: Kind) -> Result<(), Denial> {
+    fn enter(&self, source: IpAddr, kind: Counted) -> Result<(), Denial> {
         let known = self.shared.memory.borrow().container_id(source).is_some();
         self.shared.limits.borrow_mut().enter(source, kind, known, self.shared.uptime.get())?;
         self.counted.set(Some((source, kind)));
@@ -298,7 +298,7 @@ impl Stream {
     /// Counts a CONNECT. One to a host that the policy does not name counts twice: a leaf may have to be issued for it.
     fn admit_tunnel(&self, facts: &Facts, source: Option<IpAddr>, now: Timestamp) -> Result<(), Denial> {
         let Some(source) = source else { return Err(verdict::no_source()) };
-        self.enter(source, Kind::Tunnel)?;
+        self.enter(source, Counted::Tunnel)?;
         self.shared.live.borrow_mut().open(self.id, source, &self.shared.memory.borrow(), now);
         let authority = facts.authority.as_deref().and_then(|authority| Authority::parse(authority).ok());
         match authority {
@@ -324,7 +324,7 @@ impl Stream {
         self.progress.phase.set(Phase::Held);
         // The tick under way may have begun just now or be about to end.
         let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(TICK);
-        let held = Held { facts, sni, source, asked: Asked::Waiting, until, progress: self.progress.clone() };
+        let held = Held { facts, sni, source, lookup: Lookup::Pending, until, progress: self.progress.clone() };
         let facts = held.facts.clone();
         let refused = self.shared.waiting.borrow_mut().hold(self.id, held).err();
         if let Some(denial) = refused {
@@ -348,7 +348,7 @@ impl Stream {
         }
     }
 
-    fn read_answer(&self, source: IpAddr, status: u32, size: usize) -> Result<Answer, String> {
+    fn read_answer(&self, source: IpAddr, status: u32, size: usize) -> Result<LookupResult, String> {
         if status != 0 {
             return Err(format!("gRPC status {status}"));
         }
@@ -357,7 +357,7 @@ impl Stream {
         host::act_for(self.id).map_err(|error| error.to_string())?;
         let message = message.map_err(|error| error.to_string())?;
         let response = LookupResponse::decode(message.as_slice()).map_err(|error| error.to_string())?;
-        Answer::read(source, &response)
+        LookupResult::read(source, &response)
     }
 }
 

@@ -14,12 +14,12 @@ pub const MAX_TUNNELS: u32 = 256;
 /// other work that a sandbox can cause.
 pub const TUNNELS_PER_SECOND: u32 = 32;
 /// The rate at which an address may open tunnels if this worker knows no container there, after the same burst.
-pub const TUNNELS_OF_STRANGERS_PER_SECOND: u32 = 8;
+pub const UNREGISTERED_TUNNELS_PER_SECOND: u32 = 8;
 /// The burst of registry lookups for an address where this worker knows no container.
-pub const MAX_QUESTIONS: u32 = 128;
+pub const LOOKUP_BURST: u32 = 128;
 /// The rate of these lookups after the burst. Every worker knows a registration within 50 ms, so an address that needs
 /// more lookups is not registered.
-pub const QUESTIONS_PER_SECOND: u32 = 8;
+pub const LOOKUPS_PER_SECOND: u32 = 8;
 /// The rule for exceeding one of these rates. The refusal is delayed by `refused::RATE_PAUSE`, so that a client that
 /// retries at once has to wait.
 pub const RATE: Rule = Rule::LimitRate;
@@ -35,14 +35,14 @@ const MAX_IDLE: usize = 16_384;
 
 /// The kinds of work that are counted. [`crate::waiting`] counts the requests that wait for the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Counted {
     /// An open CONNECT tunnel.
     Tunnel,
     /// Any other request.
     Stream,
 }
 
-impl Kind {
+impl Counted {
     fn limit(self) -> (u32, Rule, &'static str) {
         match self {
             Self::Tunnel => (MAX_TUNNELS, Rule::LimitConnections, "connections"),
@@ -65,7 +65,7 @@ struct Usage {
     /// The rate of opened tunnels.
     opened: Rate,
     /// The rate of registry lookups.
-    asked: Rate,
+    lookups: Rate,
     /// The uptime at which `strange` is reset.
     until: Duration,
 }
@@ -92,10 +92,10 @@ impl Rate {
 }
 
 impl Usage {
-    fn count(&mut self, kind: Kind) -> &mut u32 {
+    fn count(&mut self, kind: Counted) -> &mut u32 {
         match kind {
-            Kind::Tunnel => &mut self.tunnels,
-            Kind::Stream => &mut self.streams,
+            Counted::Tunnel => &mut self.tunnels,
+            Counted::Stream => &mut self.streams,
         }
     }
 
@@ -110,19 +110,22 @@ impl Limits {
     ///
     /// # Errors
     /// If `source` has reached a limit, or opens tunnels too fast. The refusal has status 429.
-    pub fn enter(&mut self, source: IpAddr, kind: Kind, known: bool, uptime: Duration) -> Result<(), Denial> {
+    pub fn enter(&mut self, source: IpAddr, kind: Counted, known: bool, uptime: Duration) -> Result<(), Denial> {
         let usage = self.by_source.entry(source).or_default();
         if known {
-            usage.asked = Rate::default();
+            usage.lookups = Rate::default();
         }
         let (limit, rule, what) = kind.limit();
         if *usage.count(kind) >= limit {
-            return Err(too_many(rule, format!("your address has {limit} {what}, which is the limit")));
+            return Err(too_many(
+                rule,
+                format!("your address has {limit} {what}, which is the limit; try again when some have ended"),
+            ));
         }
-        let per_second = if known { TUNNELS_PER_SECOND } else { TUNNELS_OF_STRANGERS_PER_SECOND };
-        if kind == Kind::Tunnel && !usage.opened.may(uptime, MAX_TUNNELS, per_second) {
+        let per_second = if known { TUNNELS_PER_SECOND } else { UNREGISTERED_TUNNELS_PER_SECOND };
+        if kind == Counted::Tunnel && !usage.opened.may(uptime, MAX_TUNNELS, per_second) {
             let reason = format!(
-                "your address opens more than {per_second} connections in a second, after the first {MAX_TUNNELS}"
+                "rate limit: your address may open {per_second} connections per second, after a burst of {MAX_TUNNELS}"
             );
             return Err(too_many(RATE, reason));
         }
@@ -132,11 +135,11 @@ impl Limits {
     }
 
     /// Counts one less of `kind` for `source`.
-    pub fn leave(&mut self, source: IpAddr, kind: Kind) {
+    pub fn leave(&mut self, source: IpAddr, kind: Counted) {
         if let Some(usage) = self.by_source.get_mut(&source) {
             let count = usage.count(kind);
             *count = count.saturating_sub(1);
-            if usage.idle() && usage.strange == 0 && usage.opened.used == 0 && usage.asked.used == 0 {
+            if usage.idle() && usage.strange == 0 && usage.opened.used == 0 && usage.lookups.used == 0 {
                 self.by_source.remove(&source);
             }
         }
@@ -146,12 +149,12 @@ impl Limits {
     ///
     /// # Errors
     /// If there were too many lookups. The refusal has status 429.
-    pub fn ask(&mut self, source: IpAddr, uptime: Duration) -> Result<(), Denial> {
-        if self.usage(source).asked.may(uptime, MAX_QUESTIONS, QUESTIONS_PER_SECOND) {
+    pub fn count_lookup(&mut self, source: IpAddr, uptime: Duration) -> Result<(), Denial> {
+        if self.usage(source).lookups.may(uptime, LOOKUP_BURST, LOOKUPS_PER_SECOND) {
             return Ok(());
         }
         let reason = format!(
-            "nobody is known at your address, and it makes more than {QUESTIONS_PER_SECOND} requests in a second, after the first {MAX_QUESTIONS}"
+            "rate limit: an unregistered address may send {LOOKUPS_PER_SECOND} requests per second, after a burst of {LOOKUP_BURST}"
         );
         Err(too_many(RATE, reason))
     }
@@ -159,7 +162,7 @@ impl Limits {
     /// Resets the rate of lookups for `source`, because the registry has returned a record.
     pub fn known(&mut self, source: IpAddr) {
         if let Some(usage) = self.by_source.get_mut(&source) {
-            usage.asked = Rate::default();
+            usage.lookups = Rate::default();
         }
     }
 
@@ -183,7 +186,7 @@ impl Limits {
         }
         if usage.strange >= MAX_STRANGE_HOSTS {
             let reason = format!(
-                "your address has asked for hosts that are not allowed {MAX_STRANGE_HOSTS} times in an hour, which is the limit"
+                "your address may open {MAX_STRANGE_HOSTS} connections per hour to hosts that are not allowed, and has reached that limit"
             );
             return Err(too_many(Rule::LimitNames, reason));
         }
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_granted_up_to_its_limit_and_given_back() {
-        for kind in [Kind::Tunnel, Kind::Stream] {
+        for kind in [Counted::Tunnel, Counted::Stream] {
             let mut limits = Limits::default();
             let (limit, rule, _) = kind.limit();
             for _ in 0..limit {
@@ -227,17 +230,17 @@ mod tests {
 
     #[test]
     fn tunnels_that_come_and_go_are_limited_by_the_second_after_the_first() {
-        for (known, per_second) in [(true, TUNNELS_PER_SECOND), (false, TUNNELS_OF_STRANGERS_PER_SECOND)] {
+        for (known, per_second) in [(true, TUNNELS_PER_SECOND), (false, UNREGISTERED_TUNNELS_PER_SECOND)] {
             let mut limits = Limits::default();
             let mut opens = |second| {
                 let at = Duration::from_secs(second);
                 let opened = (0..1_000).take_while(|_| {
-                    let granted = limits.enter(ip("10.0.0.1"), Kind::Tunnel, known, at);
+                    let granted = limits.enter(ip("10.0.0.1"), Counted::Tunnel, known, at);
                     if let Err(denial) = &granted {
                         assert_eq!((denial.status, denial.rule), (429, RATE));
                         return false;
                     }
-                    limits.leave(ip("10.0.0.1"), Kind::Tunnel);
+                    limits.leave(ip("10.0.0.1"), Counted::Tunnel);
                     true
                 });
                 u32::try_from(opened.count()).unwrap()
@@ -253,32 +256,33 @@ mod tests {
     fn questions_about_one_address_are_limited_by_the_second_after_the_first() {
         let mut limits = Limits::default();
         let mut asks = |address, second| {
-            let asked = (0..1_000).take_while(|_| match limits.ask(ip(address), Duration::from_secs(second)) {
-                Ok(()) => true,
-                Err(denial) => {
-                    assert_eq!((denial.status, denial.rule), (429, RATE));
-                    false
-                }
-            });
+            let asked =
+                (0..1_000).take_while(|_| match limits.count_lookup(ip(address), Duration::from_secs(second)) {
+                    Ok(()) => true,
+                    Err(denial) => {
+                        assert_eq!((denial.status, denial.rule), (429, RATE));
+                        false
+                    }
+                });
             u32::try_from(asked.count()).unwrap()
         };
-        assert_eq!(asks("10.0.0.1", 5), MAX_QUESTIONS);
+        assert_eq!(asks("10.0.0.1", 5), LOOKUP_BURST);
         assert_eq!(asks("10.0.0.1", 5), 0);
-        assert_eq!(asks("10.0.0.2", 5), MAX_QUESTIONS);
-        assert_eq!(asks("10.0.0.1", 7), 2 * QUESTIONS_PER_SECOND);
+        assert_eq!(asks("10.0.0.2", 5), LOOKUP_BURST);
+        assert_eq!(asks("10.0.0.1", 7), 2 * LOOKUPS_PER_SECOND);
         // A registered address starts again with a full burst.
         let mut limits = Limits::default();
         let at = Duration::from_secs(5);
         for found in [true, false] {
-            (0..MAX_QUESTIONS).for_each(|_| limits.ask(ip("10.0.0.1"), at).unwrap());
-            limits.ask(ip("10.0.0.1"), at).unwrap_err();
+            (0..LOOKUP_BURST).for_each(|_| limits.count_lookup(ip("10.0.0.1"), at).unwrap());
+            limits.count_lookup(ip("10.0.0.1"), at).unwrap_err();
             if found {
                 limits.known(ip("10.0.0.1"));
             } else {
-                limits.enter(ip("10.0.0.1"), Kind::Stream, true, at).unwrap();
+                limits.enter(ip("10.0.0.1"), Counted::Stream, true, at).unwrap();
             }
         }
-        limits.ask(ip("10.0.0.1"), at).unwrap();
+        limits.count_lookup(ip("10.0.0.1"), at).unwrap();
     }
 
     #[test]
@@ -300,8 +304,8 @@ mod tests {
             limits.strange_host(IpAddr::from(n.to_be_bytes()), Duration::ZERO).unwrap();
         }
         assert!(limits.by_source.len() <= MAX_IDLE);
-        limits.enter(ip("10.0.0.1"), Kind::Stream, true, LATE).unwrap();
-        limits.leave(ip("10.0.0.1"), Kind::Stream);
+        limits.enter(ip("10.0.0.1"), Counted::Stream, true, LATE).unwrap();
+        limits.leave(ip("10.0.0.1"), Counted::Stream);
         assert!(!limits.by_source.contains_key(&ip("10.0.0.1")));
     }
 }

@@ -24,32 +24,32 @@ pub struct Memory {
 
 /// The state of the registry lookup for one request's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Lookup {
     /// No lookup was made.
-    No,
+    NotMade,
     /// The lookup is under way.
-    Waiting,
+    Pending,
     /// The lookup has returned.
-    Answered(Answer),
+    Done(LookupResult),
 }
 
 /// The registry's response to a lookup. It is used for the request that made the lookup, and is never stored in the
 /// memory: only the stream, whose messages are ordered, changes the memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct LookupResult {
     version: u64,
     container: Option<Rc<Container>>,
 }
 
 /// The container at an address, if it can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Identity {
     /// The container (`None` if no container is registered) and the policy in force.
     Settled(Option<Rc<Container>>, Rc<Policy>),
     /// A registry lookup is needed.
-    Ask,
+    NeedsLookup,
     /// The lookup or the first snapshot has to arrive first.
-    Wait,
+    Waits,
 }
 
 /// A part of a message that couldn't be parsed. The part was treated as absent.
@@ -152,18 +152,18 @@ impl Memory {
     ///
     /// A response that is not newer than the memory is ignored: the stream has delivered the same record already, and
     /// may have removed it since. A newer response is valid for this request, whatever the stream delivers next.
-    pub fn who(&self, address: IpAddr, asked: &Asked) -> Who {
+    pub fn identify(&self, address: IpAddr, lookup: &Lookup) -> Identity {
         let known = self.containers.get(&address);
-        let container = match (asked, known) {
-            (Asked::Answered(answer), _) if answer.version > self.applied => answer.container.clone(),
-            (Asked::Answered(_), known) => known.cloned(),
-            (Asked::No | Asked::Waiting, Some(known)) => Some(known.clone()),
-            (Asked::No, None) => return Who::Ask,
-            (Asked::Waiting, None) => return Who::Wait,
+        let container = match (lookup, known) {
+            (Lookup::Done(result), _) if result.version > self.applied => result.container.clone(),
+            (Lookup::Done(_), known) => known.cloned(),
+            (Lookup::NotMade | Lookup::Pending, Some(known)) => Some(known.clone()),
+            (Lookup::NotMade, None) => return Identity::NeedsLookup,
+            (Lookup::Pending, None) => return Identity::Waits,
         };
         match &self.policy {
-            Some(policy) => Who::Settled(container, policy.clone()),
-            None => Who::Wait,
+            Some(policy) => Identity::Settled(container, policy.clone()),
+            None => Identity::Waits,
         }
     }
 
@@ -174,7 +174,7 @@ impl Memory {
             || self.containers.get(&address).is_some_and(|container| container.generation == generation)
     }
 
-    /// The record that the stream has delivered for `address`. Requests must be judged by [`Memory::who`] instead.
+    /// The record that the stream has delivered for `address`. Requests must be judged by [`Memory::identify`] instead.
     pub fn record(&self, address: IpAddr) -> Option<&Container> {
         self.containers.get(&address).map(Rc::as_ref)
     }
@@ -202,7 +202,7 @@ impl Memory {
     }
 }
 
-impl Answer {
+impl LookupResult {
     /// Parses the registry's response to a lookup of `address`.
     ///
     /// # Errors
@@ -267,39 +267,39 @@ mod tests {
         memory
     }
 
-    fn answer(version: u64, id: Option<&str>) -> Asked {
+    fn answer(version: u64, id: Option<&str>) -> Lookup {
         let response = LookupResponse { version, record: id.map(|id| record(B, id)) };
-        Asked::Answered(Answer::read(ip(B), &response).unwrap())
+        Lookup::Done(LookupResult::read(ip(B), &response).unwrap())
     }
 
-    fn id(who: &Who) -> Option<&str> {
+    fn id(who: &Identity) -> Option<&str> {
         match who {
-            Who::Settled(container, _) => Some(container.as_ref().map_or("nobody", |c| c.container_id.as_str())),
-            Who::Ask | Who::Wait => None,
+            Identity::Settled(container, _) => Some(container.as_ref().map_or("nobody", |c| c.container_id.as_str())),
+            Identity::NeedsLookup | Identity::Waits => None,
         }
     }
 
     #[test]
     fn a_known_address_is_settled_without_asking_and_an_unknown_one_is_asked_for_once() {
         let memory = filled();
-        assert_eq!(id(&memory.who(ip(A), &Asked::No)), Some("a"));
-        assert_eq!(memory.who(ip(B), &Asked::No), Who::Ask);
-        assert_eq!(memory.who(ip(B), &Asked::Waiting), Who::Wait);
+        assert_eq!(id(&memory.identify(ip(A), &Lookup::NotMade)), Some("a"));
+        assert_eq!(memory.identify(ip(B), &Lookup::NotMade), Identity::NeedsLookup);
+        assert_eq!(memory.identify(ip(B), &Lookup::Pending), Identity::Waits);
     }
 
     #[test]
     fn before_the_first_snapshot_nothing_is_settled() {
         let memory = Memory::default();
-        assert_eq!(memory.who(ip(B), &Asked::No), Who::Ask);
-        assert_eq!(memory.who(ip(B), &answer(3, Some("b"))), Who::Wait);
+        assert_eq!(memory.identify(ip(B), &Lookup::NotMade), Identity::NeedsLookup);
+        assert_eq!(memory.identify(ip(B), &answer(3, Some("b"))), Identity::Waits);
         assert_eq!(memory.policy_version(), "none");
     }
 
     #[test]
     fn an_answer_newer_than_the_memory_counts() {
         let memory = filled();
-        assert_eq!(id(&memory.who(ip(B), &answer(6, Some("b")))), Some("b"));
-        assert_eq!(id(&memory.who(ip(B), &answer(6, None))), Some("nobody"));
+        assert_eq!(id(&memory.identify(ip(B), &answer(6, Some("b")))), Some("b"));
+        assert_eq!(id(&memory.identify(ip(B), &answer(6, None))), Some("nobody"));
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         assert!(memory.apply(WatchResponse { upserts: vec![upsert(B, "b")], ..change(6) }).unwrap().is_empty());
         assert!(memory.apply(WatchResponse { removals: vec![address_bytes(ip(B))], ..change(7) }).unwrap().is_empty());
         for version in [5, 6, 7] {
-            assert_eq!(id(&memory.who(ip(B), &answer(version, Some("b")))), Some("nobody"), "{version}");
+            assert_eq!(id(&memory.identify(ip(B), &answer(version, Some("b")))), Some("nobody"), "{version}");
         }
     }
 
@@ -316,20 +316,20 @@ mod tests {
     fn what_the_stream_brings_while_an_answer_is_awaited_settles_it() {
         let mut memory = filled();
         memory.apply(WatchResponse { upserts: vec![upsert(B, "b")], ..change(6) }).unwrap();
-        assert_eq!(id(&memory.who(ip(B), &Asked::Waiting)), Some("b"));
-        assert_eq!(id(&memory.who(ip(B), &answer(5, None))), Some("b"));
+        assert_eq!(id(&memory.identify(ip(B), &Lookup::Pending)), Some("b"));
+        assert_eq!(id(&memory.identify(ip(B), &answer(5, None))), Some("b"));
     }
 
     #[test]
     fn a_new_streams_snapshot_replaces_everything_and_until_then_everything_stays() {
         let mut memory = filled();
         memory.stream_opened();
-        assert_eq!(id(&memory.who(ip(A), &Asked::No)), Some("a"));
+        assert_eq!(id(&memory.identify(ip(A), &Lookup::NotMade)), Some("a"));
         assert_eq!(memory.apply(change(9)).unwrap_err(), Unusable::NotASnapshot);
-        assert_eq!(id(&memory.who(ip(A), &Asked::No)), Some("a"));
+        assert_eq!(id(&memory.identify(ip(A), &Lookup::NotMade)), Some("a"));
         memory.apply(snapshot(2, vec![upsert(B, "b")])).unwrap();
-        assert_eq!(memory.who(ip(A), &Asked::No), Who::Ask);
-        assert_eq!(id(&memory.who(ip(B), &Asked::No)), Some("b"));
+        assert_eq!(memory.identify(ip(A), &Lookup::NotMade), Identity::NeedsLookup);
+        assert_eq!(id(&memory.identify(ip(B), &Lookup::NotMade)), Some("b"));
         assert_eq!(memory.len(), 1);
     }
 
@@ -348,8 +348,8 @@ mod tests {
             let upserts = vec![Upsert { address: address_bytes(ip(A)), record: record.to_vec() }, upsert(B, "b")];
             let unreadable = memory.apply(WatchResponse { upserts, ..change(6) }).unwrap();
             assert!(matches!(unreadable.as_slice(), [Unreadable::Record { address, .. }] if *address == ip(A)));
-            assert_eq!(memory.who(ip(A), &Asked::No), Who::Ask);
-            assert_eq!(id(&memory.who(ip(B), &Asked::No)), Some("b"));
+            assert_eq!(memory.identify(ip(A), &Lookup::NotMade), Identity::NeedsLookup);
+            assert_eq!(id(&memory.identify(ip(B), &Lookup::NotMade)), Some("b"));
         }
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let mut memory = filled();
         let unreadable = memory.apply(WatchResponse { policy: Some(b"{}".to_vec()), ..change(6) }).unwrap();
         assert!(matches!(unreadable.as_slice(), [Unreadable::Policy(_)]));
-        let Who::Settled(_, policy) = memory.who(ip(A), &Asked::No) else { unreachable!() };
+        let Identity::Settled(_, policy) = memory.identify(ip(A), &Lookup::NotMade) else { unreachable!() };
         assert_eq!(*policy, Policy::deny_all());
     }
 
@@ -371,7 +371,7 @@ mod tests {
         let unreadable = memory.apply(WatchResponse { policy: None, ..snapshot(7, vec![]) }).unwrap();
         assert!(matches!(unreadable.as_slice(), [Unreadable::Policy(_)]));
         assert_eq!(memory.policy_version(), "none");
-        assert_eq!(id(&memory.who(ip(B), &answer(7, None))), Some("nobody"));
+        assert_eq!(id(&memory.identify(ip(B), &answer(7, None))), Some("nobody"));
     }
 
     #[test]
@@ -381,8 +381,8 @@ mod tests {
         assert_eq!(memory.apply(WatchResponse { removals, ..change(6) }).unwrap_err(), Unusable::Address(3));
         let upserts = vec![upsert(B, "b"), Upsert { address: vec![], record: record(A, "a") }];
         assert_eq!(memory.apply(WatchResponse { upserts, ..change(6) }).unwrap_err(), Unusable::Address(0));
-        assert_eq!(id(&memory.who(ip(A), &Asked::No)), Some("a"));
-        assert_eq!(memory.who(ip(B), &Asked::No), Who::Ask);
+        assert_eq!(id(&memory.identify(ip(A), &Lookup::NotMade)), Some("a"));
+        assert_eq!(memory.identify(ip(B), &Lookup::NotMade), Identity::NeedsLookup);
     }
 
     #[test]
@@ -392,8 +392,8 @@ mod tests {
         let upserts = vec![Upsert { address: vec![0; 5], record: record(A, "a") }, upsert(B, "b")];
         let unreadable = memory.apply(snapshot(6, upserts)).unwrap();
         assert!(matches!(unreadable.as_slice(), [Unreadable::Address(5)]));
-        assert_eq!(memory.who(ip(A), &Asked::No), Who::Ask);
-        assert_eq!(id(&memory.who(ip(B), &Asked::No)), Some("b"));
+        assert_eq!(memory.identify(ip(A), &Lookup::NotMade), Identity::NeedsLookup);
+        assert_eq!(id(&memory.identify(ip(B), &Lookup::NotMade)), Some("b"));
     }
 
     #[test]
@@ -402,13 +402,13 @@ mod tests {
         let mapped =
             Upsert { address: vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 172, 18, 0, 6], record: record(B, "b") };
         memory.apply(WatchResponse { upserts: vec![mapped], ..change(6) }).unwrap();
-        assert_eq!(id(&memory.who(ip(B), &Asked::No)), Some("b"));
+        assert_eq!(id(&memory.identify(ip(B), &Lookup::NotMade)), Some("b"));
         assert_eq!(address_of(&address_bytes(ip("fd00::5"))), Some(ip("fd00::5")));
     }
 
     #[test]
     fn an_answer_about_someone_else_is_no_answer() {
         let response = LookupResponse { version: 6, record: Some(record(A, "a")) };
-        assert!(Answer::read(ip(B), &response).is_err());
+        assert!(LookupResult::read(ip(B), &response).is_err());
     }
 }

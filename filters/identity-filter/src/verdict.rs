@@ -108,7 +108,7 @@ fn no_authority() -> Denial {
 
 /// The refusal of a request whose source address is unknown to Envoy.
 pub fn no_source() -> Denial {
-    Denial::new(Rule::IdentityUnknown, "your address can't be told")
+    Denial::new(Rule::IdentityUnknown, "the source address of the request is unknown")
 }
 
 /// A refusal because the gateway is not able to decide. The client may retry.

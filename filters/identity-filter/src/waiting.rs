@@ -2,7 +2,7 @@
 //! takes them out when the memory can settle them, when their time is up, or when their stream has ended.
 
 use crate::limits::too_many;
-use crate::memory::{Answer, Asked, Memory, Who};
+use crate::memory::{Identity, Lookup, LookupResult, Memory};
 use crate::request::Facts;
 use crate::verdict::unavailable;
 use envoy_host::Action;
@@ -73,7 +73,7 @@ pub struct Held {
     /// The source address.
     pub source: IpAddr,
     /// The state of the lookup for that address.
-    pub asked: Asked,
+    pub lookup: Lookup,
     /// The uptime at which the request is refused.
     pub until: Duration,
     /// The progress, shared with the request's own context, which handles the body.
@@ -116,9 +116,9 @@ impl Waiting {
     }
 
     /// Stores the registry's response for the request `id`.
-    pub fn answered(&mut self, id: u32, answer: Answer) {
+    pub fn answered(&mut self, id: u32, result: LookupResult) {
         if let Some(held) = self.0.get_mut(&id) {
-            held.asked = Asked::Answered(answer);
+            held.lookup = Lookup::Done(result);
         }
     }
 
@@ -129,9 +129,9 @@ impl Waiting {
 
     /// Takes out every request that can be judged now.
     pub fn take_settled(&mut self, memory: &Memory) -> Vec<(u32, Held, Settled)> {
-        let settled = |(id, held): (&u32, &Held)| match memory.who(held.source, &held.asked) {
-            Who::Settled(container, policy) => Some((*id, Settled { container, policy })),
-            Who::Ask | Who::Wait => None,
+        let settled = |(id, held): (&u32, &Held)| match memory.identify(held.source, &held.lookup) {
+            Identity::Settled(container, policy) => Some((*id, Settled { container, policy })),
+            Identity::NeedsLookup | Identity::Waits => None,
         };
         let settled: Vec<_> = self.0.iter().filter_map(settled).collect();
         settled.into_iter().filter_map(|(id, settled)| Some((id, self.0.remove(&id)?, settled))).collect()
@@ -154,7 +154,7 @@ mod tests {
             facts: Facts::read(vec![]),
             sni: None,
             source: "172.18.0.5".parse().unwrap(),
-            asked: Asked::Waiting,
+            lookup: Lookup::Pending,
             until: Duration::from_secs(until),
             progress: Rc::default(),
         }
@@ -204,7 +204,7 @@ mod tests {
         }
         drop(waiting.take(2));
         let source = waiting.source(1).unwrap();
-        waiting.answered(1, Answer::read(source, &LookupResponse { version: 1, record: None }).unwrap());
+        waiting.answered(1, LookupResult::read(source, &LookupResponse { version: 1, record: None }).unwrap());
         assert!(waiting.take_settled(&memory).is_empty());
         let policy =
             Some(br#"{"version":"p1","egress":{"exact":{},"below":{}},"strip_foreign_credentials":true}"#.to_vec());

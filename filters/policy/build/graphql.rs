@@ -80,9 +80,9 @@ fn input_tables(code: &mut String, inputs: &Table) {
         for row in rows {
             let [field, kind, ids] = &row[..] else { panic!("graphql-inputs.tsv: {name}: {row:?}") };
             let kind = match kind.as_str() {
-                "ID" => format!("Kind::Id(&{:?})", list(ids)),
-                "String" | "Enum" | "Boolean" | "Number" => format!("Kind::{kind}"),
-                other => format!("Kind::Object({})", place(inputs, other)),
+                "ID" => format!("InputKind::Id(&{:?})", list(ids)),
+                "String" | "Enum" | "Boolean" | "Number" => format!("InputKind::{kind}"),
+                other => format!("InputKind::Object({})", place(inputs, other)),
             };
             add(&mut fields, &format!("({field:?}, {kind}),"));
         }
@@ -90,7 +90,7 @@ fn input_tables(code: &mut String, inputs: &Table) {
         from += rows.len();
     }
     add(code, &format!("static INPUTS: &[(&str, u16, u16)] = &[\n{heads}];"));
-    add(code, &format!("static INPUT_FIELDS: &[(&str, Kind)] = &[\n{fields}];"));
+    add(code, &format!("static INPUT_FIELDS: &[(&str, InputKind)] = &[\n{fields}];"));
 }
 
 fn mutations(code: &mut String, mutations: &Table, types: &Table, inputs: &Table) {

@@ -79,9 +79,10 @@ impl Allowed {
     /// The `content-type` to send with the new body. `None` keeps the received header.
     pub fn content_type(&self) -> Option<&'static [u8]> {
         let body = self.body.as_ref()?;
-        match lfs::OPERATIONS.contains(&self.operation.name.as_str()) {
-            true => Some(lfs::CONTENT_TYPE),
-            false => Json::parse(body).is_ok().then_some(b"application/json"),
+        if lfs::OPERATIONS.contains(&self.operation.name.as_str()) {
+            Some(lfs::CONTENT_TYPE)
+        } else {
+            Json::parse(body).is_ok().then_some(b"application/json")
         }
     }
 }
@@ -131,13 +132,13 @@ pub enum Head {
 
 /// A request whose head was accepted and whose body is not judged yet.
 #[derive(Clone, Debug)]
-pub struct Pending(Kinds);
+pub struct Pending(PendingKind);
 
 #[derive(Clone, Debug)]
-enum Kinds {
+enum PendingKind {
     Rest(rest::Matched),
     Graphql,
-    Lfs(lfs::Ask, Vec<u8>),
+    Lfs(lfs::LfsRequest, Vec<u8>),
 }
 
 /// The rules, with their regular expressions compiled once.
@@ -165,7 +166,7 @@ impl Judge {
         let scope = Scope { container, rules: &self.rules };
         let method = std::str::from_utf8(call.method).unwrap_or_default();
         if call.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")) {
-            let reason = "nothing that GitHub is asked is another protocol than HTTP";
+            let reason = "GitHub's hosts allow only HTTP; send the request without the header upgrade";
             return Err(Refused::unknown(Rule::GithubHeader, reason));
         }
         match kind {
@@ -187,10 +188,10 @@ impl Judge {
             return Err(Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB"));
         }
         match pending.0 {
-            Kinds::Rest(matched) => matched.body(body, &scope),
-            Kinds::Graphql => graphql(body, &scope),
-            Kinds::Lfs(ask, target) => {
-                let (operation, body) = lfs::body(ask, body, &scope)?;
+            PendingKind::Rest(matched) => matched.body(body, &scope),
+            PendingKind::Graphql => graphql(body, &scope),
+            PendingKind::Lfs(request, target) => {
+                let (operation, body) = lfs::body(request, body, &scope)?;
                 Ok(Allowed { body: Some(body), ..Allowed::as_is(operation, &target) })
             }
         }
@@ -199,19 +200,25 @@ impl Judge {
     fn api(&self, call: Call<'_>, method: &str, uploads: bool, scope: &Scope<'_>) -> Result<Head, Refused> {
         headers::screen(call.host.as_str(), call.headers)?;
         let target = target::Target::parse(call.target)
-            .map_err(|why| Refused::unknown(Rule::GithubTarget, format!("the target is not spelled plainly: {why}")))?;
+            .map_err(|why| Refused::unknown(Rule::GithubTarget, format!("invalid request target: {why}")))?;
         self.patterns.judge(method, call.target)?;
         if !uploads && target.segments == ["graphql"] {
             let operation = Operation { name: "graphql".into(), class: Class::Graphql };
-            return match method == "POST" && target.query.is_empty() {
-                true => Ok(Head::Body(Pending(Kinds::Graphql))),
-                false => Err(Refused::of(&operation, Class::Graphql.rule(), "GraphQL is spoken by POST /graphql only")),
+            return if method == "POST" && target.query.is_empty() {
+                Ok(Head::Body(Pending(PendingKind::Graphql)))
+            } else {
+                Err(Refused::of(
+                    &operation,
+                    Class::Graphql.rule(),
+                    "a GraphQL request has to be POST /graphql, without a query string",
+                ))
             };
         }
         let matched = rest::head(method, &target, uploads, scope)?;
-        match matched.is_opaque() {
-            true => Ok(Head::Allowed(matched.unread())),
-            false => Ok(Head::Body(Pending(Kinds::Rest(matched)))),
+        if matched.is_opaque() {
+            Ok(Head::Allowed(matched.unread()))
+        } else {
+            Ok(Head::Body(Pending(PendingKind::Rest(matched))))
         }
     }
 }
@@ -242,8 +249,8 @@ pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<V
 }
 
 fn graphql(body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
-    let json = Json::parse(body)
-        .map_err(|error| Refused::unknown(Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
+    let json =
+        Json::parse(body).map_err(|error| Refused::unknown(Rule::GithubBody, format!("invalid JSON body: {error}")))?;
     let graphql::Judged { operation, rule, body, ask } = graphql::judge(&json, scope)?;
     Ok(Allowed { operation, rule, target: b"/graphql".to_vec(), body: Some(body.to_bytes()), ask })
 }

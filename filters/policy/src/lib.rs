@@ -22,7 +22,7 @@ pub use explain::{Ask, Explained, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use note::Note;
-pub use refname::{BranchGlob, BranchRules, InvalidGlob, NotYours, branch_of, is_branch, is_refname};
+pub use refname::{BranchDenial, BranchGlob, BranchRules, InvalidGlob, branch_of, is_branch, is_refname};
 pub use refusal::{Form, RULE_HEADER, Refusal, render};
 pub use rule::{Effect, Reached, Rule};
 

@@ -4,7 +4,7 @@
 //! Branches follow the same [`BranchRules`] as in GitHub's API. A tag follows the rules of a branch with the same name.
 //! In addition, a tag is never moved or deleted, because others have built on it.
 
-use crate::refname::{self, BranchRules, NotYours};
+use crate::refname::{self, BranchDenial, BranchRules};
 use crate::{AuthMode, Container, Denial, Rule};
 use serde::{Deserialize, Serialize};
 
@@ -53,16 +53,16 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
         (Some(branch), _) => (false, branch),
         (None, Some(tag)) if refname::is_branch(tag) => (true, tag),
         _ => {
-            return refuse(Rule::PushRef, format!("{name:?} is no plain branch or tag; nothing else can be pushed"));
+            return refuse(Rule::PushRef, format!("{name:?} is not a plain branch or tag; nothing else can be pushed"));
         }
     };
     match rules.may_move(container, short) {
         Ok(()) => {}
-        Err(NotYours::Malformed) => return refuse(Rule::PushRef, format!("{name:?} is no plain branch or tag")),
-        Err(NotYours::Protected) => {
+        Err(BranchDenial::Malformed) => return refuse(Rule::PushRef, format!("{name:?} is not a plain branch or tag")),
+        Err(BranchDenial::Protected) => {
             return refuse(Rule::PushProtected, format!("{short} is protected; {}", advice(container)));
         }
-        Err(NotYours::NotAllowed) => {
+        Err(BranchDenial::NotAllowed) => {
             return refuse(
                 Rule::PushBranch,
                 format!("{short} is not one of this container's branches; {}", advice(container)),
@@ -105,7 +105,7 @@ pub fn advice(container: &Container) -> String {
     let globs = globs(container);
     match (container.auth_mode, globs.is_empty()) {
         (AuthMode::User, _) => "push another branch and open a pull request".into(),
-        (AuthMode::Bot, true) => "it has none".into(),
+        (AuthMode::Bot, true) => "this container has no branches to push to".into(),
         (AuthMode::Bot, false) => format!("branches that would work: {}", globs.join(", ")),
     }
 }

@@ -48,7 +48,7 @@ pub struct BranchGlob(String);
 
 /// The text is not a valid branch glob.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no pattern for branches: expected a name in which * stands for any text, such as sandbox/*")]
+#[error("{0:?} is not a branch glob: expected a branch name in which * stands for any text, such as sandbox/*")]
 pub struct InvalidGlob(String);
 
 impl BranchGlob {
@@ -57,10 +57,7 @@ impl BranchGlob {
     /// # Errors
     /// If no branch name could match: the text with `x` in place of each `*` has to be a valid branch name.
     pub fn parse(text: &str) -> Result<Self, InvalidGlob> {
-        match is_branch(&text.replace('*', "x")) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(InvalidGlob(text.to_owned())),
-        }
+        if is_branch(&text.replace('*', "x")) { Ok(Self(text.to_owned())) } else { Err(InvalidGlob(text.to_owned())) }
     }
 
     /// Whether the glob matches `branch`.
@@ -123,7 +120,7 @@ impl Default for BranchRules {
 
 /// Why a branch may not be moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotYours {
+pub enum BranchDenial {
     /// The name is not a valid branch name.
     Malformed,
     /// The branch is protected.
@@ -137,19 +134,19 @@ impl BranchRules {
     ///
     /// # Errors
     /// If the branch may not be moved.
-    pub fn may_move(&self, container: &Container, branch: &str) -> Result<(), NotYours> {
+    pub fn may_move(&self, container: &Container, branch: &str) -> Result<(), BranchDenial> {
         if !is_branch(branch) {
-            return Err(NotYours::Malformed);
+            return Err(BranchDenial::Malformed);
         }
         let lower = branch.to_ascii_lowercase();
         let protects = |glob: &BranchGlob| covers(glob.0.to_ascii_lowercase().as_bytes(), lower.as_bytes());
         if self.protected.iter().any(protects) {
-            return Err(NotYours::Protected);
+            return Err(BranchDenial::Protected);
         }
         match container.auth_mode {
             AuthMode::User => Ok(()),
             AuthMode::Bot if container.allowed_branches.iter().any(|glob| glob.covers(branch)) => Ok(()),
-            AuthMode::Bot => Err(NotYours::NotAllowed),
+            AuthMode::Bot => Err(BranchDenial::NotAllowed),
         }
     }
 }
@@ -239,11 +236,11 @@ mod tests {
             let who = container(mode);
             assert_eq!(rules.may_move(&who, "sandbox/x"), Ok(()));
             for name in ["main", "Main", "MASTER"] {
-                assert_eq!(rules.may_move(&who, name), Err(NotYours::Protected));
+                assert_eq!(rules.may_move(&who, name), Err(BranchDenial::Protected));
             }
-            assert_eq!(rules.may_move(&who, "sandbox/../main"), Err(NotYours::Malformed));
+            assert_eq!(rules.may_move(&who, "sandbox/../main"), Err(BranchDenial::Malformed));
         }
-        assert_eq!(rules.may_move(&container("bot"), "feature/y"), Err(NotYours::NotAllowed));
+        assert_eq!(rules.may_move(&container("bot"), "feature/y"), Err(BranchDenial::NotAllowed));
         assert_eq!(rules.may_move(&container("user"), "feature/y"), Ok(()));
     }
 }

@@ -65,8 +65,8 @@ pub struct Inspection {
     /// The updates that have to be fast-forwards: their indices in the request, and the numbers of their questions in
     /// the graph.
     proofs: Vec<(usize, usize)>,
-    refs: Answer,
-    descents: Answer,
+    refs: Confirmation,
+    descents: Confirmation,
     questions: VecDeque<Question>,
     /// The part of the pack's trailer that has arrived.
     held: Vec<u8>,
@@ -89,12 +89,12 @@ enum Phase {
     Refused(Box<Refusal>),
 }
 
-/// The state of a question to GitHub.
+/// Whether GitHub has confirmed what a question asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    NotAsked,
-    Asked,
-    Good,
+enum Confirmation {
+    NotRequested,
+    Requested,
+    Received,
 }
 
 impl Inspection {
@@ -106,8 +106,8 @@ impl Inspection {
             phase: Phase::Head(Parser::default()),
             request: Request::default(),
             proofs: Vec::new(),
-            refs: Answer::NotAsked,
-            descents: Answer::NotAsked,
+            refs: Confirmation::NotRequested,
+            descents: Confirmation::NotRequested,
             questions: VecDeque::new(),
             held: Vec::new(),
             commits: 0,
@@ -180,11 +180,11 @@ impl Inspection {
 
     /// Takes the answer to [`Question::Refs`]: the refs that point elsewhere, with their objects.
     pub fn refs_are(&mut self, others: &[RefAt]) {
-        if self.refs != Answer::Asked || matches!(self.phase, Phase::Refused(_)) {
+        if self.refs != Confirmation::Requested || matches!(self.phase, Phase::Refused(_)) {
             return;
         }
         if others.is_empty() {
-            self.refs = Answer::Good;
+            self.refs = Confirmation::Received;
             self.settle();
             return;
         }
@@ -200,7 +200,7 @@ impl Inspection {
 
     /// Takes the answer to [`Question::Descents`], in the same order.
     pub fn descents_are(&mut self, asked: &[Descent], answers: &[bool]) {
-        if self.descents != Answer::Asked || matches!(self.phase, Phase::Refused(_)) {
+        if self.descents != Confirmation::Requested || matches!(self.phase, Phase::Refused(_)) {
             return;
         }
         if asked.len() != answers.len() {
@@ -210,7 +210,7 @@ impl Inspection {
         let no: HashSet<&str> =
             asked.iter().zip(answers).filter(|(_, yes)| !**yes).map(|(descent, _)| descent.name.as_str()).collect();
         if no.is_empty() {
-            self.descents = Answer::Good;
+            self.descents = Confirmation::Received;
             self.settle();
         } else {
             self.not_fast_forward(|name| no.contains(name));
@@ -219,7 +219,7 @@ impl Inspection {
 
     /// Refuses the push because a question could not be answered.
     pub fn unanswered(&mut self) {
-        let reason = "GitHub could not be asked where the branches are now; fetch, and push again";
+        let reason = "GitHub could not be reached to check the refs; fetch, and push again";
         self.refuse(Denial::new(Rule::PushUnconfirmed, reason));
     }
 
@@ -279,8 +279,8 @@ impl Inspection {
         let updates = &self.request.updates;
         if updates.is_empty() {
             // A client sends an empty list to find out whether it may push.
-            self.refs = Answer::Good;
-            self.descents = Answer::Good;
+            self.refs = Confirmation::Received;
+            self.descents = Confirmation::Received;
             return;
         }
         if updates.len() > MAX_REFS {
@@ -300,7 +300,7 @@ impl Inspection {
             let first = first.clone();
             let reasons = updates.iter().zip(&judged);
             let guilty = reasons.map(|(update, verdict)| (update, verdict.as_ref().err().map(|d| d.reason.clone())));
-            let refs = told(guilty);
+            let refs = with_reasons(guilty);
             self.end(first, refs);
             return;
         }
@@ -316,15 +316,15 @@ impl Inspection {
             .map(|update| RefAt { name: update.name.clone(), object: update.old })
             .collect();
         if asked.is_empty() {
-            self.refs = Answer::Good;
+            self.refs = Confirmation::Received;
         } else {
-            self.refs = Answer::Asked;
+            self.refs = Confirmation::Requested;
             self.questions.push_back(Question::Refs(asked));
         }
         if has_pack {
             self.phase = Phase::Pack(Box::new(scanner));
         } else {
-            self.descents = Answer::Good;
+            self.descents = Confirmation::Received;
         }
     }
 
@@ -343,7 +343,7 @@ impl Inspection {
                 }
                 Some(graph::Descent::Open(commits)) if commits.len() > MAX_BOUNDARY => {
                     let reason = format!(
-                        "the new commits of {name} leave from {} others, more than can be looked up; fetch, and push in smaller steps",
+                        "the new commits of {name} have {} parents outside the push, more than can be checked; fetch, and push in smaller steps",
                         commits.len()
                     );
                     self.refuse(Denial::new(Rule::PushLimit, reason));
@@ -357,17 +357,17 @@ impl Inspection {
             return;
         }
         self.descents = if open.is_empty() {
-            Answer::Good
+            Confirmation::Received
         } else {
             self.questions.push_back(Question::Descents(open));
-            Answer::Asked
+            Confirmation::Requested
         };
     }
 
     /// Stops parsing the pack if the push is certain to be allowed.
     fn settle(&mut self) {
         if let Phase::Pack(scanner) = &self.phase
-            && self.refs == Answer::Good
+            && self.refs == Confirmation::Received
             && scanner.graph().all_proved()
             && self.held.is_empty()
         {
@@ -376,7 +376,7 @@ impl Inspection {
     }
 
     fn settled(&self) -> bool {
-        self.refs == Answer::Good && self.descents == Answer::Good
+        self.refs == Confirmation::Received && self.descents == Confirmation::Received
     }
 
     fn not_fast_forward(&mut self, is: impl Fn(&str) -> bool) {
@@ -393,7 +393,7 @@ impl Inspection {
     /// Refuses the push because of the refs for which `reason` returns one.
     fn refuse_refs(&mut self, rule: Rule, reason: impl Fn(&str) -> Option<String>) {
         let updates = &self.request.updates;
-        let refs = told(updates.iter().map(|update| (update, reason(&update.name))));
+        let refs = with_reasons(updates.iter().map(|update| (update, reason(&update.name))));
         let first = refs.iter().find(|refused| refused.guilty);
         let why = first.map_or_else(String::new, |refused| format!("{}: {}", refused.name, refused.reason));
         self.end(Denial::new(rule, why), refs);
@@ -420,16 +420,16 @@ pub fn change(update: &RefUpdate) -> Change {
 }
 
 /// Gives every ref a reason. A ref that would have been allowed gets the name of a refused ref as its reason.
-fn told<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<RefusedRef> {
+fn with_reasons<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<RefusedRef> {
     let refs: Vec<_> = refs.collect();
     let because = refs.iter().find(|(_, reason)| reason.is_some()).map(|(update, _)| update.name.clone());
     let innocent = format!("not pushed, because {} was refused", because.unwrap_or_default());
-    let told = |(update, reason): (&RefUpdate, Option<String>)| RefusedRef {
+    let with_reason = |(update, reason): (&RefUpdate, Option<String>)| RefusedRef {
         name: update.name.clone(),
         guilty: reason.is_some(),
         reason: reason.unwrap_or_else(|| innocent.clone()),
     };
-    refs.into_iter().map(told).collect()
+    refs.into_iter().map(with_reason).collect()
 }
 
 fn malformed(reason: impl Into<String>) -> Denial {

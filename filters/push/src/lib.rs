@@ -28,11 +28,11 @@ pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";
 pub fn judge_headers(headers: &[(String, Vec<u8>)]) -> Result<(), Denial> {
     let values = |name: &'static str| headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value);
     if !values("content-type").eq([CONTENT_TYPE]) {
-        let reason = "git sends a push as application/x-git-receive-pack-request";
+        let reason = "the content-type of a push has to be application/x-git-receive-pack-request";
         return Err(Denial::new(Rule::PushContentType, reason));
     }
     if values("content-encoding").next().is_some() {
-        let reason = "git sends a push without a content-encoding";
+        let reason = "content-encoding is not supported; send the push unencoded";
         return Err(Denial::new(Rule::PushEncoding, reason));
     }
     Ok(())

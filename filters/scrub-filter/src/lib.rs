@@ -1,7 +1,7 @@
-//! The filter `scrub`, of hosts with a credential: no header and no trailer of an answer tells the sandbox the
-//! credential that was added to its request. Some servers put into an answer what they were asked.
+//! The filter `scrub`, for hosts with a credential: removes every response header and trailer that contains the
+//! credential that was added to the request. Some servers repeat parts of a request in their response.
 //!
-//! - [`secret`]: what must not be told. Pure.
+//! - [`secret`]: finds the credential in all its spellings. Pure.
 //! - [`filter`]: Envoy's callbacks.
 //!
 //! Bodies are not read.

@@ -26,7 +26,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// The longest that one step (connect, handshake, answer) may take.
-pub(crate) const STEP: Duration = Duration::from_secs(20);
+pub(crate) const STEP: Duration = Duration::from_secs(40);
 
 /// Which HTTP is spoken inside the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

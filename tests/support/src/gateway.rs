@@ -23,11 +23,12 @@ use std::thread;
 use std::time::Duration;
 
 /// The longest that a start may take, the first one with its compilation of the filters included.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The longest that an audit line may take to be written.
 const AUDIT_WITHIN: Duration = Duration::from_secs(10);
 /// The longest that a second gateway on one state directory may run, in seconds.
 const SECOND: &str = "10";
+
 /// A running (or stopped) gateway.
 pub struct Gateway {
     /// The port of the explicit proxy, on all addresses.

@@ -23,7 +23,7 @@ const NO_TESTS: [&str; 9] = [
 const LONG: usize = 3;
 
 /// Which crates of ours, and whether the hostcalls' SDK, each one needs.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     ("policy", &[]),
     ("git-wire", &[]),
     ("registry-proto", &[]),
@@ -34,7 +34,19 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("push-filter", &["envoy-host", "git-wire", "policy", "push", "registry-proto"]),
     ("scrub-filter", &["envoy-host", "policy"]),
     ("filter-chain", &["envoy-host", "github-filter", "identity-filter", "proxy-wasm", "push-filter", "scrub-filter"]),
-    ("control-plane", &["policy", "push", "registry-proto"]),
+    ("base", &[]),
+    ("registry", &["base", "policy", "registry-proto"]),
+    ("ca", &["base", "policy"]),
+    ("outbound", &["base", "policy", "registry"]),
+    ("audit", &["base", "policy", "registry"]),
+    ("credentials", &["base", "outbound", "policy", "registry"]),
+    ("config", &["base", "credentials", "outbound", "policy"]),
+    ("github", &["base", "credentials", "outbound", "policy", "push", "registry", "registry-proto"]),
+    ("xds", &["base", "ca", "outbound", "policy", "registry"]),
+    (
+        "control-plane",
+        &["audit", "base", "ca", "config", "credentials", "github", "outbound", "policy", "push", "registry", "xds"],
+    ),
     ("test-support", &[]),
     ("envoy-stand-in", &["filter-chain", "policy", "registry-proto"]),
     ("e2e", &[]),

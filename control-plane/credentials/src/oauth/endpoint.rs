@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::provider::Service;
 use super::tokens::Renewed;
-use crate::dns::Resolver;
-use crate::https::{self, Limits, Place};
-use crate::upstreams::Upstreams;
+use outbound::dns::Resolver;
+use outbound::https::{self, Limits, Place};
+use outbound::upstreams::Upstreams;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -14,8 +14,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::files::Reserved;
-use crate::hash::hex;
+use base::files::Reserved;
+use base::hash::hex;
 
 /// Only for its owner.
 const MODE: u32 = 0o600;

@@ -13,7 +13,7 @@ use super::home::{Found, Home};
 use super::refresh::{Order, Outcome};
 use super::tokens::{self, Tokens};
 use super::{Login, Outlook, Refresher, State, schedule};
-use crate::telemetry::{self, Refresh};
+use base::telemetry::{self, Refresh};
 
 /// How often a login is looked at, and its file.
 const LOOK: Duration = Duration::from_secs(1);

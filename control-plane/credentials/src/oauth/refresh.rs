@@ -23,7 +23,7 @@ use super::endpoint::{Endpoint, Question, RefreshError, exposed};
 use super::home::{Home, Lock};
 use super::provider::Layout;
 use super::tokens::{self, Renewed};
-use crate::process::OURSELVES;
+use base::process::OURSELVES;
 
 /// The hidden command.
 const COMMAND: &str = "refresh-login";

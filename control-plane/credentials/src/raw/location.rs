@@ -3,7 +3,7 @@
 use super::super::entry::Location;
 use super::super::format::Format;
 use super::FieldError;
-use crate::contract::shows;
+use base::contract::shows;
 
 /// Headers that are not for credentials: they belong to the connection, to Envoy or to us (RFC 9110 section 7.6.1).
 const NOT_FOR_CREDENTIALS: [&str; 12] = [

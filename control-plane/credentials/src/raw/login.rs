@@ -154,7 +154,7 @@ pub fn add_token_endpoints(entries: &mut BTreeMap<HostPattern, Entry>) {
 mod tests {
     use super::super::tests::{credentials, credentials_of, entry};
     use super::*;
-    use crate::credentials::Credentials;
+    use crate::Credentials;
 
     #[test]
     fn a_login_is_the_first_way_of_a_built_in_one_and_the_gateway_answers_for_its_token_endpoint() {

@@ -162,7 +162,7 @@ fn read_ttl(text: &str) -> Result<Duration, FieldError> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::tests::{credentials_of, entry};
-    use crate::credentials::Credentials;
+    use crate::Credentials;
 
     #[test]
     fn an_app_of_variables_is_the_last_way_of_github_and_one_for_both() {

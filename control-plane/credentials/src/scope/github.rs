@@ -4,7 +4,7 @@
 
 use policy::{Container, Denial, Repo, Rule};
 
-use crate::credentials::endpoint::canonical;
+use crate::endpoint::canonical;
 
 /// API resources that belong to no repository, to be read: what is the same for everybody, the token's own account,
 /// public profiles, and searches, which the github stage has narrowed. `*` is one segment.
@@ -154,9 +154,7 @@ mod tests {
         .unwrap();
         let (method, path) = target.split_once(' ').unwrap();
         if canonical_api(path.as_bytes()) {
-            api(&container, method, path.as_bytes())
-                .map(|repo| repo.map(Repo::to_string))
-                .map_err(|d| d.rule.name())
+            api(&container, method, path.as_bytes()).map(|repo| repo.map(Repo::to_string)).map_err(|d| d.rule.name())
         } else {
             Err("credentials.path")
         }

@@ -27,7 +27,7 @@ pub use settings::{Raw, Settings};
 
 use self::answer::Token;
 use super::{Subject, Unavailable};
-use crate::https::{Answer, Client};
+use outbound::https::{Answer, Client};
 
 /// How long before its end a token is replaced. It is used until then where that fails.
 const EARLY: SignedDuration = SignedDuration::from_mins(5);
@@ -314,7 +314,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::https::testing::Server;
+    use outbound::https::testing::Server;
     use policy::Container;
     use secrecy::ExposeSecret;
     use serde_json::Value;

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use super::{MAX_VALUE, accept};
-use crate::credentials::format::Format;
+use crate::format::Format;
 
 /// How long a run may take: less than Envoy waits for us (5 s), so that the answer is ours.
 const TIMEOUT: Duration = Duration::from_secs(4);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{MAX_VALUE, Reading, accept};
-use crate::credentials::format::Format;
+use crate::format::Format;
 
 /// How long a reading counts until the file is looked at again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(told(&file), Ok(Some("one".into())));
         std::fs::write(&path, "two\n").unwrap();
         assert_eq!(told(&file), Ok(Some("two".into())));
-        crate::files::write_atomic(&path, b"six\n", 0o600).unwrap();
+        base::files::write_atomic(&path, b"six\n", 0o600).unwrap();
         assert_eq!(told(&file), Ok(Some("six".into())));
         std::fs::write(&path, "").unwrap();
         assert_eq!(told(&file), Ok(None));

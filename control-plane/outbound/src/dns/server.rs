@@ -127,11 +127,11 @@ fn respond(query: &Message, code: ResponseCode, records: Vec<Record>) -> Message
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::containers::registry::Registry;
-    use crate::containers::store::Store;
     use crate::dns::nameservers::Nameservers;
-    use crate::problems::Problems;
+    use base::problems::Problems;
     use hickory_resolver::proto::rr::{Name, RecordType};
+    use registry::Registry;
+    use registry::store::Store;
     use std::time::Duration;
 
     /// A resolver whose policy allows a.example.com, and whose nameserver is a closed port.

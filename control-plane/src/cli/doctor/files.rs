@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{Context, Finding};
-use crate::config::policy_file;
 use crate::{envoy, live};
+use config::policy_file;
 
 /// A CA that ends within so many days is a warning.
 const CA_WARNING_DAYS: i64 = 60;
@@ -154,7 +154,7 @@ mod tests {
     fn a_ca_is_looked_at() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(ca_in(directory.path()).state, State::Ok);
-        crate::ca::issuer::Issuer::open(directory.path()).unwrap();
+        ::ca::issuer::Issuer::open(directory.path()).unwrap();
         let found = ca_in(directory.path());
         assert!(found.state == State::Ok && found.found.contains("more days"), "{found:?}");
         std::fs::write(directory.path().join("ca.pem"), "-----BEGIN NONSENSE").unwrap();

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Context, Finding};
-use crate::credentials::PLACEHOLDER;
-use crate::github::client;
-use crate::upstreams::Upstreams;
+use credentials::PLACEHOLDER;
+use github::client;
+use outbound::upstreams::Upstreams;
 
 /// The variables of the built-in GitHub credential, in this order.
 const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];

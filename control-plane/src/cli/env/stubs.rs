@@ -12,8 +12,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::Error;
-use crate::credentials::PLACEHOLDER;
-use crate::files;
+use base::files;
+use credentials::PLACEHOLDER;
 
 /// The end of 2099, in seconds since 1970: every stub's expiry.
 const EXPIRY: u64 = 4_102_444_800;

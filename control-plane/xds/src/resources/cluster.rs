@@ -39,8 +39,8 @@ use super::{
     CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, RESOLVER, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT,
     duration, inline, number, socket, tcp, transport_socket,
 };
-use crate::dns::public::CLOSED;
-use crate::upstreams::Upstream;
+use outbound::dns::public::CLOSED;
+use outbound::upstreams::Upstream;
 
 /// How long a TCP connection to an upstream may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -56,7 +56,7 @@ use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM, ads,
     chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
-use crate::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
+use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
 
 /// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);

@@ -21,7 +21,7 @@ use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
     duration, flag, local_reply,
 };
-use crate::credentials;
+use base::contract::CREDENTIAL_HEADERS;
 
 /// Headers that Envoy itself needs or adds until the router and that no upstream may see. What a client sends of
 /// their kind is removed by the identity filter.
@@ -91,7 +91,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             domains: vec![host.pattern.to_string()],
             routes: with(vec![web_socket(host), onward(host, spoken)]),
             request_headers_to_remove: match host.strip_credentials {
-                true => credentials::foreign::HEADERS.map(str::to_owned).to_vec(),
+                true => CREDENTIAL_HEADERS.map(str::to_owned).to_vec(),
                 false => Vec::new(),
             },
             typed_per_filter_config: without_stages_of_others(host),

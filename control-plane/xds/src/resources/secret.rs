@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
 
 use super::inline;
-use crate::ca::issuer::Leaf;
+use ca::issuer::Leaf;
 
 /// The secret that Envoy asks for by the name in the TLS handshake.
 pub fn leaf(name: &str, leaf: &Leaf) -> Secret {

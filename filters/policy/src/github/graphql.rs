@@ -42,9 +42,10 @@ pub fn is_mutation(name: &str) -> bool {
 /// If the request is refused.
 pub fn judge(body: &Json, scope: &Scope<'_>) -> Result<Judged, Refused> {
     let envelope = Envelope::read(body).map_err(malformed)?;
-    let document = Document::parse(envelope.query).map_err(|why| malformed(format!("the document: {why}")))?;
+    let document =
+        Document::parse(envelope.query).map_err(|why| malformed(format!("invalid GraphQL document: {why}")))?;
     if envelope.operation.is_some_and(|name| document.name != Some(name)) {
-        return Err(malformed("operationName names no operation of the document"));
+        return Err(malformed("operationName is not the name of the document's operation"));
     }
     let mut reader = Reader::new(*scope, &document, Variables::new(&document, envelope.variables));
     let roots = reader.roots()?;
@@ -98,9 +99,9 @@ impl<'a> Envelope<'a> {
                 ("extensions", Json::Object(members)) if members.is_empty() => {}
                 ("variables" | "operationName" | "extensions", Json::Null) => {}
                 ("query" | "variables" | "operationName" | "extensions", _) => {
-                    return Err("a member of the body is of a kind that is not expected there");
+                    return Err("a member of the body has the wrong type");
                 }
-                _ => return Err("the body has a member beside query, variables and operationName"),
+                _ => return Err("the body may have only the members query, variables and operationName"),
             }
         }
         Ok(Self { query: query.ok_or("the body has no query")?, variables, operation })

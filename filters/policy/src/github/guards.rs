@@ -72,7 +72,7 @@ pub fn rest(
 fn text<'a>(operation: &Operation, body: &'a Json, name: &str) -> Result<&'a str, Refused> {
     body.get(name).and_then(Json::as_str).filter(|text| !text.is_empty()).ok_or_else(|| {
         let reason =
-            format!("{name} has to be there, and a text: what GitHub would take in its place is not ours to guess");
+            format!("{name} is required and has to be a string, because GitHub would use a default in its place");
         Refused::of(operation, Rule::GithubBranchMissing, reason)
     })
 }
@@ -125,13 +125,17 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
             let reason = format!("{name} may name an issue of another repository");
             Err(Refused::of(operation, Rule::GithubForeignIssue, reason))
         }
-        "head_repo" => Err(Refused::of(operation, Rule::GithubHead, "a pull request comes from its own repository")),
+        "head_repo" => Err(Refused::of(
+            operation,
+            Rule::GithubHead,
+            "head_repo may not be set; the head has to be in the same repository",
+        )),
         _ => Ok(()),
     }
 }
 
 fn odd(operation: &Operation, name: &str) -> Refused {
-    Refused::of(operation, Rule::GithubBody, format!("{name} is of a kind that is not expected there"))
+    Refused::of(operation, Rule::GithubBody, format!("{name} has the wrong type"))
 }
 
 fn each(
@@ -170,11 +174,15 @@ fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
         for (name, value) in entry.members() {
             match (name.as_str(), value) {
                 ("path" | "mode" | "type" | "content", Json::String(_)) | ("sha", Json::String(_) | Json::Null) => {}
-                _ => return refuse(format!("an entry has a member {name:?} of a kind that is not expected there")),
+                _ => {
+                    return refuse(format!(
+                        "an entry of tree has an unknown member {name:?}, or one of the wrong type"
+                    ));
+                }
             }
         }
         let member = |name: &str| entry.get(name).and_then(Json::as_str);
-        let Some(path) = member("path") else { return refuse("an entry has no path".into()) };
+        let Some(path) = member("path") else { return refuse("an entry of tree has no path".into()) };
         scope.path(operation, path)?;
         let mode = member("mode").unwrap_or_default();
         let kind = member("type").unwrap_or("blob");
@@ -184,11 +192,11 @@ fn tree(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
             continue;
         }
         if !matches!(mode, "100644" | "100755") || kind != "blob" {
-            return refuse(format!("{path} has mode {mode:?}; a bot writes plain files only"));
+            return refuse(format!("{path} has mode {mode:?}; a bot may write only regular files (100644, 100755)"));
         }
         let named = |part: &str| ["workflows", ".github"].iter().any(|name| part.eq_ignore_ascii_case(name));
         if by_sha && path.rsplit('/').next().is_some_and(named) {
-            return refuse(format!("{path} is given by a sha, so what it is cannot be seen"));
+            return refuse(format!("{path} is given by a sha, so its content can't be checked"));
         }
     }
     Ok(())

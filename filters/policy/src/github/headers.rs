@@ -50,30 +50,30 @@ pub fn screen(host: &str, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, 
     let refuse = |reason: String| Err(Refused::unknown(Rule::GithubHeader, reason));
     let count = |name: &str| headers.iter().filter(|(have, _)| have.eq_ignore_ascii_case(name)).count();
     if count("content-length") > 0 && count("transfer-encoding") > 0 {
-        return refuse("content-length and transfer-encoding exclude each other".into());
+        return refuse("the request has both content-length and transfer-encoding; only one is allowed".into());
     }
     let mut removed = Vec::new();
     for (name, value) in headers {
         let lower = name.to_ascii_lowercase();
         if REFUSED.contains(&lower.as_str()) {
-            return refuse(format!("{lower} is not passed on, and without it this would be another request"));
+            return refuse(format!("the header {lower} is not allowed, because it can change the request's meaning"));
         }
         let text = String::from_utf8_lossy(value).to_ascii_lowercase();
         match lower.as_str() {
             name if name.starts_with(':') => {}
             "host" if !text.eq_ignore_ascii_case(host) => {
-                return refuse("host is another one than the request's".into());
+                return refuse("the header host differs from the request's authority".into());
             }
             "authorization" | "content-type" | "content-length" | "graphql-features" | "host" if count(&lower) > 1 => {
-                return refuse(format!("{lower} is there twice"));
+                return refuse(format!("duplicate header {lower}"));
             }
             // Envoy joins repeated `authorization` headers with a comma.
-            "authorization" if text.contains(',') => return refuse("authorization is there twice".into()),
-            "content-encoding" => return refuse("a body has to be sent as it is, without content-encoding".into()),
+            "authorization" if text.contains(',') => return refuse("duplicate header authorization".into()),
+            "content-encoding" => return refuse("content-encoding is not supported; send the body unencoded".into()),
             "content-type" => {
                 let charset = text.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("charset="));
                 if charset.is_some_and(|charset| charset.trim_matches('"') != "utf-8") {
-                    return refuse("a body has to be UTF-8".into());
+                    return refuse("the body's charset has to be UTF-8".into());
                 }
             }
             "graphql-features" if text.split(',').any(|feature| !FEATURES.contains(&feature.trim())) => {

@@ -1,7 +1,7 @@
 //! GitHub's hosts, and the requests that are allowed to each host other than the API.
 
-use super::lfs::{self, Ask};
-use super::{Allowed, Class, Head, Kinds, Operation, Pending, Refused, Scope};
+use super::lfs::{self, LfsRequest};
+use super::{Allowed, Class, Head, Operation, Pending, PendingKind, Refused, Scope};
 use crate::{HostName, Rule};
 
 /// The service behind one of GitHub's hosts.
@@ -68,7 +68,7 @@ pub enum Service {
     /// The push.
     Push,
     /// Git LFS.
-    Lfs(Ask),
+    Lfs(LfsRequest),
 }
 
 /// Parses a request to github.com in exactly the spellings that git uses: `/{owner}/{repo}[.git]/{service}`. Returns
@@ -80,7 +80,7 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
         ("GET", "info/refs?service=git-upload-pack") | ("POST", "git-upload-pack") => Service::Upload,
         ("GET", "info/refs?service=git-receive-pack") => Service::Advertisement,
         ("POST", "git-receive-pack") => Service::Push,
-        _ => Service::Lfs(lfs::ask(method, service)?),
+        _ => Service::Lfs(lfs::parse(method, service)?),
     };
     Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
 }
@@ -91,7 +91,7 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
 /// If the request is refused.
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
-        let reason = "only git is spoken to github.com through the gateway; for the rest there is api.github.com";
+        let reason = "github.com allows only git and Git LFS; use api.github.com for everything else";
         return Err(Refused::unknown(Rule::GithubWeb, reason));
     };
     let (name, class) = match git.service {
@@ -102,10 +102,10 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
     let operation = Operation { name: name.into(), class };
     own(scope, &operation, git.owner, git.name)?;
     match git.service {
-        Service::Lfs(ask) if method == "GET" => {
-            lfs::judge(ask, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
+        Service::Lfs(request) if method == "GET" => {
+            lfs::judge(request, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
         }
-        Service::Lfs(ask) => Ok(Head::Body(Pending(Kinds::Lfs(ask, target.to_vec())))),
+        Service::Lfs(request) => Ok(Head::Body(Pending(PendingKind::Lfs(request, target.to_vec())))),
         Service::Upload | Service::Advertisement | Service::Push => {
             scope.operation(&operation)?;
             Ok(Head::Allowed(Allowed::as_is(operation, target)))
@@ -128,7 +128,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let format = matches!(format, "zip" | "tar.gz" | "legacy.zip" | "legacy.tar.gz");
     if !matches!(method, "GET" | "HEAD") || !format || reference.split('/').any(odd) || path.contains(['%', '\\', ';'])
     {
-        return Err(Refused::unknown(Rule::GithubCodeload, "only archives are fetched from codeload.github.com"));
+        return Err(Refused::unknown(Rule::GithubCodeload, "codeload.github.com allows only downloads of archives"));
     }
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
@@ -140,9 +140,7 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
 pub fn closed(host: &HostName) -> Refused {
     Refused::unknown(
         Rule::GithubHost,
-        format!(
-            "nothing is asked of {host} through the gateway; the same content can be had from api.github.com or by git"
-        ),
+        format!("requests to {host} are not allowed; get the same content from api.github.com or with git"),
     )
 }
 

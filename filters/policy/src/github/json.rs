@@ -31,7 +31,7 @@ impl Json {
     /// # Errors
     /// If the text is invalid; the error says why.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+        let text = std::str::from_utf8(text).map_err(|_| "not UTF-8".to_owned())?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let value = Seed(MAX_DEPTH).deserialize(&mut deserializer).map_err(|error| error.to_string())?;
         deserializer.end().map_err(|error| error.to_string())?;
@@ -79,7 +79,7 @@ impl<'de> DeserializeSeed<'de> for Seed {
 
 impl Seed {
     fn inner<E: de::Error>(&self) -> Result<Self, E> {
-        self.0.checked_sub(1).map(Seed).ok_or_else(|| E::custom("it is nested too deep"))
+        self.0.checked_sub(1).map(Seed).ok_or_else(|| E::custom("nested too deep"))
     }
 }
 
@@ -131,7 +131,7 @@ impl<'de> Visitor<'de> for Seed {
         let mut seen = std::collections::HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if !seen.insert(key.clone()) {
-                return Err(de::Error::custom(format!("the key {key:?} is there twice")));
+                return Err(de::Error::custom(format!("duplicate key {key:?}")));
             }
             members.push((key, map.next_value_seed(self.inner()?)?));
         }

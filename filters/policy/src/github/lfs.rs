@@ -14,7 +14,7 @@ pub const OPERATIONS: [&str; 4] = ["lfs/download", "lfs/upload", "lfs/list-locks
 
 /// The kind of an API request, as its target tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum LfsRequest {
     /// Requests the URLs for a download or an upload; the body says which.
     Batch,
     /// Lists locks, or checks whether a push touches a locked file.
@@ -24,7 +24,7 @@ pub enum Ask {
 }
 
 /// Parses an API request. `service` is the target after `/{owner}/{repo}/`. Returns `None` if it is not an API request.
-pub fn ask(method: &str, service: &str) -> Option<Ask> {
+pub fn parse(method: &str, service: &str) -> Option<LfsRequest> {
     let (path, query) = service.split_once('?').map_or((service, None), |(path, query)| (path, Some(query)));
     let plain = |query: &str| query.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     let id = |path: &str| {
@@ -32,11 +32,11 @@ pub fn ask(method: &str, service: &str) -> Option<Ask> {
         (!id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')).then_some(())
     };
     match (method, path, query) {
-        ("POST", "info/lfs/objects/batch", None) => Some(Ask::Batch),
-        ("POST", "info/lfs/locks/verify", None) => Some(Ask::Locks),
-        ("GET", "info/lfs/locks", query) if query.is_none_or(plain) => Some(Ask::Locks),
-        ("POST", "info/lfs/locks", None) => Some(Ask::Lock),
-        ("POST", path, None) if id(path).is_some() => Some(Ask::Lock),
+        ("POST", "info/lfs/objects/batch", None) => Some(LfsRequest::Batch),
+        ("POST", "info/lfs/locks/verify", None) => Some(LfsRequest::Locks),
+        ("GET", "info/lfs/locks", query) if query.is_none_or(plain) => Some(LfsRequest::Locks),
+        ("POST", "info/lfs/locks", None) => Some(LfsRequest::Lock),
+        ("POST", path, None) if id(path).is_some() => Some(LfsRequest::Lock),
         _ => None,
     }
 }
@@ -45,10 +45,10 @@ pub fn ask(method: &str, service: &str) -> Option<Ask> {
 ///
 /// # Errors
 /// If the request is refused.
-pub fn judge(ask: Ask, scope: &Scope<'_>) -> Result<Operation, Refused> {
-    match ask {
-        Ask::Batch | Ask::Locks => reads(scope, "lfs/list-locks"),
-        Ask::Lock => writes(scope, "lfs/lock"),
+pub fn judge(request: LfsRequest, scope: &Scope<'_>) -> Result<Operation, Refused> {
+    match request {
+        LfsRequest::Batch | LfsRequest::Locks => reads(scope, "lfs/list-locks"),
+        LfsRequest::Lock => writes(scope, "lfs/lock"),
     }
 }
 
@@ -56,14 +56,16 @@ pub fn judge(ask: Ask, scope: &Scope<'_>) -> Result<Operation, Refused> {
 ///
 /// # Errors
 /// If the request is refused.
-pub fn body(ask: Ask, body: &[u8], scope: &Scope<'_>) -> Result<(Operation, Vec<u8>), Refused> {
-    let json = Json::parse(body)
-        .map_err(|error| Refused::unknown(Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
-    let operation = match (ask, json.get("operation").and_then(Json::as_str)) {
-        (Ask::Locks | Ask::Lock, _) => judge(ask, scope)?,
-        (Ask::Batch, Some("download")) => reads(scope, "lfs/download")?,
-        (Ask::Batch, Some("upload")) => writes(scope, "lfs/upload")?,
-        (Ask::Batch, _) => return Err(Refused::unknown(Rule::GithubLfs, "a batch either downloads or uploads")),
+pub fn body(request: LfsRequest, body: &[u8], scope: &Scope<'_>) -> Result<(Operation, Vec<u8>), Refused> {
+    let json =
+        Json::parse(body).map_err(|error| Refused::unknown(Rule::GithubBody, format!("invalid JSON body: {error}")))?;
+    let operation = match (request, json.get("operation").and_then(Json::as_str)) {
+        (LfsRequest::Locks | LfsRequest::Lock, _) => judge(request, scope)?,
+        (LfsRequest::Batch, Some("download")) => reads(scope, "lfs/download")?,
+        (LfsRequest::Batch, Some("upload")) => writes(scope, "lfs/upload")?,
+        (LfsRequest::Batch, _) => {
+            return Err(Refused::unknown(Rule::GithubLfs, "operation has to be download or upload"));
+        }
     };
     Ok((operation, json.to_bytes()))
 }
@@ -78,10 +80,7 @@ pub fn store(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, 
         "GET" | "HEAD" => reads(scope, "lfs/download")?,
         "PUT" => writes(scope, "lfs/upload")?,
         _ => {
-            return Err(Refused::unknown(
-                Rule::GithubLfs,
-                "objects are downloaded from the LFS store, or uploaded to it",
-            ));
+            return Err(Refused::unknown(Rule::GithubLfs, "the LFS store allows only GET, HEAD and PUT"));
         }
     };
     Ok(Allowed::as_is(operation, target))
@@ -98,7 +97,7 @@ fn writes(scope: &Scope<'_>, name: &str) -> Result<Operation, Refused> {
     let by_name = scope.operation(&operation)?;
     match scope.container.auth_mode {
         AuthMode::Bot if !by_name => {
-            let reason = format!("a bot uploads and locks nothing by Git LFS, unless the policy allows {name}");
+            let reason = format!("a bot may not upload or lock with Git LFS, unless the policy allows {name}");
             Err(Refused::of(&operation, Rule::GithubLfs, reason))
         }
         AuthMode::Bot | AuthMode::User => Ok(operation),

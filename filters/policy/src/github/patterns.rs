@@ -46,7 +46,7 @@ impl Patterns {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let of = |method: &str| self.0.get(method).is_some_and(|set| set.is_match(path));
         if of(method) || (method == "HEAD" && of("GET")) {
-            return Err(Refused::unknown(Rule::GithubBlockedPattern, "the path fits one of blocked_api_patterns"));
+            return Err(Refused::unknown(Rule::GithubBlockedPattern, "the path matches one of blocked_api_patterns"));
         }
         Ok(())
     }

@@ -73,13 +73,13 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
         // GitHub's own `Link` headers use `/repositories/{id}`. The request is judged as `/repos/{owner}/{repo}`.
         if row.template.starts_with("/repositories/") {
             let number =
-                id.parse().map_err(|_| Refused::of(&operation, Rule::GithubRepo, "no such repository number"))?;
+                id.parse().map_err(|_| Refused::of(&operation, Rule::GithubRepo, "invalid repository number"))?;
             let repo = scope.repo_by_id(&operation, number)?.to_string();
             if as_method != "GET" {
                 return Err(Refused::of(
                     &operation,
                     Rule::GithubAlias,
-                    "a repository can be written to by its name only",
+                    "a write has to use the repository's name, /repos/OWNER/REPO",
                 ));
             }
             let (owner, name) = repo.split_once('/').unwrap_or_default();
@@ -112,13 +112,13 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
         return Err(Refused::of(&operation, Rule::GithubRepo, reason));
     }
     if as_method != "GET" && !target.query.is_empty() && !row.uploads {
-        return Err(Refused::of(&operation, Rule::GithubQuery, "a write takes no query"));
+        return Err(Refused::of(&operation, Rule::GithubQuery, "a write takes no query string"));
     }
     let unknown = target.query.iter().find(|(name, _)| !row.query.contains(&name.as_str()));
     if let Some((name, _)) = unknown
         && !row.uploads
     {
-        let reason = format!("{} knows no query parameter {name}", row.name);
+        let reason = format!("{} has no query parameter {name}", row.name);
         return Err(Refused::of(&operation, Rule::GithubQuery, reason));
     }
     Ok(Matched { row, parameters, target: target.write(&written), operation, by_name })
@@ -142,7 +142,7 @@ impl Matched {
     pub fn body(self, body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
         let operation = &self.operation;
         if !self.takes_body() && !body.is_empty() {
-            return Err(Refused::of(operation, Rule::GithubBody, "a read has no body"));
+            return Err(Refused::of(operation, Rule::GithubBody, "a read takes no body"));
         }
         // One operation takes plain text instead of JSON.
         if self.row.body.first().is_some_and(|first| first.starts_with('<')) {
@@ -154,12 +154,12 @@ impl Matched {
             return Ok(self.allowed(body));
         }
         let json = Json::parse(body)
-            .map_err(|error| Refused::of(operation, Rule::GithubBody, format!("the body is no plain JSON: {error}")))?;
+            .map_err(|error| Refused::of(operation, Rule::GithubBody, format!("invalid JSON body: {error}")))?;
         let Json::Object(members) = &json else {
             return Err(Refused::of(operation, Rule::GithubBody, "the body has to be a JSON object"));
         };
         if let Some((name, _)) = members.iter().find(|(name, _)| !self.row.body.contains(&name.as_str())) {
-            let reason = format!("{} knows no member {name:?}", self.row.name);
+            let reason = format!("the body of {} has no member {name:?}", self.row.name);
             return Err(Refused::of(operation, Rule::GithubBody, reason));
         }
         guards::rest(scope, operation, &self.parameters, &json, self.by_name)?;
@@ -201,7 +201,7 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
     }
     let Some((_, found)) = best else {
         let path: String = segments.iter().flat_map(|segment| ["/", *segment]).collect();
-        let reason = format!("{method} {path} is no operation that the gateway knows");
+        let reason = format!("{method} {path} is not an operation that the gateway knows");
         return Err(Refused::unknown(Rule::GithubUnknownOperation, reason));
     };
     // An encoded slash in a parameter is sent as a plain slash. With plain slashes the path has to be the same
@@ -212,7 +212,7 @@ fn find(method: &str, segments: &[&str], uploads: bool) -> Result<Found, Refused
         if sent.len() != segments.len() && !std::ptr::eq(find(method, &sent, uploads)?.0, found.0) {
             return Err(Refused::unknown(
                 Rule::GithubTarget,
-                "with its encoded slashes read, the path is another operation",
+                "with its slashes decoded, the path is another operation",
             ));
         }
     }

@@ -1,7 +1,7 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
 use super::{Class, Listed, Operation, Refused, Rules};
-use crate::refname::{self, NotYours};
+use crate::refname::{self, BranchDenial};
 use crate::{AuthMode, Container, Repo, Rule, branch_of};
 
 /// A container, and the rules that apply to it.
@@ -63,9 +63,9 @@ impl<'a> Scope<'a> {
     pub fn branch(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
         let Err(why) = self.rules.branches.may_move(self.container, branch) else { return Ok(()) };
         let (rule, reason) = match why {
-            NotYours::Malformed => (Rule::GithubBranchName, format!("{branch:?} is no branch's name")),
-            NotYours::Protected => (Rule::GithubProtectedBranch, format!("{branch} is protected")),
-            NotYours::NotAllowed => {
+            BranchDenial::Malformed => (Rule::GithubBranchName, format!("{branch:?} is not a valid branch name")),
+            BranchDenial::Protected => (Rule::GithubProtectedBranch, format!("{branch} is protected")),
+            BranchDenial::NotAllowed => {
                 let globs: Vec<_> = self.container.allowed_branches.iter().map(ToString::to_string).collect();
                 (
                     Rule::GithubBranch,
@@ -84,7 +84,7 @@ impl<'a> Scope<'a> {
         match branch_of(refname) {
             Some(branch) => self.branch(operation, branch),
             None => {
-                let reason = format!("{refname:?} is no branch; only refs/heads/… can be moved");
+                let reason = format!("{refname:?} is not a branch; only refs/heads/… can be moved");
                 Err(Refused::of(operation, Rule::GithubRef, reason))
             }
         }
@@ -97,12 +97,12 @@ impl<'a> Scope<'a> {
     pub fn path(&self, operation: &Operation, path: &str) -> Result<(), Refused> {
         let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.eq_ignore_ascii_case(".git");
         if path.chars().any(char::is_control) || path.contains('\\') || !path.split('/').all(plain) {
-            return Err(Refused::of(operation, Rule::GithubPath, format!("{path:?} is no plain path of a file")));
+            return Err(Refused::of(operation, Rule::GithubPath, format!("{path:?} is not a plain file path")));
         }
         let lower = path.to_lowercase();
         let restricts = |glob: &String| refname::covers(glob.to_lowercase().as_bytes(), lower.as_bytes());
         if self.container.auth_mode == AuthMode::Bot && self.rules.restricted_paths.iter().any(restricts) {
-            let reason = format!("{path} is a restricted path: what is written there runs with rights of its own");
+            let reason = format!("{path} is a restricted path, because files there run with their own rights");
             return Err(Refused::of(operation, Rule::GithubRestrictedPath, reason));
         }
         Ok(())
@@ -115,7 +115,7 @@ impl<'a> Scope<'a> {
     pub fn login(&self, operation: &Operation, login: &str) -> Result<(), Refused> {
         let bot = login.to_ascii_lowercase().ends_with("[bot]");
         if bot || self.rules.agents.iter().any(|agent| agent.eq_ignore_ascii_case(login)) {
-            let reason = format!("{login} is an agent or a bot, which would begin to work");
+            let reason = format!("{login} is an agent or a bot, and would start to work");
             return Err(Refused::of(operation, Rule::GithubAgent, reason));
         }
         Ok(())
@@ -127,7 +127,7 @@ impl<'a> Scope<'a> {
     /// If the request is refused.
     pub fn label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
         if self.rules.labels.iter().any(|denied| denied.to_lowercase() == label.trim().to_lowercase()) {
-            let reason = format!("the label {label:?} is an order to an automation");
+            let reason = format!("the label {label:?} triggers an automation");
             return Err(Refused::of(operation, Rule::GithubLabel, reason));
         }
         Ok(())
@@ -146,7 +146,7 @@ impl<'a> Scope<'a> {
             });
             if let Some(command) = self.rules.commands.iter().find(|command| line.starts_with(&command.to_lowercase()))
             {
-                let reason = format!("a line begins with {command:?}, which is an order to a bot");
+                let reason = format!("a line begins with {command:?}, which is a command to a bot");
                 return Err(Refused::of(operation, Rule::GithubCommand, reason));
             }
         }

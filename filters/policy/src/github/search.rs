@@ -42,7 +42,7 @@ pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(),
         let lower = word.to_lowercase();
         let bare = lower.trim_start_matches(['-', '+']);
         if matches!(bare, "or" | "not" | "and") || ELSEWHERE.iter().any(|start| bare.starts_with(start)) {
-            return refuse("a search may have no OR, NOT or AND, and look in no user or organisation");
+            return refuse("a search may have no OR, NOT or AND, and no user:, org:, owner: or enterprise:");
         }
         if let Some(repo) = bare.strip_prefix("repo:") {
             let own = repo.split_once('/').is_some_and(|(owner, name)| scope.repo(owner, name).is_some());
@@ -54,5 +54,5 @@ pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(),
             return refuse("a search may look in this container's repositories only");
         }
     }
-    if named { Ok(()) } else { refuse("a search has to name a repository of this container's with repo:") }
+    if named { Ok(()) } else { refuse("a search has to name one of this container's repositories with repo:") }
 }

@@ -26,22 +26,22 @@ impl<'a> Target<'a> {
     /// If the text is invalid; the error says why.
     pub fn parse(raw: &'a [u8]) -> Result<Self, &'static str> {
         if raw.len() > MAX_TARGET {
-            return Err("it is longer than 8 KiB");
+            return Err("longer than 8 KiB");
         }
         let text = std::str::from_utf8(raw).ok().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
-        let text = text.ok_or("it holds a byte that no URI has")?;
+        let text = text.ok_or("a byte that is not allowed in a URI")?;
         if text.contains(['#', '\\']) {
-            return Err("it holds a character that has no place there");
+            return Err("a # or a backslash");
         }
         let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
-        let path = path.strip_prefix('/').ok_or("it does not begin with a slash")?;
+        let path = path.strip_prefix('/').ok_or("no slash at the beginning")?;
         let segments: Vec<&str> = path.split('/').collect();
         if segments.len() > MAX_SEGMENTS {
-            return Err("it has too many segments");
+            return Err("more than 64 path segments");
         }
         let dots = |segment: &&str| *segment == "." || *segment == "..";
         if (segments.len() > 1 && segments.iter().any(|segment| segment.is_empty())) || segments.iter().any(dots) {
-            return Err("it has an empty segment, or a dot in place of one");
+            return Err("an empty path segment, or a segment . or ..");
         }
         Ok(Self { segments, query: query.map_or(Ok(Vec::new()), parameters)? })
     }
@@ -71,21 +71,21 @@ impl<'a> Target<'a> {
 fn parameters(query: &str) -> Result<Vec<(String, String)>, &'static str> {
     let mut parameters: Vec<(String, String)> = Vec::new();
     for pair in query.split('&') {
-        let (name, value) = pair.split_once('=').ok_or("its query has a parameter without a value")?;
+        let (name, value) = pair.split_once('=').ok_or("a query parameter without a value")?;
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if name.is_empty() || !name.bytes().all(plain) {
-            return Err("its query has a parameter with an odd name");
+            return Err("a query parameter whose name is not letters, digits, '-' and '_'");
         }
         if parameters.iter().any(|(other, _)| other == name) {
-            return Err("its query has a parameter twice");
+            return Err("a duplicate query parameter");
         }
-        let value = decode(&value.replace('+', " ")).ok_or("its query has a value that cannot be read one way only")?;
+        let value = decode(&value.replace('+', " ")).ok_or("a query value with a malformed escape or invalid UTF-8")?;
         if value.chars().any(char::is_control) {
-            return Err("its query has a value with a control character");
+            return Err("a query value with a control character");
         }
         parameters.push((name.to_owned(), value));
         if parameters.len() > MAX_PARAMETERS {
-            return Err("its query has too many parameters");
+            return Err("more than 32 query parameters");
         }
     }
     Ok(parameters)

@@ -406,7 +406,7 @@ fn a_suffix_has_a_credential_only_where_an_entry_is_for_that_suffix() {
 fn with_app() -> Rig {
     let key = scratch("app").join("key.pem");
     let fixture =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../control-plane/src/credentials/source/app/fixture.pem");
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../control-plane/credentials/src/source/app/fixture.pem");
     Finished::of(Command::new("install").args(["-m", "600"]).arg(fixture).arg(&key)).success();
     let upstream = Upstream::start();
     for repo in ["acme/app", "acme/lib", "acme/secret", "other/app"] {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The longest that the API may take.
-const CALL: Duration = Duration::from_secs(10);
+const CALL: Duration = Duration::from_secs(30);
 
 /// Makes one call, with `headers` before or in place of the usual ones, and returns status and body.
 ///

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Key;
 use super::settings::{Level, Permissions};
-use crate::https::Answer;
+use outbound::https::Answer;
 
 /// The longest token. GitHub's have 40 characters, and "may grow to 255" is what its documentation said of the others.
 const MAX_TOKEN: usize = 1024;

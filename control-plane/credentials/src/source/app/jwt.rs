@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use crate::credentials::source::file;
+use crate::source::file;
 
 /// The longest file of a key. One of 4,096 bits has 3.3 KB.
 const MAX_KEY: u64 = 16 << 10;
@@ -74,7 +74,7 @@ pub mod tests {
     use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
     /// A key that is nobody's.
-    pub const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/credentials/source/app/fixture.pem");
+    pub const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/source/app/fixture.pem");
 
     fn decoded(part: &str) -> Vec<u8> {
         URL_SAFE_NO_PAD.decode(part).unwrap()

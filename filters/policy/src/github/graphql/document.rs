@@ -110,15 +110,15 @@ impl<'a> Document<'a> {
     /// If the text is invalid; the error says why.
     pub fn parse(text: &'a str) -> Result<Self> {
         if text.len() > MAX_DOCUMENT {
-            return Err("it is longer than 256 KiB");
+            return Err("longer than 256 KiB");
         }
         // Some parsers treat a byte order mark as white space.
         if text.chars().any(|c| (c.is_control() && !matches!(c, '\t' | '\n' | '\r')) || c == '\u{feff}') {
-            return Err("it holds a control character or a byte order mark");
+            return Err("a control character or a byte order mark");
         }
         let mut tokens = Vec::new();
         for token in Lexer::new(text).with_limit(MAX_TOKENS) {
-            let token = token.map_err(|_| "it has an odd word, or too many of them")?;
+            let token = token.map_err(|_| "an invalid token, or more than 20000 tokens")?;
             match token.kind() {
                 TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => {}
                 kind => tokens.push((kind, token.data())),
@@ -143,17 +143,17 @@ impl<'a> Parser<'a, '_> {
             if self.is_word("fragment") {
                 let fragment = self.fragment()?;
                 if fragments.iter().any(|other| other.name == fragment.name) {
-                    return Err("it has two fragments of one name");
+                    return Err("two fragments with the same name");
                 }
                 fragments.push(fragment);
                 if fragments.len() > MAX_FRAGMENTS {
-                    return Err("it has too many fragments");
+                    return Err("more than 64 fragments");
                 }
             } else if operation.replace(self.operation()?).is_some() {
-                return Err("it has more than one operation");
+                return Err("more than one operation");
             }
         }
-        let operation = operation.ok_or("it has no operation")?;
+        let operation = operation.ok_or("no operation")?;
         Ok(Document { fragments, ..operation })
     }
 
@@ -169,8 +169,8 @@ impl<'a> Parser<'a, '_> {
             document.mutation = match self.name()? {
                 "query" => false,
                 "mutation" => true,
-                "subscription" => return Err("it has a subscription"),
-                _ => return Err("it has something else than operations and fragments"),
+                "subscription" => return Err("subscriptions are not supported"),
+                _ => return Err("a definition other than an operation or a fragment"),
             };
             if self.peek() == Some(TokenKind::Name) {
                 document.name = Some(self.name()?);
@@ -179,7 +179,7 @@ impl<'a> Parser<'a, '_> {
                 document.variables = self.variables()?;
             }
             if self.peek() == Some(TokenKind::At) {
-                return Err("its operation has a directive");
+                return Err("a directive on the operation");
             }
         }
         document.selections = self.selections()?;
@@ -196,14 +196,14 @@ impl<'a> Parser<'a, '_> {
             self.type_of(&mut of)?;
             let default = if self.eat(TokenKind::Eq) { Some(self.value(true)?) } else { None };
             if self.peek() == Some(TokenKind::At) {
-                return Err("a variable has a directive");
+                return Err("a directive on a variable");
             }
             if variables.iter().any(|other| other.name == name) {
-                return Err("it has two variables of one name");
+                return Err("two variables with the same name");
             }
             variables.push(Variable { name, of, default });
             if variables.len() > MAX_VARIABLES {
-                return Err("it has too many variables");
+                return Err("more than 64 variables");
             }
             if self.eat(TokenKind::RParen) {
                 return Ok(variables);
@@ -232,11 +232,11 @@ impl<'a> Parser<'a, '_> {
         self.name()?;
         let name = self.name()?;
         if name == "on" || self.name()? != "on" {
-            return Err("a fragment has no name or no type");
+            return Err("a fragment without a name or a type");
         }
         let on = self.name()?;
         if self.peek() == Some(TokenKind::At) {
-            return Err("a fragment has a directive");
+            return Err("a directive on a fragment's definition");
         }
         Ok(Fragment { name, on, selections: self.selections()? })
     }
@@ -279,7 +279,7 @@ impl<'a> Parser<'a, '_> {
             name = self.name()?;
             self.aliases = self.aliases.saturating_add(1);
             if self.aliases > MAX_ALIASES {
-                return Err("it has too many aliases");
+                return Err("more than 512 aliases");
             }
         }
         let arguments = self.arguments()?;
@@ -309,12 +309,12 @@ impl<'a> Parser<'a, '_> {
         let name = self.name()?;
         self.expect(TokenKind::Colon)?;
         if members.iter().any(|(other, _)| *other == name) {
-            return Err("an argument or a member of an object is there twice");
+            return Err("a duplicate argument, or a duplicate member of an object");
         }
         members.push((name, self.value(constant)?));
         // The search for duplicates above takes quadratic time, so this number is limited.
         if members.len() > MAX_VARIABLES {
-            return Err("an object has too many members");
+            return Err("more than 64 arguments, or more than 64 members of an object");
         }
         Ok(())
     }
@@ -325,15 +325,15 @@ impl<'a> Parser<'a, '_> {
             let skip = match self.name()? {
                 "skip" => true,
                 "include" => false,
-                _ => return Err("it has a directive other than @include and @skip"),
+                _ => return Err("a directive other than @include and @skip"),
             };
             let mut arguments = self.arguments()?;
             let value = match (arguments.pop(), arguments.is_empty()) {
                 (Some(("if", value @ (Value::Variable(_) | Value::Boolean(_)))), true) => value,
-                _ => return Err("a directive has something else than if: and a boolean"),
+                _ => return Err("a directive without the single argument if: and a boolean or variable"),
             };
             if conditions.iter().any(|other| other.skip == skip) {
-                return Err("a directive is there twice");
+                return Err("a duplicate directive");
             }
             conditions.push(Condition { skip, value });
         }
@@ -343,10 +343,10 @@ impl<'a> Parser<'a, '_> {
     fn value(&mut self, constant: bool) -> Result<Value<'a>> {
         let (kind, text) = self.next()?;
         Ok(match kind {
-            TokenKind::Dollar if constant => return Err("a default has a variable in it"),
+            TokenKind::Dollar if constant => return Err("a variable in a default value"),
             TokenKind::Dollar => Value::Variable(self.name()?),
             TokenKind::Int | TokenKind::Float => Value::Number(text),
-            TokenKind::StringValue => Value::String(string(text).ok_or("a string is malformed")?),
+            TokenKind::StringValue => Value::String(string(text).ok_or("a malformed string")?),
             TokenKind::Name => match text {
                 "true" => Value::Boolean(true),
                 "false" => Value::Boolean(false),
@@ -371,13 +371,13 @@ impl<'a> Parser<'a, '_> {
                 self.higher();
                 Value::Object(members)
             }
-            _ => return Err("a value is missing"),
+            _ => return Err("a missing value"),
         })
     }
 
     fn deeper(&mut self) -> Result<()> {
         self.depth = self.depth.saturating_add(1);
-        if self.depth > MAX_DEPTH { Err("it is nested too deep") } else { Ok(()) }
+        if self.depth > MAX_DEPTH { Err("nested too deep") } else { Ok(()) }
     }
 
     fn higher(&mut self) {
@@ -389,7 +389,7 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn next(&mut self) -> Result<(TokenKind, &'a str)> {
-        let token = *self.tokens.get(self.at).ok_or("it ends too early")?;
+        let token = *self.tokens.get(self.at).ok_or("an unexpected end")?;
         self.at = self.at.saturating_add(1);
         Ok(token)
     }
@@ -407,13 +407,13 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn expect(&mut self, kind: TokenKind) -> Result<()> {
-        if self.eat(kind) { Ok(()) } else { Err("it is malformed") }
+        if self.eat(kind) { Ok(()) } else { Err("an unexpected token") }
     }
 
     fn name(&mut self) -> Result<&'a str> {
         match self.next()? {
             (TokenKind::Name, name) => Ok(name),
-            _ => Err("a name is missing"),
+            _ => Err("a missing name"),
         }
     }
 }

@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), Refused> {
         // Every path through fragments ends at a field, so this limits the number of paths too.
         if depth > MAX_DEPTH || roots.len() > MAX_ROOTS {
-            return Err(malformed("the document has too many fields at its root, or fragments in a circle"));
+            return Err(malformed("the document has more than 256 fields at its root, or a cycle of fragments"));
         }
         let root = if self.document.mutation { "Mutation" } else { "Query" };
         for selection in selections {
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
             };
             self.conditions(conditions)?;
             if on != root {
-                return Err(malformed(format!("a fragment on {on} stands at the root")));
+                return Err(malformed(format!("a fragment on {on} is not allowed at the root")));
             }
             self.collect(inner, depth.saturating_add(1), roots)?;
         }
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
                     to
                 }
                 None => {
-                    let reason = format!("{name} is not one of the fields that a query may begin with");
+                    let reason = format!("{name} is not allowed at the root of a query");
                     return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
                 }
             },
@@ -166,16 +166,16 @@ impl<'a> Reader<'a> {
         depth: usize,
     ) -> Result<(), Refused> {
         if depth > MAX_NESTED {
-            return Err(malformed("the document is nested too deep, or has fragments in a circle"));
+            return Err(malformed("the document is nested too deep, or has a cycle of fragments"));
         }
         if selections.is_empty() {
-            return Err(malformed(format!("nothing of a {} is selected", of.name())));
+            return Err(malformed(format!("a field of type {} has no selection", of.name())));
         }
         let deeper = depth.saturating_add(1);
         for selection in selections {
             self.visited = self.visited.saturating_add(1);
             if self.visited > MAX_VISITED {
-                return Err(malformed("the document reads too many fields"));
+                return Err(malformed("the document reads more than 5000 fields"));
             }
             match selection {
                 Selection::Field(field) => {
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
                     }
                     // `owner:branch` is a branch of another repository.
                     if field.name == "compare" && text(&arguments, "headRef").is_none_or(|head| head.contains(':')) {
-                        let reason = "a comparison has to stay in its repository";
+                        let reason = "headRef of a comparison has to be a branch of the same repository";
                         return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
                     }
                     match found.to {
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
         for condition in conditions {
             match self.variables.evaluate(&condition.value).map_err(malformed)? {
                 Some(Given::Boolean(_)) => {}
-                _ => return Err(malformed("the condition of a directive is no boolean")),
+                _ => return Err(malformed("the condition of a directive is not a boolean")),
             }
         }
         Ok(())
@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
                     Home::Repo(repo, _) => self.scope.repo_by_id(operation, repo).map(|_| ()),
                     Home::Unsaid => self.confirm(text),
                     Home::Nobody => {
-                        let reason = format!("{text} is of no repository");
+                        let reason = format!("{text} belongs to no repository");
                         Err(Refused::of(operation, Rule::GithubNodeId, reason))
                     }
                 }
@@ -278,10 +278,10 @@ impl<'a> Reader<'a> {
     pub fn decode(&mut self, operation: &Operation, text: &str) -> Result<NodeId, Refused> {
         self.ids = self.ids.saturating_add(1);
         if self.ids > MAX_IDS {
-            return Err(malformed("the document has too many ids"));
+            return Err(malformed("the document has more than 500 ids"));
         }
         NodeId::decode(text).ok_or_else(|| {
-            let reason = format!("{text:?} is no id of a node that the gateway knows");
+            let reason = format!("{text:?} is not a node id that the gateway knows");
             Refused::of(operation, Rule::GithubNodeId, reason)
         })
     }
@@ -327,5 +327,5 @@ fn unknown(operation: &Operation, of: &str, name: &str) -> Refused {
 }
 
 fn elsewhere(of: &str) -> &'static str {
-    if of.ends_with('~') { " of what may belong to another repository" } else { "" }
+    if of.ends_with('~') { ", because the object may belong to another repository" } else { "" }
 }

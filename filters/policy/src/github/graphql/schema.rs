@@ -12,7 +12,7 @@ const LEAF: u16 = u16::MAX;
 
 /// The kind of value that a member of an input takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum InputKind {
     /// A node's id, of one of these types. The list is empty if GitHub documents no types.
     Id(&'static [&'static str]),
     String,
@@ -95,7 +95,7 @@ impl Mutation {
 }
 
 /// The kind of value that the member `name` takes, in the input type with the index `input`.
-pub fn member(input: u16, name: &str) -> Option<Kind> {
+pub fn member(input: u16, name: &str) -> Option<InputKind> {
     let (_, from, to) = INPUTS.get(usize::from(input))?;
     let fields = INPUT_FIELDS.get(usize::from(*from)..usize::from(*to))?;
     let at = fields.binary_search_by(|(have, _)| (*have).cmp(name)).ok()?;

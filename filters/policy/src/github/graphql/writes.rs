@@ -6,7 +6,7 @@ use super::super::{Class, Operation, Refused};
 use super::document::Field;
 use super::malformed;
 use super::reads::Reader;
-use super::schema::{self, Kind, Mutation};
+use super::schema::{self, InputKind, Mutation};
 use super::variables::Given;
 use crate::Rule;
 
@@ -33,12 +33,12 @@ pub fn judge<'a>(reader: &mut Reader<'a>, roots: &[&'a Field<'a>]) -> Result<(Op
         let judged = root(reader, field)?;
         first.get_or_insert(judged);
     }
-    first.ok_or_else(|| malformed("a mutation has to do something"))
+    first.ok_or_else(|| malformed("the document has no mutation"))
 }
 
 fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation, Rule), Refused> {
     let mutation = Mutation::named(field.name).ok_or_else(|| {
-        let reason = format!("{} is no mutation that the gateway knows", field.name);
+        let reason = format!("{} is not a mutation that the gateway knows", field.name);
         Refused::unknown(Rule::GithubUnknownOperation, reason)
     })?;
     let operation = Operation { name: mutation.name.to_owned(), class: mutation.class };
@@ -49,7 +49,11 @@ fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation,
     }
     let given = reader.arguments(field)?;
     let [("input", Given::Object(members))] = &given[..] else {
-        return Err(Refused::of(&operation, Rule::GithubInput, "a mutation takes an input, which is an object"));
+        return Err(Refused::of(
+            &operation,
+            Rule::GithubInput,
+            "a mutation takes the single argument input, an object",
+        ));
     };
     let mut writer = Writer { reader, operation: &operation, by_name };
     writer.object(mutation.input, members)?;
@@ -77,7 +81,7 @@ impl Writer<'_, '_> {
             match schema::member(input, name) {
                 Some(kind) => self.member(name, kind, value)?,
                 None => {
-                    let reason = format!("{} knows no member {name:?} there", self.operation.name);
+                    let reason = format!("the input of {} has no member {name:?} there", self.operation.name);
                     return self.refuse(Rule::GithubInput, reason);
                 }
             }
@@ -87,41 +91,41 @@ impl Writer<'_, '_> {
 
     /// Judges a member, or each element of a list. GitHub accepts a single value in place of a list of one element, so
     /// both are judged the same way.
-    fn member(&mut self, name: &str, kind: Kind, value: &Given<'_>) -> Result<(), Refused> {
+    fn member(&mut self, name: &str, kind: InputKind, value: &Given<'_>) -> Result<(), Refused> {
         match (kind, value) {
             (_, Given::Null) => Ok(()),
             (_, Given::List(items)) => items.iter().try_for_each(|item| self.member(name, kind, item)),
-            (Kind::Id(kinds), Given::Text(id)) => self.id(name, kinds, id),
-            (Kind::String, Given::Text(text)) => self.text(name, text),
-            (Kind::Enum, Given::Enum(value) | Given::Text(value)) => self.choice(name, value),
-            (Kind::Boolean, Given::Boolean(value)) => self.flag(name, *value),
-            (Kind::Number, Given::Number) => Ok(()),
+            (InputKind::Id(kinds), Given::Text(id)) => self.id(name, kinds, id),
+            (InputKind::String, Given::Text(text)) => self.text(name, text),
+            (InputKind::Enum, Given::Enum(value) | Given::Text(value)) => self.choice(name, value),
+            (InputKind::Boolean, Given::Boolean(value)) => self.flag(name, *value),
+            (InputKind::Number, Given::Number) => Ok(()),
             // The task for one of GitHub's agents.
-            (Kind::Object(_), _) if name == "agentAssignment" => {
-                self.refuse(Class::Agent.rule(), "agentAssignment would let an agent begin to work")
+            (InputKind::Object(_), _) if name == "agentAssignment" => {
+                self.refuse(Class::Agent.rule(), "agentAssignment may not be set, because it starts an agent")
             }
-            (Kind::Object(input), Given::Object(members)) => {
+            (InputKind::Object(input), Given::Object(members)) => {
                 self.object(input, members)?;
                 if self.operation.name == "createCommitOnBranch" && name == "branch" {
                     self.committable(members)?;
                 }
                 Ok(())
             }
-            _ => self.refuse(Rule::GithubInput, format!("{name} is of a kind that is not expected there")),
+            _ => self.refuse(Rule::GithubInput, format!("{name} has the wrong type")),
         }
     }
 
     fn id(&mut self, name: &str, kinds: &[&str], text: &str) -> Result<(), Refused> {
         if matches!(name, "projectIds" | "projectV2Ids") {
-            return self.refuse(Rule::GithubProject, "projects may not be changed from here");
+            return self.refuse(Rule::GithubProject, "projects may not be changed");
         }
         let id = self.reader.decode(self.operation, text)?;
         if !kinds.contains(&id.kind) {
-            return self.refuse(Rule::GithubNodeId, format!("{text} is a {}, which may not be {name}", id.kind));
+            return self.refuse(Rule::GithubNodeId, format!("{text} is a {}; {name} takes another type", id.kind));
         }
         match id.home {
             Home::Nobody if id.kind == "Bot" => {
-                self.refuse(Class::Agent.rule(), format!("{text} is a bot, which would begin to work"))
+                self.refuse(Class::Agent.rule(), format!("{text} is a bot, and would start to work"))
             }
             Home::Nobody => Ok(()),
             Home::Repo(repo, reference) => {
@@ -140,9 +144,10 @@ impl Writer<'_, '_> {
     }
 
     fn deletion(&self) -> Result<(), Refused> {
-        match self.reader.scope.rules.branches.allow_deletion {
-            true => Ok(()),
-            false => self.refuse(Rule::GithubDeleteBranch, "a branch may not be deleted"),
+        if self.reader.scope.rules.branches.allow_deletion {
+            Ok(())
+        } else {
+            self.refuse(Rule::GithubDeleteBranch, "a branch may not be deleted")
         }
     }
 
@@ -164,7 +169,7 @@ impl Writer<'_, '_> {
             ("updateRef" | "updateRefs", "oid" | "afterOid") if !text.contains(|c| c != '0') => self.deletion(),
             ("createLabel" | "updateLabel", "name") => scope.label(operation, text),
             (_, "actorLogins" | "userLogins" | "assigneeLogins") => scope.login(operation, text),
-            (_, "botLogins") => self.refuse(Class::Agent.rule(), format!("{text} is a bot, which would begin to work")),
+            (_, "botLogins") => self.refuse(Class::Agent.rule(), format!("{text} is a bot, and would start to work")),
             (_, "subIssueUrl") => self.issue_url(text),
             _ if operation.class == Class::WriteRef => Ok(()),
             _ => scope.text(operation, text),
@@ -183,9 +188,10 @@ impl Writer<'_, '_> {
     }
 
     fn flag(&self, name: &str, value: bool) -> Result<(), Refused> {
-        match name == "force" && value && !self.reader.scope.rules.branches.allow_force_push {
-            true => self.refuse(Rule::GithubForce, "a branch may not be moved by force"),
-            false => Ok(()),
+        if name == "force" && value && !self.reader.scope.rules.branches.allow_force_push {
+            self.refuse(Rule::GithubForce, "a branch may not be moved by force")
+        } else {
+            Ok(())
         }
     }
 
@@ -204,13 +210,12 @@ impl Writer<'_, '_> {
     }
 
     fn named_repo(&self, text: &str) -> Result<(), Refused> {
-        match text.split_once('/').is_some_and(|(owner, name)| self.reader.scope.repo(owner, name).is_some()) {
-            true => Ok(()),
-            false => {
-                let reason =
-                    format!("{text} is not one of the repositories of {}", self.reader.scope.container.container_id);
-                self.refuse(Rule::GithubRepo, reason)
-            }
+        if text.split_once('/').is_some_and(|(owner, name)| self.reader.scope.repo(owner, name).is_some()) {
+            Ok(())
+        } else {
+            let reason =
+                format!("{text} is not one of the repositories of {}", self.reader.scope.container.container_id);
+            self.refuse(Rule::GithubRepo, reason)
         }
     }
 
@@ -225,9 +230,10 @@ impl Writer<'_, '_> {
             }
             _ => false,
         };
-        match own {
-            true => Ok(()),
-            false => self.refuse(Rule::GithubForeignIssue, format!("{url:?} may be an issue of another repository")),
+        if own {
+            Ok(())
+        } else {
+            self.refuse(Rule::GithubForeignIssue, format!("{url:?} may be an issue of another repository"))
         }
     }
 
@@ -252,7 +258,7 @@ impl Writer<'_, '_> {
     }
 
     fn missing(&self, name: &str) -> Result<(), Refused> {
-        let reason = format!("{name} has to be there: what GitHub would take in its place is not ours to guess");
+        let reason = format!("{name} is required, because GitHub would use a default in its place");
         self.refuse(Rule::GithubBranchMissing, reason)
     }
 }

@@ -345,15 +345,14 @@ fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
 /// The table in docs/clients.md is the one that was found, but for versions, which are those of the machine, and for
 /// clients that were skipped. With SALLYPORT_WRITE_CLIENTS=1 it is written.
 fn compare(rows: &[(&str, [String; 3])]) {
-    const BEGIN: &str = "<!-- made by tests/e2e/tests/clients.rs -->\n";
+    const BEGIN: &str = "<!-- made by tests/e2e/tests/alone/clients.rs -->\n";
     const END: &str = "<!-- end -->";
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let table: String = rows
         .iter()
         .map(|(name, [version, needs, outcome])| format!("| {name} | {version} | {needs} | {outcome} |\n"))
         .collect();
-    let table =
-        format!("| client | version | needs beside the proxy | works |\n| --- | --- | --- | --- |\n{table}");
+    let table = format!("| client | version | needs beside the proxy | works |\n| --- | --- | --- | --- |\n{table}");
     std::fs::create_dir_all(root.join("target/clients")).unwrap();
     std::fs::write(root.join("target/clients/clients.md"), &table).unwrap();
     let path = root.join("docs/clients.md");
