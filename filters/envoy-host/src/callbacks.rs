@@ -75,17 +75,19 @@ pub trait StreamCallbacks {
     fn on_grpc_call_response(&mut self, _token: u32, _status: u32, _size: usize) {}
 }
 
-/// Makes `root` what creates the root context of each filter, from the id of the context. To be called once in each VM,
-/// before Envoy creates contexts. From here on a panic leaves its message in Envoy's log, and a note on its request
-/// ([`crate::note_panics`]).
-pub fn start(root: fn(u32) -> Box<dyn RootCallbacks>) {
+/// Creates the root context of a filter, from the id of the context.
+pub type NewRoot = fn(u32) -> Box<dyn RootCallbacks>;
+
+/// Registers `root` with the SDK. Each VM calls this once, before Envoy creates contexts. From here on a panic writes its
+/// message to Envoy's log, and a note on its request.
+pub fn start(root: NewRoot) {
     crate::note_panics();
     NEW_ROOT.set(Some(root));
     proxy_wasm::set_root_context(new_root);
 }
 
 thread_local! {
-    static NEW_ROOT: Cell<Option<fn(u32) -> Box<dyn RootCallbacks>>> = const { Cell::new(None) };
+    static NEW_ROOT: Cell<Option<NewRoot>> = const { Cell::new(None) };
     static TURN: RefCell<Turn> = const { RefCell::new(Turn::none()) };
 }
 

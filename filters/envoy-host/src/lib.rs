@@ -18,7 +18,7 @@ mod request;
 mod response;
 
 pub use abi::Status;
-pub use callbacks::{Action, RootCallbacks, StreamCallbacks, start};
+pub use callbacks::{Action, NewRoot, RootCallbacks, StreamCallbacks, start};
 pub use grpc::{Method, call, cancel_stream, grpc_message, open_stream, send_message};
 pub use property::{
     AUDIT, CONTAINER, Direction, listener_direction, property, requested_server_name, root_id, set_property, source_ip,

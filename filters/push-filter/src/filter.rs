@@ -274,11 +274,11 @@ impl StreamCallbacks for Stream {
             }
         }
         let ended = push.ended;
-        let outcome = self.proceed().and_then(|allowed| {
+        let outcome = self.proceed().map(|allowed| {
             if allowed && ended {
                 host::resume_request();
             }
-            Ok(Action::Continue)
+            Action::Continue
         });
         let _nothing_is_paused_by_it = self.done(outcome, ended);
     }

@@ -172,7 +172,7 @@ fn map(state: &mut State, kind: u32) -> Result<Option<&mut Headers>, u32> {
     };
     let Some(stream) = context.stream.filter(|_| has) else { return Ok(None) };
     let half = state.streams[stream].half(side);
-    Ok(if kind % 2 == 0 { half.headers.as_mut() } else { half.trailers.as_mut() })
+    Ok(if matches!(kind, 0 | 2) { half.headers.as_mut() } else { half.trailers.as_mut() })
 }
 
 #[unsafe(no_mangle)]

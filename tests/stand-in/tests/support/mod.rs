@@ -3,11 +3,9 @@
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-#[path = "../../../../filters/push/tests/support/pack.rs"]
-pub mod pack;
-
+// The root of each test's crate has the module.
+use crate::pack::{self, COMMIT, Pack};
 use envoy_stand_in::{Call, Config, Reply, Request};
-use pack::{COMMIT, Pack};
 use policy::{Access, Container, Egress, HostPattern, Policy};
 use registry_proto::{LookupResponse, github::ConfirmResponse, push::DescendsResponse, push::ReadRefsResponse};
 
