@@ -51,11 +51,9 @@ const UNSWEPT: &[&str] = &[
     "control-plane/base",
     "control-plane/credentials",
     "control-plane/src",
-    "filters/envoy-host",
     "filters/identity-filter",
     "filters/policy",
     "tests/e2e",
-    "tests/stand-in",
     "tests/support",
 ];
 
