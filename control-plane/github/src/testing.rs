@@ -9,7 +9,6 @@ use policy::{HostName, Policy};
 
 use super::client::Client;
 use base::problems::Problems;
-use credentials;
 use outbound::dns::{Resolver, nameservers::Nameservers};
 use outbound::https::testing::{HOST, Server, TOKEN};
 use outbound::upstreams::{Upstream, Upstreams};

@@ -153,7 +153,6 @@ fn filter(when: &When) -> AccessLogFilter {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
