@@ -42,7 +42,7 @@ impl RequestHead {
     /// The note of the stages before.
     ///
     /// # Errors
-    /// If no stage has left a note, or the note can't be parsed.
+    /// If there is no note, or the note can't be read.
     pub fn note(&self) -> Result<Note, Broken> {
         Note::read(self.note.as_deref().unwrap_or_default()).map_err(Broken::new)
     }

@@ -28,7 +28,7 @@ fn head(method: &str, authority: &str, path: &str, headers: &[(&str, &str)]) -> 
     let headers = pseudo.iter().chain(headers).map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
     RequestHead {
         headers: headers.collect(),
-        note: Some(br#"{"request_id":"7","container_id":"a"}"#.to_vec()),
+        note: Some(br#"{"request_id":"7","container_id":"a","decided":{"stage":"identity","verdict":"allow","rule":"egress.host","reason":""},"policy_version":"p"}"#.to_vec()),
         container: Some(container()),
     }
 }
@@ -106,7 +106,7 @@ impl Stream {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let rule = |bytes: Vec<u8>| {
                 let note: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-                note["rule"].as_str().unwrap().to_owned()
+                note["decided"]["rule"].as_str().unwrap().to_owned()
             };
             self.effects.push(match effect {
                 Effect::Log(_) => "log".into(),

@@ -91,7 +91,7 @@ enum Upstream {
 /// The response to an undecided or refused push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Response {
-    /// No response has arrived, or a failure has, which passes.
+    /// No response has arrived, or a failure, which passes.
     Passing,
     /// A success, which waits; of a refused push also a failure.
     Held,
@@ -142,9 +142,7 @@ impl Flow {
         };
         self.path = head.value(":path").to_vec();
         self.head(&head, end).unwrap_or_else(|stop| {
-            if let Ok(note) = head.note() {
-                self.note = note;
-            }
+            self.note = head.note().unwrap_or_default();
             self.stop(stop)
         })
     }

@@ -1,5 +1,5 @@
-//! The flow of a push through a stream: for every cut of its body, every time of the answers of the server and of GitHub,
-//! and every failure. `support/stream.rs` asserts the invariants at every moment.
+//! The flow of a push through a stream: however its body is cut, whenever the server and GitHub answer, and whatever
+//! fails. `support/stream.rs` asserts the properties that always hold.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -167,7 +167,7 @@ proptest! {
     fn a_push_ends_in_one_way_whatever_comes_when(plan in plans(false)) {
         let (case, stream) = run(&plan);
         let passed = stream.sent_end && matches!(stream.told, Told::All { whole: true, .. });
-        // A server may complete its response before it has the whole push, for a failure and for an allowed push.
+        // A server may complete its response before it has the whole body, for a failure and for an allowed push.
         let told = matches!(stream.told, Told::All { whole: true, .. });
         let refused = matches!(stream.over, Some(Over::Answered(_)));
         prop_assert!(refused != (passed || told), "it has no end: {:?}, {:?}", stream.told, stream.rule());
@@ -251,7 +251,7 @@ fn both_directions_are_resumed_by_the_last_answer() {
     stream.body(&body.bytes, true);
     stream.response(200, false);
     assert!(matches!(stream.told, Told::Held { .. }) && !stream.sent_end);
-    // The server's complete response waits as well: the whole push has arrived.
+    // The complete response waits as well, because the whole push has arrived.
     stream.response_ends(true);
     assert_eq!(stream.over, None);
     stream.answer_all();
@@ -376,7 +376,7 @@ fn a_refusal_is_a_report_or_a_status() {
     }
 }
 
-/// The rule and the status of the refusal by the first step of a request, also if the refusal waits for the rest.
+/// The rule and the status of the refusal at the first step of a request, whether or not it waits for the rest.
 fn refusal(flow: &mut Flow, head: RequestHead, end: bool) -> Option<(String, u16)> {
     let step = flow.request_headers(Ok(head), end);
     let answer = match step.then {

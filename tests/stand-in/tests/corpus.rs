@@ -41,7 +41,7 @@ fn every_way_round_has_its_verdict_and_refused_ones_do_not_arrive() {
     for case in &cases {
         let mut request = Request::new(&case.method, &case.authority, &case.target);
         request.headers.extend(case.headers.clone());
-        // What the handshake would have named.
+        // The name of the TLS handshake.
         request.sni = policy::HostName::parse(case.authority.as_bytes()).ok().map(|host| host.to_string());
         let confirmed = case.expect == "allow";
         let outcome = Chain::run(
@@ -114,11 +114,11 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
                 Verdict::Allow => outcome.passed() && arrived == body.bytes && outcome.rule.is_none(),
                 Verdict::Deny => {
                     let short = body.trailer.is_none_or(|trailer| arrived.len() <= trailer);
-                    outcome.note["rule"].as_str() == expect.rule.as_deref() && !outcome.passed() && short
+                    outcome.note["decided"]["rule"].as_str() == expect.rule.as_deref() && !outcome.passed() && short
                 }
             };
             if !fits {
-                let (got, length) = (outcome.note["rule"].clone(), arrived.len());
+                let (got, length) = (outcome.note["decided"]["rule"].clone(), arrived.len());
                 wrong
                     .push(format!("{name} in parts of {part}: expected {expect:?}, got {got}, {length} bytes arrived"));
             }

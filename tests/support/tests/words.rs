@@ -49,18 +49,11 @@ const BEGINNINGS: [&str; 11] =
 const UNSWEPT: &[&str] = &[
     "control-plane/audit",
     "control-plane/base",
-    "control-plane/config",
     "control-plane/credentials",
-    "control-plane/github",
-    "control-plane/outbound",
-    "control-plane/registry",
     "control-plane/src",
-    "control-plane/xds",
-    "filters/envoy-host",
     "filters/identity-filter",
     "filters/policy",
     "tests/e2e",
-    "tests/stand-in",
     "tests/support",
 ];
 

@@ -210,6 +210,7 @@ impl Flow {
         if head.value(":method") == b"CONNECT" {
             return Ok(self.elsewhere());
         }
+        self.note = head.note()?;
         let host = head.host()?;
         if super::kind(&host).is_none() {
             return Ok(self.elsewhere());

@@ -50,7 +50,7 @@ pub struct Stream<'a> {
     trailer: usize,
     /// The part of the body that waits in Envoy.
     waiting: Vec<u8>,
-    /// The part of the body that the server has; `None` before it has the headers.
+    /// The part of the body that the server has. `None` before it has the headers.
     pub sent: Option<Vec<u8>>,
     /// The server has the end of the request.
     pub sent_end: bool,
@@ -74,7 +74,7 @@ pub fn head(case: &Case, method: &str, path: &str, headers: &[(&str, &str)]) -> 
     let headers = pseudo.iter().chain(headers).map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
     RequestHead {
         headers: headers.collect(),
-        note: Some(br#"{"request_id":"7","container_id":"a"}"#.to_vec()),
+        note: Some(br#"{"request_id":"7","container_id":"a","decided":{"stage":"identity","verdict":"allow","rule":"egress.host","reason":""},"policy_version":"p"}"#.to_vec()),
         container: Some(serde_json::to_vec(&case.container).unwrap()),
     }
 }
@@ -226,7 +226,8 @@ impl<'a> Stream<'a> {
             match effect {
                 Effect::Log(_) => {}
                 Effect::Note(note) | Effect::NoteRefusal(note) => {
-                    self.notes.push(serde_json::from_slice(&note.to_bytes()).unwrap());
+                    let note: Value = serde_json::from_slice(&note.to_bytes()).unwrap();
+                    self.notes.push(note["decided"].clone());
                 }
                 Effect::Ask(query) => {
                     assert_eq!(query.container, self.case.container.container_ip);
@@ -298,7 +299,7 @@ impl<'a> Stream<'a> {
         self.sent_end = end;
     }
 
-    /// The invariants of every push at every moment.
+    /// Asserts the properties that always hold for every push.
     fn check(&self) {
         let sent = self.sent.as_deref().unwrap_or_default();
         assert!(self.body.starts_with(sent), "what is sent is not what came");
