@@ -16,6 +16,8 @@
 # SALLYPORT_JOBS     modules at once; otherwise one and a half for each core
 # SALLYPORT_KEEP=1   keep logs and state also of tests that pass
 set -euo pipefail
+# Bash reads the braces whole, so an edit of this file does not change a run.
+{
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 runner=$root/tests/support/in-netns.sh
@@ -210,3 +212,5 @@ fi
 sort -u "$SALLYPORT_SKIPPED" | sed 's/^/skipped: /'
 for module in "${failed[@]}"; do echo "e2e: failed: $module (alone: tests/run-e2e.sh --test $module)" >&2; done
 ((${#failed[@]} == 0))
+exit
+}

@@ -1,29 +1,29 @@
-//! Names and facts that two parts of the control plane share without one of them importing the other: what `xds` has
-//! Envoy do and the audit reads in Envoy's access log, what the audit shows of a request with a credential, and where a
-//! sandbox's own credentials stand.
+//! Names and facts that two parts of the control plane share without importing each other: the names that `xds`
+//! configures in Envoy and that the audit reads in Envoy's access log, the query parameters that the audit shows, and
+//! the headers that carry a sandbox's own credentials.
 
 use std::time::Duration;
 
-/// The filter state in which the identity filter leaves its decision, by Envoy's name for what `set_property` sets.
+/// The filter state with the identity filter's decision. Envoy adds the prefix `wasm.` to the name in `set_property`.
 pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
 
-/// The filter state that a filter leaves on the request over which it has panicked.
+/// The filter state that a filter sets on the request during which it panicked.
 pub const PANIC_STATE: &str = "wasm.sallyport.panic";
 
-/// The tag in which Envoy says how long a connection's handshake took; empty or `-` where it was not finished.
+/// The tag with the duration of a connection's handshake. Empty or `-` if the handshake was not completed.
 pub const HANDSHAKE_TAG: &str = "handshake_ms";
 
-/// A stream that is open for this long gets a line of its own about its start.
+/// The time after which an open stream gets its own audit line about its start.
 pub const LONG: Duration = Duration::from_secs(5);
 
-/// The headers that carry a credential of a sandbox, whatever the provider.
+/// The headers in which sandboxes may send their own credentials, for any provider.
 pub const CREDENTIAL_HEADERS: [&str; 6] =
     ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
 
 /// Query parameters whose values the audit shows. Their values are no secrets.
 const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];
 
-/// Whether the audit shows the value of this query parameter. A credential cannot stand in such a parameter.
+/// Whether the audit shows the value of this query parameter. A credential is never in one of these parameters.
 pub fn shows(parameter: &str) -> bool {
     SHOWN.contains(&parameter)
 }

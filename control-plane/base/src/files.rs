@@ -1,20 +1,20 @@
-//! Writing a file so that it is there whole or not at all.
+//! Atomic writes: a file is written completely or not at all.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Writes `bytes` to `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Its mode is
-/// `mode`, whatever the umask.
+/// Writes `bytes` to `path` through a temporary file in the same directory: fsync, rename, fsync of the directory. The
+/// file gets the mode `mode`, whatever the umask is.
 ///
 /// # Errors
-/// Whatever the file system says; `path` is then as it was.
+/// If the file system fails. `path` is unchanged then.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Reserved::beside(path, 0, mode)?.fill(bytes)
 }
 
-/// A temporary file beside the one that it will replace, on disk with all of its room.
+/// A temporary file next to the file that it will replace, with all its space allocated on disk.
 #[derive(Debug)]
 pub struct Reserved {
     file: File,
@@ -23,10 +23,10 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Room for `size` bytes in place of `path`, which stays as it is.
+    /// Reserves space for `size` bytes to replace `path`, which stays unchanged for now.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// If the file system fails.
     pub fn beside(path: &Path, size: usize, mode: u32) -> io::Result<Self> {
         let directory = path.parent().ok_or_else(|| io::Error::other("the path has no directory"))?;
         let mut name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?.to_owned();
@@ -36,7 +36,7 @@ impl Reserved {
         let mut reserved = Self { file, temporary, path: path.to_owned() };
         reserved.file.set_permissions(Permissions::from_mode(mode))?;
         if size > 0 {
-            // Written, since a hole takes no room.
+            // The bytes are written, because a hole takes no space.
             reserved.file.write_all(&vec![b' '; size])?;
             reserved.file.sync_all()?;
             reserved.file.rewind()?;
@@ -44,10 +44,10 @@ impl Reserved {
         Ok(reserved)
     }
 
-    /// Puts `bytes` in its place.
+    /// Replaces the file with `bytes`.
     ///
     /// # Errors
-    /// Whatever the file system says; the file is then as it was.
+    /// If the file system fails. The file is unchanged then.
     pub fn fill(mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.file.set_len(bytes.len() as u64)?;
@@ -59,15 +59,15 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        // It has gone where it was put in place, and nothing more can be done about one that cannot even be removed.
+        // After a successful rename the temporary file is gone. If removing it fails, nothing more can be done.
         drop(std::fs::remove_file(&self.temporary));
     }
 }
 
-/// Gives the file at `path` its mode, where it has another.
+/// Sets the mode of the file at `path`, if it has another.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// If the file system fails.
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     let has = std::fs::metadata(path)?.permissions().mode() & 0o7777;
     if has == mode { Ok(()) } else { std::fs::set_permissions(path, Permissions::from_mode(mode)) }

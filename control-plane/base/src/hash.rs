@@ -1,4 +1,4 @@
-//! Bytes as hex digits, and short names for contents.
+//! Hex digits, and short hashes that identify contents.
 
 use sha2::{Digest, Sha256};
 
@@ -7,7 +7,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The first 12 hex digits of the SHA-256 of `bytes`. They name a content.
+/// The first 12 hex digits of the SHA-256 of `bytes`.
 pub fn short_hash(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes)).chars().take(12).collect()
 }
@@ -19,7 +19,7 @@ mod tests {
     #[test]
     fn a_content_has_one_short_name() {
         assert_eq!(hex(&[0, 0xa, 0xff]), "000aff");
-        // The SHA-256 of nothing begins with e3b0c44298fc (FIPS 180-4).
+        // The SHA-256 of the empty input begins with e3b0c44298fc (FIPS 180-4).
         assert_eq!(short_hash(b""), "e3b0c44298fc");
     }
 }

@@ -1,9 +1,9 @@
-//! What an operator should look at although the gateway works. `/readyz` lists it.
+//! Problems that an operator should look at, although the gateway works. `/readyz` lists them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The problems at this moment, by their subject.
+/// The current problems, by subject.
 #[derive(Clone, Debug, Default)]
 pub struct Problems(Arc<Mutex<BTreeMap<&'static str, String>>>);
 

@@ -1,4 +1,4 @@
-//! The state directory: made for its owner alone, and held by one gateway at a time.
+//! The state directory: accessible only to its owner, and locked by one gateway at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -10,14 +10,15 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// What is locked. It holds nothing, and stays.
+/// The name of the lock file, which is empty and is never removed.
 const LOCK: &str = "lock";
 
-/// How long one that is on its way out may take to let go, and how often that is looked at.
+/// How long to wait for a stopping gateway to release the lock.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often to try the lock.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A state directory that is ours until this is dropped, or the process has ended in whatever way.
+/// A locked state directory. The lock is released when this is dropped, or when the process ends in any way.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -25,10 +26,11 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Takes `directory`, which is made where there is none. Where another gateway has it, nothing in it is touched.
+    /// Locks `directory`, and creates it if it does not exist. If another gateway holds the lock, the directory is left
+    /// unchanged.
     ///
     /// # Errors
-    /// Another gateway has it, or it cannot be used.
+    /// If another gateway holds the lock, or if the directory can't be used.
     pub fn take(directory: &Path) -> anyhow::Result<Self> {
         let unusable = || format!("the state directory {} cannot be used", directory.display());
         let lock = open_lock(directory).with_context(unusable)?;
@@ -49,7 +51,7 @@ impl StateDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is, absolute.
+    /// The directory's absolute path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -60,7 +62,7 @@ fn open_lock(directory: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK))
 }
 
-/// Makes the directory of the sockets, and returns the absolute path of the one that it is in.
+/// Creates the directory for sockets in `directory`. Returns the absolute path of `directory`.
 fn make_run(directory: &Path) -> io::Result<PathBuf> {
     let run = directory.join("run");
     DirBuilder::new().recursive(true).mode(0o700).create(&run)?;

@@ -1,4 +1,4 @@
-//! A client of HTTP servers, for unit tests.
+//! An HTTP client for unit tests.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Connects and sends one request, with `headers` and no others.
+/// Connects, and sends one request with exactly these headers.
 pub async fn send(address: SocketAddr, start: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
     let mut head = format!("{start} HTTP/1.1\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
     for (name, value) in headers {
@@ -19,7 +19,7 @@ pub async fn send(address: SocketAddr, start: &str, headers: &[(&str, &str)], bo
     stream
 }
 
-/// The answer's status and body.
+/// Reads the response's status and body.
 pub async fn answer(mut stream: TcpStream) -> (u16, String) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -27,7 +27,7 @@ pub async fn answer(mut stream: TcpStream) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// One call as the CLI makes it.
+/// Makes one call as the CLI does.
 pub async fn call(address: SocketAddr, start: &str, body: &str) -> (u16, String) {
     answer(send(address, start, &[("host", &address.to_string())], body).await).await
 }

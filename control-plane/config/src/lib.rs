@@ -1,7 +1,7 @@
-//! What the operator configured: `sallyport.yaml` and `policy.yaml`, read and checked.
+//! The operator's configuration: `sallyport.yaml` and `policy.yaml`, parsed and checked.
 //!
-//! The raw shapes are what may stand in the files; [`Config`] and [`policy::Policy`] are what is left after every check.
-//! An unknown key, a host twice, a file that isn't there: an error, never a default.
+//! The raw types mirror the files. [`Config`] and [`policy::Policy`] are the result after every check. An unknown key,
+//! a duplicate host or a missing file is an error, never a default.
 
 pub mod policy_file;
 mod presets;
@@ -21,69 +21,71 @@ use outbound::upstreams::{Upstream, Upstreams};
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where Envoy listens for sandboxes: the explicit proxy. Port 0 is any free port, chosen at the start.
+    /// The address on which Envoy listens for sandboxes (explicit proxy). Port 0 means any free port, chosen at the
+    /// start.
     pub proxy: SocketAddr,
-    /// Where the admin API listens. Port 0 is any free port, chosen at the start.
+    /// The address of the admin API. Port 0 means any free port, chosen at the start.
     pub admin: SocketAddr,
-    /// Whom the HTTP API lets in.
+    /// How the HTTP API authorizes callers.
     pub admin_auth: AdminAuth,
-    /// Where Envoy listens for its own DNS queries, which it passes on to our resolver. TCP. Port 0 is any free port.
+    /// The TCP address on which Envoy listens for its own DNS queries, which it forwards to the gateway's resolver.
+    /// Port 0 means any free port.
     pub resolver: SocketAddr,
-    /// The nameservers that the resolver asks; empty is the system's.
+    /// The nameservers that the resolver queries. Empty means the system's.
     pub nameservers: Vec<SocketAddr>,
-    /// The state directory, where neither the command line nor the environment names one.
+    /// The state directory, if neither the command line nor the environment gives one.
     pub state_dir: Option<PathBuf>,
     /// The policy file.
     pub policy_file: PathBuf,
-    /// Hosts that the operator has pinned.
+    /// The pinned hosts.
     pub pins: BTreeMap<HostName, Upstream>,
-    /// What may be added to requests, and where.
+    /// The credentials that may be added to requests, with their hosts.
     pub credentials: Arc<Credentials>,
-    /// The roots that upstreams are verified against, where they are not the system's.
+    /// The roots that upstreams are verified against. `None` means the system's.
     upstream_roots: Option<PathBuf>,
 }
 
-/// Whom the operator's HTTP API lets in.
+/// How the operator's HTTP API authorizes callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminAuth {
-    /// The programs of its own machine.
+    /// By loopback: programs on the same machine are authorized.
     Loopback,
-    /// Whoever has the token.
+    /// By the token.
     Token,
 }
 
-/// The configuration cannot be used.
+/// The configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read.
+    /// The file can't be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is no YAML, or not of the expected shape.
+    /// The file is not valid YAML, or not of the expected structure.
     #[error("{path}{place}: {problem}")]
     Shape {
-        /// Which.
+        /// The file.
         path: String,
-        /// `:line:column`, where known.
+        /// `:line:column`, if known.
         place: String,
-        /// What is wrong and what would be right.
+        /// The problem, and what is expected.
         problem: String,
     },
-    /// A value is of the right shape and still wrong.
+    /// A value has the right type but is invalid.
     #[error("{path}: {key}: {problem}")]
     Value {
-        /// Which file.
+        /// The file.
         path: String,
-        /// Which key.
+        /// The key.
         key: String,
-        /// What is wrong and what would be right.
+        /// The problem, and what is expected.
         problem: String,
     },
-    /// There are no trusted roots on this machine.
+    /// This machine has no trusted roots.
     #[error("no system CA certificates found; install ca-certificates, or set `upstream_roots` to a PEM file")]
     NoRoots,
 }
@@ -110,7 +112,7 @@ struct RawListen {
     resolver: SocketAddr,
 }
 
-/// The one thing that can be said of the token; where it is kept is no choice.
+/// The only value of `admin_token`. The token's file can't be configured.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RawAdminToken {
@@ -140,15 +142,15 @@ fn https() -> u16 {
     443
 }
 
-/// The file that is read where the command line names none.
+/// The file that is read if the command line gives none.
 pub const DEFAULT_FILE: &str = "config/sallyport.yaml";
 
 impl Config {
-    /// Reads `file`, or [`DEFAULT_FILE`] where none is named and it is there, or takes the built-in defaults. Paths
-    /// in the file are relative to it.
+    /// Reads `file`. Without a `file` it reads [`DEFAULT_FILE`] if that exists, and else uses the built-in defaults.
+    /// Paths in the file are relative to the file.
     ///
     /// # Errors
-    /// Anything in the file that is not understood, and files it names that cannot be read.
+    /// If the file is invalid, or if it names a file that can't be read.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
         let default = Path::new(DEFAULT_FILE);
         let file = file.or_else(|| default.exists().then_some(default));
@@ -164,7 +166,7 @@ impl Config {
 
     fn check(raw: RawConfig, base: &Path, shown: &str) -> Result<Self, Error> {
         let value = |key: String, problem: String| Error::Value { path: shown.to_owned(), key, problem };
-        // What other machines can reach is never without a token, whether that is asked for or not.
+        // An address that other machines can reach always requires the token, whatever the configuration says.
         let admin_auth = match raw.admin_token {
             None if raw.listen.admin.ip().is_loopback() => AdminAuth::Loopback,
             None | Some(RawAdminToken::Required) => AdminAuth::Token,
@@ -203,7 +205,7 @@ impl Config {
         })
     }
 
-    /// Where requests go, and the roots that upstreams are verified against.
+    /// The pinned hosts, and the roots that upstreams are verified against.
     ///
     /// # Errors
     /// If the configured file cannot be read, or the system has no roots.
@@ -214,7 +216,7 @@ impl Config {
     /// The roots that upstreams are verified against, PEM.
     ///
     /// # Errors
-    /// The configured file cannot be read, or the system has none.
+    /// If the configured file can't be read, or if the system has no roots.
     pub fn roots_pem(&self) -> Result<String, Error> {
         match &self.upstream_roots {
             Some(file) => read(file),
@@ -223,7 +225,7 @@ impl Config {
     }
 }
 
-/// Checks the nameservers; none at all stands for the system's.
+/// Checks the nameservers. `None` means the system's.
 fn nameservers(named: Option<Vec<SocketAddr>>, resolver: SocketAddr) -> Result<Vec<SocketAddr>, &'static str> {
     let Some(named) = named else { return Ok(Vec::new()) };
     if named.is_empty() {
@@ -241,7 +243,7 @@ fn nameservers(named: Option<Vec<SocketAddr>>, resolver: SocketAddr) -> Result<V
     Ok(named)
 }
 
-/// Where Linux distributions keep the bundle: Debian, Fedora, openSUSE, Alpine.
+/// The bundle's path in Linux distributions: Debian, Fedora, openSUSE, Alpine.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -254,13 +256,13 @@ fn read(file: &Path) -> Result<String, Error> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, Error> {
-    // An empty document is null to YAML; to an operator it is a file in which every key is absent.
+    // YAML parses an empty document as null. For an operator it is a file without keys.
     let text =
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) { "{}" } else { text };
     serde_yaml::from_str(text).map_err(|error: serde_yaml::Error| {
         let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
         let message = error.to_string();
-        // The place stands in front already.
+        // The message begins with the place already.
         let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem).to_owned();
         Error::Shape { path: file.display().to_string(), place, problem }
     })

@@ -1,5 +1,4 @@
-//! `policy.yaml`: what may stand there, and what it means. Every error has the place or the key, and what was
-//! expected there.
+//! Parses and checks `policy.yaml`. Every error gives the place or the key, and what is expected there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +14,7 @@ use super::{Error, parse, presets};
 use base::hash::short_hash;
 use credentials::Credentials;
 
-/// The methods that an entry can name: those of RFC 9110 but TRACE and CONNECT, which never pass, and PATCH.
+/// The methods that an entry can list: PATCH, and those of RFC 9110 except TRACE and CONNECT, which never pass.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 #[derive(Debug, Deserialize)]
@@ -27,8 +26,8 @@ struct Raw {
     github: Option<RawGitHub>,
 }
 
-/// What may be done on GitHub, in the words of the design that this project grew from. What is absent is as it is
-/// without the block.
+/// The block `policy:`, the rules for GitHub in the terms of the project's original design. An absent key has the same
+/// value as without the block.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawRules {
@@ -54,7 +53,7 @@ impl TryFrom<String> for Method {
     }
 }
 
-/// The expressions of one method, which are compiled together.
+/// The regular expressions of one method, which are compiled together.
 #[derive(Debug)]
 struct Expressions(Vec<String>);
 
@@ -73,7 +72,7 @@ impl<'de> Visitor<'de> for ExpressionsVisitor {
         f.write_str("a sequence of regular expressions on the path")
     }
 
-    /// Here rather than afterwards, so that an error has the place of the list and the name of its method.
+    /// Compiles the expressions here, so that an error has the place of the list and the name of its method.
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Expressions, A::Error> {
         let mut expressions = Vec::new();
         while let Some(expression) = list.next_element::<String>()? {
@@ -88,7 +87,7 @@ impl<'de> Visitor<'de> for ExpressionsVisitor {
     }
 }
 
-/// What may be done on GitHub, in words of its own. What is absent is as it is without the block.
+/// The block `github:`, further rules for GitHub. An absent key has the same value as without the block.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawGitHub {
@@ -102,7 +101,7 @@ struct RawGitHub {
     push_refusal: Option<PushRefusal>,
 }
 
-/// Classes beside the default's.
+/// Classes in addition to the default ones, or removed from them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Classes {
@@ -118,7 +117,7 @@ impl TryFrom<String> for ClassName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        // The form in which GraphQL is spoken is no choice.
+        // The class graphql is for requests other than POST /graphql, which can't be allowed.
         Class::named(&name).filter(|class| *class != Class::Graphql).map(Self).ok_or_else(|| {
             let names = Class::ALL.into_iter().filter(|class| *class != Class::Graphql).map(Class::name);
             format!("{name:?} is no class; the classes are {}", names.collect::<Vec<_>>().join(", "))
@@ -171,7 +170,7 @@ impl TryFrom<String> for PathGlob {
     }
 }
 
-/// A text that is looked for. The empty one would be found everywhere, and white space around it nowhere.
+/// A text to search for. An empty text would match everywhere, and a text with white space around it nowhere.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 struct Word(String);
@@ -188,7 +187,7 @@ impl TryFrom<String> for Word {
     }
 }
 
-/// One entry of `egress:`, checked while it is read so that an error has its line.
+/// One entry of `egress:`. It is checked while it is parsed, so that an error has its line.
 #[derive(Debug)]
 struct Entry {
     hosts: Vec<HostPattern>,
@@ -248,7 +247,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
 }
 
 fn read_name<E: de::Error>(text: &str) -> Result<Entry, E> {
-    // Every host name has a dot in it, no preset has.
+    // Every host name contains a dot, and no preset does.
     if text.contains('.') || text.contains('*') { read_host(text) } else { read_preset(text) }
 }
 
@@ -278,10 +277,10 @@ fn read_methods<E: de::Error>(names: Vec<String>) -> Result<BTreeSet<String>, E>
     }
 }
 
-/// Reads the policy. A file that is not there is no policy: nothing is allowed.
+/// Reads the policy. Without the file there is no policy, and nothing is allowed.
 ///
 /// # Errors
-/// Anything in the file that is not understood.
+/// If the file is invalid, or can't be read.
 pub fn load(file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -291,14 +290,14 @@ pub fn load(file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     read(&text, file, credentials)
 }
 
-/// Reads the text of a policy file; `file` stands in errors. Without `egress:` the hosts that had a credential at
-/// start are allowed beside the preset.
+/// Parses the text of a policy file. `file` is named in errors. Without `egress:` the default preset is allowed, and
+/// the hosts that had a credential at the start.
 ///
 /// # Errors
-/// Anything in it that is not understood.
+/// If the text is invalid.
 pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     let raw: Raw = parse(text, file)?;
-    // What the text means depends on the credentials only where it does not name the hosts.
+    // The credentials affect the policy, and so its version, only if the text does not list the hosts.
     let mut content = text.as_bytes().to_vec();
     let entries = raw.egress.unwrap_or_else(|| {
         let configured = credentials.configured();
@@ -327,8 +326,7 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
     })
 }
 
-/// The rules for GitHub. The branches' rules are kept for the stage that reads pushes; whatever moves a branch by the
-/// API is judged by them already.
+/// The rules for GitHub. The branch rules apply to pushes, and to every API operation that moves a branch.
 fn rules(raw: RawRules) -> Rules {
     let patterns = raw.blocked_api_patterns.into_iter().map(|(method, expressions)| (method.0, expressions.0));
     let mut rules = Rules { blocked_api_patterns: patterns.collect(), ..Rules::default() };
@@ -338,7 +336,7 @@ fn rules(raw: RawRules) -> Rules {
     rules
 }
 
-/// `rules` with what `github:` says, or the key that is wrong and why.
+/// Applies `github:` to `rules`. The error is the invalid key and the reason.
 fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> {
     for (key, classes, given) in [("bot", &mut rules.bot, raw.bot), ("user", &mut rules.user, raw.user)] {
         if let Some(both) = given.allow.intersection(&given.deny).next() {
@@ -368,7 +366,7 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
     Ok(rules)
 }
 
-/// What an absent `egress:` stands for.
+/// The entries of an absent `egress:`.
 fn default_entries(configured: &[HostPattern]) -> Vec<Entry> {
     let preset = presets::expand(presets::DEFAULT).map(|(hosts, access)| Entry { hosts, access });
     let hosts = configured.to_vec();
@@ -419,7 +417,7 @@ mod tests {
         assert!(access(&policy, "mirror.example.net").unwrap().cleartext);
     }
 
-    /// The design's own file, as it stands in docs and corpus.
+    /// The policy file of the project's original design.
     const SEED: &str = include_str!("../../../tests/corpus/seeds/policy.yaml");
 
     #[test]
@@ -432,7 +430,7 @@ mod tests {
         assert!(!seed.github.branches.allow_force_push && !seed.github.branches.allow_deletion);
         assert_eq!(access(&seed, "github.com"), Some(Access::FULL));
         assert_eq!(policy("").unwrap().github, Rules::default());
-        // What is said counts, and what is not said is as without it.
+        // Given keys apply, and absent keys have their defaults.
         let other = policy("policy: {protected_branches: [], allow_force_push: true, allow_branch_deletion: true}");
         let branches = other.unwrap().github.branches;
         assert!(branches.protected.is_empty() && branches.allow_force_push && branches.allow_deletion);
@@ -485,7 +483,7 @@ mod tests {
         assert_ne!(policy(text).unwrap().version, policy("").unwrap().version);
     }
 
-    /// What the example's comments give as the default is the default.
+    /// The defaults in the example's comments are the actual defaults.
     #[test]
     fn the_example_gives_the_defaults_for_github() {
         for example in
@@ -530,7 +528,7 @@ mod tests {
         }
     }
 
-    /// One line for each kind of bad value: text, line, column, and a word of the hint.
+    /// One line for each kind of invalid value: text, line, column, and a word of the hint.
     #[test]
     fn an_error_has_its_place_and_a_hint() {
         let cases = [

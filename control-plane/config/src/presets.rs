@@ -1,10 +1,10 @@
-//! Names for groups of hosts that belong together.
+//! Presets: names for groups of hosts that belong together.
 
 use std::collections::BTreeSet;
 
 use policy::{Access, HostPattern};
 
-/// A preset: hosts, and whether they are to be read only.
+/// A preset: hosts, and how they may be reached.
 struct Preset {
     name: &'static str,
     hosts: &'static [&'static str],
@@ -14,9 +14,9 @@ struct Preset {
 enum HostRole {
     /// Every method.
     Api,
-    /// GET and HEAD: nothing can be published, or carried out in a request's body.
+    /// GET and HEAD only, so that nothing can be published, and no data leaves in a request's body.
     Registry,
-    /// The same, and its mirrors speak cleartext only.
+    /// GET and HEAD only, for mirrors that support only cleartext.
     CleartextRegistry,
 }
 
@@ -54,7 +54,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// The preset that an absent `egress:` stands for.
+/// The preset of an absent `egress:`.
 pub const DEFAULT: &str = "github";
 
 /// The names of all presets, for error messages.
@@ -65,7 +65,7 @@ pub fn names() -> Vec<&'static str> {
 /// The hosts of the preset `name` and how each may be reached.
 pub fn expand(name: &str) -> Option<(Vec<HostPattern>, Access)> {
     let preset = PRESETS.iter().find(|preset| preset.name == name)?;
-    // Every name of the table is read by a test.
+    // A test parses every name of the table.
     let hosts = preset.hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect();
     let read_only = || Some(BTreeSet::from(["GET".to_owned(), "HEAD".to_owned()]));
     let access = match preset.role {

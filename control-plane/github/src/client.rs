@@ -1,7 +1,7 @@
-//! The gateway's own calls to api.github.com, with the credential of the API.
+//! The gateway's own calls to api.github.com, with the API's credential.
 //!
-//! There are turns for all of them together, and for each container fewer: it never stands in the common queue with
-//! more than its share, however much its pushes and writes have to ask.
+//! The number of calls at a time is limited in total, and to a lower number for each container. So one container never
+//! takes more than its share of the common queue, however many calls its pushes and writes need.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,55 +19,56 @@ use outbound::dns::Resolver;
 use outbound::https::{self, Failure, Limits, Place};
 use outbound::upstreams::Upstreams;
 
-/// The one host that is asked.
+/// The host of all calls.
 const HOST: &str = "api.github.com";
 
-/// The version of the API that is spoken.
+/// The version of the API.
 const VERSION: &str = "2022-11-28";
 
-/// How long a call may take, from the wait for its turn to the last byte.
+/// The timeout of a call, from the wait for its turn to the last byte.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The longest answer, in bytes. A repository has 10 KB, a hundred nodes have 20.
+/// The longest response, in bytes. A repository has 10 KB, and a hundred nodes have 20 KB.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Calls at a time. One more waits.
+/// The most calls at a time. Further calls wait.
 const CONCURRENT: usize = 8;
 
-/// Calls at a time that are for one container. One more waits, for as long as a call may take, and is in nobody's way.
+/// The most calls at a time for one container. Further calls wait, at most for the timeout of a call, and delay no
+/// other container.
 const SHARE: usize = 3;
 
-/// Tokens of a GitHub App that are asked for at a time. They have turns of their own: a call that waits for its token
-/// holds none.
+/// The most requests at a time for tokens of a GitHub App. They have their own limit, so a call that waits for its
+/// token does not take a turn of [`CONCURRENT`].
 const MINTS: usize = 256;
 
-/// An answer, whatever its status.
+/// A response with any status.
 #[derive(Clone, Debug)]
 pub struct ApiResponse {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
-    /// The header `x-oauth-scopes`, which classic tokens have.
+    /// The header `x-oauth-scopes`, which GitHub sends for classic tokens.
     pub scopes: Option<String>,
 }
 
-/// A call has no answer.
+/// A call without a response.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The gateway has no credential for the API.
     #[error("{0}")]
     NoCredential(String),
-    /// The host is not known by its name.
+    /// The host name is invalid.
     #[error(transparent)]
     Host(#[from] policy::InvalidHost),
-    /// No answer arrives.
+    /// No response arrives.
     #[error(transparent)]
     Https(#[from] https::Error),
-    /// The answer's status is no success.
+    /// The response's status is not a success.
     #[error("{HOST} answers with status {0}")]
     Status(u16),
-    /// A command has no runtime to make a call in.
+    /// A command has no runtime for the call.
     #[error(transparent)]
     Runtime(#[from] std::io::Error),
 }
@@ -81,19 +82,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// For the host as `upstreams` has it; where that is not pinned, `resolver` finds it. From now on the credentials
-    /// can reach it too.
+    /// A client for the host at the location that `upstreams` gives. If the host is not pinned, `resolver` resolves it.
+    /// This also gives the credentials a client for GitHub, to request tokens.
     ///
     /// # Errors
-    /// If no root can be used.
+    /// If no root is usable.
     pub fn new(upstreams: &Upstreams, credentials: Arc<Credentials>, resolver: Arc<Resolver>) -> Result<Self, Error> {
         Self::at(upstreams, credentials, |_| Place::Public(resolver))
     }
 
-    /// The same for a command of the operator's, which finds the host as every program on its machine does.
+    /// A client for a command of the operator, which resolves the host with the machine's own resolver.
     ///
     /// # Errors
-    /// If no root can be used.
+    /// If no root is usable.
     pub fn of_command(upstreams: &Upstreams, credentials: Arc<Credentials>) -> Result<Self, Error> {
         Self::at(upstreams, credentials, Place::of_the_machine)
     }
@@ -116,18 +117,20 @@ impl Client {
         Ok(Self { https, credentials, shares: Mutex::default() })
     }
 
-    /// GET of `path`, for `subject` and with a credential that is good for them; for nobody with one that is good for all.
+    /// Sends GET `path` for `subject`, with a credential that `subject` may use. Without a subject it uses a credential
+    /// that every container may use.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If there is no response, see [`Error`].
     pub async fn get(&self, subject: Option<Subject<'_>>, path: &str) -> Result<ApiResponse, Error> {
         self.call(subject, Method::GET, path, Bytes::new()).await
     }
 
-    /// POST of `body`, which is JSON, to `path`. Sent a second time where a kept connection fails: for questions only.
+    /// Sends POST `path` with the JSON `body`. If a kept connection fails, the request is sent again, so this is only
+    /// for requests that change nothing.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If there is no response, see [`Error`].
     pub async fn ask(&self, subject: Subject<'_>, path: &str, body: Vec<u8>) -> Result<ApiResponse, Error> {
         self.call(Some(subject), Method::POST, path, body.into()).await
     }
@@ -153,7 +156,7 @@ impl Client {
         Ok(answer?.into())
     }
 
-    /// The turns of the container at `address`. They are forgotten when none of its calls waits or is under way.
+    /// The turns of the container at `address`. They are dropped when no call of the container waits or is under way.
     fn share(&self, address: IpAddr) -> Arc<Semaphore> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|_, share| share.strong_count() > 0);

@@ -1,7 +1,8 @@
-//! To whom the nodes belong that a GraphQL write names. An id's own word on that is the client's; GitHub's counts.
+//! Confirms with GitHub that the nodes in a GraphQL write belong to the container's repositories. A client can make up
+//! an id, so only GitHub's response counts.
 //!
-//! The github filter asks it for what its own rules have let pass. What is not confirmed is refused, whatever the
-//! reason; only what was confirmed is remembered, for one record under one policy.
+//! The github filter calls this for requests that its own rules allow. A node that is not confirmed is refused,
+//! whatever the reason. Only confirmed nodes are cached, for one record under one policy.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +21,11 @@ use super::recent::Recent;
 use credentials::Subject;
 use registry::Registry;
 
-/// The longest id. A ref's holds its name, which has 255 bytes at the most.
+/// The longest id, in bytes. A ref's id contains its name, which has at most 255 bytes.
 const MAX_ID: usize = 512;
 
-/// Every kind of node that has a repository, by the way it has it: `repository` is never null in any of them, so the
-/// fields can be merged (GraphQL section 5.3.2).
+/// The query: every type of node that belongs to a repository, with the field that leads there. `repository` is not
+/// nullable in any of them, so the fields can be merged (GraphQL section 5.3.2).
 const QUERY: &str = "query($ids:[ID!]!){nodes(ids:$ids){__typename \
     ...on Repository{databaseId} \
     ...on RepositoryNode{repository{databaseId}} \
@@ -44,10 +45,10 @@ pub struct Confirm {
     remembered: Mutex<Remembered>,
 }
 
-/// A node, and for whom it was confirmed.
+/// A confirmed node: the container's address, the record's generation, and the id.
 type Key = (IpAddr, u64, String);
 
-/// What was confirmed under one policy.
+/// The nodes that were confirmed under one policy.
 #[derive(Debug, Default)]
 struct Remembered {
     policy: String,
@@ -55,7 +56,7 @@ struct Remembered {
 }
 
 impl Remembered {
-    /// Forgets what another policy has let pass.
+    /// Drops the nodes that were confirmed under another policy.
     fn under(&mut self, policy: &Policy) {
         if self.policy != policy.version {
             *self = Self { policy: policy.version.clone(), ..Self::default() };
@@ -63,12 +64,12 @@ impl Remembered {
     }
 }
 
-/// Why nodes are not confirmed, as a sentence for whoever is refused.
+/// Why nodes are not confirmed, as a sentence for the refusal.
 #[derive(Debug)]
 enum Unconfirmed {
-    /// They are not the container's.
+    /// The nodes are not the container's.
     No(String),
-    /// It cannot be said now. The call fails, which is a 503 of the github filter's.
+    /// This can't be decided now. The call fails, and the github filter refuses with 503.
     NotNow(&'static str),
 }
 
@@ -84,10 +85,10 @@ impl Confirm {
         GitHubServer::new(Self { registry, client, remembered: Mutex::default() })
     }
 
-    /// Confirms that `ids` are the container's at `address`.
+    /// Confirms that `ids` belong to the container at `address`.
     ///
     /// # Errors
-    /// Why not.
+    /// If they are not confirmed.
     async fn confirm(&self, address: IpAddr, ids: &[String]) -> Result<(), Unconfirmed> {
         let (policy, container) = (self.registry.policy(), super::container(&self.registry, address)?);
         if ids.is_empty() || ids.len() > MAX_ASK || ids.iter().any(|id| id.len() > MAX_ID) {
@@ -101,7 +102,7 @@ impl Confirm {
         for (id, node) in open.iter().zip(&nodes) {
             belongs(id, node.as_ref(), &container, &policy)?;
         }
-        // GitHub has taken its time: the record may have become another meanwhile.
+        // The call to GitHub takes time, so the record may have been replaced meanwhile.
         if super::container(&self.registry, address)?.generation != container.generation {
             return Err(Unconfirmed::NotNow("the container's registration has just changed; try again"));
         }
@@ -111,7 +112,7 @@ impl Confirm {
         Ok(())
     }
 
-    /// Those of `ids` that are not confirmed yet, each once.
+    /// The ids that are not confirmed yet, each once.
     fn open(&self, policy: &Policy, container: &Container, ids: &[String]) -> Vec<String> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(policy);
@@ -125,7 +126,7 @@ impl Confirm {
         open
     }
 
-    /// What GitHub says of `ids`, in their order, with a token for `container`.
+    /// GitHub's data on `ids`, in the same order, requested with a token for `container`.
     async fn ask(&self, container: &Container, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
         let body = json!({ "query": QUERY, "variables": { "ids": ids } });
         let nodes =
@@ -135,8 +136,8 @@ impl Confirm {
                 Err(error) => Err(error.to_string()),
             };
         nodes.map_err(|why| {
-            tracing::warn!(why, "GitHub could not be asked to whom nodes belong");
-            Unconfirmed::NotNow("GitHub could not be asked to whom what is named here belongs; try again")
+            tracing::warn!(why, "GitHub could not confirm the repositories of nodes");
+            Unconfirmed::NotNow("GitHub could not confirm the repositories of the nodes in this request; try again")
         })
     }
 }
@@ -155,7 +156,7 @@ impl GitHub for Confirm {
     }
 }
 
-/// The answer to [`QUERY`].
+/// The response to [`QUERY`].
 #[derive(Deserialize)]
 struct Raw {
     data: Option<Data>,
@@ -166,7 +167,7 @@ struct Data {
     nodes: Vec<Option<Node>>,
 }
 
-/// A node, as far as it is asked for.
+/// The requested fields of a node.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Node {
@@ -191,7 +192,7 @@ struct Discussion {
 }
 
 impl Node {
-    /// The number of the repository that it is, or is in.
+    /// The number of the repository that the node is or belongs to.
     fn repository(&self) -> Option<u64> {
         match self.kind.as_str() {
             "Repository" => self.database_id,
@@ -201,14 +202,14 @@ impl Node {
     }
 }
 
-/// Reads an answer about `count` nodes. Errors stand beside the data, and what they concern is null.
+/// Parses a response about `count` nodes. For a node with an error the data is null.
 fn read(body: &[u8], count: usize) -> Result<Vec<Option<Node>>, String> {
     let raw: Raw = serde_json::from_slice(body).map_err(|error| format!("its answer is not understood: {error}"))?;
     let nodes = raw.data.ok_or("its answer has no data")?.nodes;
     if nodes.len() == count { Ok(nodes) } else { Err(format!("it answers {} nodes for {count}", nodes.len())) }
 }
 
-/// Whether the node that GitHub knows by `id` is the container's, and if it is a branch, one that it may move.
+/// Checks that the node `id` belongs to the container, and if it is a branch, that the container may move it.
 fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy) -> Result<(), Unconfirmed> {
     let node = node.ok_or_else(|| format!("GitHub knows no {id}, or the gateway's token may not see it"))?;
     let found = node.repository().ok_or_else(|| format!("{id} is a {}, which is in no repository", node.kind))?;
@@ -237,7 +238,7 @@ mod tests {
 
     const ADDRESS: [u8; 4] = [10, 0, 0, 1];
 
-    /// What the server knows of a node, by its id.
+    /// The server's data on a node, by its id.
     fn node(id: &str) -> Value {
         let repository = json!({"databaseId": if id.ends_with("foreign") { 8 } else { 7 }});
         let (kind, _) = id.split_once('_').unwrap_or((id, ""));

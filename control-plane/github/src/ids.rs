@@ -1,8 +1,9 @@
-//! Fills in what a registration may leave out of its repositories: GitHub's number, and the default branch.
+//! Completes the repositories of registrations with GitHub's number and the default branch, which a registration may
+//! leave out.
 //!
-//! It follows the registry. A repository that a record has without them is asked for by its name, under that name and
-//! no other it may have been given since; what is found goes into every record that has it, which keeps its generation.
-//! Nothing is asked for records that have expired, or while there is no credential.
+//! The task follows the registry. It looks up each incomplete repository by its name. A response counts only if the
+//! repository still has that name. The result is written into every record with the repository, and the records keep
+//! their generations. Expired records are ignored, and without a credential no call is made.
 //!
 //! **Invariant:** a number that a registration has given is never replaced.
 
@@ -23,49 +24,50 @@ use base::problems::Problems;
 use credentials::Subject;
 use registry::{Change, Registry};
 
-/// How long an answer counts.
+/// How long a response is cached.
 const KEEP: Duration = Duration::from_secs(3_600);
-/// Answers that are kept; past it all are asked for again.
+/// The most cached responses. Beyond this number the cache is cleared.
 const KEPT: usize = 10_000;
-/// The pause after a failure. The last one also follows a response that the next try will hardly change.
+/// The pauses after failures. The last pause also follows a response that is unlikely to change.
 const RETRIES: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(60) };
-/// The failures in a row that stand for the last pause.
+/// The number of consecutive failures that stands for the last pause.
 const FOR_LONG: u32 = u32::MAX;
-/// The pause that a new registration does not shorten: whoever registers again has perhaps mended what was wrong.
+/// The shortest pause after a new registration. A new registration shortens the pause, because the operator may have
+/// repaired the cause.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Questions at a time: what `confirm` asks comes in between.
+/// The most lookups at a time, so that the calls of `confirm` are not delayed.
 const FLIGHTS: usize = 2;
-/// Repositories that are named in `/readyz`.
+/// The most repositories that `/readyz` names.
 const NAMED: usize = 5;
 
-/// What this is called in `/readyz`.
+/// The name of this task in `/readyz`.
 const ABOUT: &str = "github";
 
-/// What GitHub says of a repository.
+/// GitHub's data on a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     id: u64,
     default_branch: String,
 }
 
-/// Why it is not known.
+/// Why a lookup failed.
 #[derive(Debug)]
 enum Failure {
-    /// It may be known the next time.
+    /// The lookup may succeed later.
     Later(Error),
-    /// GitHub has answered, and not with a repository.
+    /// GitHub responded, but not with a repository.
     Refused(String),
 }
 
-/// A repository that some record has without its number or default branch.
+/// A repository whose number or default branch is missing in some record.
 #[derive(Debug)]
 struct Wanted {
     repo: Repo,
-    /// When it is asked for next; absent while it is.
+    /// The time of the next lookup. `None` while a lookup is under way.
     due: Option<Instant>,
-    /// When that is at the earliest.
+    /// The earliest time of the next lookup.
     earliest: Instant,
-    /// Failures in a row.
+    /// The number of consecutive failures.
     failures: u32,
     problem: Option<String>,
 }
@@ -77,21 +79,21 @@ pub struct Ids {
     client: Arc<Client>,
     problems: Problems,
     changes: broadcast::Receiver<(u64, Change)>,
-    /// By the name in lower case, as `wanted` is.
+    /// The cached data and its time, by the name in lower case, as in `wanted`.
     known: HashMap<String, (Known, Instant)>,
     wanted: BTreeMap<String, Wanted>,
     flights: JoinSet<(String, Result<Known, Failure>)>,
 }
 
 impl Ids {
-    /// Asks by `client` for what `registry` lacks, from now on.
+    /// A task that completes the records of `registry` with calls of `client`.
     pub fn new(registry: Arc<Registry>, client: Arc<Client>, problems: Problems) -> Self {
         let changes = registry.changes();
         let (known, wanted, flights) = Default::default();
         Self { registry, client, problems, changes, known, wanted, flights }
     }
 
-    /// Runs until `stop` is true or gone.
+    /// Runs until `stop` is true or dropped.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
         tokio::select! {
@@ -100,7 +102,7 @@ impl Ids {
         }
     }
 
-    /// Runs until the registry is gone.
+    /// Runs until the registry is dropped.
     async fn follow(mut self) {
         self.look_at_all();
         loop {
@@ -125,7 +127,7 @@ impl Ids {
         }
     }
 
-    /// Wants what `record` lacks.
+    /// Schedules lookups for the incomplete repositories of `record`.
     fn look_at(&mut self, record: &Container) {
         if record.expired(Timestamp::now()) {
             return;
@@ -135,18 +137,18 @@ impl Ids {
             let (failures, problem) = (0, None);
             let new = || Wanted { repo: repo.clone(), due: Some(now), earliest: now, failures, problem };
             let wanted = self.wanted.entry(key(repo)).or_insert_with(new);
-            // It has been asked for already, for another record or for one that this one replaces.
+            // A lookup was made already, for another record or for one that this record replaces.
             wanted.due = wanted.due.map(|due| due.min(wanted.earliest.max(now)));
             wanted.repo = repo.clone();
         }
     }
 
-    /// When something is due next, if it can be asked then.
+    /// The time of the next lookup. `None` if no lookup is due, or if no further lookup may start.
     fn next(&self) -> Option<Instant> {
         self.wanted.values().filter_map(|wanted| wanted.due).min().filter(|_| self.flights.len() < FLIGHTS)
     }
 
-    /// Takes up all that is due: from what is known, or by asking.
+    /// Handles all due repositories, from the cache or with a lookup.
     async fn serve(&mut self) {
         let now = Instant::now();
         self.known.retain(|_, (_, at)| at.elapsed() < KEEP);
@@ -176,7 +178,7 @@ impl Ids {
         let (key, outcome) = match landed {
             Ok(landed) => landed,
             Err(error) => {
-                // Which one it was is not known; all that are on their way are asked for again.
+                // The repository is unknown, so all lookups under way are repeated.
                 tracing::error!(%error, "BUG: a question to GitHub panicked");
                 let later = Instant::now() + RETRIES.last;
                 self.wanted.values_mut().for_each(|wanted| wanted.due = wanted.due.or(Some(later)));
@@ -197,14 +199,14 @@ impl Ids {
             Err(Failure::Later(error)) => {
                 let failures = wanted.failures.saturating_add(1);
                 tracing::info!(repo = %wanted.repo, %error, "a repository could not be looked up");
-                // The credentials say themselves which of them is missing; a moment's failure is no problem.
+                // A missing credential is reported elsewhere, and a short failure is not a problem to report.
                 let told = RETRIES.pause(failures) >= RETRIES.last && !matches!(error, Error::NoCredential(_));
                 self.later(&key, failures, told.then(|| error.to_string()));
             }
         }
     }
 
-    /// Writes what is known into every record that lacks it.
+    /// Writes the data into every record that lacks it.
     async fn fill(&mut self, key: &str, repo: &Repo, known: &Known) {
         let mut problem = None;
         for record in self.registry.list().into_iter().filter(|record| wants(record, repo)) {
@@ -269,7 +271,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// A repository's name, as GitHub compares it.
+/// A repository's name in lower case, because GitHub ignores letter case.
 fn key(repo: &Repo) -> String {
     repo.to_string().to_ascii_lowercase()
 }
@@ -278,12 +280,12 @@ fn lacks(repo: &Repo) -> bool {
     repo.id().is_none() || repo.default_branch().is_none()
 }
 
-/// Whether `record` is good and has `repo` without all that there is to know.
+/// Whether `record` is not expired, and has `repo` without its number or default branch.
 fn wants(record: &Container, repo: &Repo) -> bool {
     !record.expired(Timestamp::now()) && record.repos.iter().any(|have| have == repo && lacks(have))
 }
 
-/// `record` with what is known of `repo`; `None` where that adds nothing.
+/// `record` with the data on `repo`. Returns `None` if that adds nothing.
 fn noted(record: &Container, repo: &Repo, known: &Known) -> Option<Container> {
     let mut changed = record.clone();
     let mut more = false;
@@ -295,15 +297,15 @@ fn noted(record: &Container, repo: &Repo, known: &Known) -> Option<Container> {
     more.then_some(changed)
 }
 
-/// Asks for `repo`, which `record` has.
+/// Looks up `repo`, a repository of `record`.
 async fn ask(client: &Client, record: &Container, repo: &Repo) -> Result<Known, Failure> {
     let subject = Subject { container: record, repo: Some(repo) };
-    // A repository's name has no character that a path could not have.
+    // A repository's name contains only characters that are allowed in a path.
     let answer = client.get(Some(subject), &format!("/repos/{repo}")).await.map_err(Failure::Later)?;
     read(repo, &answer)
 }
 
-/// A repository, as far as it is read.
+/// The parsed fields of a repository.
 #[derive(Deserialize)]
 struct Raw {
     id: u64,
@@ -363,7 +365,7 @@ mod tests {
             Self { rig, stop, task: tokio::spawn(ids.run(stopped)) }
         }
 
-        /// The record at `last` once `met` says so.
+        /// Waits until `met` returns true for the record at `last`, and returns the record.
         async fn once(&self, last: u8, met: impl Fn(&Container) -> bool) -> Arc<Container> {
             let until = Instant::now() + Duration::from_secs(10);
             loop {
@@ -479,7 +481,7 @@ mod tests {
         assert_eq!(more.repos.iter().map(Repo::id).collect::<Vec<_>>(), [None, Some(7)]);
         assert_eq!(noted(&more, &repo, &known), None);
         assert_eq!(noted(&record(1, json!(["acme/else"])), &repo, &known), None);
-        // A branch's name that cannot be one here is not asked for again and again.
+        // An invalid name of a default branch does not cause repeated lookups.
         let odd = Known { id: 7, default_branch: "a..b".into() };
         let once = noted(&record(1, json!(["acme/app"])), &repo, &odd).unwrap();
         assert_eq!(noted(&once, &repo, &odd), None);

@@ -1,8 +1,8 @@
-//! What the gateway itself asks GitHub, with its own credential: the numbers and default branches of registered
-//! repositories (`ids`), to whom the nodes of a GraphQL write belong (`confirm`), and where the refs of a push are and
-//! what its commits descend from (`push`). `client` makes the calls.
+//! The gateway's own requests to GitHub, with its own credential: the numbers and default branches of registered
+//! repositories (`ids`), the repositories of the nodes in a GraphQL write (`confirm`), and for a push the refs' current
+//! objects and the ancestry of its commits (`push`). `client` makes the calls.
 //!
-//! All of it reads; nothing here writes to GitHub. What GitHub does not answer is not taken for granted.
+//! All requests are reads. If GitHub does not respond, nothing is assumed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,8 +21,7 @@ mod recent;
 #[cfg(test)]
 mod testing;
 
-/// The container at `address`, whose record is good now; otherwise why there is none, as a sentence for whoever is
-/// refused.
+/// The container at `address`. The error says why there is no valid record, as a sentence for the refusal.
 fn container(registry: &Registry, address: IpAddr) -> Result<Arc<Container>, String> {
     let container = registry.lookup(address).1.ok_or("no container is registered at your address")?;
     if container.expired(Timestamp::now()) || container.blocked.is_some() {

@@ -1,9 +1,9 @@
-//! What only GitHub can say about a push: where refs are now, and which commits descend from which.
+//! Facts about a push that only GitHub knows: the current objects of refs, and which commits descend from which.
 //!
-//! The push filter asks it while the pack streams. It answers with facts and allows nothing; where GitHub does not say
-//! them, the call fails, and with it the push. Where refs are is asked anew each time. What has a commit among its
-//! ancestors has it for ever, since a commit's name is a hash over its parents' names: that is remembered. Its contrary
-//! is not, as it may mean that GitHub does not know one of them yet.
+//! The push filter calls this while the pack streams. The service returns facts and allows nothing. If GitHub does not
+//! provide the facts, the call fails, and with it the push. Refs are read each time. A proof of descent is cached: it
+//! stays true forever, because a commit's id is a hash over its parents' ids. The opposite is not cached, because
+//! GitHub may just not know one of the commits yet.
 
 mod response;
 
@@ -33,7 +33,7 @@ pub struct Push {
     descents: Mutex<Recent<Ancestry>>,
 }
 
-/// A commit that has `ancestor` among its ancestors, as GitHub has said.
+/// A commit that descends from `ancestor`, according to GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ancestry {
     /// The repository in lower case.
@@ -42,21 +42,21 @@ struct Ancestry {
     commit: Oid,
 }
 
-/// The target of a push: whose it is, and its repository.
+/// The target of a push: the container and the repository.
 #[derive(Debug)]
 struct Target {
     container: Arc<Container>,
     repo: Repo,
 }
 
-/// A ref, and where a push says that it is.
+/// A ref, and the object that a push claims for it.
 #[derive(Debug)]
 struct Claim {
     name: String,
     object: Option<Oid>,
 }
 
-/// A question: whether one of `commits` has `ancestor`.
+/// The question whether one of `commits` is `ancestor` or descends from it.
 #[derive(Debug)]
 struct Question {
     ancestor: Oid,
@@ -69,7 +69,7 @@ impl Push {
         PushServer::new(Self { registry, client, descents: Mutex::default() })
     }
 
-    /// The container at `address`, and its repository `name` as its record has it.
+    /// The container at `address`, and its repository `name` as in its record.
     fn target(&self, address: &[u8], name: &str) -> Result<Target, Status> {
         let address = address_of(address).ok_or_else(|| malformed("an address has 4 or 16 bytes"))?;
         let asked = Repo::parse(name).map_err(|error| malformed(error.to_string()))?;
@@ -79,18 +79,19 @@ impl Push {
                 .ok_or_else(|| format!("{asked} is not one of this container's repositories"))
         });
         own.map_err(|reason| {
-            // The record has changed since the filter has read it.
+            // The record has changed since the filter read it.
             tracing::info!(%address, reason, "a question about a push is refused");
             Status::permission_denied(reason)
         })
     }
 
-    /// Those of `claims` that are not so.
+    /// The refs for which the claim is wrong, with their actual objects.
     async fn read_refs(&self, target: &Target, claims: &[Claim]) -> Result<Vec<Ref>, Status> {
         let found = try_join_all(claims.iter().map(|claim| self.read_ref(target, &claim.name))).await?;
-        // GitHub says 404 of what does not exist and of what the token may not see. An existing ref that was taken for
-        // a new one would let its old commits be dropped unproved, so the repository is asked for now: its number in the
-        // record says nothing, as a registration can bring that, and a token can lose what it had.
+        // GitHub returns 404 both for a ref that does not exist and for a repository that the token may not see. If an
+        // existing ref were treated as new, its old commits could be dropped without a proof. So the repository itself
+        // is read now. Its number in the record proves nothing: a registration can contain the number, and a token can
+        // lose its rights.
         if found.contains(&None) {
             self.require_visible(target).await?;
         }
@@ -98,7 +99,8 @@ impl Push {
         Ok(others.map(|(claim, found)| as_ref(&claim.name, found)).collect())
     }
 
-    /// The object that the ref `name` is at; a tag's own, where it is annotated. `None` where GitHub shows no such ref.
+    /// The object that the ref `name` points to; for an annotated tag the tag object. Returns `None` if GitHub shows no
+    /// such ref.
     async fn read_ref(&self, target: &Target, name: &str) -> Result<Option<Oid>, Status> {
         let repo = &target.repo;
         let path = format!("/repos/{repo}/git/ref/{}", encode_path(name.strip_prefix("refs/").unwrap_or(name)));
@@ -106,7 +108,7 @@ impl Push {
         ref_of(name, &answer).map_err(|why| not_now(repo, &why))
     }
 
-    /// Makes sure that `repo` exists for the gateway's token.
+    /// Checks that the gateway's token can see the repository.
     async fn require_visible(&self, target: &Target) -> Result<(), Status> {
         let repo = &target.repo;
         match self.get(target, &format!("/repos/{repo}")).await?.status {
@@ -115,7 +117,7 @@ impl Push {
         }
     }
 
-    /// Whether one of the question's commits has its ancestor, or is it.
+    /// Whether one of the question's commits is its ancestor or descends from it.
     async fn descends(&self, target: &Target, question: &Question) -> Result<bool, Status> {
         let Question { ancestor, commits } = question;
         if commits.contains(ancestor) {
@@ -140,11 +142,11 @@ impl Push {
         self.descents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether GitHub says that `commit` has `ancestor` among its ancestors.
+    /// Whether `commit` descends from `ancestor`, according to GitHub.
     async fn compare(&self, target: &Target, ancestor: &Oid, commit: &Oid) -> Result<bool, Status> {
         // "The list of changed files is only shown on the first page of results" (docs.github.com, "Compare two
-        // commits"), and with it up to 300 patches. The second page, with one commit or none, has all that is read
-        // here, which the API's description requires of every page.
+        // commits"), with up to 300 patches. The second page has at most one commit, and all fields that are read here:
+        // the API's description requires them on every page.
         let repo = &target.repo;
         let path = format!("/repos/{repo}/compare/{ancestor}...{commit}?per_page=1&page=2");
         let answer = self.get(target, &path).await?;
@@ -179,7 +181,7 @@ impl Service for Push {
     }
 }
 
-/// The filter, which is ours, asks what makes no sense.
+/// The push filter has sent an invalid request, which is a bug of the gateway.
 fn malformed(what: impl Into<String>) -> Status {
     let what = what.into();
     tracing::error!(what, "BUG: the push filter's question is malformed");
@@ -187,8 +189,8 @@ fn malformed(what: impl Into<String>) -> Status {
 }
 
 fn not_now(repo: &Repo, why: &str) -> Status {
-    tracing::warn!(%repo, why, "GitHub could not be asked about a push");
-    Status::unavailable("GitHub could not be asked about this push; try again")
+    tracing::warn!(%repo, why, "GitHub could not confirm the facts about a push");
+    Status::unavailable("GitHub could not confirm the facts about this push; try again")
 }
 
 fn claims(refs: Vec<Ref>) -> Result<Vec<Claim>, String> {
@@ -288,7 +290,8 @@ mod tests {
         answer.map(|answer| answer.into_inner().descends).map_err(|status| status.code())
     }
 
-    /// Refs at an object of their own: `refs/heads/at-5` at 05…, and `refs/tags/` likewise; all else is not there.
+    /// Refs that each point to their own object: `refs/heads/at-5` to 05…, and `refs/tags/` likewise. No other ref
+    /// exists.
     fn refs(line: &str, _: &str) -> (u16, String) {
         let Some((repo, name)) = line.split_once("/git/ref/") else {
             return match line {
@@ -329,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn a_ref_is_absent_only_where_its_repository_is_visible() {
         let absent = || wanted(&[("refs/heads/none", vec![]), ("refs/heads/neither", vec![])]);
-        // The record has the number of one of them; both are asked for.
+        // The record has the number of only one repository; both are looked up.
         for (name, asked) in [("acme/app", "GET /repos/Acme/App"), ("acme/new", "GET /repos/acme/new")] {
             let rig = Rig::start(refs).await;
             let push = service(&rig).await;
@@ -468,7 +471,7 @@ mod tests {
         format!("GET /repos/Acme/App/compare/{}...{}?per_page=1&page=2", sha(ancestor), sha(commit))
     }
 
-    /// 2 and 3 descend from 1, and 9 is broken; nobody else is anybody's.
+    /// 2 and 3 descend from 1, and 9 gives an error. No other commit descends from another.
     fn comparisons(asked: &str, _: &str) -> (u16, String) {
         let (_, rest) = asked.split_once("/compare/").unwrap();
         let byte = |at: usize| u8::from_str_radix(&rest[at..at + 2], 16).unwrap();

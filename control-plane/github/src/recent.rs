@@ -1,13 +1,13 @@
-//! A set that forgets: what GitHub has said, for those who need not ask again (`confirm`, `push`).
+//! A set of limited size, which drops old entries: the cache of GitHub's responses for `confirm` and `push`.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
-/// What is remembered, in two halves: what the older one has that is not asked for again is dropped when the younger
-/// one is full.
+/// The size of one of the two halves. When the younger half is full, the older half is dropped, with all entries that
+/// were not used since.
 const HALF: usize = 5_000;
 
-/// The set. It has no more than twice [`HALF`].
+/// The set, with at most twice [`HALF`] entries.
 #[derive(Debug)]
 pub(super) struct Recent<K> {
     young: HashSet<K>,
@@ -21,7 +21,7 @@ impl<K> Default for Recent<K> {
 }
 
 impl<K: Eq + Hash> Recent<K> {
-    /// Whether `key` is in it still. It stays for longer then.
+    /// Whether the set contains `key`. If so, `key` moves to the younger half.
     pub(super) fn holds(&mut self, key: &K) -> bool {
         if self.young.contains(key) {
             return true;

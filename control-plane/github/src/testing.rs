@@ -1,4 +1,4 @@
-//! A gateway's parts before an api.github.com for unit tests.
+//! The parts of a gateway with a stand-in for api.github.com, for unit tests.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -15,13 +15,13 @@ use outbound::upstreams::{Upstream, Upstreams};
 use registry::Registry;
 use registry::store::Store;
 
-/// The server, and a gateway's parts before it.
+/// The server, and the parts of a gateway that use it.
 pub struct Rig {
     pub registry: Arc<Registry>,
     pub client: Arc<Client>,
     pub problems: Problems,
     server: Server,
-    /// Kept for as long as the rest.
+    /// Kept as long as the other parts.
     _directory: tempfile::TempDir,
 }
 
@@ -30,7 +30,7 @@ impl Rig {
         Self::with_token(Some(TOKEN), answers).await
     }
 
-    /// With this in the file that the credential comes from.
+    /// A rig with `token` in the credential's file.
     pub async fn with_token(
         token: Option<&str>,
         answers: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static,

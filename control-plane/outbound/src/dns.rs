@@ -179,7 +179,7 @@ type Answered = (IpAddr, u32);
 #[derive(Debug)]
 struct RefusedAddress {
     address: IpAddr,
-    /// What it is, such as `private`.
+    /// The kind of address, such as `private`.
     kind: &'static str,
 }
 

@@ -1,8 +1,8 @@
-//! The one HTTPS client, for the gateway's own requests. Its callers bring the credential.
+//! The only HTTPS client, for the gateway's own requests. The caller supplies the credential.
 //!
-//! A client speaks HTTP/1.1 to one host, over a few kept connections. A pinned host is where `upstreams:` says, and its
-//! CA alone vouches for it. Any other host is found by the resolver, at public addresses only. Redirects are not
-//! followed.
+//! A client speaks HTTP/1.1 to one host, over a few kept connections. A pinned host is at the location that
+//! `upstreams:` gives, and is verified only against its own CA. Any other host is resolved by the resolver, to public
+//! addresses only. Redirects are not followed.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,10 +29,10 @@ pub mod testing;
 
 const PORT: u16 = 443;
 
-/// Connections that are kept.
+/// The most idle connections that are kept.
 const KEPT: usize = 8;
 
-/// A client of one host.
+/// A client for one host.
 #[derive(Debug)]
 pub struct Client {
     host: HostName,
@@ -44,37 +44,37 @@ pub struct Client {
     idle: Mutex<Vec<Connection>>,
 }
 
-/// What a client's requests may take.
+/// The limits of a client's requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Requests at a time. One more waits.
+    /// The most requests at a time. Further requests wait.
     pub at_a_time: usize,
-    /// How long a connection may take. Each address has a third of it.
+    /// The timeout for connecting. Each address gets a third of it.
     pub connect: Duration,
-    /// How long a request may take, from the wait for its turn to the last byte of its answer.
+    /// The timeout of a request, from the wait for its turn to the last byte of the response.
     pub deadline: Duration,
-    /// The longest body of an answer, in bytes.
+    /// The longest body of a response, in bytes.
     pub max_answer: usize,
 }
 
-/// Where a host is.
+/// The location of a host.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// At an address or a name, and a port, that the operator has named.
+    /// The configured address or name, and port.
     Pinned(String, u16),
-    /// Where DNS says.
+    /// The addresses from DNS.
     Public(Arc<Resolver>),
-    /// At addresses that were found before.
+    /// Addresses that were resolved before.
     Known(Vec<SocketAddr>),
 }
 
 impl Place {
-    /// Where every program on this machine finds `host`.
+    /// The location of `host` according to this machine's own resolver.
     pub fn of_the_machine(host: &HostName) -> Self {
         Self::Pinned(host.as_str().to_owned(), PORT)
     }
 
-    /// The addresses of `host` there.
+    /// The addresses of `host` at this location.
     ///
     /// # Errors
     /// If `host` cannot be resolved.
@@ -101,29 +101,29 @@ impl std::fmt::Debug for Tls {
 
 type Connection = SendRequest<Full<Bytes>>;
 
-/// An answer, whatever its status.
+/// A response with any status.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
 }
 
 /// A host has no address.
 #[derive(Debug, thiserror::Error)]
 pub enum Unresolved {
-    /// By our own resolver.
+    /// According to the gateway's own resolver.
     #[error(transparent)]
     Name(#[from] nameservers::Failure),
-    /// By the machine's.
+    /// According to the machine's resolver.
     #[error(transparent)]
     Machine(#[from] std::io::Error),
 }
 
-/// A request has no answer.
+/// A request without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("{host} {failure}")]
 pub struct Error {
@@ -133,31 +133,31 @@ pub struct Error {
     pub failure: Failure,
 }
 
-/// Why a request has no answer. Each text continues a sentence that begins with the host.
+/// Why a request has no response. Each text continues a sentence that begins with the host.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// No root certificate can be used.
+    /// No root certificate is usable.
     #[error("cannot be verified: {0}")]
     Roots(String),
-    /// The host has no address that may be used.
+    /// The host has no permitted address.
     #[error("has no public address")]
     NoAddress,
     /// The host's name cannot be resolved.
     #[error("cannot be resolved: {0}")]
     Name(#[from] nameservers::Failure),
-    /// No connection.
+    /// No address accepts a connection.
     #[error("cannot be reached: {0}")]
     Connect(#[from] std::io::Error),
     /// The connection broke off.
     #[error("does not answer: {0}")]
     Http(#[from] hyper::Error),
-    /// The request cannot be written.
+    /// The request can't be sent.
     #[error("cannot be asked; BUG: {0}")]
     Request(#[from] hyper::http::Error),
-    /// The answer is too long, or ends too early.
+    /// The response is too long, or ends too early.
     #[error("answers more than {0} bytes, or not to the end")]
     Answer(usize),
-    /// No answer within the deadline.
+    /// No response before the timeout.
     #[error("does not answer within {} s", .0.as_secs())]
     Late(Duration),
 }
@@ -172,10 +172,10 @@ impl From<Unresolved> for Failure {
 }
 
 impl Client {
-    /// A client of `host`, which is at `place` and which `roots_pem` vouch for.
+    /// A client for `host`, which is at `place` and is verified against `roots_pem`.
     ///
     /// # Errors
-    /// If no root can be used.
+    /// If no root is usable.
     pub fn new(host: HostName, place: Place, roots_pem: &str, limits: Limits) -> Result<Self, Error> {
         let tls = match connector(roots_pem) {
             Ok(tls) => Tls(tls),
@@ -191,7 +191,7 @@ impl Client {
         Self { headers, ..self }
     }
 
-    /// Another client of the same host, with connections and turns of its own.
+    /// Another client for the same host, with its own connections and its own limit on requests at a time.
     #[must_use]
     pub fn beside(&self, at_a_time: usize) -> Self {
         Self {
@@ -210,11 +210,11 @@ impl Client {
         &self.host
     }
 
-    /// One request, over a kept connection where there is one. It is sent a second time if that connection fails: for
-    /// requests that change nothing.
+    /// Sends a request, over a kept connection if there is one. If that connection fails, the request is sent again, so
+    /// this is only for requests that change nothing.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// If there is no response, see [`Failure`].
     pub async fn call(
         &self,
         method: Method,
@@ -226,7 +226,7 @@ impl Client {
         self.in_time(async {
             if let Some(mut kept) = self.kept() {
                 match self.exchange(&mut kept, request.clone()).await {
-                    // The server may have ended the connection while it was not used.
+                    // The server may have closed the idle connection.
                     Err(Failure::Http(_)) => {}
                     Err(failure) => return Err(failure),
                     Ok(answer) => {
@@ -243,10 +243,10 @@ impl Client {
         .await
     }
 
-    /// One request over a connection of its own, never sent twice.
+    /// Sends a request over a new connection. It is never sent twice.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// If there is no response, see [`Failure`].
     pub async fn call_once(
         &self,
         method: Method,
@@ -317,7 +317,7 @@ impl Client {
             .await
             .unwrap_or_else(|_| Err(Failure::Connect(std::io::ErrorKind::TimedOut.into())))?;
         let host = self.host.clone();
-        // It ends when its sender is dropped, or when the server ends it.
+        // The connection ends when its sender is dropped, or when the server closes it.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%host, %error, "a connection of our own broke off");
@@ -326,7 +326,7 @@ impl Client {
         Ok(sender)
     }
 
-    /// One request on a connection that has no other.
+    /// Sends one request on a connection without another request under way.
     async fn exchange(&self, connection: &mut Connection, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         connection.ready().await?;
         let (head, body) = connection.send_request(request).await?.into_parts();
@@ -342,7 +342,7 @@ impl Client {
 async fn dial(addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, Failure> {
     let mut last = Failure::NoAddress;
     for address in addresses {
-        // An address that is silent leaves time for the next one.
+        // An address that does not respond leaves time for the next one.
         match tokio::time::timeout(each, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
@@ -355,11 +355,12 @@ async fn dial(addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, Fai
     Err(last)
 }
 
-/// TLS in which these roots vouch for a server.
+/// The TLS configuration that verifies servers against these roots.
 fn connector(roots_pem: &str) -> Result<TlsConnector, Failure> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
-        // A bundle may hold what is too old to be used; a pinned host's CA that is left out fails as loudly later.
+        // A bundle may contain certificates that are too old to use. If a pinned host's CA is left out here,
+        // connecting fails later.
         let added = certificate
             .map_err(|error| error.to_string())
             .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));

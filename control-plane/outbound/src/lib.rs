@@ -1,5 +1,5 @@
-//! The gateway's own way out: DNS for Envoy and for the gateway itself (`dns`), the one HTTPS client (`https`), and
-//! where upstreams are (`upstreams`).
+//! Outbound connections: DNS for Envoy and for the gateway itself (`dns`), the only HTTPS client (`https`), and the
+//! locations of upstreams (`upstreams`).
 
 pub mod dns;
 pub mod https;

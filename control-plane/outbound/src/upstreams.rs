@@ -1,4 +1,4 @@
-//! Where the gateway's own requests and Envoy's go, as the operator has configured it.
+//! The configured locations of upstreams, for the gateway's own requests and for Envoy's.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use policy::HostName;
 
 use crate::https::Place;
 
-/// Where a pinned host is, and who vouches for it.
+/// The location of a pinned host, and the CA that it is verified against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// An address or a name.
     pub address: String,
-    /// Its port.
+    /// The port.
     pub port: u16,
     /// The CA's certificate, PEM.
     pub ca_pem: String,
 }
 
-/// The hosts that the operator has pinned, and who vouches for all others.
+/// The pinned hosts, and the roots for all other hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
     /// The pinned hosts.
@@ -27,7 +27,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Where `host` is, and the roots that vouch for it there. A host that is not pinned is at `otherwise`.
+    /// The location of `host`, and the roots that it is verified against. A host that is not pinned is at `otherwise`.
     pub fn place(&self, host: &HostName, otherwise: Place) -> (Place, &str) {
         match self.pins.get(host) {
             Some(pinned) => (Place::Pinned(pinned.address.clone(), pinned.port), &pinned.ca_pem),

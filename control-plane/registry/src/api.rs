@@ -1,7 +1,7 @@
-//! The operator's HTTP API on the registry.
+//! The operator's HTTP API for the registry.
 //!
-//! Who may call it is decided before (`admin`). Whatever the content type says, the body is JSON. A call that changes
-//! something is carried out whole or not at all, though its client hang up.
+//! `admin` authorizes the caller. The body is parsed as JSON, regardless of its content type. A change is carried out
+//! completely or not at all, even if the client disconnects.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -21,30 +21,30 @@ use serde_path_to_error::Segment;
 use super::registry::Registry;
 use super::store;
 
-/// The size of a registration; a record with a thousand repositories has 150 KB.
+/// The largest registration, in bytes. A record with a thousand repositories has 150 KB.
 const MAX_BODY: usize = 1 << 20;
-/// Where neither `ttl` nor `expires_at` is given.
+/// The lifetime of a record if neither `ttl` nor `expires_at` is given.
 const DEFAULT_TTL: SignedDuration = SignedDuration::from_hours(24);
-/// Where a bot is given no branches.
+/// The branches of a bot if none are given.
 const DEFAULT_BOT_BRANCHES: [&str; 2] = ["sandbox/*", "bot/*"];
-/// Of a container's id, and of a label's key or value.
+/// The most characters of a container's id, and of a label's key or value.
 const MAX_TEXT: usize = 256;
 
-/// What the routes need.
+/// The state of the routes.
 #[derive(Clone, Debug)]
 pub struct Api {
     /// The registry.
     pub registry: Arc<Registry>,
-    /// What a registration may say here.
+    /// The limits on registrations.
     pub limits: Arc<Limits>,
 }
 
-/// What depends on how this gateway runs.
+/// Limits on registrations that depend on the gateway's configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    /// Whether a loopback address can be registered: for trying out on one machine.
+    /// Whether a loopback address can be registered, for trying the gateway on one machine.
     pub allow_loopback: bool,
-    /// Hosts that the operator has pinned, perhaps to a private address: no single container is let in there.
+    /// The pinned hosts. They may have private addresses, so a single container can't get access to them.
     pub pinned: Vec<HostName>,
 }
 
@@ -59,7 +59,7 @@ pub fn routes(api: Api) -> Router {
         .with_state(api)
 }
 
-/// An error, as the client gets it.
+/// An error, as sent to the client.
 #[derive(Debug, Serialize)]
 struct Problem {
     error: String,
@@ -102,7 +102,7 @@ fn invalid(field: &str, error: impl Into<String>) -> Failure {
     Failure::Invalid { field: field.into(), error: error.into() }
 }
 
-/// A registration, as it may be sent. For PATCH the same with everything optional.
+/// The body of a registration. For PATCH every field is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -119,11 +119,11 @@ struct Raw {
     credentials: Option<Vec<String>>,
 }
 
-/// The record that a registration of `json` would make at `now`, for `explain`: without a look at this machine's own
-/// addresses.
+/// The record that a registration of `json` would make at `now`, for `explain`. This machine's own addresses are not
+/// checked.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the registration is invalid; the error says why.
 pub fn record(json: &serde_json::Value, now: Timestamp) -> Result<Container, String> {
     let limits = Limits { allow_loopback: true, pinned: Vec::new() };
     let raw = Raw::parse(json.to_string().as_bytes());
@@ -144,14 +144,14 @@ impl Raw {
                 _ => None,
             };
             let message = error.into_inner().to_string();
-            // serde names an unknown field in the message, not in the path.
+            // For an unknown field, serde gives the name in the message, not in the path.
             let unknown = || message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
             let field = field.or_else(|| unknown().map(str::to_owned)).unwrap_or_default();
             Failure::Invalid { field, error: message }
         })
     }
 
-    /// A whole new record.
+    /// Makes a new record.
     fn register(self, now: Timestamp, api: &Limits) -> Result<Container, Failure> {
         let text = self.container_ip.as_deref().ok_or_else(|| invalid("container_ip", "is required"))?;
         let address = container_address(text, api.allow_loopback)?;
@@ -181,7 +181,7 @@ impl Raw {
         Ok(record)
     }
 
-    /// `record` with what is given here in place of what was there.
+    /// Replaces the fields of `record` that are given.
     fn apply(self, mut record: Container, now: Timestamp, pinned: &[HostName]) -> Result<Container, Failure> {
         if let Some(id) = self.container_id {
             record.container_id = plain_text("container_id", id)?;
@@ -255,7 +255,7 @@ fn container_address(text: &str, allow_loopback: bool) -> Result<IpAddr, Failure
     Ok(address)
 }
 
-/// Refuses an address of this machine's own: one that can be bound. Loopback is judged elsewhere.
+/// Refuses an address of this machine, that is an address that can be bound. Loopback addresses are checked elsewhere.
 fn not_our_own(address: IpAddr) -> Result<(), Failure> {
     if !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok() {
         Err(invalid("container_ip", format!("{address} belongs to the gateway's own machine, not to a container")))
@@ -264,8 +264,8 @@ fn not_our_own(address: IpAddr) -> Result<(), Failure> {
     }
 }
 
-/// Whether packets can have this source at all (RFC 6890 section 2.2): not "this network", a group, the reserved
-/// addresses and the broadcast among them, or the unspecified address.
+/// Whether packets can have this source (RFC 6890 section 2.2). "This network", multicast groups, reserved addresses,
+/// the broadcast address and the unspecified address can't be a source.
 fn can_be_a_source(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] != 0 && v4 < Ipv4Addr::new(224, 0, 0, 0),
@@ -294,7 +294,7 @@ fn path_address(text: &str) -> Result<IpAddr, Failure> {
     text.parse::<IpAddr>().map(|ip| ip.to_canonical()).map_err(|_| Failure::NotFound(text.to_owned()))
 }
 
-/// This second: an expiry is for people to read.
+/// The current time in whole seconds, so that an expiry is easy to read.
 fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_second(now.as_second()).unwrap_or(now)
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(register("{").unwrap_err(), (400, None));
     }
 
-    /// The API on a registry of its own, at an address that is given back.
+    /// Serves the API with a new registry, at the returned address.
     async fn serve(store: Store) -> (SocketAddr, Arc<Registry>, tokio::task::JoinHandle<std::io::Result<()>>) {
         let registry = Registry::open(store, Policy::deny_all()).unwrap();
         let api = Api { registry: Arc::clone(&registry), limits: Arc::default() };
@@ -480,7 +480,7 @@ mod tests {
         assert_eq!(generations.len(), in_memory.len(), "a version was used twice");
         server.abort();
         drop(registry);
-        // The connections' own tasks let go of it a moment later.
+        // The tasks of the connections release it a moment later.
         let deadline = Instant::now() + Duration::from_secs(10);
         let store = loop {
             match Store::open(&path) {

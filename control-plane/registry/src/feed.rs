@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::registry::{Change, Registry, Subscription};
 use super::workers::Watcher;
 
-/// Messages that wait for a slow worker before its stream's task waits too.
+/// The most messages that are buffered for a slow worker. Then the task of its stream waits.
 const OUTGOING: usize = 64;
 
 /// The service.
@@ -54,7 +54,7 @@ impl RegistryService for Feed {
     }
 }
 
-/// Sends the whole registry and every change after it, until either side goes.
+/// Sends the whole registry and every change after it, until either side closes the stream.
 async fn serve(
     registry: Arc<Registry>,
     watcher: Watcher,

@@ -57,7 +57,7 @@ struct State {
 /// Everything at one version, and all changes from there on.
 #[derive(Debug)]
 pub struct Subscription {
-    /// The version of what follows.
+    /// The version of the records and the policy below.
     pub version: u64,
     /// All records.
     pub records: Vec<Arc<Container>>,

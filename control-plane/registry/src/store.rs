@@ -1,7 +1,7 @@
-//! The registry on disk: one redb table of records, and the version that grows with every change.
+//! The registry on disk: a redb table of records, and the version, which grows with every change.
 //!
-//! Every change is one transaction that is on disk before the call returns. One that fails has changed nothing: what
-//! a failed commit may have left in the file all the same is taken back before anything else is written.
+//! Every change is one transaction, which is on disk before the call returns. A failed change changes nothing: if a
+//! failed commit has reached the file all the same, it is undone before anything else is written.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -14,33 +14,33 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 
 /// Records as JSON, by the 16 bytes of the address (IPv4 mapped into IPv6).
 const CONTAINERS: TableDefinition<Key, &[u8]> = TableDefinition::new("containers");
-/// The one number that is not derived from the records.
+/// The table with the registry's version.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const VERSION: &str = "version";
 
 type Key = [u8; 16];
 
-/// The store refused.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is damaged, locked by another process, or the disk is full.
     #[error("the registry cannot be written or read")]
     Database(#[from] redb::Error),
-    /// A record that this version cannot read.
+    /// A record that this version of the gateway can't parse.
     #[error("the registry holds a record that cannot be read, for {address}")]
     Record {
-        /// Whose.
+        /// The record's address.
         address: IpAddr,
-        /// Why.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// The process is stopping, or a task has panicked: whether the change is on disk is not known.
+    /// The process is stopping, or a task has panicked. The change may or may not be on disk.
     #[error("the change was broken off")]
     BrokenOff(#[from] tokio::task::JoinError),
 }
 
 impl Error {
-    /// Whether there is no room left, or none for us.
+    /// Whether the disk is full, or the gateway's quota is used up.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Database(redb::Error::Io(error)) => {
@@ -65,20 +65,20 @@ impl fmt::Debug for Store {
     }
 }
 
-/// The file, as the last transaction has left it.
+/// The file, after the last transaction.
 struct File {
-    /// Absent where a change has failed and the file could not be opened since.
+    /// `None` if a change has failed and the file could not be reopened since.
     database: Option<Database>,
-    /// The change whose commit has failed.
+    /// The change whose commit failed, if it may have to be undone.
     doubt: Option<Doubt>,
 }
 
 /// A change that may or may not be on disk.
 struct Doubt {
-    /// The version that it was to make.
+    /// The version of the change.
     version: u64,
     key: Key,
-    /// What was there before.
+    /// The record before the change.
     before: Option<Vec<u8>>,
 }
 
@@ -90,10 +90,10 @@ fn key(address: IpAddr) -> Key {
 }
 
 impl Store {
-    /// Opens or makes the file.
+    /// Opens or creates the file.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If the file can't be opened, see [`Error`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         let path = path.to_owned();
         Self::with(move || Database::create(&path))
@@ -105,10 +105,10 @@ impl Store {
         Ok(Self { open: Box::new(open), file: Mutex::new(file) })
     }
 
-    /// Everything: the version and all records.
+    /// Reads the version and all records.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If the file or a record can't be read, see [`Error`].
     pub fn load(&self) -> Result<(u64, Vec<Container>), Error> {
         let mut records = Vec::new();
         let (version, stored) = all(self.file().ready(&self.open)?)?;
@@ -119,20 +119,20 @@ impl Store {
         Ok((version, records))
     }
 
-    /// Writes one record and the version it makes.
+    /// Writes one record and the new version.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is changed then.
+    /// If the change fails, see [`Error`]. Nothing is changed then.
     pub fn put(&self, version: u64, record: &Container) -> Result<(), Error> {
         let address = record.container_ip;
         let bytes = serde_json::to_vec(record).map_err(|source| Error::Record { address, source })?;
         self.change(version, key(address), Some(&bytes))
     }
 
-    /// Removes one record and writes the version that makes.
+    /// Removes one record and writes the new version.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is changed then.
+    /// If the change fails, see [`Error`]. Nothing is changed then.
     pub fn remove(&self, version: u64, address: IpAddr) -> Result<(), Error> {
         self.change(version, key(address), None)
     }
@@ -141,8 +141,8 @@ impl Store {
         let mut file = self.file();
         let changed = file.change(&self.open, version, key, record);
         if changed.is_err() {
-            // After an I/O error redb refuses everything until it is opened anew (`StorageError::PreviousIo`). At
-            // once, so that no other gateway takes the file meanwhile.
+            // After an I/O error redb refuses every call until the file is reopened (`StorageError::PreviousIo`). The
+            // file is reopened at once, so that no other gateway locks it meanwhile.
             file.database = None;
             if let Err(error) = file.ready(&self.open) {
                 tracing::warn!(%error, "the registry's file cannot be opened again yet");
@@ -157,7 +157,7 @@ impl Store {
 }
 
 impl File {
-    /// The open database, in which nothing is left of a change that has failed.
+    /// The open database, after a failed change was undone.
     fn ready(&mut self, open: &Open) -> Result<&Database, redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
@@ -174,7 +174,7 @@ impl File {
         Ok(self.database.insert(database))
     }
 
-    /// One transaction: `record` is at `key` from now on, or nothing is.
+    /// Stores `record` at `key`, or removes the record there, in one transaction.
     fn change(&mut self, open: &Open, version: u64, key: Key, record: Option<&[u8]>) -> Result<(), redb::Error> {
         let transaction = self.ready(open)?.begin_write()?;
         let before = replace(&transaction, key, record)?;
@@ -186,7 +186,7 @@ impl File {
     }
 }
 
-/// Opens or makes the file, with its tables.
+/// Opens or creates the file with its tables.
 fn make(open: &Open) -> Result<Database, redb::Error> {
     let database = open()?;
     let transaction = database.begin_write()?;
@@ -201,7 +201,7 @@ fn version(database: &Database) -> Result<u64, redb::Error> {
     Ok(version.map_or(0, |version| version.value()))
 }
 
-/// A record as it is stored.
+/// A stored record.
 type Stored = (Key, Vec<u8>);
 
 fn all(database: &Database) -> Result<(u64, Vec<Stored>), redb::Error> {
@@ -213,7 +213,7 @@ fn all(database: &Database) -> Result<(u64, Vec<Stored>), redb::Error> {
     Ok((version(database)?, records))
 }
 
-/// Puts `record` or nothing at `key`, and returns what was there before.
+/// Stores `record` at `key`, or removes the record there. Returns the record before the change.
 fn replace(transaction: &WriteTransaction, key: Key, record: Option<&[u8]>) -> Result<Option<Vec<u8>>, redb::Error> {
     let mut table = transaction.open_table(CONTAINERS)?;
     let before = match record {
@@ -223,7 +223,7 @@ fn replace(transaction: &WriteTransaction, key: Key, record: Option<&[u8]>) -> R
     Ok(before.map(|before| before.value().to_vec()))
 }
 
-/// A store on a disk that can be made to fail.
+/// A store on a disk that a test can make fail.
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 pub(super) mod failing {
@@ -236,15 +236,15 @@ pub(super) mod failing {
 
     use super::*;
 
-    /// What the disk refuses.
+    /// The operations that fail.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Refuses {
         Nothing,
-        /// To write.
+        /// Every write.
         Writes(ErrorKind),
-        /// To write once more.
+        /// The next write.
         OneWrite(ErrorKind),
-        /// To say that what was written is there to stay, though it is.
+        /// Every sync, although the data is on disk.
         Syncs(ErrorKind),
     }
 

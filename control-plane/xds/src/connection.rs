@@ -1,7 +1,7 @@
 //! The delta xDS protocol of one stream, as a pure state machine: requests and snapshots in, responses out.
 //!
-//! Facts are from Envoy's "xDS REST and gRPC protocol", section "Incremental xDS". A rejected version is not sent
-//! again until its content changes, so a NACK never makes a loop.
+//! The protocol is defined in Envoy's "xDS REST and gRPC protocol", section "Incremental xDS". A rejected version is
+//! not sent again until its content changes, so a NACK never causes a resend loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,22 +11,22 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 
 use super::snapshot::{Resource, ResourceKind, Snapshot};
 
-/// How many names one stream may have subscribed to by name. What goes over it is answered as absent; leaves are
-/// bounded long before, see [`super::leaves`].
+/// The most subscriptions by name of one stream. Further names get the response that the resource does not exist. The
+/// limit on leaves is lower, see [`super::leaves`].
 pub const MAX_SUBSCRIPTIONS: usize = 16_384;
 
-/// What Envoy said of the last update of a kind.
+/// Envoy's response to the last update of a kind of resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Sent, not answered yet.
+    /// The update was sent, and Envoy has not responded yet.
     Pending,
-    /// In force.
+    /// The update is in force.
     Accepted,
-    /// Refused; the text is Envoy's own.
+    /// Envoy rejected the update. The text is Envoy's.
     Rejected(String),
 }
 
-/// One stream's state.
+/// The state of one stream.
 #[derive(Debug, Default)]
 pub struct Connection {
     kinds: BTreeMap<ResourceKind, KindState>,
@@ -37,7 +37,7 @@ pub struct Connection {
 struct KindState {
     wildcard: bool,
     names: BTreeSet<String>,
-    /// What the client has, or has been sent: name to version.
+    /// The resources that the client has or was sent, from name to version.
     sent: BTreeMap<String, String>,
     standing: Option<Standing>,
     nonce: String,
@@ -49,11 +49,11 @@ impl KindState {
     }
 }
 
-/// Finds a resource that is wanted by name: in the snapshot, or made on demand.
+/// Finds a resource by name, in the snapshot or by making it on demand.
 pub type Find<'a> = dyn FnMut(ResourceKind, &str) -> Option<Resource> + 'a;
 
 impl Connection {
-    /// Takes one request; the answer, where one is due.
+    /// Handles one request. Returns the response, if one is due.
     pub fn on_request(
         &mut self,
         request: DeltaDiscoveryRequest,
@@ -79,7 +79,7 @@ impl Connection {
                 state.wildcard = false;
             }
         }
-        // A first request that names nothing subscribes to everything; `*` does so at any time.
+        // A first request without names subscribes to all resources. `*` does so at any time.
         let wildcard_before = state.wildcard;
         if (first && request.resource_names_subscribe.is_empty())
             || request.resource_names_subscribe.iter().any(|n| n == "*")
@@ -93,14 +93,14 @@ impl Connection {
                 continue;
             }
             let room = state.names.len() < MAX_SUBSCRIPTIONS || state.names.contains(&name);
-            // A name that is asked for again is answered again, whatever was sent before.
+            // A repeated subscription to a name gets a new response, whatever was sent before.
             match room.then(|| find(kind, &name)).flatten() {
                 Some(resource) => {
                     state.names.insert(name.clone());
                     upserts.push((name, resource));
                 }
                 None => {
-                    // Envoy gives up the subscription of a secret that is removed, and asks anew.
+                    // When a secret is removed, Envoy drops the subscription, and subscribes again if needed.
                     state.sent.remove(&name);
                     if kind != ResourceKind::Secret && room {
                         state.names.insert(name.clone());
@@ -125,8 +125,8 @@ impl Connection {
         Some(self.respond(kind, upserts, removals))
     }
 
-    /// Takes a new snapshot: what has changed for this stream, in an order in which nothing is referred to before it
-    /// is there, or after it is gone.
+    /// Handles a new snapshot. Returns the changes for this stream. Their order ensures that a resource exists before
+    /// another refers to it, and is removed only after the last reference to it.
     pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> Vec<DeltaDiscoveryResponse> {
         let mut responses = Vec::new();
         for kind in ResourceKind::ALL {
@@ -151,12 +151,12 @@ impl Connection {
         responses
     }
 
-    /// Sends resources again that were sent by name, in a new version.
+    /// Sends a new version of resources that were sent by name.
     pub fn replace(&mut self, kind: ResourceKind, resources: Vec<(String, Resource)>) -> DeltaDiscoveryResponse {
         self.respond(kind, resources, Vec::new())
     }
 
-    /// Takes back resources that were sent by name. Envoy asks anew when it needs one again.
+    /// Removes resources that were sent by name. Envoy subscribes again when it needs one.
     pub fn take_back(&mut self, kind: ResourceKind, names: Vec<String>) -> DeltaDiscoveryResponse {
         if let Some(state) = self.kinds.get_mut(&kind) {
             for name in &names {
@@ -166,7 +166,7 @@ impl Connection {
         self.respond(kind, Vec::new(), names)
     }
 
-    /// What Envoy said last of each kind that it subscribed to.
+    /// Envoy's last response for a kind. Returns `None` if Envoy has not subscribed to the kind.
     pub fn standing(&self, kind: ResourceKind) -> Option<&Standing> {
         self.kinds.get(&kind)?.standing.as_ref()
     }
@@ -186,7 +186,7 @@ impl Connection {
         for (name, resource) in &upserts {
             state.sent.insert(name.clone(), resource.version.clone());
         }
-        // What is in force stays in force until Envoy has answered.
+        // An accepted update stays in force until Envoy responds to the next one.
         if state.standing != Some(Standing::Accepted) {
             state.standing = Some(Standing::Pending);
         }

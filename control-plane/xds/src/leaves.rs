@@ -1,36 +1,36 @@
-//! The leaves that one Envoy holds: when each was issued, which has to be issued anew, and which has to go.
+//! The leaf certificates that one Envoy holds: when each was issued, which to renew, and which to evict.
 //!
-//! Pure. Anyone who can open a tunnel can make Envoy ask for a name, so the table is bounded: the name that was asked
-//! for least recently goes first, and the hosts that the policy names never go for the sake of others.
+//! Pure. Every client that can open a tunnel can make Envoy request the leaf of a name, so the table is bounded. The
+//! least recently requested name is evicted first. Hosts that the policy lists by their exact names are never evicted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many leaves one Envoy holds. Each costs it about 30 KiB.
+/// The most leaves that one Envoy holds, without protected names. Each takes about 30 KiB of Envoy's memory.
 pub const MAX_LEAVES: usize = 4_096;
 
-/// The age at which a leaf is issued anew: half of its life, so that a sandbox never meets one that is about to end.
+/// The age at which a leaf is renewed: half of its validity, so that a sandbox never sees one that is about to expire.
 pub const RENEW_AFTER: Duration = Duration::from_secs(3 * 24 * 3600 + 12 * 3600);
 
-/// How many leaves are issued at once for names that nobody may reach, whose only use is to say so inside TLS; and how
-/// often one more.
+/// The burst of leaves that are issued for names that no container may reach. The leaf is only used to send a
+/// refusal inside TLS. After the burst, one leaf is issued each [`STRANGE_EVERY`].
 ///
-/// The limit of each address counts its tunnels. In a tunnel to a host that is allowed the handshake may name any
-/// other, and only Envoy knows whose it is. So this is what all sandboxes together can make us issue, beside the names
-/// that they may reach. Beyond it such a handshake fails, and its sandbox is not told why.
+/// The limits for each address count its tunnels. But a handshake in a tunnel to an allowed host may name any other
+/// host, and only Envoy knows which sandbox it belongs to. So this limit is for all sandboxes together. Beyond it the
+/// handshake fails, and the sandbox does not learn the reason.
 pub const STRANGE_AT_ONCE: u32 = 4_096;
-/// See [`STRANGE_AT_ONCE`].
+/// The interval between further leaves, see [`STRANGE_AT_ONCE`].
 pub const STRANGE_EVERY: Duration = Duration::from_millis(100);
 
-/// The names that one Envoy holds leaves for.
+/// The names for which one Envoy holds leaves.
 #[derive(Debug, Default)]
 pub struct Leaves {
-    /// When as many strange names can be issued again as at the beginning.
+    /// The time at which the full burst of [`STRANGE_AT_ONCE`] is available again.
     rested: Option<Instant>,
     by_name: HashMap<String, Held>,
-    /// Names that may go, the one that was asked for least recently first.
+    /// The names that may be evicted, the least recently requested first.
     order: BTreeMap<u64, String>,
     last: u64,
 }
@@ -38,12 +38,12 @@ pub struct Leaves {
 #[derive(Debug)]
 struct Held {
     issued: Instant,
-    /// Its place in `order`; a protected name has none.
+    /// The key in `order`. `None` for a protected name.
     place: Option<u64>,
 }
 
 impl Leaves {
-    /// A leaf for `name` was issued at `now`. The names whose leaves have to go for it.
+    /// Records that a leaf for `name` was issued at `now`. Returns the names whose leaves have to be evicted.
     pub fn issued(&mut self, name: &str, protected: bool, now: Instant) -> Vec<String> {
         self.forget(name);
         self.last += 1;
@@ -61,7 +61,7 @@ impl Leaves {
         gone
     }
 
-    /// Takes one of the leaves that may be issued for names that nobody may reach; false where there is none at `now`.
+    /// Counts a leaf for a name that no container may reach. Returns false if the limit is reached at `now`.
     pub fn take_strange(&mut self, now: Instant) -> bool {
         let rested = self.rested.map_or(now, |rested| rested.max(now)) + STRANGE_EVERY;
         let granted = rested <= now + STRANGE_EVERY * STRANGE_AT_ONCE;
@@ -71,30 +71,30 @@ impl Leaves {
         granted
     }
 
-    /// How many leaves there are.
+    /// The number of leaves.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Envoy holds no leaf for `name` any more.
+    /// Records that Envoy has dropped the leaf for `name`.
     pub fn forget(&mut self, name: &str) {
         if let Some(place) = self.by_name.remove(name).and_then(|held| held.place) {
             self.order.remove(&place);
         }
     }
 
-    /// The names whose leaves are to be issued anew at `now`.
+    /// The names whose leaves have to be renewed at `now`.
     pub fn due(&self, now: Instant) -> Vec<String> {
         let old = |held: &Held| now.duration_since(held.issued) >= RENEW_AFTER;
         self.by_name.iter().filter(|(_, held)| old(held)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// All names that Envoy holds leaves for.
+    /// All names for which Envoy holds leaves.
     pub fn names(&self) -> Vec<String> {
         self.by_name.keys().cloned().collect()
     }
 
-    /// A leaf for `name`, which is held, was issued anew at `now`.
+    /// Records that the leaf for `name` was renewed at `now`.
     pub fn renewed(&mut self, name: &str, now: Instant) {
         if let Some(held) = self.by_name.get_mut(name) {
             held.issued = now;

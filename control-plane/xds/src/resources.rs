@@ -1,4 +1,4 @@
-//! One module for each kind of resource, and the few words they share.
+//! One module for each kind of resource, and the names and helpers that they share.
 
 pub mod chain_match;
 pub mod cluster;
@@ -19,22 +19,22 @@ use std::time::Duration;
 /// The static cluster of the bootstrap that leads back to this process.
 pub const CONTROL_PLANE: &str = "control-plane";
 
-/// The cluster into which an opened CONNECT is poured, and the internal listener behind it.
+/// The cluster to which an opened CONNECT is forwarded, and the internal listener behind it.
 pub const TUNNEL: &str = "tunnel";
 
 /// The dynamic forward proxy: its filter, its cluster and its DNS cache.
 pub const UPSTREAM: &str = "upstream";
 
-/// The same in cleartext, for hosts that the policy allows it for.
+/// The forward proxy's cluster in cleartext, for hosts with `cleartext` in the policy.
 pub const UPSTREAM_CLEARTEXT: &str = "upstream-cleartext";
 
 /// The route configuration for cleartext inside a tunnel.
 pub const CLEARTEXT: &str = "cleartext";
 
-/// The listener that sandboxes speak to as an explicit proxy.
+/// The listener that sandboxes use as an explicit proxy.
 pub const PROXY: &str = "proxy";
 
-/// The listener that Envoy's own resolver asks, and the cluster that leads from it back to this process.
+/// The listener that Envoy's own resolver queries, and the cluster that leads from it back to this process.
 pub const RESOLVER: &str = "resolver";
 
 /// The ext_authz filter.
@@ -49,11 +49,11 @@ pub const GITHUB: &str = "github";
 /// The push filter.
 pub const PUSH: &str = "push";
 
-/// The filter that keeps credentials out of answers.
+/// The filter that keeps credentials out of responses.
 pub const SCRUB: &str = "scrub";
 
-/// What may wait in one connection's buffer before Envoy stops reading, and the most it holds of a body that a
-/// filter keeps back. Above every limit of our own, so that Envoy's 413 never comes first.
+/// The most bytes in one connection's buffer before Envoy stops reading, and the base of [`route`]'s limit on bodies
+/// that a filter holds. Above every limit of the filters, so that Envoy's 413 never comes first.
 pub const CONNECTION_BUFFER: u32 = 2 << 20;
 
 /// HTTP/2 flow-control window of one stream: enough for 200 Mbit/s at 40 ms, small enough that slow readers hold
@@ -63,7 +63,7 @@ pub const H2_STREAM_WINDOW: u32 = 1 << 20;
 /// HTTP/2 flow-control window of one connection.
 pub const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// The resource is on the ADS stream that Envoy already has.
+/// The config source for resources on the existing ADS stream.
 pub fn ads() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
@@ -72,7 +72,7 @@ pub fn ads() -> ConfigSource {
     }
 }
 
-/// gRPC calls from Envoy to this process.
+/// The service for gRPC calls from Envoy to this process.
 pub fn control_plane(timeout: Duration) -> GrpcService {
     GrpcService {
         timeout: Some(duration(timeout)),
@@ -89,7 +89,7 @@ pub fn tcp(address: SocketAddr) -> Address {
     socket(&address.ip().to_string(), address.port())
 }
 
-/// A TCP address of which the host may be a name.
+/// A TCP address whose host may be a name.
 pub fn socket(host: &str, port: u16) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
@@ -100,22 +100,22 @@ pub fn socket(host: &str, port: u16) -> Address {
     }
 }
 
-/// `bool` where the absence of a value has a meaning of its own.
+/// A `bool` for a field whose absence has its own meaning.
 pub fn flag(value: bool) -> Option<BoolValue> {
     Some(BoolValue { value })
 }
 
-/// A number where the absence of a value has a meaning of its own.
+/// A number for a field whose absence has its own meaning.
 pub fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }
 
-/// A duration, to the nanosecond.
+/// A duration, with nanosecond precision.
 pub fn duration(value: Duration) -> ProtoDuration {
     ProtoDuration { seconds: value.as_secs().try_into().unwrap_or(i64::MAX), nanos: value.subsec_nanos() as i32 }
 }
 
-/// Text that stands in the resource itself.
+/// A data source with inline text.
 pub fn inline(text: impl Into<String>) -> envoy_types::pb::envoy::config::core::v3::DataSource {
     envoy_types::pb::envoy::config::core::v3::DataSource {
         specifier: Some(data_source::Specifier::InlineString(text.into())),
@@ -123,7 +123,7 @@ pub fn inline(text: impl Into<String>) -> envoy_types::pb::envoy::config::core::
     }
 }
 
-/// A transport socket of this name and configuration.
+/// A transport socket with this name and configuration.
 pub fn transport_socket<T: prost::Message + prost::Name>(name: &str, config: T) -> TransportSocket {
     use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
     TransportSocket {

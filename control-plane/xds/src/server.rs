@@ -27,22 +27,22 @@ use base::telemetry::{self, Leaf};
 use ca::issuer::Issuer;
 use registry::Registry;
 
-/// Responses that wait for a slow Envoy before the stream's task waits too.
+/// The most responses that are buffered for a slow Envoy. Then the task of its stream waits.
 const OUTGOING: usize = 16;
 
-/// Envoy's first request on a new stream names all that it holds: [`leaves::MAX_LEAVES`] names of 253 characters and as
-/// many versions are 2 MiB.
+/// The largest request, in bytes. Envoy's first request on a new stream lists all its resources:
+/// [`leaves::MAX_LEAVES`] names of 253 characters with their versions take 2 MiB.
 const MAX_REQUEST: usize = 16 << 20;
 
-/// How often the leaves' ages are looked at.
+/// How often the leaves are checked for renewal.
 const RENEWAL: Duration = Duration::from_secs(600);
 
-/// What each connected Envoy last said of each kind; `/readyz` reads it.
+/// The last response of each connected Envoy for each kind of resource. `/readyz` uses it.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet(Arc<Mutex<BTreeMap<u64, BTreeMap<ResourceKind, Standing>>>>);
 
 impl Fleet {
-    /// What is missing until some Envoy runs on what we sent; empty when nothing is.
+    /// The reasons why an Envoy does not run with the current configuration yet. Empty if every connected Envoy does.
     pub fn missing(&self) -> Vec<String> {
         let fleet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if fleet.is_empty() {
@@ -61,7 +61,7 @@ impl Fleet {
         missing
     }
 
-    /// How many are connected.
+    /// The number of connected Envoys.
     pub fn sessions(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -90,8 +90,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what `snapshots` holds, and leaves of `issuer` on demand. The hosts that the policy in `registry` names
-    /// keep theirs.
+    /// Serves the resources from `snapshots`, and leaves from `issuer` on demand. Leaves of the hosts that the policy
+    /// in `registry` lists by exact name are never evicted.
     pub fn new(
         snapshots: watch::Receiver<Arc<Snapshot>>,
         issuer: Arc<Issuer>,
@@ -101,7 +101,7 @@ impl Server {
         Self { snapshots, issuer, registry, fleet, next_id: 0.into() }
     }
 
-    /// As a tonic service.
+    /// Turns this into a tonic service.
     pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
         AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
@@ -160,7 +160,7 @@ impl Session {
         tracing::info!(envoy = self.id, "an Envoy has connected");
         let mut connection = Connection::default();
         let mut renewal = tokio::time::interval(RENEWAL);
-        // Ends when Envoy closes its side, goes away, or this process stops.
+        // The loop ends when Envoy closes the stream or disconnects, or when this process stops.
         while let Some(responses) = self.step(&mut connection, &mut renewal).await {
             self.fleet.update(self.id, &connection);
             for response in responses {
@@ -216,13 +216,13 @@ impl Session {
         if ResourceKind::of(&request.type_url) == Some(ResourceKind::Secret) {
             request.resource_names_unsubscribe.iter().for_each(|name| leaves.forget(name));
         }
-        // What an Envoy held before its stream broke off was granted then.
+        // Leaves that Envoy held before its stream broke off were granted then.
         let held_before: HashSet<String> = request.initial_resource_versions.keys().cloned().collect();
         let mut gone = Vec::new();
         let response = connection.on_request(request, &snapshot, &mut |kind, name| match kind {
             ResourceKind::Secret => {
                 let host = HostName::parse(name.as_bytes()).ok();
-                // In its one spelling only: a name has a thousand others.
+                // Only the canonical spelling counts: each name has many others.
                 let plain = host.as_ref().filter(|host| host.as_str() == name);
                 let reached = |host: &HostName| policy.egress.access(host).is_some() || registry.allows_extra(host);
                 let strange = host.is_some() && !plain.is_some_and(reached) && !held_before.contains(name);
@@ -253,7 +253,7 @@ impl Session {
     }
 }
 
-/// The leaf for a server name, or nothing: then the handshake fails.
+/// The leaf for a server name. Returns `None` if it can't be issued; the handshake then fails.
 fn mint(issuer: &Issuer, name: &str) -> Option<Resource> {
     match issuer.leaf(name) {
         Ok(leaf) => {

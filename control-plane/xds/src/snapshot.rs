@@ -1,4 +1,4 @@
-//! All resources at one moment, built from what the operator configured. Immutable; swapped whole.
+//! All resources at one time, built from the operator's configuration. Immutable; replaced as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, 
 use base::hash::short_hash;
 use outbound::upstreams::Upstreams;
 
-/// The kinds of resource, in the order in which an update is sent: what is referred to before what refers to it.
+/// The kinds of resource, in the order of updates: a resource is sent before the resources that refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceKind {
     /// CDS.
@@ -33,7 +33,7 @@ pub enum ResourceKind {
 }
 
 impl ResourceKind {
-    /// All of them, in order.
+    /// All kinds, in order.
     pub const ALL: [ResourceKind; 5] = [
         ResourceKind::Cluster,
         ResourceKind::Secret,
@@ -73,7 +73,7 @@ impl ResourceKind {
 /// One resource and the version of its content.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
-    /// Changes when and only when the content does.
+    /// The version, which changes if and only if the content changes.
     pub version: String,
     /// The resource itself.
     pub body: Any,
@@ -87,10 +87,10 @@ impl Resource {
     }
 }
 
-/// Every host that any container may reach, as routing needs to know it.
+/// Every host that any container may reach, with the facts for routing.
 ///
-/// A pinned host that only a suffix covers gets an entry of its own, since it has a cluster of its own. What only
-/// a suffix covers has a credential where one is for that suffix.
+/// A pinned host that only a suffix covers gets its own entry, because it has its own cluster. It has a credential if
+/// the suffix has one.
 fn hosts(
     upstreams: &Upstreams,
     policy: &Policy,
@@ -114,7 +114,7 @@ fn hosts(
                 HostPattern::Exact(name) => Some(name),
                 HostPattern::Below(_) => None,
             };
-            // A pin makes no exact entry out of a suffix.
+            // A pinned host that only a suffix covers still counts as covered by the suffix.
             let by = exact.and_then(|name| listed.by(name));
             let credentialed = credentialed(by.as_ref().unwrap_or(&pattern));
             route::Host {
@@ -128,12 +128,12 @@ fn hosts(
         .collect()
 }
 
-/// Where Envoy listens.
+/// The addresses on which Envoy listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Listen {
-    /// For sandboxes: the explicit proxy.
+    /// The explicit proxy, for sandboxes.
     pub proxy: SocketAddr,
-    /// For its own resolver.
+    /// The DNS port for Envoy's own resolver.
     pub resolver: SocketAddr,
 }
 
@@ -144,11 +144,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Builds all of it: the same inputs give the same snapshot, versions included.
+    /// Builds a snapshot. The same inputs give the same snapshot, including the versions.
     ///
-    /// `extra` are hosts that single containers may reach beside
-    /// the policy's. `credentialed` says of an entry of the list whether a credential may be added there. `module` is
-    /// the code of all filters.
+    /// `extra` are the hosts that single containers may reach in addition to those of the policy. `credentialed` tells
+    /// whether a credential may be added for an entry of the list. `module` is the code of all filters.
     pub fn build(
         listen: Listen,
         upstreams: &Upstreams,
@@ -168,7 +167,7 @@ impl Snapshot {
             snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
         for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
-            // The identity filter has a stream on which its rules reach it.
+            // The identity filter receives its rules on its own stream.
             let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
             snapshot.add(ResourceKind::Extension, name, extension::filter(name, module, rules));
         }

@@ -14,7 +14,7 @@ pub struct Status(u32);
 
 impl Status {
     const OK: u32 = 0;
-    /// There is no such key, property, buffer or call.
+    /// No such key, property, buffer or call exists.
     pub const NOT_FOUND: Self = Self(1);
     /// An argument is out of range, or the context has no such map or buffer now.
     pub const BAD_ARGUMENT: Self = Self(2);
@@ -195,7 +195,7 @@ pub(crate) fn replace(map: Map, name: &str, value: &[u8]) -> Result<(), Status> 
     })
 }
 
-/// The property at `path`. `None` where there is none, or an empty one.
+/// The property at `path`. `None`: no such property, or an empty one.
 pub(crate) fn property(path: &[&str]) -> Result<Option<Vec<u8>>, Status> {
     let path = path.join("\0");
     // SAFETY: the path is one slice, which lives through the call; Envoy writes to both places, or to none.
@@ -225,7 +225,7 @@ pub(crate) fn close_stream(side: Side) -> Result<(), Status> {
 }
 
 pub(crate) fn send_local_response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Status> {
-    /// That the answer is none of gRPC's.
+    /// The response has no gRPC status.
     const NO_GRPC: i32 = -1;
     let headers = serialized(headers);
     // SAFETY: each pointer and its length are of one slice, which lives through the call, or null and 0.
@@ -261,7 +261,7 @@ pub(crate) fn set_effective_context(context: u32) -> Result<(), Status> {
     Status::check(unsafe { proxy_set_effective_context(context) })
 }
 
-/// What `call` returns by the two places that it is given. `None` where it returns no bytes.
+/// The bytes that `call` returns by its two places. `None`: no bytes.
 ///
 /// # Safety
 /// On OK, `call` has written to both places: null, or what Envoy got from `proxy_on_memory_allocate`, with its size.

@@ -9,12 +9,12 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action as SdkAction, ContextType};
 use std::cell::{Cell, RefCell};
 
-/// What Envoy does with the part of a request or response that a callback was given.
+/// The effect of a callback on its part of the request or response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It goes on to the next filter, with everything that waits.
+    /// The part continues to the next filter, with all waiting parts before it.
     Continue,
-    /// It waits, and a body is buffered, until the stream is resumed or a later callback continues.
+    /// The part waits until a resume or a later callback that continues. A body is buffered.
     Pause,
 }
 
@@ -75,17 +75,19 @@ pub trait StreamCallbacks {
     fn on_grpc_call_response(&mut self, _token: u32, _status: u32, _size: usize) {}
 }
 
-/// Makes `root` what creates the root context of each filter, from the id of the context. To be called once in each VM,
-/// before Envoy creates contexts. From here on a panic leaves its message in Envoy's log, and a note on its request
-/// ([`crate::note_panics`]).
-pub fn start(root: fn(u32) -> Box<dyn RootCallbacks>) {
+/// Creates the root context of a filter, from the id of the context.
+pub type NewRoot = fn(u32) -> Box<dyn RootCallbacks>;
+
+/// Registers `root` with the SDK. Each VM calls this once, before Envoy creates contexts. From here on a panic writes its
+/// message to Envoy's log, and a note on its request.
+pub fn start(root: NewRoot) {
     crate::note_panics();
     NEW_ROOT.set(Some(root));
     proxy_wasm::set_root_context(new_root);
 }
 
 thread_local! {
-    static NEW_ROOT: Cell<Option<fn(u32) -> Box<dyn RootCallbacks>>> = const { Cell::new(None) };
+    static NEW_ROOT: Cell<Option<NewRoot>> = const { Cell::new(None) };
     static TURN: RefCell<Turn> = const { RefCell::new(Turn::none()) };
 }
 
@@ -107,7 +109,7 @@ impl RootContext for Missing {
     }
 }
 
-/// What is done to a stream when the callback has returned.
+/// An effect on a stream, applied when the callback has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Resume(Side),

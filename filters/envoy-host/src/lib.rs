@@ -20,7 +20,7 @@ mod request;
 mod response;
 
 pub use abi::Status;
-pub use callbacks::{Action, RootCallbacks, StreamCallbacks, start};
+pub use callbacks::{Action, NewRoot, RootCallbacks, StreamCallbacks, start};
 pub use flow::{carry_out, request_head};
 pub use grpc::{Method, call, cancel_stream, grpc_message, open_stream, send_message};
 pub use property::{
@@ -81,7 +81,7 @@ fn pairs(map: Map) -> Result<Vec<(String, Vec<u8>)>, Error> {
 /// How much a log line matters; see the house style for what `Warn` and `Error` mean to an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Of interest to whoever follows what happens.
+    /// Of interest to a reader who follows the events.
     Info,
     /// An operator should look.
     Warn,
@@ -101,7 +101,7 @@ pub fn log(level: Level, message: &str) {
 
 /// Makes every panic leave its message in Envoy's log, and a note on the request over which it happens: filter state
 /// `wasm.sallyport.panic`. Other requests that the VM takes down with it have no such note. The control plane blocks
-/// whoever makes a filter panic again and again.
+/// a container whose requests make a filter panic again and again.
 fn note_panics() {
     const CRITICAL: u32 = 5;
     static NOTED: Once = Once::new();

@@ -10,8 +10,8 @@ pub const AUDIT: [&str; 1] = ["sallyport.audit"];
 /// Where the identity filter leaves the record by which a request to one of GitHub's hosts has passed.
 pub const CONTAINER: [&str; 1] = ["sallyport.container"];
 
-/// The property at `path`, as Envoy serialises it: text as its bytes, numbers as 8 bytes little-endian. `None` when
-/// there is none.
+/// The property at `path`, as Envoy serialises it: text as its bytes, numbers as 8 bytes little-endian. `None`:
+/// no such property.
 ///
 /// # Errors
 /// As Envoy answers.
@@ -31,7 +31,7 @@ pub fn set_property(path: &[&str], value: &[u8]) -> Result<(), Error> {
 /// Which of a module's filters is to be the root context at hand, as the plugin's configuration names it.
 ///
 /// # Errors
-/// As Envoy answers, and when there is none.
+/// If Envoy refuses, or the property is missing.
 pub fn root_id() -> Result<Vec<u8>, Error> {
     property(&["plugin_root_id"])?.ok_or(Error::Unreadable { call: "get_property" })
 }

@@ -91,7 +91,7 @@ enum Upstream {
 /// The response to an undecided or refused push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Response {
-    /// None has come, or a failure, which passes.
+    /// No response has arrived, or a failure, which passes.
     Passing,
     /// A success, which waits; of a refused push also a failure.
     Held,

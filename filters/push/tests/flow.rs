@@ -1,5 +1,5 @@
 //! The flow of a push through a stream: however its body is cut, whenever the server and GitHub answer, and whatever
-//! fails. What holds at every moment is asserted in `support/stream.rs`.
+//! fails. `support/stream.rs` asserts the properties that always hold.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -167,7 +167,7 @@ proptest! {
     fn a_push_ends_in_one_way_whatever_comes_when(plan in plans(false)) {
         let (case, stream) = run(&plan);
         let passed = stream.sent_end && matches!(stream.told, Told::All { whole: true, .. });
-        // A server may say all before it has got all, of a failure and of what is allowed.
+        // A server may complete its response before it has the whole body, for a failure and for an allowed push.
         let told = matches!(stream.told, Told::All { whole: true, .. });
         let refused = matches!(stream.over, Some(Over::Answered(_)));
         prop_assert!(refused != (passed || told), "it has no end: {:?}, {:?}", stream.told, stream.rule());
@@ -251,7 +251,7 @@ fn both_directions_are_resumed_by_the_last_answer() {
     stream.body(&body.bytes, true);
     stream.response(200, false);
     assert!(matches!(stream.told, Told::Held { .. }) && !stream.sent_end);
-    // What the server says to the end waits as well: all of the push has come.
+    // The complete response waits as well, because the whole push has arrived.
     stream.response_ends(true);
     assert_eq!(stream.over, None);
     stream.answer_all();
@@ -376,7 +376,7 @@ fn a_refusal_is_a_report_or_a_status() {
     }
 }
 
-/// What the first step of a request comes to: the rule and the status of a refusal, whether it waits for the rest.
+/// The rule and the status of the refusal at the first step of a request, whether or not it waits for the rest.
 fn refusal(flow: &mut Flow, head: RequestHead, end: bool) -> Option<(String, u16)> {
     let step = flow.request_headers(Ok(head), end);
     let answer = match step.then {
@@ -437,7 +437,7 @@ fn a_container_pushes_so_many_at_a_time() {
         .collect();
     let refused = refusal(&mut Stream::flow(case, &load), push_head(case), false);
     assert_eq!(refused, Some(("limit.pushes".to_owned(), 429)));
-    // One that is refused makes room, and so does one that is over.
+    // A refused push makes room, and so does a finished one.
     let _ = open[0].request_body(body.bytes.len(), Err(Broken::new("Envoy")), false);
     open.push(Stream::flow(case, &load));
     assert_eq!(open.last_mut().unwrap().request_headers(Ok(push_head(case)), false).then, Then::Pause);

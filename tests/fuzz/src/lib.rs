@@ -10,6 +10,8 @@ pub mod support;
 #[path = "../../stand-in/tests/support/mod.rs"]
 pub mod chain_support;
 
+use support::pack;
+
 pub mod packs;
 pub mod targets;
 

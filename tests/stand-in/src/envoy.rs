@@ -1,4 +1,4 @@
-//! What a test uses: an Envoy of one worker, its clients, its upstream and its control plane.
+//! The interface for tests: an Envoy of one worker, its clients, its upstream and its control plane.
 
 use crate::manager;
 use crate::state::{Arrived, Headers, Side, Stage, State, stream, with};
@@ -13,13 +13,13 @@ use std::time::Duration;
 /// How long identity's ticks are apart.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// What an Envoy begins with.
+/// The initial configuration of an [`Envoy`].
 pub struct Config {
     /// The policy. Its GitHub rules are the github and the push filter's configuration.
     pub policy: Policy,
     /// The registered containers, in the snapshot of the registry's stream.
     pub containers: Vec<Container>,
-    /// What the clock shows at first.
+    /// The initial time of the clock.
     pub now: Timestamp,
     /// Whether the registry sends its snapshot. Otherwise the test does, by [`Envoy::registry`].
     pub snapshot: bool,
@@ -86,7 +86,7 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(usize);
 
-/// What the credential stage does to a request.
+/// The decision of the credential stage on a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// Nothing.
@@ -117,7 +117,7 @@ pub enum Call {
     Descends(push::DescendsRequest),
 }
 
-/// What the control plane answers to a [`Call`].
+/// The control plane's response to a [`Call`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// This message.
@@ -145,7 +145,7 @@ thread_local! {
     static CREDENTIALS: RefCell<Option<Credentials>> = const { RefCell::new(None) };
 }
 
-/// What the credential stage does to a stream's request.
+/// The decision of the credential stage on a stream's request.
 pub(crate) fn credential(id: usize) -> Credential {
     let headers = stream(id, |stream| stream.half(Side::Request).headers.clone().unwrap_or_default());
     CREDENTIALS.with_borrow_mut(|decide| decide.as_mut().map_or(Credential::None, |decide| decide(&headers)))
@@ -373,12 +373,12 @@ impl Envoy {
         self.settle();
     }
 
-    /// What of the request has arrived at the upstream.
+    /// The part of the request that has arrived at the upstream.
     pub fn upstream(&self, id: StreamId) -> Arrived {
         stream(id.0, |stream| stream.upstream.clone())
     }
 
-    /// What of the response has arrived at the client.
+    /// The part of the response that has arrived at the client.
     pub fn client(&self, id: StreamId) -> Arrived {
         stream(id.0, |stream| stream.client.clone())
     }
@@ -398,7 +398,7 @@ impl Envoy {
         stream(id.0, |stream| stream.properties.get(name.as_bytes()).cloned())
     }
 
-    /// The rule in the audit's note on the stream; empty where there is none.
+    /// The rule in the audit's note on the stream. Empty without a note.
     pub fn rule(&self, id: StreamId) -> String {
         let note = self.property(id, "sallyport.audit").unwrap_or_default();
         let note: serde_json::Value = serde_json::from_slice(&note).unwrap_or_default();

@@ -172,7 +172,7 @@ fn map(state: &mut State, kind: u32) -> Result<Option<&mut Headers>, u32> {
     };
     let Some(stream) = context.stream.filter(|_| has) else { return Ok(None) };
     let half = state.streams[stream].half(side);
-    Ok(if kind % 2 == 0 { half.headers.as_mut() } else { half.trailers.as_mut() })
+    Ok(if matches!(kind, 0 | 2) { half.headers.as_mut() } else { half.trailers.as_mut() })
 }
 
 #[unsafe(no_mangle)]
@@ -270,7 +270,7 @@ extern "C" fn proxy_add_header_map_value(
     change(kind, |map| map.push((name, value)))
 }
 
-/// What Envoy knows of the stream at hand, or a filter has noted.
+/// A property of the current stream: a fact that Envoy knows, or a filter's note.
 fn known(state: &mut State, path: &[u8]) -> Option<Vec<u8>> {
     let (stage, stream) = state.acting().map(|context| (context.stage, context.stream))?;
     if path == b"plugin_root_id" {
@@ -332,7 +332,7 @@ extern "C" fn proxy_continue_stream(side: u32) -> u32 {
             state.after.push_back(After::Continue(stream, side, filter));
         }
         if let Some(context) = state.acting() {
-            // Whichever side is resumed, Envoy forgets what it had of the request.
+            // A resume of either side voids the request's maps and buffer.
             (context.headers[0], context.trailers[0], context.body[0]) = (false, false, None);
             context.void = true;
         }

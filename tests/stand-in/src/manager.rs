@@ -5,7 +5,7 @@ use crate::envoy::Credential;
 use crate::state::{Arrived, Data, Headers, Iteration, LocalReply, Side, Stage, stream, with};
 use crate::wasm;
 
-/// What a filter says of headers.
+/// The status that a filter returns for headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadersStatus {
     Continue,
@@ -13,7 +13,7 @@ pub(crate) enum HeadersStatus {
     StopAll,
 }
 
-/// What a filter says of a part of a body.
+/// The status that a filter returns for a part of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DataStatus {
     Continue,
@@ -24,7 +24,7 @@ pub(crate) enum DataStatus {
 /// How much of a request may wait for a filter: `body_buffer` of the control plane's routes.
 const MOST_BUFFERED: usize = 4 << 20;
 
-/// What Envoy says of a response that the upstream has made.
+/// Envoy's code details for a response of the upstream.
 const VIA_UPSTREAM: &str = "via_upstream";
 
 /// The route removes these of a request.
@@ -106,7 +106,7 @@ fn show_headers(id: usize, side: Side, at: usize, end: bool) -> HeadersStatus {
     }
 }
 
-/// What the stand-in's own stages do to a request.
+/// The effect of the stand-in's own stages on a request.
 fn own_stage(id: usize, stage: Stage) -> HeadersStatus {
     if stage == Stage::ForwardProxy {
         return HeadersStatus::Continue;

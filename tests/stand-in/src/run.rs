@@ -32,18 +32,18 @@ pub struct Case {
     pub response: (u16, Vec<(String, String)>, Vec<u8>),
 }
 
-/// What became of a [`Case`].
+/// The outcome of a [`Case`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// The status that the client got; 0 where it got none.
     pub status: u16,
     /// The rule that refused, from the response's header; `None` where the upstream's own response came.
     pub rule: Option<String>,
-    /// The audit's note, as the filters have left it; null where there is none.
+    /// The audit's note as the filters left it. Null without a note.
     pub note: Value,
-    /// What has arrived at the upstream. `None`: not even headers.
+    /// The part of the request that arrived at the upstream. `None`: not even headers.
     pub arrived: Option<Arrived>,
-    /// What has arrived at the client.
+    /// The part of the response that arrived at the client.
     pub client: Arrived,
     /// The calls that the filters have made.
     pub calls: Vec<Call>,
@@ -59,7 +59,7 @@ impl Outcome {
 }
 
 impl Case {
-    /// A request under a policy, of one of the containers or of nobody.
+    /// A request under a policy, from one of the containers or from an unregistered address.
     pub fn new(policy: Policy, containers: Vec<Container>, request: Request) -> Self {
         Self {
             policy,

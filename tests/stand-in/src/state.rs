@@ -1,4 +1,4 @@
-//! What one worker of the stand-in holds: the VM's contexts, the streams, and what waits to be done after a callback.
+//! The state of one worker: the VM's contexts, the streams, and the actions that run after a callback.
 //! The other modules change it; nothing is borrowed while a filter runs.
 
 use std::cell::RefCell;
@@ -82,14 +82,14 @@ pub(crate) enum Data {
 pub(crate) struct Half {
     pub headers: Option<Headers>,
     pub trailers: Option<Headers>,
-    /// What waits. It stays, empty, when it was sent on.
+    /// The waiting bytes. The buffer stays, empty, after the bytes continue.
     pub buffer: Option<Vec<u8>>,
     /// All of it has come.
     pub complete: bool,
     pub chunks: BTreeMap<u64, Vec<u8>>,
 }
 
-/// What has arrived at one end.
+/// The headers, body and trailers that have arrived at one end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
     /// Its headers; empty where none has arrived.
@@ -143,7 +143,7 @@ pub(crate) struct Stream {
     pub halves: [Half; 2],
     /// All of the upstream's response has come.
     pub answered: bool,
-    /// Who has made the response.
+    /// Envoy's code details: the origin of the response.
     pub details: String,
     /// Callbacks of a filter under way, for each side.
     pub depth: [u32; 2],
@@ -199,7 +199,7 @@ pub(crate) struct Context {
     pub tick: Option<(std::time::Duration, std::time::Duration)>,
 }
 
-/// What is done when the VM has returned.
+/// An action that runs when the VM has returned.
 #[derive(Debug)]
 pub(crate) enum After {
     Continue(usize, Side, usize),

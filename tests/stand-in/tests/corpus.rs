@@ -41,7 +41,7 @@ fn every_way_round_has_its_verdict_and_refused_ones_do_not_arrive() {
     for case in &cases {
         let mut request = Request::new(&case.method, &case.authority, &case.target);
         request.headers.extend(case.headers.clone());
-        // What the handshake would have named.
+        // The name of the TLS handshake.
         request.sni = policy::HostName::parse(case.authority.as_bytes()).ok().map(|host| host.to_string());
         let confirmed = case.expect == "allow";
         let outcome = Chain::run(

@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "../../../filters/push/tests/support/pack.rs"]
+#[allow(dead_code, reason = "the tests of pushes need all of it")]
+mod pack;
+
 #[path = "support/mod.rs"]
 mod support;
 

@@ -47,15 +47,13 @@ const BEGINNINGS: [&str; 11] =
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane",
-    "filters/chain",
-    "filters/envoy-host",
-    "filters/github-filter",
+    "control-plane/audit",
+    "control-plane/base",
+    "control-plane/credentials",
+    "control-plane/src",
     "filters/identity-filter",
     "filters/policy",
-    "filters/push-filter",
     "tests/e2e",
-    "tests/stand-in",
     "tests/support",
 ];
 
@@ -65,10 +63,12 @@ const EXEMPT: &[(&str, &str, &str)] =
 
 /// The commit from which on subjects have the form `area: imperative`.
 const BASE: &str = "f225f90";
-/// Commits that were on the main branch before this check: the beginning of the subject, the reason.
-const MERGED: &[(&str, &str)] = &[
-    ("docs: sweep the clients, Envoy's README and the changelog", "73 characters, merged before the check"),
-    ("tests: hold that the modules of a crate import each other", "75 characters, merged before the check"),
+/// Subjects that are too long and were on the main branch before this check: their beginnings.
+const MERGED: &[&str] = &[
+    "docs: sweep the clients, Envoy's README and the changelog",
+    "tests: run the corpora of requests and of pushes through",
+    "tests: hold that the modules of a crate import each other",
+    "tests: drive the chain over orders of events, as a test",
 ];
 /// The length of a subject in characters.
 const SUBJECT: usize = 72;
@@ -130,7 +130,8 @@ fn kind(name: &str) -> Option<Kind> {
 fn paragraphs(kind: Kind, text: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let (mut open, mut fenced) = (false, false);
-    for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())).peekable();
+    while let Some((number, line)) = lines.next() {
         let comment = |marks: &[&str]| marks.iter().find_map(|mark| line.strip_prefix(mark)).map(str::trim);
         let words = match kind {
             Kind::Markdown => Some(line),
@@ -152,8 +153,9 @@ fn paragraphs(kind: Kind, text: &str) -> Vec<(usize, String)> {
             open = false;
             continue;
         }
-        // A heading is no sentence.
-        if fenced || words.is_empty() || kind == Kind::Markdown && words.starts_with('#') {
+        // Headings, also those of a table, are no sentences.
+        let heads_table = words.starts_with('|') && lines.peek().is_some_and(|(_, next)| next.contains("| --- |"));
+        if fenced || words.is_empty() || heads_table || kind == Kind::Markdown && words.starts_with('#') {
             open = false;
             continue;
         }
@@ -252,8 +254,8 @@ fn documents_and_comments_use_plain_words() {
 fn wrong(subject: &str) -> Option<&'static str> {
     let Some((area, rest)) = subject.split_once(": ") else { return Some("expected `area: imperative`") };
     let lower = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
-    if area.is_empty() || !area.bytes().all(lower) {
-        Some("the area is one lower-case word")
+    if area.split(", ").any(|area| area.is_empty() || !area.bytes().all(lower)) {
+        Some("an area is one lower-case word")
     } else if rest.starts_with(|first: char| first.is_uppercase()) {
         Some("the imperative begins in lower case")
     } else if subject.ends_with('.') {
@@ -279,14 +281,16 @@ fn commit_subjects_name_an_area_and_are_short() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let log = String::from_utf8(output.stdout).unwrap();
     let commits = log.lines().filter_map(|line| line.split_once('\t'));
-    let commits = commits.filter(|(_, subject)| !MERGED.iter().any(|(begins, _)| subject.starts_with(begins)));
+    let commits = commits.filter(|(_, subject)| !MERGED.iter().any(|begins| subject.starts_with(begins)));
     let bad = commits.filter_map(|(id, subject)| Some(format!("{id} {subject:?}: {}", wrong(subject)?)));
     assert_eq!(bad.collect::<Vec<_>>(), <[String; 0]>::default());
 }
 
 #[test]
 fn a_subject_has_an_area_and_at_most_72_characters() {
-    for good in ["push: hold the trailer", "git-wire: reject `0003`", "docs: name HTTP/2"] {
+    for good in
+        ["push: hold the trailer", "push, github: run the flows", "git-wire: reject `0003`", "docs: name HTTP/2"]
+    {
         assert_eq!(wrong(good), None, "{good}");
     }
     let long = format!("push: {}", "x".repeat(67));
@@ -301,7 +305,10 @@ fn phrases_are_found_in_sentences_cells_and_comments() {
     assert_eq!(found("a.md", "A line\nof the paragraph. Whoever\nasks.\n\nFine."), [1]);
     assert_eq!(found("a.md", "- What is so\n- fine\n\n| what is so | a client |\n"), [1, 4]);
     assert_eq!(
-        found("a.md", "# What a rule is\n\n| rule | what |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"),
+        found(
+            "a.md",
+            "# What a rule is\n\n| what to do | b |\n| --- | --- |\n\nWhat is a rule? `nobody's`\n\n```\nwhoever\n```\n"
+        ),
         [0usize; 0]
     );
     assert_eq!(found("a.rs", "/// Whether there\n/// is none.\nfn a() { \"whoever\" }\n"), [1]);

@@ -1,4 +1,4 @@
-//! An api.github.com for unit tests: TLS on a port of this machine, with answers that the test gives.
+//! A stand-in for api.github.com in unit tests: TLS on a port of this machine, with responses from the test.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -25,24 +25,24 @@ use super::{Client, Limits, Place};
 /// The host that the server stands in for.
 pub const HOST: &str = "api.github.com";
 
-/// The token that the server wants.
+/// The token that the server requires.
 pub const TOKEN: &str = "fixture-token-of-the-unit-tests";
 
-/// The longest answer that a client of the server takes, in bytes.
+/// The longest response that a client of the server accepts, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// From the request line (`GET /path`) and the body to status and body.
+/// Maps the request line (`GET /path`) and the body to a status and a body.
 type Answers = dyn Fn(&str, &str) -> (u16, String) + Send + Sync;
 
 /// The server.
 pub struct Server {
-    /// Its port at this machine's loopback address.
+    /// The port at this machine's loopback address.
     pub port: u16,
-    /// The certificate that vouches for it.
+    /// The root certificate to verify the server against.
     pub ca_pem: String,
     /// The request lines so far.
     pub asked: Arc<Mutex<Vec<String>>>,
-    /// `GET /slow` is answered when this is closed.
+    /// `GET /slow` gets its response when this is closed.
     pub slow: Arc<Semaphore>,
 }
 
@@ -60,7 +60,7 @@ impl Server {
         Self { port, ca_pem: certificate.pem(), asked, slow }
     }
 
-    /// A client of it.
+    /// A client for the server.
     pub fn client(&self, at_a_time: usize) -> Client {
         let deadline = Duration::from_secs(10);
         let limits = Limits { at_a_time, connect: deadline, deadline, max_answer: MAX_ANSWER };
@@ -68,13 +68,13 @@ impl Server {
         Client::new(HostName::parse(HOST.as_bytes()).unwrap(), place, &self.ca_pem, limits).unwrap()
     }
 
-    /// How often this was asked.
+    /// How often this request was sent.
     pub fn asked(&self, line: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| *asked == line).count()
     }
 }
 
-/// The header that the server wants.
+/// The header that the server requires.
 pub fn header() -> (HeaderName, HeaderValue) {
     (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {TOKEN}")).unwrap())
 }
@@ -91,7 +91,7 @@ fn acceptor(certificate: &str, key: &str) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// What a connection needs.
+/// The state that each connection shares.
 #[derive(Clone)]
 struct Served {
     answers: Arc<Answers>,
@@ -115,7 +115,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let line = format!("{} {}", request.method(), request.uri());
     let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
-    // What concerns installations is for an App, which shows a JWT.
+    // Requests about installations are for an App, which sends a JWT.
     let of_app = line.contains("/installation") && shown.starts_with("Bearer eyJ") && shown.matches('.').count() == 2;
     let authorized = of_app || shown == format!("Bearer {TOKEN}");
     let body = String::from_utf8(request.into_body().collect().await?.to_bytes().into()).unwrap();
@@ -125,7 +125,7 @@ async fn answer(
     if waits {
         let _closed = slow.acquire().await;
     }
-    // This server ends a connection when it likes, as servers do.
+    // This server may close a connection at any time, as servers do.
     let response = Response::builder().status(status).header("x-oauth-scopes", "repo, workflow");
     Ok(response.body(Full::new(Bytes::from(body))).unwrap())
 }

@@ -1,7 +1,7 @@
-//! Which filter chain of the tunnel's listener a connection gets: TLS for a plain server name, cleartext, or none.
+//! Selects the filter chain of the tunnel's listener for a connection: TLS for a plain server name, cleartext, or none.
 //!
-//! The server name of a handshake becomes the name of a secret that Envoy asks us for, so what is no plain name must
-//! end here: a protobuf string that is not UTF-8 cannot even be decoded, and would end the whole xDS stream.
+//! Envoy requests a secret by the server name of the handshake, so a handshake without a plain name must end here. A
+//! name that is not UTF-8 is no valid protobuf string: it could not be decoded, and would end the whole xDS stream.
 
 use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::{
     ServerNameInput, TransportProtocolInput,
@@ -17,11 +17,12 @@ use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, RegexMatcher, StringMat
 use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
-/// Two labels or more of letters, digits, hyphens and underscores, and perhaps a trailing dot. Envoy shows the name
-/// in lower case here.
+/// Two or more labels of letters, digits, hyphens and underscores, with an optional trailing dot. Envoy matches the
+/// name in lower case.
 const PLAIN_NAME: &str = r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+\.?";
 
-/// Chain `encrypted` for TLS with a plain server name, `cleartext` for whatever is no TLS. Anything else is closed.
+/// Selects the chain `encrypted` for TLS with a plain server name, and `cleartext` for connections without TLS. All
+/// other connections are closed.
 pub fn by_protocol(encrypted: &str, cleartext: &str) -> Matcher {
     let protocol = |name: &str| {
         single("transport-protocol", TransportProtocolInput {}, string_matcher::MatchPattern::Exact(name.into()))

@@ -1,5 +1,5 @@
-//! CDS: where requests go. One dynamic forward proxy for every allowed host, one cluster for each host that the
-//! operator has pinned, and the way from a CONNECT into the internal listener.
+//! CDS: the destinations of requests. A dynamic forward proxy for all allowed hosts, a pair of clusters for each pinned
+//! host, and the cluster that leads from a CONNECT into the internal listener.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -42,53 +42,53 @@ use super::{
 use outbound::dns::public::CLOSED;
 use outbound::upstreams::Upstream;
 
-/// How long a TCP connection to an upstream may take.
+/// The timeout for a TCP connection to an upstream.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an unused connection to an upstream is kept.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// Connections, and requests waiting for one, to all upstreams of a cluster together: a bound against exhaustion,
-/// far above what one Envoy serves.
+/// The most connections, and the most requests, to all upstreams of a cluster together. A protection against
+/// exhaustion, far above the load of one Envoy.
 const CLUSTER_LIMIT: u32 = 16_384;
 
-/// Names in the DNS cache; the allowlist bounds them long before.
+/// The most names in the DNS cache. The allow list limits them long before.
 const DNS_NAMES: u32 = 4_096;
 
-/// Our socket for DNS, as Envoy finds it: relative to the state directory, like the bootstrap's.
+/// The control plane's socket for DNS, as Envoy finds it: relative to the state directory, like the bootstrap's.
 pub const DNS_SOCKET: &str = "run/dns.sock";
 
-/// How long Envoy's resolver waits for an answer: longer than we work on one (dns/nameservers.rs).
+/// The timeout of a query by Envoy's resolver: longer than the control plane takes for one (dns/nameservers.rs).
 const DNS_QUERY: Duration = Duration::from_secs(5);
-/// How long a lookup of both kinds of address may take.
+/// The timeout of a lookup of both kinds of address.
 const DNS_LOOKUP: Duration = Duration::from_secs(6);
-/// A name in use is asked for again when its records end, but not within this time.
+/// The shortest time after which a name in use is resolved again. Otherwise its TTL decides.
 const DNS_REFRESH: Duration = Duration::from_secs(5);
-/// A name that cannot be resolved is asked for again after the first, doubling to the second.
+/// The first and the longest pause before a name is resolved again that could not be resolved. The pause doubles.
 const DNS_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// A name that nobody has used for this long is forgotten.
+/// The time after which an unused name is dropped from the cache.
 const DNS_UNUSED: Duration = Duration::from_secs(300);
 
 /// The versions of HTTP that a cluster offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Versions {
-    /// As the upstream's ALPN chooses.
+    /// The version that the upstream selects by ALPN.
     Negotiated,
     /// HTTP/1.1, for WebSockets.
     Http1,
 }
 
-/// The name of the cluster for a pinned host, or for all others.
+/// The name of the cluster for a pinned host, or with `None` for all other hosts.
 pub fn name(pinned: Option<&HostName>) -> String {
     pinned.map_or_else(|| UPSTREAM.to_owned(), |host| format!("{UPSTREAM}:{host}"))
 }
 
-/// The name of the same that speaks HTTP/1.1 only.
+/// The name of the corresponding cluster that speaks only HTTP/1.1.
 pub fn http1_name(pinned: Option<&HostName>) -> String {
     format!("{}:http1", name(pinned))
 }
 
-/// The clusters of a host that the operator has pinned to an address, with the CA that vouches for it.
+/// The clusters of a pinned host, which is verified against its own CA.
 pub fn pinned(host: &HostName, upstream: &Upstream) -> [Cluster; 2] {
     let san = SubjectAltNameMatcher {
         san_type: SanType::Dns.into(),
@@ -113,14 +113,15 @@ pub fn pinned(host: &HostName, upstream: &Upstream) -> [Cluster; 2] {
     [cluster(name(Some(host)), Versions::Negotiated), cluster(http1_name(Some(host)), Versions::Http1)]
 }
 
-/// The clusters of every other allowed host: resolved by name, verified against `roots_pem`, and one without TLS.
+/// The clusters of all other allowed hosts, which are resolved by name: two with TLS, verified against `roots_pem`, and
+/// one without TLS.
 pub fn dynamic_forward_proxy(roots_pem: &str, resolver: SocketAddr) -> [Cluster; 3] {
     let tls =
         UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
     let encrypted = || Some(transport_socket("envoy.transport_sockets.tls", tls.clone()));
     let follow_authority =
         || Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() });
-    // Without TLS there is no name to verify, which Envoy wants to be told.
+    // Without TLS there is no name to verify; Envoy requires an explicit option for that.
     let cluster = |name: String, transport_socket: Option<TransportSocket>, options| Cluster {
         lb_policy: cluster::LbPolicy::ClusterProvided.into(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
@@ -144,10 +145,10 @@ pub fn dynamic_forward_proxy(roots_pem: &str, resolver: SocketAddr) -> [Cluster;
     ]
 }
 
-/// The DNS cache, which filter and cluster of the dynamic forward proxy share by its name.
+/// The DNS cache. The filter and the clusters of the dynamic forward proxy share it by its name.
 ///
-/// Only the control plane is asked, at `resolver`. Envoy answers some names itself all the same, as those of its hosts
-/// file: what is not public is dropped once more from whatever it has found.
+/// Envoy queries only the control plane, at `resolver`. But Envoy resolves some names itself, for example those in its
+/// hosts file, so addresses that are not public are dropped again from its results.
 pub fn dns_cache(resolver: SocketAddr) -> DnsCacheConfig {
     let asked = CaresDnsResolverConfig {
         resolvers: vec![tcp(resolver)],
@@ -183,8 +184,8 @@ pub fn dns_cache(resolver: SocketAddr) -> DnsCacheConfig {
     }
 }
 
-/// From an opened CONNECT into the internal listener. The PROXY header carries the sandbox's address over; nobody
-/// but Envoy can reach an internal listener, so it is to be believed.
+/// The cluster from an opened CONNECT into the internal listener. The PROXY header carries the sandbox's address. Only
+/// Envoy can reach an internal listener, so the header is trusted.
 pub fn tunnel() -> Cluster {
     let address = Address {
         address: Some(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
@@ -211,7 +212,7 @@ pub fn tunnel() -> Cluster {
     }
 }
 
-/// From the resolver's listener to this process.
+/// The cluster from the resolver's listener to this process.
 pub fn resolver() -> Cluster {
     let socket = Pipe { path: DNS_SOCKET.into(), ..Default::default() };
     Cluster {
@@ -292,7 +293,7 @@ fn http_options(
     HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack_any(options))])
 }
 
-/// HTTP/2 with windows that bound what one stream and one connection can make Envoy hold.
+/// HTTP/2 options. The windows limit the memory that one stream and one connection can take in Envoy.
 pub fn h2() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         initial_stream_window_size: number(H2_STREAM_WINDOW),

@@ -1,4 +1,4 @@
-//! ECDS: the filters' code. A filter that is rebuilt is a new version of its resource; no listener changes.
+//! ECDS: the filters' code. A rebuilt filter is a new version of its resource; no listener changes.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use envoy_types::util::pack_any;
 
 use super::{duration, flag};
 
-/// How long a worker whose filter has panicked refuses all requests before it starts the filter again; Envoy's own
-/// default is a second.
+/// How long a worker refuses all requests after a panic of a filter, before it starts the filter again. Envoy's default
+/// is a second.
 const RELOAD: Duration = Duration::from_millis(100);
 
-/// The filter `name` of `module`, a WebAssembly module, and what it is configured with.
+/// The filter `name` in the WebAssembly module `module`, with its configuration.
 ///
-/// The filters of one module run in one VM, which has one id for all of them: Envoy compiles the module once.
+/// All filters of the module share one VM id, so they run in one VM, and Envoy compiles the module once.
 pub fn filter(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> TypedExtensionConfig {
     let vm = VmConfig {
         vm_id: "sallyport".into(),
@@ -38,7 +38,7 @@ pub fn filter(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> Type
         root_id: name.into(),
         vm: Some(plugin_config::Vm::VmConfig(vm)),
         configuration: configuration.map(|value| pack_any(BytesValue { value })),
-        // A filter that panics denies what it was judging and starts again; it never lets a request pass.
+        // A filter that panics refuses the request and starts again. It never lets the request pass.
         failure_policy: FailurePolicy::FailReload.into(),
         reload_config: Some(ReloadConfig {
             backoff: Some(BackoffStrategy { base_interval: Some(duration(RELOAD)), ..Default::default() }),

@@ -59,35 +59,35 @@ use super::{
 };
 use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
 
-/// How long a stream may be silent in both directions: model APIs think for minutes before the first byte.
+/// The idle timeout of a stream, in both directions. Model APIs may take minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);
 
-/// How long a client may take to send its request's headers.
+/// The timeout for a request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long Envoy waits for the other side of a connection that it closes: for what it has yet to read to be taken, as
-/// long as none of it is, and then for its own close. Short enough for a stream over HTTP/1.1, which ends with its
-/// connection, to end within a second of its record; a client that reads nothing for longer loses the end of an answer
-/// after which the connection was to be closed.
+/// How long Envoy waits for the peer of a connection that it closes: as long as the peer reads none of the remaining
+/// bytes, and then again until the peer closes its side. A stream over HTTP/1.1 ends with its connection, and has to
+/// end within a second after its record, so the time is short. A client that reads nothing for longer loses the end of
+/// the response after which the connection closes.
 const CLOSE: Duration = Duration::from_millis(500);
 
-/// How long a connection to the proxy may be without a request. A tunnel is one for as long as it is open.
+/// The idle timeout of a connection to the proxy without a request. An open tunnel counts as a request.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// How long a client may take until Envoy knows whether it speaks TLS, and then until the handshake is done, which
-/// waits for the leaf.
+/// The timeout until Envoy knows whether a client speaks TLS, and the timeout for the handshake, which waits for the
+/// leaf.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a request waits for the credential stage before it is answered 503.
+/// The timeout of the credential stage. Then the request gets 503.
 const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Request headers over this size are answered 431; Envoy's own default, named.
+/// The largest request headers, in KiB. Larger ones get 431. This is Envoy's default, made explicit.
 const HEADERS_KIB: u32 = 60;
 
-/// How long a finished request waits in Envoy before it is sent to the audit.
+/// How long Envoy buffers a finished request before it sends it to the audit.
 pub const AUDIT_FLUSH: Duration = Duration::from_millis(100);
 
-/// A name that no client can ask for: a handshake without a server name finds no certificate.
+/// A secret name that no client can request, so that a handshake without a server name gets no certificate.
 const NO_SERVER_NAME: &str = "no-server-name";
 
 /// The explicit proxy's listener: CONNECT and absolute-form requests in cleartext.
@@ -104,8 +104,8 @@ pub fn proxy(address: SocketAddr, resolver: SocketAddr) -> Listener {
     }
 }
 
-/// The internal listener in which every tunnel ends. TLS gets a leaf minted for its server name; anything else is
-/// read as HTTP.
+/// The internal listener in which every tunnel ends. A TLS connection gets a leaf for its server name. All other bytes
+/// are parsed as HTTP.
 pub fn tunnel(resolver: SocketAddr) -> Listener {
     let selector = OnDemandSecret {
         config_source: Some(ads()),
@@ -124,7 +124,7 @@ pub fn tunnel(resolver: SocketAddr) -> Listener {
             alpn_protocols: vec!["h2".into(), "http/1.1".into()],
             ..Default::default()
         }),
-        // The selector refuses to start with either kind of resumption.
+        // The selector does not start with either kind of session resumption.
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
         ..Default::default()
@@ -156,8 +156,8 @@ pub fn tunnel(resolver: SocketAddr) -> Listener {
     }
 }
 
-/// Where Envoy's own resolver finds ours: a port on loopback that is poured into our Unix socket, since c-ares speaks
-/// to no socket but TCP's and UDP's, and no network joins Envoy and us.
+/// The listener for Envoy's own resolver: a loopback port that is forwarded to the control plane's Unix socket. c-ares
+/// supports only TCP and UDP, and there is no network between Envoy and the control plane.
 pub fn resolver(address: SocketAddr) -> Listener {
     let onward = TcpProxy {
         stat_prefix: RESOLVER.into(),
@@ -181,8 +181,8 @@ fn base(name: &str) -> Listener {
     }
 }
 
-/// The HTTP connection manager: the peer's address is the only identity, and the request that is judged is the
-/// request that is sent, so nothing is normalised.
+/// The HTTP connection manager. The peer's address is the only identity. The judged request is the request that is
+/// sent, so nothing is normalised.
 fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
     use http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation};
     HttpConnectionManager {
@@ -197,8 +197,8 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
             http_filter(CREDENTIALS, credentials()),
             http_filter(UPSTREAM, forward_proxy(resolver)),
             discovered(SCRUB),
-            // A stream has one buffer for all of its filters, and whichever goes on sends all that is in it: what this
-            // one keeps back of a body is kept only where no filter behind it ever waits.
+            // All filters of a stream share one buffer, and a filter that continues sends everything in it. The push
+            // filter can hold a part of a body only if no filter behind it ever pauses.
             discovered(PUSH),
             http_filter("router", Router { suppress_envoy_headers: true, ..Default::default() }),
         ],
@@ -210,12 +210,12 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         }),
         http2_protocol_options: Some(cluster::h2()),
         common_http_protocol_options: Some(CommonOptions {
-            // CGI and its heirs read `X_Real_IP` as `X-Real-IP`, which the identity filter strips.
+            // CGI and its successors read `X_Real_IP` as `X-Real-IP`, which the identity filter removes.
             headers_with_underscores_action: HeadersWithUnderscoresAction::DropHeader.into(),
             idle_timeout: (routes == PROXY).then_some(SILENCE).map(duration),
             ..Default::default()
         }),
-        // Without it Envoy takes X-Forwarded-For for the peer.
+        // Otherwise Envoy would take the peer's address from X-Forwarded-For.
         use_remote_address: flag(true),
         skip_xff_append: true,
         internal_address_config: Some(http_connection_manager::InternalAddressConfig::default()),
@@ -224,13 +224,13 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         strip_port_mode: None,
         strip_trailing_host_dot: true,
-        // Upstreams are reached over TLS whatever the sandbox speaks.
+        // Upstreams are reached over TLS, whatever the sandbox uses.
         scheme_header_transformation: Some(SchemeHeaderTransformation {
             transformation: Some(scheme_header_transformation::Transformation::SchemeToOverwrite("https".into())),
             ..Default::default()
         }),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
-        // Which upgrades pass is for the routes to say: enabled here, they would pass on every route.
+        // The routes enable upgrades. If they were enabled here, they would pass on every route.
         upgrade_configs: vec![upgrade("websocket", false)],
         local_reply_config: Some(local_reply::named()),
         max_request_headers_kb: number(HEADERS_KIB),
@@ -250,7 +250,7 @@ fn upgrade(kind: &str, enabled: bool) -> http_connection_manager::UpgradeConfig 
     http_connection_manager::UpgradeConfig { upgrade_type: kind.into(), enabled: flag(enabled), ..Default::default() }
 }
 
-/// ext_authz sees what it decides by and nothing else; header values stay in Envoy.
+/// ext_authz receives only the headers that it needs. The values of all other headers stay in Envoy.
 fn credentials() -> ExtAuthz {
     let by_name = |name: &str| StringMatcher {
         match_pattern: Some(string_matcher::MatchPattern::Exact(name.into())),
@@ -276,14 +276,14 @@ fn forward_proxy(resolver: SocketAddr) -> ForwardProxyConfig {
     }
 }
 
-/// Each request, when it has ended, and a long one once before.
+/// The audit log: each request when it has ended, and a long request once before.
 fn audit_log() -> AccessLog {
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig {
             filter_state_objects_to_log: vec![AUDIT_STATE.into(), PANIC_STATE.into()],
             ..log_service("audit")
         }),
-        // The entry's own field knows the usual methods only.
+        // The entry's own field supports only the usual methods.
         additional_request_headers_to_log: vec![":method".into()],
         additional_response_headers_to_log: vec![RULE_HEADER.into()],
         ..Default::default()
@@ -293,7 +293,7 @@ fn audit_log() -> AccessLog {
         types: vec![AccessLogType::DownstreamPeriodic.into()],
         exclude: true,
     }));
-    // A stream that goes on is logged after LONG, and then again and again.
+    // A running stream is logged after LONG, and then repeatedly. Only the first entry is wanted.
     let first = of(FilterSpecifier::DurationFilter(DurationFilter {
         comparison: Some(ComparisonFilter {
             op: comparison_filter::Op::Le.into(),
@@ -310,8 +310,8 @@ fn audit_log() -> AccessLog {
     }
 }
 
-/// Each connection that never came to speak HTTP. The audit picks those that began a handshake: the tag is empty
-/// where none was finished.
+/// The log of connections without an HTTP request. The audit selects those that began a handshake. The tag is empty if
+/// no handshake was completed.
 fn handshake_log() -> AccessLog {
     let finished = CustomTag {
         tag: HANDSHAKE_TAG.into(),
@@ -343,7 +343,7 @@ fn log_service(name: &str) -> CommonGrpcAccessLogConfig {
     }
 }
 
-/// A filter whose code comes by ECDS. The listener waits for it; without it no request is answered.
+/// A filter whose code comes from ECDS. The listener waits for the code; without it no request is served.
 fn discovered(name: &str) -> HttpFilter {
     let source = ExtensionConfigSource {
         config_source: Some(ads()),

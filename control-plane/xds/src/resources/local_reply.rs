@@ -1,5 +1,5 @@
-//! The answers that Envoy gives by itself, in the words of all other refusals: JSON with a rule, and the rule in
-//! `x-sallyport-rule`. What the filters and the credential stage answer is left as it is.
+//! Envoy's own local replies, in the form of all other refusals: JSON with a rule, and the rule in `x-sallyport-rule`.
+//! Refusals of the filters and of the credential stage are left unchanged.
 
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLogFilter, ComparisonFilter, ExtensionFilter, ResponseFlagFilter, StatusCodeFilter,
@@ -18,17 +18,17 @@ use policy::{Denial, Form, RULE_HEADER, Rule, render};
 
 use super::inline;
 
-/// Envoy's format command for the request's id. Nothing in it needs escaping in JSON.
+/// Envoy's format command for the request's id. It contains no character that JSON escapes.
 const REQUEST_ID: &str = "%FILTER_STATE(wasm.sallyport.request-id:PLAIN)%";
 
-/// One answer of Envoy's: when it is given, and what it is called.
+/// One local reply of Envoy: its condition, its rule and its text.
 struct Own {
     when: When,
     rule: Rule,
     error: &'static str,
 }
 
-/// How Envoy marks an answer. Flags are those of the access log's `RESPONSE_FLAGS`, details those of
+/// How a local reply is recognized. Flags are those of the access log's `RESPONSE_FLAGS`, details those of
 /// `RESPONSE_CODE_DETAILS`.
 enum When {
     Flags(&'static [&'static str]),
@@ -36,10 +36,11 @@ enum When {
     Details(&'static str),
 }
 
-/// The first that fits counts. No status stands here that a filter or the credential stage gives.
+/// The known local replies. The first that matches applies. No entry has a status that a filter or the credential stage
+/// uses.
 const OWN: &[Own] = &[
     Own {
-        // Not what it answers itself, which may be 503 too.
+        // Refusals of the credential stage itself don't match, though they may have status 503 too.
         when: When::Details("ext_authz_error"),
         rule: Rule::CredentialsUnavailable,
         error: "the credential stage does not answer; try again",
@@ -87,7 +88,7 @@ const OWN: &[Own] = &[
     },
 ];
 
-/// The configuration.
+/// The configuration of Envoy's local replies.
 pub fn named() -> LocalReplyConfig {
     LocalReplyConfig { mappers: OWN.iter().map(mapper).collect(), ..Default::default() }
 }
@@ -102,14 +103,14 @@ fn mapper(own: &Own) -> ResponseMapper {
     }
 }
 
-/// The body of a refusal that Envoy gives, as the format string by which Envoy makes it. The client's request has no
-/// `x-request-id` any more by then, so the id comes from the filter state that the identity filter leaves.
+/// The body of one of Envoy's refusals, as a format string for Envoy. At that time the request no longer has its
+/// `x-request-id`, so the id comes from the filter state that the identity filter sets.
 pub fn body(denial: &Denial) -> SubstitutionFormatString {
-    // Only the id is a command of the format: the reason is text.
+    // Only the id is a format command. The reason is plain text.
     let denial = Denial { reason: denial.reason.replace('%', "%%"), ..denial.clone() };
     let refusal = render(&denial, Form::Json, REQUEST_ID);
-    // As text and not as a protobuf `Struct`: the order of a map's entries differs from one build to the next, and a
-    // listener that differs drains its connections.
+    // Text instead of a protobuf `Struct`: the order of a map's entries differs between builds, and a changed listener
+    // drains its connections.
     let text = String::from_utf8_lossy(&refusal.body);
     SubstitutionFormatString {
         content_type: refusal.content_type.into(),
@@ -169,7 +170,7 @@ mod tests {
     fn envoy_s_own_refusals_are_like_all_others() {
         for own in OWN {
             let denial = Denial::new(own.rule, own.error);
-            // What Envoy makes of it for a request with the id 7.
+            // Envoy's result for a request with the id 7.
             let sent = text(&denial).replace(REQUEST_ID, "7").replace("%%", "%");
             assert_eq!(sent.as_bytes(), render(&denial, Form::Json, "7").body, "{}", own.rule);
         }

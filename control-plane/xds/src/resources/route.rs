@@ -1,8 +1,8 @@
 //! RDS: one virtual host for each allowed host, and a catch-all that refuses.
 //!
-//! The same hosts stand in two route configurations: behind the explicit proxy's listener, where a CONNECT to any
-//! well-formed name is opened, and behind the tunnel, where there is no CONNECT. Who may reach which host is the
-//! identity filter's decision; what is listed here is all that any container may reach.
+//! The same hosts are in two kinds of route configurations: behind the explicit proxy's listener, where a CONNECT to
+//! any well-formed name is opened, and behind the tunnel, without CONNECT. The routes list every host that any
+//! container may reach. The identity filter decides which container may reach which host.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use super::{
 };
 use base::contract::CREDENTIAL_HEADERS;
 
-/// Headers that Envoy itself needs or adds until the router and that no upstream may see. What a client sends of
-/// their kind is removed by the identity filter.
+/// Headers that Envoy itself needs or adds before the router, and that no upstream may see. The identity filter removes
+/// such headers of the client.
 const NEVER_UPSTREAM: [&str; 8] = [
     "x-forwarded-for",
     "x-forwarded-proto",
@@ -36,29 +36,30 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-request-id",
 ];
 
-/// What no sandbox may see of an upstream that got a credential of ours: a session that was opened with it.
+/// Response headers that are removed if the gateway added a credential: they would give the sandbox a session that was
+/// opened with the credential.
 const NEVER_WITH_CREDENTIAL: [&str; 2] = ["set-cookie", "set-cookie2"];
 
-/// Headers of an upstream that no sandbox may see: `alt-svc` would lead it past the gateway (RFC 7838), and a rule is
-/// named by the gateway alone.
+/// Response headers that are always removed. `alt-svc` would lead the sandbox past the gateway (RFC 7838). Only the
+/// gateway may name a rule.
 const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", RULE_HEADER];
 
-/// One allowed host, or all below a suffix, as routing needs to know it.
+/// One allowed host or suffix, with the facts for routing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Its name or suffix.
+    /// The host or suffix.
     pub pattern: HostPattern,
-    /// It has clusters of its own.
+    /// The host has its own clusters.
     pub pinned: bool,
-    /// A credential may be added, so every request asks ext_authz.
+    /// A credential may be added, so every request goes through ext_authz.
     pub credentialed: bool,
-    /// What comes in cleartext goes on in cleartext.
+    /// Cleartext requests are forwarded in cleartext.
     pub cleartext: bool,
-    /// What carries a credential of the sandbox's own is removed.
+    /// Headers with the sandbox's own credentials are removed.
     pub strip_credentials: bool,
 }
 
-/// What the client speaks to us on the way that a route configuration is for.
+/// The transport between the client and the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spoken {
     /// TLS, ended here.
@@ -97,7 +98,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
             },
             typed_per_filter_config: without_stages_of_others(host),
             request_body_buffer_limit: body_buffer(),
-            // Not for the refusal below, which names its rule in such a header.
+            // Not for the refusal below, which names its rule in one of these headers.
             response_headers_to_remove: NEVER_DOWNSTREAM
                 .iter()
                 .chain(NEVER_WITH_CREDENTIAL.iter().filter(|_| host.credentialed))
@@ -124,8 +125,8 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
     }
 }
 
-/// What a filter may hold of a body: above what one read of a connection brings, so that a filter which drops what
-/// it is shown never meets Envoy's own 413.
+/// The most bytes of a body that a filter may hold. More than one read of a connection can bring, so that a filter that
+/// drops each part never causes Envoy's own 413.
 fn body_buffer() -> Option<UInt64Value> {
     Some(UInt64Value { value: u64::from(CONNECTION_BUFFER) * 2 })
 }
@@ -153,7 +154,8 @@ fn connect() -> Route {
     }
 }
 
-/// A WebSocket needs HTTP/1.1 all the way: an upstream that prefers HTTP/2 may know no extended CONNECT (RFC 8441).
+/// The route for WebSockets. They need HTTP/1.1 on both sides, because an upstream that prefers HTTP/2 may not support
+/// extended CONNECT (RFC 8441).
 fn web_socket(host: &Host) -> Route {
     let upgrade = HeaderMatcher {
         name: "upgrade".into(),
@@ -200,7 +202,8 @@ fn forward(
         action: Some(route::Action::Route(RouteAction {
             cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
             upgrade_configs,
-            // Answers of models are slow and long: the listener's idle limit bounds them, no total timeout does.
+            // Responses of models are slow and long. The listener's idle timeout limits them; there is no total
+            // timeout.
             timeout: Some(duration(Duration::ZERO)),
             ..Default::default()
         })),
@@ -209,7 +212,7 @@ fn forward(
     }
 }
 
-/// The identity filter refuses these before; this stands should it not.
+/// The route that refuses all other hosts. The identity filter refuses them before; this is a second safeguard.
 fn refusal() -> Route {
     let denial = Denial::new(Rule::EgressHost, "this host is not one of the allowed hosts");
     Route {
@@ -221,7 +224,7 @@ fn refusal() -> Route {
             ..Default::default()
         })),
         response_headers_to_add: vec![local_reply::header(denial.rule)],
-        // No credential is for a host that is not allowed, and the refusal is this stage's.
+        // A host that is not allowed has no credential, so ext_authz is not needed.
         typed_per_filter_config: without_credentials(),
         ..Default::default()
     }
@@ -236,7 +239,7 @@ fn without_credentials() -> HashMap<String, Any> {
     HashMap::from([(CREDENTIALS.into(), pack_any(disabled))])
 }
 
-/// Turns off the stages that have nothing to say of a host: a call of a filter costs as much as a small request.
+/// Disables the stages that don't concern a host, because a call of a filter costs as much as a small request.
 fn without_stages_of_others(host: &Host) -> HashMap<String, Any> {
     let other = |name: &HostName| policy::github::kind(name).is_some_and(|kind| kind != policy::github::Kind::Web);
     let mut off = match &host.pattern {
@@ -251,8 +254,8 @@ fn without_stages_of_others(host: &Host) -> HashMap<String, Any> {
     ordered(&off.into_iter().map(|name| (name.to_owned(), disabled.clone())).collect::<Vec<_>>())
 }
 
-/// A map that is written in this order. Each map has an order of its own, and another one would be another version of
-/// the same resource; so there are made some until one has it.
+/// A map that iterates in this order. Each map has a random order, and another order would change the version of the
+/// same resource. So maps are made until one has the right order.
 fn ordered(entries: &[(String, Any)]) -> HashMap<String, Any> {
     loop {
         let map: HashMap<_, _> = entries.iter().cloned().collect();

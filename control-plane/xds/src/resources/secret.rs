@@ -5,7 +5,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, Tls
 use super::inline;
 use ca::issuer::Leaf;
 
-/// The secret that Envoy asks for by the name in the TLS handshake.
+/// The secret that Envoy requests by the server name of the TLS handshake.
 pub fn leaf(name: &str, leaf: &Leaf) -> Secret {
     Secret {
         name: name.into(),

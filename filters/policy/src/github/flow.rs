@@ -215,6 +215,7 @@ impl Flow {
         if super::kind(&host).is_none() {
             return Ok(self.elsewhere());
         }
+        self.note = head.note()?;
         let container = head.container()?;
         let judge = self.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };

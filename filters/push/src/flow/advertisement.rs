@@ -31,7 +31,7 @@ impl Advertisement {
     /// The response's headers. `None` for a response that is no list and goes on as it is: a failure.
     ///
     /// # Errors
-    /// If the response claims to be a list and is none.
+    /// If the response claims to be a list of refs, but is not one.
     pub(super) fn head(&mut self, head: &ResponseHead, end: bool) -> Result<Option<Step>, Denial> {
         if head.status != 200 {
             return Ok(None);

@@ -48,9 +48,9 @@ pub struct Stream<'a> {
     body: &'a [u8],
     /// Where in the body the pack's trailer begins.
     trailer: usize,
-    /// What waits in Envoy of the body.
+    /// The part of the body that waits in Envoy.
     waiting: Vec<u8>,
-    /// What the server has of the body; `None` before it has the headers.
+    /// The part of the body that the server has. `None` before it has the headers.
     pub sent: Option<Vec<u8>>,
     /// The server has the end of the request.
     pub sent_end: bool,
@@ -299,7 +299,7 @@ impl<'a> Stream<'a> {
         self.sent_end = end;
     }
 
-    /// What holds of every push at every moment.
+    /// Asserts the properties that always hold for every push.
     fn check(&self) {
         let sent = self.sent.as_deref().unwrap_or_default();
         assert!(self.body.starts_with(sent), "what is sent is not what came");

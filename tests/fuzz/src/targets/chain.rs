@@ -3,7 +3,8 @@
 //! the upstream gets the bytes that were judged, and every stream ends with a response or a reset.
 
 use crate::Choices;
-use crate::chain_support::{self, body_of_a_push, config, pack, push_request, push_to};
+use crate::chain_support::{self, body_of_a_push, config, push_request, push_to};
+use crate::pack;
 use envoy_stand_in::{Arrived, Call, Credential, Envoy, Reply, Request, Stage, StreamId};
 use registry_proto::WatchResponse;
 use registry_proto::github::ConfirmResponse;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 /// The bytes at the end of a pack: its hash.
 const TRAILER: usize = 20;
-/// The credential that the credential stage puts into a request.
+/// The credential that the credential stage adds.
 const SECRET: &str = "ghs_0123456789abcdefghijklmnopqrstuvwxyz";
 /// The most events before all that is left is brought to its end.
 const MOST_EVENTS: usize = 48;
@@ -136,7 +137,7 @@ pub fn run(input: &[u8]) {
         drive.event(&mut envoy, event, how);
         drive.promises(&envoy, expect);
     }
-    drive.to_the_end(&mut envoy);
+    drive.finish(&mut envoy);
     drive.promises(&envoy, expect);
     let client = envoy.client(drive.id);
     assert!(envoy.over(drive.id) && (client.ended || client.reset), "it hangs: {}", drive.told(&envoy));
@@ -210,7 +211,7 @@ impl Drive {
     }
 
     /// Brings everything to its end: what a client, an upstream and a control plane do that take part.
-    fn to_the_end(&mut self, envoy: &mut Envoy) {
+    fn finish(&mut self, envoy: &mut Envoy) {
         envoy.goes_on(self.id, Stage::Credentials);
         envoy.goes_on(self.id, Stage::ForwardProxy);
         self.send(envoy, self.body.len(), true);

@@ -1,13 +1,11 @@
-//! What the tests of the chain share: a policy, a container, a push, and a GitHub that agrees.
+//! Shared code of the chain's tests: a policy, a container, a push, and a GitHub that agrees.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-#[path = "../../../../filters/push/tests/support/pack.rs"]
-pub mod pack;
-
+// The root of each test's crate has the module.
+use crate::pack::{self, COMMIT, Pack};
 use envoy_stand_in::{Call, Config, Reply, Request};
-use pack::{COMMIT, Pack};
 use policy::{Access, Container, Egress, HostPattern, Policy};
 use registry_proto::{LookupResponse, github::ConfirmResponse, push::DescendsResponse, push::ReadRefsResponse};
 
@@ -44,7 +42,7 @@ pub fn config() -> Config {
     }
 }
 
-/// Says yes to whatever it is asked.
+/// Confirms every question.
 pub fn github(call: &Call) -> Reply {
     match call {
         Call::Lookup(_) => Reply::Lookup(LookupResponse { version: 1, record: None }),
@@ -80,7 +78,7 @@ pub fn body_of_a_push() -> Vec<u8> {
     push_to("refs/heads/sandbox/work")
 }
 
-/// What git's server reports of it.
+/// The report of git's server on that push.
 pub fn report() -> Vec<u8> {
     [line("unpack ok\n"), line("ok refs/heads/sandbox/work\n"), b"0000".to_vec()].concat()
 }
