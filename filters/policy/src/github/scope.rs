@@ -1,7 +1,8 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
 use super::{Class, Listed, Operation, Refused, Rules};
-use crate::refname::{self, BranchDenial};
+use crate::branch::BranchDenial;
+use crate::refname;
 use crate::{AuthMode, Container, Repo, Rule, branch_of};
 
 /// A container, and the rules that apply to it.
