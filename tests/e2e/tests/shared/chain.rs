@@ -7,7 +7,7 @@ mod cases;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use cases::{Credential, Judged, Run, Runner, Way, header, shown};
+use cases::{Credential, Form, Judged, Run, Runner, Way, header, shown};
 use policy::Rule;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -248,6 +248,10 @@ fn problem(run: &Run, outcome: &Outcome, lines: &[Value]) -> Option<String> {
     } else if matches!(outcome, Outcome::Opened) {
         return Some("a tunnel was opened".into());
     }
+    let host = run.expect.arrives().host.unwrap_or_else(|| run.tunnel.clone());
+    if run.expect.allows() && line["host"] != host {
+        return Some(format!("the audit has another host than {host}: {line}"));
+    }
     (!run.expect.fits(&judged, true)).then(|| format!("Envoy: {judged}: {outcome:?} {line}"))
 }
 
@@ -310,6 +314,19 @@ async fn refused(behind: &mut Behind<'_>, runs: Vec<Run>) -> Vec<(Run, Ipv4Addr,
     outcomes
 }
 
+/// The watch over what leaves the gateway is seen to work: an allowed host that only DNS knows is asked for.
+async fn assert_watched(behind: &mut Behind<'_>, run: &Run) {
+    const SEEN: &str = "seen.example.com";
+    let form = Form { way: Way::Tls, two: true };
+    let record = Some(json!({"repos": []}));
+    let (method, authority, tunnel) = ("GET".into(), SEEN.into(), SEEN.into());
+    let run = Run { form, record, method, authority, tunnel, headers: vec![], body: vec![], ..run.clone() };
+    let source = behind.sender(&run);
+    let outcome = send(&behind.sandbox, source, &run).await.unwrap();
+    let unresolved = |outcome: &Outcome| matches!(outcome, Outcome::Answered(answer) if answer.status == 503);
+    assert!(unresolved(&outcome) && !behind.beyond.nameserver.asked_for(SEEN).is_empty(), "{outcome:?}");
+}
+
 /// The audit lines by their sender, when each of `senders` has one.
 fn audited(gateway: &Gateway, senders: &[Ipv4Addr]) -> HashMap<String, Vec<Value>> {
     eventually("a line about each", AUDIT, || {
@@ -332,7 +349,11 @@ async fn through_envoy(beyond: &Beyond, policy: &str, runs: Vec<Run>) -> Vec<Str
     // A tunnel is the gateway's own, and leaves nothing either. For an answer of GitHub's the gateway itself asks.
     let quiet = |run: &Run| run.answers.is_none() && (!run.expect.allows() || run.form.way == Way::Connect);
     let (quiet, others): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(quiet);
+    let last = quiet.last().cloned();
     let mut outcomes = refused(&mut behind, quiet).await;
+    if let Some(run) = last.filter(|_| policy.contains("*.example.com")) {
+        assert_watched(&mut behind, &run).await;
+    }
     let mut wrong = Vec::new();
     for run in others {
         let source = behind.sender(&run);
