@@ -172,7 +172,7 @@ rules! {
     RequestUnreadable = "request.unreadable", Request, Refuses(400),
         "`policy explain` cannot read its input.",
         "Mend the input; the reason names the field.",
-        Cannot("only `policy explain` has input of this form");
+        Test("a_line_that_explain_cannot_read_has_a_rule_too");
 
     // Identity: who is speaking, and which hosts that container may reach.
     LimitConnections = "limit.connections", Identity, Refuses(429),

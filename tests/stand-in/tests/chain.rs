@@ -12,7 +12,7 @@ use registry_proto::github::ConfirmResponse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Why the stand-in cannot run `run`. It has no HTTP codec.
+/// The reason for which the stand-in cannot run `run`. The stand-in has no HTTP codec.
 fn without(run: &Run) -> Option<&'static str> {
     if run.without.contains_key(&Runner::Native) {
         Some("the file says why")
@@ -183,4 +183,30 @@ fn every_rule_about_a_request_has_a_case_or_a_named_test() {
     }
     println!("{by:?}");
     assert!(missing.is_empty(), "no case and no end-to-end test reaches {missing:#?}");
+}
+
+#[test]
+fn a_file_with_a_mistake_is_no_case() {
+    let read = |cases: &str| {
+        let text = format!("why: a test\npolicy: usual.yaml\ncases:\n{cases}\n");
+        std::panic::catch_unwind(|| cases::read("test.yaml", &text, &mut || "fresh".into()).len()).ok()
+    };
+    let good = "  - {name: a, host: files.example.net, expect: {deny: identity.unknown}}";
+    assert_eq!(read(good), Some(2));
+    for (old, new) in [
+        ("host:", "hosts:"),
+        ("identity.unknown", "identity.unknwon"),
+        ("{deny: identity.unknown}", "{}"),
+        ("{deny: identity.unknown}", "{deny: identity.unknown, allow: egress.host}"),
+        ("{deny: identity.unknown}", "{deny: identity.unknown, arrives: {}}"),
+        (", expect", ", forms: [tsl], expect"),
+        (", expect", ", but: {h3: request.port}, expect"),
+        (", expect", ", without: {natively: x}, expect"),
+        (", expect", ", headers: [no-value], expect"),
+        ("name: a, ", ""),
+        ("files.example.net", "localhost"),
+    ] {
+        assert_eq!(read(&good.replace(old, new)), None, "{new}");
+    }
+    assert_eq!(read(&format!("{good}\n{good}")), None, "a name that occurs twice");
 }

@@ -1,5 +1,6 @@
 //! The cases of tests/corpus/chain by `policy explain` and through the real Envoy. The stand-in's `chain.rs` runs the
-//! same files natively. A case that one of the three judges otherwise than its file says fails, with each outcome.
+//! same files natively. If one of the three runners judges a case differently from its file, the case fails and prints
+//! each outcome.
 
 // The files are read by what runs them natively.
 #[path = "../../../stand-in/tests/support/cases.rs"]
@@ -26,7 +27,7 @@ use test_support::{Finished, Gateway, Http, Recorded, Sandbox, TOKEN, Upstream, 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-/// The longest that audit lines may take.
+/// The timeout for audit lines.
 const AUDIT: Duration = Duration::from_secs(10);
 /// How many requests are sent at a time.
 const AT_A_TIME: usize = 32;
@@ -40,7 +41,7 @@ fn by_policy() -> BTreeMap<String, Vec<Run>> {
     groups
 }
 
-/// Why `policy explain` cannot express `run`.
+/// The reason for which `policy explain` cannot express `run`.
 fn inexplicable(run: &Run) -> Option<&'static str> {
     if run.without.contains_key(&Runner::Explain) {
         Some("the file says why")
@@ -61,7 +62,7 @@ fn inexplicable(run: &Run) -> Option<&'static str> {
     }
 }
 
-/// What `policy explain --batch` says of each run, in order.
+/// The lines of `policy explain --batch` for the runs, in order.
 fn explained(policy: &str, runs: &[&Run]) -> Vec<Value> {
     let directory = scratch("explain");
     let (batch, file) = (directory.join("batch.jsonl"), directory.join("policy.yaml"));
@@ -115,14 +116,30 @@ fn policy_explain_judges_every_case_as_its_file_says() {
     assert!(wrong.is_empty() && ran > 100, "{} wrong of {ran}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// All that is beyond a gateway.
+#[test]
+fn a_line_that_explain_cannot_read_has_a_rule_too() {
+    let batch = scratch("unreadable").join("batch.jsonl");
+    std::fs::write(&batch, "no JSON\n{\"container\":{},\"method\":\"GET\",\"url\":\"https://files.example.net/\"}\n")
+        .unwrap();
+    let mut command = Command::new(std::env::var_os("SALLYPORT_BIN").unwrap());
+    command.current_dir(batch.parent().unwrap()).args(["policy", "explain", "--batch"]).arg(&batch);
+    let said = Finished::of(&mut command).success().stdout;
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    for line in lines {
+        let judged = (&line["verdict"], &line["rule"], &line["stage"], &line["status"]);
+        assert_eq!(judged, (&json!("deny"), &json!("request.unreadable"), &json!("request"), &json!(400)), "{line}");
+    }
+}
+
+/// The world beyond a gateway.
 struct Beyond {
     upstream: Upstream,
     nameserver: NameServer,
     trap: Trap,
 }
 
-/// What has left the gateway: connections to the upstream and to its own machine, questions for names.
+/// The traffic that has left the gateway: connections to the upstream and to its own machine, DNS queries.
 type Left = (u64, u64, usize);
 
 impl Beyond {
@@ -216,7 +233,7 @@ async fn send(sandbox: &Sandbox, source: Ipv4Addr, run: &Run) -> io::Result<Outc
     }
 }
 
-/// What is wrong with an outcome and its audit lines.
+/// The difference between a run's expectation, and its outcome and audit lines.
 fn problem(run: &Run, outcome: &Outcome, lines: &[Value]) -> Option<String> {
     if run.form.way == Way::Connect && run.expect.allows() {
         let opened = matches!(outcome, Outcome::Opened) && lines.is_empty();
@@ -255,7 +272,7 @@ fn problem(run: &Run, outcome: &Outcome, lines: &[Value]) -> Option<String> {
     (!run.expect.fits(&judged, true)).then(|| format!("Envoy: {judged}: {outcome:?} {line}"))
 }
 
-/// What is wrong with the requests that arrived for a run that is allowed.
+/// The differences between the requests that arrived and an allowed run's expectation.
 fn differs(run: &Run, arrived: &[Recorded]) -> Vec<String> {
     let [arrived] = arrived else { return vec![format!("{} requests arrived: {arrived:?}", arrived.len())] };
     let arrives = run.expect.arrives();
@@ -338,7 +355,7 @@ fn audited(gateway: &Gateway, senders: &[Ipv4Addr]) -> HashMap<String, Vec<Value
     })
 }
 
-/// Runs the cases of one policy, and returns what is wrong.
+/// Runs the cases of one policy, and returns the failures.
 async fn through_envoy(beyond: &Beyond, policy: &str, runs: Vec<Run>) -> Vec<String> {
     let names = format!("nameservers: ['{}']\n", beyond.nameserver.address);
     let gateway = Gateway::with(policy).settings(NO_CREDENTIAL_BUT_GITHUB).settings(&names).upstream(&beyond.upstream);

@@ -22,7 +22,7 @@ pub fn directory() -> PathBuf {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    /// What its cases have in common.
+    /// The property that its cases share.
     why: String,
     /// A name in `policies/`, or the text of a policy.yaml.
     policy: String,
@@ -250,7 +250,7 @@ impl fmt::Display for Run {
     }
 }
 
-/// What a runner sees of an outcome.
+/// An outcome, as a runner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     pub allowed: bool,
