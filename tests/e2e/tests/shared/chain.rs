@@ -65,7 +65,7 @@ fn inexplicable(run: &Run) -> Option<&'static str> {
 /// The lines of `policy explain --batch` for the runs, in order.
 fn explained(policy: &str, runs: &[&Run]) -> Vec<Value> {
     let directory = scratch("explain");
-    let (batch, file) = (directory.join("batch.jsonl"), directory.join("policy.yaml"));
+    let [batch, file, config] = ["batch.jsonl", "policy.yaml", "sallyport.yaml"].map(|name| directory.join(name));
     let line = |run: &&Run| {
         let authority = String::from_utf8(shown(&run.authority)).unwrap();
         let path = std::str::from_utf8(&run.path).unwrap();
@@ -76,13 +76,19 @@ fn explained(policy: &str, runs: &[&Run]) -> Vec<Value> {
         };
         let body = BASE64_STANDARD.encode(&run.body);
         let container = run.registration("172.18.0.5");
-        json!({"container": container, "method": method, "url": url, "headers": run.headers, "body_base64": body})
-            .to_string()
+        let answer = run.answers.map(|answers| if answers.confirm { "yes" } else { "no" });
+        json!({
+            "container": container, "method": method, "url": url, "headers": run.headers, "body_base64": body,
+            "answer": answer,
+        })
+        .to_string()
     };
     std::fs::write(&batch, runs.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap();
     std::fs::write(&file, policy).unwrap();
+    std::fs::write(&config, NO_CREDENTIAL_BUT_GITHUB).unwrap();
     let mut command = Command::new(std::env::var_os("SALLYPORT_BIN").unwrap());
-    command.current_dir(&directory).args(["policy", "explain", "--batch"]).arg(&batch).arg("--policy").arg(&file);
+    command.current_dir(&directory).args(["policy", "explain", "--config"]).arg(&config);
+    command.arg("--batch").arg(&batch).arg("--policy").arg(&file);
     let said = Finished::of(&mut command).success().stdout;
     said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
@@ -103,11 +109,12 @@ fn policy_explain_judges_every_case_as_its_file_says() {
                 status: said["status"].as_u64().unwrap().try_into().unwrap(),
                 stage: said["stage"].as_str().unwrap().into(),
             };
-            // The credential stage's rule, where the command goes on to it.
-            let fits = run.expect.fits(&judged, false) || run.expect.fits(&judged, true);
-            // The command does not ask GitHub.
-            let asks = said["verdict"] == "ask";
-            if asks != run.answers.is_some() || !(fits || run.answers.is_some_and(|answers| !answers.confirm)) {
+            // Without GitHub's answer the command says only that it is asked.
+            let asks = said["verdict"] == "ask" && run.answers.is_some();
+            // The rule of the stage behind the filters, where the command goes on to it.
+            let added = &said["credential"]["rule"];
+            let credential = added.is_null() || run.expect.audited() == added.as_str().unwrap_or_default();
+            if !(asks || run.expect.fits(&judged, false)) || !credential {
                 wrong.push(format!("{run}: expected {}, as natively; explain: {said}", run.expect));
             }
         }
