@@ -486,11 +486,11 @@ rules! {
     CredentialsGit = "credentials.git", Credentials, Allows,
         "The credential for git was added.",
         "",
-        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+        Chain("git-services.yaml", "the list that git gets");
     CredentialsApi = "credentials.api", Credentials, Allows,
         "The credential for GitHub's API was added.",
         "",
-        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+        Chain("github.yaml", "an issue");
     CredentialsEndpoint = "credentials.endpoint", Credentials, Allows,
         "The credential of the path's provider was added.",
         "",
