@@ -10,6 +10,7 @@ mod egress;
 mod explain;
 pub mod flow;
 pub mod github;
+pub mod glob;
 mod host;
 mod identity;
 mod note;

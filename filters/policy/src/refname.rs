@@ -1,5 +1,6 @@
 //! Names of refs and branches, and globs of branches.
 
+use crate::glob;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest ref name that GitHub accepts, in bytes.
@@ -60,27 +61,13 @@ impl BranchGlob {
 
     /// Whether the glob matches `branch`.
     pub fn covers(&self, branch: &str) -> bool {
-        covers(self.0.as_bytes(), branch.as_bytes())
+        glob::covers(self.0.as_bytes(), branch.as_bytes())
     }
 
     /// Whether the glob matches `branch`, ignoring ASCII case.
     pub fn covers_in_any_case(&self, branch: &str) -> bool {
-        covers(self.0.to_ascii_lowercase().as_bytes(), branch.to_ascii_lowercase().as_bytes())
+        glob::covers(self.0.to_ascii_lowercase().as_bytes(), branch.to_ascii_lowercase().as_bytes())
     }
-}
-
-/// Whether `pattern`, in which `*` stands for any text, matches the whole of `text`.
-pub(crate) fn covers(pattern: &[u8], text: &[u8]) -> bool {
-    let mut parts = pattern.split(|byte| *byte == b'*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    // Taking the leftmost match of each part leaves the most text for the parts after it.
-    for part in parts.filter(|part| !part.is_empty()) {
-        let Some(at) = rest.windows(part.len()).position(|window| window == part) else { return false };
-        rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
-    }
-    rest.ends_with(last)
 }
 
 impl std::fmt::Display for BranchGlob {
@@ -117,10 +104,10 @@ mod tests {
             ("exact", &["exact"], &["exactly", "exac"]),
         ] {
             for text in yes {
-                assert!(covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+                assert!(glob::covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
             }
             for text in no {
-                assert!(!covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+                assert!(!glob::covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
             }
         }
     }

@@ -2,8 +2,7 @@
 
 use super::{Class, Listed, Operation, Refused, Rules};
 use crate::branch::BranchDenial;
-use crate::refname;
-use crate::{AuthMode, Container, Repo, Rule, branch_of};
+use crate::{AuthMode, Container, Repo, Rule, branch_of, glob};
 
 /// A container, and the rules that apply to it.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +100,7 @@ impl<'a> Scope<'a> {
             return Err(Refused::of(operation, Rule::GithubPath, format!("{path:?} is not a plain file path")));
         }
         let lower = path.to_lowercase();
-        let restricts = |glob: &String| refname::covers(glob.to_lowercase().as_bytes(), lower.as_bytes());
+        let restricts = |glob: &String| glob::covers(glob.to_lowercase().as_bytes(), lower.as_bytes());
         if self.container.auth_mode == AuthMode::Bot && self.rules.restricted_paths.iter().any(restricts) {
             let reason = format!("{path} is a restricted path, because files there run with their own rights");
             return Err(Refused::of(operation, Rule::GithubRestrictedPath, reason));
