@@ -395,8 +395,17 @@ async fn through_envoy(beyond: &Beyond, policy: &str, runs: Vec<Run>) -> Vec<Str
     let opened = |run: &Run| run.form.way == Way::Connect && run.expect.allows();
     let senders: Vec<_> = outcomes.iter().filter(|(run, ..)| !opened(run)).map(|(_, source, _)| *source).collect();
     let audit = audited(&behind.gateway, &senders);
+    let mut meant = HashMap::new();
     for (run, source, outcome) in &outcomes {
         let lines = audit.get(&source.to_string()).map_or(&[][..], |lines| lines);
+        // In each spelling and form, an allowed request is the same operation.
+        if let ([line], true) = (lines, run.expect.allows()) {
+            let operation = (&line["operation"], &line["class"]);
+            let request = (&run.file, &run.method, &run.path, &run.tunnel, &run.body);
+            if *meant.entry(request).or_insert(operation) != operation {
+                wrong.push(format!("{run}: another operation: {line}"));
+            }
+        }
         if let Some(what) = problem(run, outcome, lines) {
             wrong.push(format!("{run}: expected {}, as natively; {what}", run.expect));
         }
