@@ -54,7 +54,6 @@ const UNSWEPT: &[&str] = &[
     "filters/identity-filter",
     "filters/policy",
     "tests/e2e",
-    "tests/support",
 ];
 
 /// Sentences that may stay: the file, a part of the sentence, the reason.
