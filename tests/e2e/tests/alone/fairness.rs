@@ -185,13 +185,13 @@ async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
             rate(2)
         );
         // All tunnels and names may be in the three-second delay of a refusal.
-        assert!(to[1] > from[1] + 20 && to.iter().all(|count| *count > 50), "this was no flood: {from:?} {to:?}");
+        assert!(to[1] > from[1] + 20 && to.iter().all(|count| *count > 50), "the flood was too small: {from:?} {to:?}");
         rounds.push((before, meanwhile));
         if round + 1 >= ROUNDS && factors(&rounds).iter().all(|(_, factor)| *factor <= FACTOR) {
             return;
         }
     }
-    panic!("times as long: {:?}, {rounds:?}", factors(&rounds));
+    panic!("slowdown factors: {:?}, {rounds:?}", factors(&rounds));
 }
 
 /// The factor by which requests are slower during the flood. Other work on the machine makes requests slower too, so

@@ -44,7 +44,7 @@ fn rig() -> Rig {
 
 /// Sends a CONNECT, expects a 429, and returns the rule of the refusal.
 async fn refused(sandbox: &Sandbox, host: &str) -> String {
-    rule_of(&tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel too many"))
+    rule_of(&tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel beyond the limit is refused"))
 }
 
 /// The rule of a CONNECT's refusal with 429.
@@ -84,7 +84,9 @@ async fn an_address_has_256_tunnels_and_not_one_more() {
         client.get("/beside").await.unwrap().ok().unwrap();
         // One tunnel closes, one more opens, and the next is refused again.
         drop(tunnels.pop());
-        tunnels.push(eventually_async("a tunnel is free again", SOON, async || opened(sandbox, PLAIN).await).await);
+        tunnels.push(
+            eventually_async("the limit admits a tunnel again", SOON, async || opened(sandbox, PLAIN).await).await,
+        );
         assert_eq!(refused(sandbox, PLAIN).await, "limit.connections");
     }
 }
@@ -92,10 +94,10 @@ async fn an_address_has_256_tunnels_and_not_one_more() {
 /// Checks `done` grants since `begun` against a burst of `at_once` and a rate of `per_second`. No grant was refused
 /// before.
 fn assert_rate(done: usize, at_once: usize, per_second: usize, begun: Instant) {
-    assert!(begun.elapsed() < Duration::from_secs(60), "too slow to come to the limit: {done}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "too slow to reach the limit: {done}");
     // The first and the last second may both be incomplete.
     let most = at_once + per_second * (usize::try_from(begun.elapsed().as_secs()).unwrap() + 2);
-    assert!(done <= most, "{done}, and not {most} at most");
+    assert!(done <= most, "{done} granted, the limit is {most}");
 }
 
 #[tokio::test]
@@ -122,7 +124,7 @@ async fn an_address_opens_256_tunnels_at_once_and_then_so_many_in_a_second() {
         beside.get("/beside-a-flood").await.unwrap().ok().unwrap();
         opened(&other, PLAIN).await.unwrap();
         // The limit recovers with time.
-        eventually_async("a tunnel is opened again", 3 * SOON, async || opened(sandbox, PLAIN).await).await;
+        eventually_async("the limit admits a tunnel again", 3 * SOON, async || opened(sandbox, PLAIN).await).await;
     }
 }
 
@@ -175,11 +177,11 @@ async fn an_address_has_256_requests_under_way_and_not_one_more() {
     assert_eq!(one.get("/too-many").await.unwrap().rule.as_deref(), Some("limit.streams"));
     assert!(rig.upstream.requests_with("/too-many").is_empty());
     assert_refusal(&rig.gateway.audit_line("the refusal", |line| line["path"] == "/too-many"), "limit.streams");
-    assert!(streams.iter().all(|stream| !stream.ended()), "those that were granted go on");
+    assert!(streams.iter().all(|stream| !stream.ended()), "the granted streams continue");
     Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap().get("/beside").await.unwrap().ok().unwrap();
     // One request ends, one more is granted, and the next is refused again.
     drop(streams.pop());
-    let again = eventually_async("a request is free again", SOON, async || {
+    let again = eventually_async("the limit admits a request again", SOON, async || {
         let response = clients[0].open("/v1/stream").await.unwrap();
         if response.status() == 200 { Ok(Followed::new(response.into_body())) } else { Err(response.status()) }
     })
@@ -223,7 +225,7 @@ async fn an_address_has_64_requests_wait_for_the_registry_and_not_one_more() {
     let mut other = Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap();
     other.get("/before").await.unwrap().ok().unwrap();
     rig.gateway.signal(Signal::STOP);
-    eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+    eventually("the control plane is stopped", SOON, || stopped(rig.gateway.pid()).then_some(()));
     let mut waiting = JoinSet::new();
     for number in 0..LOOKUPS + 2 {
         let mut client = stranger_client.again();

@@ -112,12 +112,12 @@ async fn of_200_mb_all_but_the_end_goes_on_while_the_push_waits() {
     upload.send(&head).await.unwrap();
     upload.send_file(&place.pack).await.unwrap();
     upload.end().await.unwrap();
-    eventually_async("the comparison is asked for", WHILE, async || match rig.upstream.requests_with(&compare).len() {
+    eventually_async("the comparison is requested", WHILE, async || match rig.upstream.requests_with(&compare).len() {
         0 => Err(place.arrived()),
         _ => Ok(()),
     })
     .await;
-    let came = eventually_async("what may go on has gone on", Duration::from_secs(5), async || {
+    let came = eventually_async("all forwardable bytes were forwarded", Duration::from_secs(5), async || {
         let came = place.arrived();
         if came >= length / 100 * 99 { Ok(came) } else { Err(came) }
     })

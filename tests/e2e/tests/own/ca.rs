@@ -51,7 +51,7 @@ async fn assert_trusts(sandbox: &Sandbox, host: &str) {
 /// Checks that `sandbox` ends the handshake itself, and that no request arrives.
 async fn assert_distrusts(rig: &Rig, sandbox: &Sandbox, host: &str) {
     let path = format!("/repos/acme/app/commits/distrusted/{}", sandbox.address);
-    let error = ask(sandbox, host, &path).await.expect_err("the leaf is of a CA that is not trusted");
+    let error = ask(sandbox, host, &path).await.expect_err("the CA of the leaf is not trusted");
     assert!(error.to_string().contains("invalid peer certificate"), "{host}: {error}");
     assert!(rig.upstream.requests_with(&path).is_empty(), "{host}");
 }
@@ -123,7 +123,7 @@ async fn a_change_of_ca_cuts_off_nobody_who_was_given_the_bundle_in_time() {
 
     // Open streams are still open, and carry more data.
     let seen = stream.bytes();
-    eventually_async("the stream brings more", WITHIN, async || {
+    eventually_async("the stream carries more data", WITHIN, async || {
         assert!(!stream.ended(), "the stream has ended");
         if stream.bytes() > seen { Ok(()) } else { Err("silent") }
     })

@@ -49,7 +49,7 @@ fn records(gateway: &Gateway) -> std::io::Result<HashMap<IpAddr, u32>> {
     let numbered = list.iter().filter_map(|found| {
         let number = found["container_id"].as_str()?.strip_prefix("n-")?.parse().unwrap();
         for (field, value) in record(number).as_object().unwrap() {
-            assert_eq!(&found[field], value, "half of a record: {found}");
+            assert_eq!(&found[field], value, "an incomplete record: {found}");
         }
         Some((found["container_ip"].as_str()?.parse().unwrap(), number))
     });
@@ -98,7 +98,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
             }
             Some((address, status, body))
         })
-        .expect("a full disk refuses a record at last");
+        .expect("the full disk refuses a record");
     println!("{} records went in, the next was refused: {status} {body}", registered.len());
     assert_eq!(status, 507, "{body}");
     let told: Value = serde_json::from_str(&body).unwrap();
@@ -154,10 +154,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     rig.gateway.signal(Signal::KILL);
     rig.gateway.ended(SOON);
     rig.gateway.up();
-    assert!(
-        rig.gateway.call("GET", "/internal/containers", None).1 == before,
-        "the records are others after a restart"
-    );
+    assert!(rig.gateway.call("GET", "/internal/containers", None).1 == before, "the records differ after a restart");
     for address in registered.into_iter().chain([refused]) {
         assert_eq!(there(address), 200, "{address}");
     }
@@ -194,7 +191,7 @@ async fn a_second_gateway_on_a_state_directory_says_so_and_touches_nothing() {
             "up" => gateway.up(),
             _ => {
                 gateway.serve();
-                eventually("it listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
+                eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
             }
         }
         let before = touched(&state);
@@ -291,7 +288,7 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     }
     let flow = async |streams: &[&Followed]| {
         let before: Vec<u64> = streams.iter().map(|stream| stream.bytes()).collect();
-        eventually_async("every stream brings more", SOON, async || {
+        eventually_async("every stream carries more data", SOON, async || {
             assert!(streams.iter().all(|stream| !stream.ended()), "a stream has ended");
             let silent = streams.iter().zip(&before).filter(|(stream, before)| stream.bytes() <= **before).count();
             if silent == 0 { Ok(()) } else { Err(format!("{silent} streams are silent")) }
@@ -356,7 +353,7 @@ async fn a_web_socket_stays_open_through_the_removal_of_another_container() {
         two.write_all(&message).await.unwrap();
         two.flush().await.unwrap();
         let mut echoed = [0; 10];
-        timeout(SOON, two.read_exact(&mut echoed)).await.expect("the other's goes on").unwrap();
+        timeout(SOON, two.read_exact(&mut echoed)).await.expect("the other WebSocket stays open").unwrap();
         assert_eq!(echoed, message);
         rig.gateway.register(first.address, &[]);
         *one = web_socket(&first, "api.anthropic.com", "/v1/echo").await.unwrap();

@@ -45,7 +45,7 @@ fn a_registration_by_name_gets_number_and_default_branch() {
     let address = sandbox.address;
     register(&rig.gateway, address, &json!(["Acme/App", {"name": "acme/own", "id": 5, "default_branch": "trunk"}]));
     // GitHub ignores the case of a name. This stand-in knows one spelling only.
-    let warned = eventually("what is not there is told", SOON, || rig.gateway.warnings().into_iter().next());
+    let warned = eventually("the missing repository is a warning", SOON, || rig.gateway.warnings().into_iter().next());
     assert!(warned.contains("Acme/App: there is none of that name"), "{warned}");
 
     register_again(&rig.gateway, address, &json!([REPO, {"name": "acme/own", "id": 5, "default_branch": "trunk"}]));
@@ -54,7 +54,7 @@ fn a_registration_by_name_gets_number_and_default_branch() {
     assert_eq!(found["repos"][0], json!({"name": REPO, "id": number(REPO), "default_branch": "main"}));
     assert_eq!(found["repos"][1], json!({"name": "acme/own", "id": 5, "default_branch": "trunk"}));
     assert_eq!(found["generation"], generation, "it is the same registration");
-    eventually("what was told is over", SOON, || rig.gateway.warnings().is_empty().then_some(()));
+    eventually("the warning is gone", SOON, || rig.gateway.warnings().is_empty().then_some(()));
 
     let asked = rig.upstream.requests_with("api.github.com/repos/acme/app");
     assert_eq!(asked.len(), 1, "{asked:?}");
@@ -94,7 +94,7 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
     let mut streaming = Client::connect(&sandbox, sandbox.address, STREAMS, Http::Two).await.unwrap();
     let stream = streaming.open("/v1/stream").await.unwrap();
     assert_eq!(stream.status(), 200);
-    assert!(upstream.requests().iter().all(|request| !request.is_own()), "nothing is asked without a token");
+    assert!(upstream.requests().iter().all(|request| !request.is_own()), "no lookup without a token");
 
     std::fs::write(&token, TOKEN).unwrap();
     let after = looked_up(&gateway, sandbox.address);
@@ -108,7 +108,7 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
         }
         assert!(answer.status == 503 && std::time::Instant::now() < until, "{answer:?}");
     }
-    drain(stream.into_body(), Duration::from_millis(500)).await.expect_err("the stream goes on");
+    drain(stream.into_body(), Duration::from_millis(500)).await.expect_err("the stream stays open");
     assert!(upstream.requests_with("/repositories/").iter().all(|request| !request.is_own()));
 
     // The control: a replaced record ends such a stream.

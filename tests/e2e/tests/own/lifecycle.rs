@@ -53,12 +53,12 @@ async fn sigterm_lets_what_is_under_way_end_and_waits_for_no_tunnel() {
     let head = "POST /upload HTTP/1.1\r\nHost: files.example.net\r\nContent-Length: 8\r\n\r\nhalf";
     upload.write_all(head.as_bytes()).await.unwrap();
     upload.flush().await.unwrap();
-    eventually("it is under way", END, || (rig.upstream.requests_with("/upload").len() == 1).then_some(()));
+    eventually("the upload is under way", END, || (rig.upstream.requests_with("/upload").len() == 1).then_some(()));
     rig.gateway.signal(Signal::TERM);
-    eventually_async("nothing new is taken", END, async || {
+    eventually_async("new connections are refused", END, async || {
         match sandbox.socket(sandbox.address).connect(sandbox.proxy.unwrap()).await {
             Err(_) => Ok(()),
-            Ok(_) => Err("a connection was taken"),
+            Ok(_) => Err("a connection was accepted"),
         }
     })
     .await;

@@ -90,7 +90,7 @@ impl Login {
     /// Waits until the endpoint has issued the token of this number.
     fn asked(&self, number: u64) {
         let tokens = self.rig.upstream.tokens();
-        eventually("the endpoint is asked", REFRESHED, || (tokens.newest() == number).then_some(()));
+        eventually("the endpoint gets the request", REFRESHED, || (tokens.newest() == number).then_some(()));
     }
 
     fn arrived(&self, path: &str) -> Vec<(String, String)> {
@@ -125,7 +125,7 @@ async fn a_hundred_requests_at_its_end_are_one_refresh_and_all_carry_the_new_tok
     write(&login.file, 0, -1);
     login.asked(1);
     let waiting = login.saved()["tokens"]["refresh_token"] == tokens::refresh(0).as_str();
-    assert!(waiting, "the answer has not come yet");
+    assert!(waiting, "the endpoint has not responded yet");
     let began = Instant::now();
     let tasks: Vec<_> = clients
         .into_iter()
@@ -285,11 +285,13 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
 
     // A login whose refresh token another program has used.
     write(&login.file, 77, -1);
-    eventually("it is told", REFRESHED, || told("401 refresh_token_reused; log in again").then_some(()));
+    eventually("a warning names the problem", REFRESHED, || {
+        told("401 refresh_token_reused; log in again").then_some(())
+    });
     let begun = Instant::now();
     let refused = post();
     assert_eq!((refused.status, refused.rule().as_deref()), (503, Some("credentials.source")), "{refused:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "nobody waits for what does not come");
+    assert!(begun.elapsed() < Duration::from_secs(2), "the refusal comes at once");
     assert!(metric(r#"sallyport_credentials_failing{credential="codex"} 1"#));
     assert!(metric(r#"sallyport_credentials_refreshed_total{credential="codex",what="refused"} 1"#));
     let doctor = Finished::of(&mut gateway.operator(&["doctor"]));
@@ -297,7 +299,7 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
     holds("the refusal is final", 3 * LOOK, || upstream.tokens().asked() == (1, 1));
 
     write(&login.file, 0, -1);
-    eventually("all is well", REFRESHED, || (post().status == 200).then_some(()));
+    eventually("the request is served", REFRESHED, || (post().status == 200).then_some(()));
     assert!(!told("auth.json") && metric(r#"sallyport_credentials_failing{credential="codex"} 0"#));
     assert_eq!(arrived(upstream, PATH).last().unwrap().0, format!("Bearer {}", tokens::access(1)));
 }
@@ -373,7 +375,7 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
     let refused = codex.post(PATH, "application/json", "{}".into()).await.unwrap();
     println!("waited {:?}, then {} {:?}", began.elapsed(), refused.status, refused.rule);
     assert_eq!((refused.status, refused.rule.as_deref()), (503, Some("credentials.source")));
-    assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "it still hangs");
+    assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the endpoint still hangs");
     login.refreshed(1);
     let after = median(&mut keyed).await;
     println!("median while the endpoint hangs {during:?}, after {after:?}");
@@ -437,7 +439,7 @@ fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
     assert_eq!(first, format!("Bearer {}", tokens::access(0)));
     login.refreshed(1);
     let renewed = format!("Bearer {}", tokens::access(1));
-    eventually("the new one is in force", REFRESHED, || (carried() == renewed).then_some(()));
+    eventually("the new token is in force", REFRESHED, || (carried() == renewed).then_some(()));
     assert_eq!(upstream.tokens().asked(), (1, 0));
     assert!(gateway.warnings().iter().all(|warning| !warning.contains("auth.json")), "{:?}", gateway.warnings());
 }
@@ -464,12 +466,12 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
     assert!(!String::from_utf8_lossy(&seen.concat()).contains("fixture"), "{seen:?}");
     process::signal(child, Signal::KILL);
     // The endpoint has used up that token. The gateway can't prevent this, and reports the endpoint's error.
-    eventually("it is told", REFRESHED, || {
+    eventually("a warning names the problem", REFRESHED, || {
         gateway.warnings().iter().any(|warning| warning.contains("refresh_token_reused")).then_some(())
     });
     assert_eq!(upstream.tokens().asked(), (2, 1));
     let served = post(&sandbox);
-    assert_eq!(served.status, 200, "the token in force goes on to its end: {served:?}");
+    assert_eq!(served.status, 200, "the token in force is used until its end: {served:?}");
 }
 
 #[test]
@@ -486,18 +488,22 @@ fn on_a_full_disk_nothing_is_asked_and_what_was_asked_before_has_its_room() {
     for _ in 0..2 {
         assert_eq!(sandbox.curl(&["https://chatgpt.com/backend-api/wham/usage"]).status, 401);
     }
-    eventually("it is told", REFRESHED, || problem("No space left on device").then_some(()));
+    eventually("a warning names the problem", REFRESHED, || problem("No space left on device").then_some(()));
     assert_eq!(upstream.tokens().asked(), (0, 0));
     let served = post(&sandbox);
-    assert_eq!(served.status, 200, "the token in force goes on: {served:?}");
+    assert_eq!(served.status, 200, "the token in force is still used: {served:?}");
 
     // Free space before the request to the endpoint, and a full disk from then on.
     std::fs::remove_file(&filler).unwrap();
     login.asked(1);
     disk::fill(&filler);
-    assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the answer has not come");
+    assert_eq!(
+        login.saved()["tokens"]["refresh_token"],
+        tokens::refresh(0).as_str(),
+        "the endpoint has not responded yet"
+    );
     login.refreshed(1);
-    eventually("nothing is wrong", REFRESHED, || (!problem("auth.json")).then_some(()));
+    eventually("the warning is gone", REFRESHED, || (!problem("auth.json")).then_some(()));
     // No login is lost, neither on a full disk nor after it.
     gateway.signal(Signal::KILL);
     gateway.ended(REFRESHED);

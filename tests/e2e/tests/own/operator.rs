@@ -31,8 +31,8 @@ fn metrics_count_by_rule_and_name_nothing_that_a_sandbox_chose() {
     sandbox.curl(&["-X", "CHOSEN", "https://api.anthropic.com/chosen-path"]);
     sandbox.curl(&["https://api.github.com/repos/acme/app"]);
     let denied = r#"sallyport_requests_total{verdict="deny",stage="identity",rule="egress.host"}"#;
-    eventually("all are counted", WITHIN, || (value(&metrics(&rig), denied) == Some(20.0)).then_some(()));
-    let text = eventually("the allowed ones too", WITHIN, || {
+    eventually("the refusals are counted", WITHIN, || (value(&metrics(&rig), denied) == Some(20.0)).then_some(()));
+    let text = eventually("the allowed requests are counted too", WITHIN, || {
         let text = metrics(&rig);
         (value(&text, "sallyport_request_duration_seconds_count") >= Some(22.0)).then_some(text)
     });
@@ -123,7 +123,7 @@ fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
     let (code, found) = finding(&rig, "policy");
     assert_eq!((code, &found["state"]), (Some(1), &"fail".into()), "{found}");
     assert!(found["found"].as_str().unwrap().contains("policy.yaml:2:5"), "{found}");
-    let warned = eventually("the gateway warns of it", WITHIN, || {
+    let warned = eventually("the gateway warns of the problem", WITHIN, || {
         let found = finding(&rig, "gateway").1;
         (found["state"] == "warn").then_some(found)
     });
@@ -152,7 +152,9 @@ fn readiness_names_what_is_missing() {
     gateway.start_envoy();
     assert_eq!(readyz(), Some((200, json!(true), json!([]))));
     process::signal(gateway.envoy_pid().unwrap(), Signal::KILL);
-    eventually("it is said that Envoy is gone", WITHIN, || (readyz().as_ref() == Some(&without_envoy)).then_some(()));
+    eventually("/readyz reports that Envoy is gone", WITHIN, || {
+        (readyz().as_ref() == Some(&without_envoy)).then_some(())
+    });
 }
 
 #[test]

@@ -429,7 +429,7 @@ fn an_app_s_token_is_for_the_repositories_of_one_record_and_without_any_there_is
     let api = |sandbox: &Sandbox, repo: &str| sandbox.curl(&[&format!("https://api.github.com/repos/{repo}")]);
     assert_eq!(told(&none.curl(&["https://api.github.com/user"])), (502, Some("credentials.missing".into())));
     assert!(rig.upstream.minted().is_empty(), "{:?}", rig.upstream.minted());
-    assert!(rig.upstream.requests_with("api.github.com").is_empty(), "nothing was asked either");
+    assert!(rig.upstream.requests_with("api.github.com").is_empty(), "GitHub got no request");
 
     assert_eq!(told(&api(&one, "acme/app")), (200, None));
     assert_eq!(told(&api(&two, "acme/lib")), (200, None));
@@ -453,7 +453,7 @@ fn an_app_s_token_is_for_the_repositories_of_one_record_and_without_any_there_is
         sandbox.curl(&[&format!("https://github.com/{repo}/info/refs?service=git-upload-pack")]).status
     };
     assert_eq!((refs(&one, "acme/app"), refs(&two, "acme/lib"), refs(&one, "acme/lib")), (200, 200, 403));
-    assert_eq!(rig.upstream.minted().len(), 3, "nothing more was asked for");
+    assert_eq!(rig.upstream.minted().len(), 3, "no more tokens were requested");
     for (path, token) in [("repos/acme/app", 0), ("repos/acme/lib", 1), ("repos/other/app", 2)] {
         let request = arrived(rig, &format!("api.github.com/{path}")).pop().unwrap();
         assert_eq!(request.header("authorization"), [format!("Bearer {}", minted[token].token).as_bytes()]);
@@ -467,7 +467,7 @@ fn an_app_s_token_is_for_the_repositories_of_one_record_and_without_any_there_is
     // The lookup of a missing id uses a token that is valid for the repository.
     let record = json!({"container_ip": none.address, "container_id": "late", "repos": ["acme/secret"]});
     assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 200);
-    eventually("its number is known", Duration::from_secs(10), || {
+    eventually("the id is known", Duration::from_secs(10), || {
         let (_, body) = rig.gateway.call("GET", "/internal/containers", None);
         body.contains(&number("acme/secret").to_string()).then_some(())
     });

@@ -289,7 +289,7 @@ fn a_changed_file_and_a_changed_output_are_taken_up_in_time_and_what_fails_is_to
     assert_eq!(post(&sandbox, &[], &url("api.openai.com", "responses?before")), (200, None));
     write(&keys.join("openai"), "filed_fixture_second");
     let changed = Instant::now();
-    eventually("the changed file is taken up", TAKEN_UP, || {
+    eventually("the changed file is in force", TAKEN_UP, || {
         post(&sandbox, &[], &url("api.openai.com", "responses?after"));
         let arrived = rig.upstream.requests_with("api.openai.com/v1/responses?after");
         let last = arrived.last().map(|request| request.header("authorization")[0].to_vec());
@@ -303,7 +303,7 @@ fn a_changed_file_and_a_changed_output_are_taken_up_in_time_and_what_fails_is_to
     });
     assert!(warned("keys") && warned("no header can carry"), "{:?}", rig.gateway.warnings());
     std::fs::remove_file(keys.join("openai")).unwrap();
-    eventually("a file that has gone is missing", TAKEN_UP, || {
+    eventually("requests without the removed file are refused", TAKEN_UP, || {
         (post(&sandbox, &[], &url("api.openai.com", "responses")) == (502, Some("credentials.missing".into())))
             .then_some(())
     });
@@ -311,13 +311,13 @@ fn a_changed_file_and_a_changed_output_are_taken_up_in_time_and_what_fails_is_to
     // A command: its output is cached for a second, one run serves all, and after a failure the last value stays.
     assert_eq!(post(&sandbox, &[], &url("keyed.example.com", "before")), (200, None));
     write(&keys.join("printed"), "printed_fixture_second");
-    eventually("the changed output is taken up", TAKEN_UP, || {
+    eventually("the changed output is in force", TAKEN_UP, || {
         post(&sandbox, &[], &url("keyed.example.com", "after"));
         let arrived = rig.upstream.requests_with("keyed.example.com/v1/after");
         (arrived.last()?.header("x-own-key") == [b"key=printed_fixture_second"]).then_some(())
     });
     std::fs::remove_file(keys.join("printed")).unwrap();
-    eventually("the failure is pointed out", TAKEN_UP, || {
+    eventually("the failure is a warning", TAKEN_UP, || {
         assert_eq!(post(&sandbox, &[], &url("keyed.example.com", "kept")), (200, None));
         warned("credentials: own: ").then_some(())
     });

@@ -109,7 +109,7 @@ fn a_name_that_resolves_inward_is_not_reached() {
     let (internet, sandbox) = (internet(), registered());
     for (host, _) in inward() {
         assert_unresolved(host, &sandbox.curl(&[format!("https://{host}/inward")]));
-        assert!(!internet.nameserver.asked_for(host).is_empty(), "{host} was not asked for");
+        assert!(!internet.nameserver.asked_for(host).is_empty(), "{host} was not resolved");
         // Once more: Envoy's DNS cache is no way around.
         assert_unresolved(host, &sandbox.curl(&[format!("https://{host}/inward")]));
     }
@@ -155,7 +155,7 @@ async fn a_web_socket_reaches_a_host_that_only_dns_knows() {
             stream.flush().await?;
             stream.read_exact(&mut echoed).await
         };
-        timeout(Duration::from_secs(10), both).await.expect("the upstream sends it back").unwrap();
+        timeout(Duration::from_secs(10), both).await.expect("the upstream echoes the message").unwrap();
         assert_eq!(&echoed, message);
     }
     let [arrived] = &internet.upstream.requests_with("/v1/echo/by-dns")[..] else { panic!("not exactly one") };
@@ -219,9 +219,9 @@ fn a_nameserver_that_does_not_answer_is_a_warning_until_it_does() {
         let warnings = gateway.warnings();
         warnings.iter().any(|warning| warning.starts_with("dns: no nameserver answers")).then_some(())
     });
-    eventually("ready all the same", Duration::from_secs(5), || gateway.ready().then_some(()));
+    eventually("the gateway is ready nevertheless", Duration::from_secs(5), || gateway.ready().then_some(()));
     nameserver.set_silent(false);
-    eventually("no warning any more", Duration::from_secs(30), || {
+    eventually("the warning is gone", Duration::from_secs(30), || {
         gateway.warnings().iter().all(|warning| !warning.starts_with("dns:")).then_some(())
     });
 }

@@ -177,7 +177,7 @@ async fn what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused() {
     for passed in 1..=2 {
         let answer = raw::ask(&mut stream, &comment(graphql::PULL_REQUEST)).await.unwrap();
         assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{answer:?}");
-        assert_eq!((asked(true), asked(false)), (1, passed), "GitHub is asked once");
+        assert_eq!((asked(true), asked(false)), (1, passed), "GitHub gets one request");
     }
     let answer = raw::ask(&mut stream, &comment(graphql::FORGED)).await.unwrap();
     assert_eq!((answer.status, answer.rule.as_deref()), (403, Some("github.node")), "{answer:?}");

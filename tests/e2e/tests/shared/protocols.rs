@@ -417,7 +417,8 @@ async fn a_head_that_takes_too_long_is_refused_with_its_rule() {
     stream.flush().await.unwrap();
     let mut answer = Vec::new();
     // A reset is an end too.
-    let _ = timeout(HEAD_TIME + Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("it ends");
+    let _ =
+        timeout(HEAD_TIME + Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("the stream ends");
     let answer = String::from_utf8_lossy(&answer);
     assert!(begun.elapsed() >= HEAD_TIME, "{:?}: {answer}", begun.elapsed());
     assert!(

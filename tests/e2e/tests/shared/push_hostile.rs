@@ -178,8 +178,8 @@ impl<'a> Waiting<'a> {
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body).await.unwrap();
         let all_but = body.len() as u64 - TRAILER;
-        eventually("all but the trailer has gone on", SOON, || (place.bytes() == all_but).then_some(()));
-        eventually("the ref is asked for", SOON, || (rig.upstream.requests_with(&api).len() == 1).then_some(()));
+        eventually("all but the trailer was forwarded", SOON, || (place.bytes() == all_but).then_some(()));
+        eventually("the ref is requested", SOON, || (rig.upstream.requests_with(&api).len() == 1).then_some(()));
         Self { place, upload, body, new, api }
     }
 

@@ -97,7 +97,7 @@ async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answe
                 let path = "/repos/acme/app/commits/removed";
                 refusals += u32::from(told(&mut client, path, "identity.unknown").await);
             }
-            assert!(refusals > 0, "{host} {http:?}: nobody was told why");
+            assert!(refusals > 0, "{host} {http:?}: no refusal named its rule");
         }
     }
     assert!(rig.upstream.requests_with("/repos/acme/app/commits/removed").is_empty());
@@ -223,7 +223,7 @@ async fn a_replaced_record_counts_at_once_on_kept_connections() {
             let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": ["acme/one", "acme/two"]})));
             assert_eq!(status, 200, "{body}");
         }
-        assert!(refusals > 0, "{http:?}: nobody was told why");
+        assert!(refusals > 0, "{http:?}: no refusal named its rule");
     }
 }
 
@@ -291,9 +291,9 @@ async fn known_containers_reach_plain_hosts_while_the_control_plane_is_stopped()
         let answer = connect(http).await.get(&format!("/stopped/{number}")).await.unwrap();
         assert_eq!(answer.status, 200, "new connection, request {number}: {answer:?}");
     }
-    assert!(!rig.gateway.ready(), "the control plane was not stopped at all");
+    assert!(!rig.gateway.ready(), "the control plane was not stopped");
     rig.gateway.signal(Signal::CONT);
-    eventually_async("all is as before", Duration::from_secs(10), async || {
+    eventually_async("a request with a credential is served again", Duration::from_secs(10), async || {
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await?;
         client.get("/repos/acme/app/commits/after").await?.ok()
     })

@@ -174,7 +174,7 @@ fn change_until_it_is_gone(gateway: &Gateway, known: &Known, client: u8, random:
 
 /// Waits until the control plane responds, and checks its records.
 fn check(gateway: &Gateway, known: &Known, after: &str) {
-    let there = eventually(&format!("the records are read after {after}"), SOON, || records(gateway).ok());
+    let there = eventually(&format!("the API returns the records after {after}"), SOON, || records(gateway).ok());
     known.settle(&there, after);
 }
 
@@ -261,7 +261,7 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
     );
     for (what, counter) in [("registered", &known.registered), ("changed", &known.changed), ("removed", &known.removed)]
     {
-        assert!(count(counter) >= 20, "{} {what}: this has tried nothing", count(counter));
+        assert!(count(counter) >= 20, "{} {what}: too few to test anything", count(counter));
     }
     assert!(count(&known.refused) >= 100 && count(&known.unanswered) >= 100);
     eventually_async("a credential is added again", SOON, async || {
@@ -278,7 +278,7 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
     stop.store(true, Ordering::SeqCst);
     let requests = traffic.await.expect("a request to a plain host failed");
     println!("{requests} requests to a plain host meanwhile, all served");
-    assert!(requests > 1_000, "{requests} requests are no traffic");
+    assert!(requests > 1_000, "{requests} requests are too little traffic");
     // The workers' records are the registry's.
     rig.gateway.remove(sandbox.address);
     let mut client = Client::connect(&sandbox, sandbox.address, PLAIN, Http::Two).await.unwrap();

@@ -107,7 +107,7 @@ fn a_slow_upload_passes() {
         }
         let start = Instant::now();
         assert_push(&place, "git push origin sandbox/x", 0, &[]);
-        assert!(start.elapsed() > Duration::from_secs(2), "it was not slow");
+        assert!(start.elapsed() > Duration::from_secs(2), "the push was not slow");
         assert_eq!(place.refs()[X], place.revision("HEAD"));
     }
 }

@@ -71,13 +71,13 @@ async fn a_comparison_is_asked_for_once_where_the_pack_does_not_say_it_and_never
     assert_done("open", &place.push(Http::Two, &place.body(&[(seed, &first, X)], &[&between])).await, X);
     assert_eq!(place.compared(), 1);
     assert_done("the same", &place.push(Http::One, &place.body(&[(seed, &second, Y)], &[&between])).await, Y);
-    assert_eq!(place.compared(), 1, "it is remembered");
+    assert_eq!(place.compared(), 1, "the comparison is cached");
     let third = work.commit(&[&second], "3");
     assert_done("a child", &place.push(Http::Two, &place.body(&[(&second, &third, Y)], &[&second])).await, Y);
     // The pack has all commits, those that GitHub has already included.
     let fourth = work.commit(&[&third], "4");
     assert_done("whole", &place.push(Http::Two, &place.body(&[(&third, &fourth, Y)], &[])).await, Y);
-    assert_eq!(place.compared(), 1, "the pack says it");
+    assert_eq!(place.compared(), 1, "the pack proves the descent");
     // A negative result is not cached: each push is compared and refused.
     for asked in 2..4 {
         let body = place.body(&[(&aside, &first, "refs/heads/sandbox/aside")], &[&between]);
@@ -91,7 +91,7 @@ async fn a_comparison_is_asked_for_once_where_the_pack_does_not_say_it_and_never
     let unknown = work.commit(&[seed], "unknown");
     let child = work.commit(&[&unknown], "child");
     let body = place.body(&[(&fourth, &child, Y)], &[&unknown]);
-    assert_reported("nobody knows", &place.push(Http::Two, &body).await, "push.force");
+    assert_reported("an unknown commit", &place.push(Http::Two, &body).await, "push.force");
     assert_eq!((place.at(X), place.at(Y)), (Some(first), Some(fourth)));
     assert_eq!(place.at("refs/heads/sandbox/aside"), Some(aside));
 }
@@ -162,7 +162,7 @@ async fn the_trailer_goes_on_when_the_answer_has_come_and_not_before() {
             waiting.upload.end().await.unwrap();
         }
         // No response comes, although it could.
-        timeout(Duration::from_millis(300), waiting.upload.hear()).await.expect_err("it is not answered");
+        timeout(Duration::from_millis(300), waiting.upload.hear()).await.expect_err("no response yet");
         waiting.assert_nothing_moved();
         waiting.release();
         if !ended {
@@ -194,7 +194,7 @@ async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_
     let all_but = body.len() as u64 - TRAILER;
     let held = async {
         // The bytes that came to the filter together with the trailer wait, too: at most Envoy's buffer.
-        eventually_async("all but the end has gone on", SOON, async || match place.bytes() {
+        eventually_async("all but the end was forwarded", SOON, async || match place.bytes() {
             came if (all_but - (1 << 20)..=all_but).contains(&came) => Ok(()),
             came => Err(came),
         })
@@ -239,14 +239,14 @@ async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
         let fields = two("POST", &path, &[("content-type", CONTENT_TYPE)]);
         let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::Two).await.unwrap();
         rig.gateway.signal(Signal::STOP);
-        eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+        eventually("the control plane is stopped", SOON, || stopped(rig.gateway.pid()).then_some(()));
         let pieces: [&[u8]; 3] = [&body[..100], &body[100..], b""];
         let read = Notify::new();
         let asked = h2::ask_in_pieces_noting(&mut stream, &fields, &pieces, &read);
         let released = async {
             timeout(SOON, read.notified()).await.expect("the gateway reads all of the push");
             rig.gateway.signal(Signal::CONT);
-            eventually_async("the comparison is asked for", SOON, async || match place.compared() {
+            eventually_async("the comparison is requested", SOON, async || match place.compared() {
                 0 => Err(()),
                 _ => Ok(()),
             })

@@ -26,7 +26,7 @@ async fn a_ref_that_moves_meanwhile_stays_where_it_was_moved() {
     let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
     upload.send(&place.body(&[(seed, &new, X)], &[&between])).await.unwrap();
     upload.end().await.unwrap();
-    eventually("the comparison is asked for", SOON, || (place.compared() == 1).then_some(()));
+    eventually("the comparison is requested", SOON, || (place.compared() == 1).then_some(()));
     work.deliver(&theirs, X);
     rig().upstream.set_api(&compare, None);
     let answer = upload.hear().await.unwrap();
@@ -36,7 +36,7 @@ async fn a_ref_that_moves_meanwhile_stays_where_it_was_moved() {
     // Now the gateway knows the new value.
     let again = place.push(Http::Two, &place.body(&[(seed, &new, X)], &[&between])).await;
     assert_reported("again", &again, "push.stale");
-    assert!(again.body.contains(&theirs), "it says where it is: {again:?}");
+    assert!(again.body.contains(&theirs), "the refusal names the current value: {again:?}");
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
         upload.send(most).await.unwrap();
         uploads.push((upload, rest.to_vec(), name));
         // In order: another push before the fourth is under way would take its place.
-        eventually("it is under way", SOON, || (place.arrived().len() == uploads.len()).then_some(()));
+        eventually("the push is under way", SOON, || (place.arrived().len() == uploads.len()).then_some(()));
     }
     assert_eq!(uploads.len(), PUSHES);
     for http in BOTH {
@@ -93,7 +93,7 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
     assert_eq!(place.arrived().len(), PUSHES);
     // One client leaves.
     drop(uploads.pop());
-    eventually_async("its place is free", SOON, async || {
+    eventually_async("the place of the push is free", SOON, async || {
         let answer = place.push(Http::Two, &body).await;
         if answer.rule.is_none() && answer.status == 200 { Ok(()) } else { Err(answer) }
     })
@@ -120,7 +120,7 @@ async fn while_the_control_plane_stands_still_a_push_is_refused_in_time_and_the_
     let rig = Rig::start();
     let mut waiting = Waiting::begin(&rig, "stopped").await;
     rig.gateway.signal(Signal::STOP);
-    eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+    eventually("the control plane is stopped", SOON, || stopped(rig.gateway.pid()).then_some(()));
     let begun = Instant::now();
     waiting.upload.end().await.unwrap();
     let answer = waiting.upload.hear().await;
@@ -242,7 +242,7 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
         waiting.assert_nothing_moved();
         waiting.release();
         waiting.upload.end().await.unwrap();
-        assert_done("what began before", &waiting.upload.hear().await.unwrap(), X);
+        assert_done("a push from before", &waiting.upload.hear().await.unwrap(), X);
         assert_eq!(waiting.place.at(X).as_ref(), Some(&waiting.new));
     }
     println!("{pushes} refused pushes over 5 exchanges");

@@ -34,7 +34,7 @@ async fn a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard() {
         match (end, answer) {
             (End::Broken, Err(_)) => {}
             (End::Broken, Ok(answer)) if answer.status == 503 => {
-                assert_refused("it broke", &answer, 503, "upstream.unreachable");
+                assert_refused("a broken response", &answer, 503, "upstream.unreachable");
             }
             (_, answer) => assert_reported(&format!("{end:?}"), &answer.unwrap(), "push.unfinished"),
         }
@@ -80,7 +80,7 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
         rig.upstream.set_git(&place.path(), Some(Prank { after: u64::MAX, ..prank.clone() }));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body[..body.len() - 10]).await.unwrap();
-        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("GitHub is asked");
+        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the push waits for GitHub");
         assert!(place.bytes() > 0, "the server has the push's beginning");
         rig.upstream.set_api(&api, None);
         timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the rest is dropped first");
@@ -246,7 +246,7 @@ async fn what_is_no_list_of_refs_is_told_as_such_and_git_prints_it() {
     assert_eq!(place.send(Http::Two, "GET", &target, &[], b"").await.status, 301);
     let pushed = place.sandbox.git(&place.sandbox.home.join("work"), &["push", "origin", "HEAD:sandbox/x"]);
     assert_ne!(pushed.code, Some(0), "{pushed:?}");
-    assert!(pushed.stderr.contains("github.repo"), "where it leads is judged by itself: {pushed:?}");
+    assert!(pushed.stderr.contains("github.repo"), "the redirect's target has its own verdict: {pushed:?}");
     for target in [&target, &bare_target] {
         rig.upstream.set_git(target, None);
     }
