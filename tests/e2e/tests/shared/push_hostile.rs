@@ -20,6 +20,8 @@ use test_support::{Answer, Http, Rig, Sandbox, eventually, eventually_async};
 const SOON: Duration = Duration::from_secs(10);
 /// The longest wait of a push for a response, with a margin for the machine.
 const PATIENCE: Duration = Duration::from_secs(18);
+/// The time in which a byte or a ref that must wait would have moved.
+const COULD_PASS: Duration = Duration::from_millis(500);
 /// The trailer of a pack. No server accepts a pack without it.
 const TRAILER: u64 = 20;
 /// The branch of most pushes.
