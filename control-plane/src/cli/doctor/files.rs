@@ -11,7 +11,7 @@ use super::{Context, Finding};
 use crate::{envoy, live};
 use config::policy_file;
 
-/// A CA that ends within so many days is a warning.
+/// A CA that expires within this number of days is a warning.
 const CA_WARNING_DAYS: i64 = 60;
 
 /// Whether the policy file can be used.

@@ -36,7 +36,7 @@ pub fn credentials(context: &Context) -> Vec<Finding> {
     }]
 }
 
-/// What GitHub says of the token. No finding if there is no token: [`credentials`] says so.
+/// Checks the token with GitHub. Returns no finding if there is no token, because [`credentials`] reports that.
 pub fn token(context: &Context) -> Vec<Finding> {
     let config = &context.config;
     let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
@@ -44,7 +44,7 @@ pub fn token(context: &Context) -> Vec<Finding> {
         let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let response = runtime.block_on(client.get(None, "/"));
-        // Does not wait for a lookup of the host that is under way.
+        // A shutdown in the background doesn't wait for a DNS lookup under way.
         runtime.shutdown_background();
         response
     };
@@ -57,8 +57,8 @@ pub fn token(context: &Context) -> Vec<Finding> {
     }
 }
 
-/// What GitHub's response to `GET /` says of the token. `scopes` are those of a classic token; the response to another
-/// token has none.
+/// The finding from GitHub's response to `GET /` with the token. `scopes` are the scopes of a classic token. A response
+/// to another token has no scopes.
 fn judge(status: u16, scopes: Option<&str>) -> Finding {
     let scopes: Option<Vec<&str>> = scopes.map(|scopes| scopes.split(',').map(str::trim).collect());
     match (status, scopes) {

@@ -9,7 +9,7 @@ use super::{Context, Finding};
 /// The plausible years, from the first release on.
 const YEARS: std::ops::Range<i16> = 2026..2100;
 
-/// The kernel's settings that let a sandbox use another's address, or bypass the gateway.
+/// Checks the kernel's settings that let a sandbox use another sandbox's address, or bypass the gateway.
 pub fn spoofing(_: &Context) -> Vec<Finding> {
     spoofing_in(Path::new("/proc/sys/net/ipv4"))
 }

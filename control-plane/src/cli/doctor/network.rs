@@ -10,16 +10,18 @@ use serde_json::Value;
 use super::{Context, Finding, Readyz, TIMEOUT};
 use crate::app::Addresses;
 
-/// Whether the ports are free, or the running gateway's.
+/// Whether each port is free, or in use by the running gateway.
 pub fn ports(context: &Context) -> Vec<Finding> {
     let running = context.gateway.is_some();
     let Addresses { proxy, admin } = Addresses::find(&context.config, context.state_dir.as_deref().ok());
     [("proxy", proxy), ("admin", admin)]
         .map(|(key, address)| match TcpListener::bind(address) {
             // A running gateway listens on its ports.
-            Ok(_) if running => {
-                Finding::fail("ports", format!("{key} {address} is free though a gateway runs"), "its log says why")
-            }
+            Ok(_) if running => Finding::fail(
+                "ports",
+                format!("{key} {address} is free though a gateway runs"),
+                "read its log for the cause",
+            ),
             Ok(_) => Finding::ok("ports", format!("{key} {address} is free")),
             Err(error) if error.kind() == ErrorKind::AddrInUse && running => {
                 Finding::ok("ports", format!("{key} {address} is the gateway's"))
