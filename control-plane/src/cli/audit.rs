@@ -108,7 +108,7 @@ impl Tail {
     }
 }
 
-/// The fields of a line that are printed. Each may be missing: the gateway may be of another version.
+/// The printed fields of a line. Each may be missing, because the gateway may have another version.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Row {

@@ -50,12 +50,12 @@ impl Ca {
             Self::Rotate { finish: false } => {
                 client.post("/internal/ca/rotate", &serde_json::Value::Null)?;
                 print(
-                    "a new CA is trusted beside the old one, which issues still\ngive every sandbox the new bundle (sallyport ca export --bundle), then: sallyport ca rotate --finish\n",
+                    "the new bundle has a new CA beside the old one; the old CA still issues\ngive every sandbox the new bundle (sallyport ca export --bundle), then: sallyport ca rotate --finish\n",
                 )
             }
             Self::Rotate { finish: true } => {
                 client.post("/internal/ca/rotate/finish", &serde_json::Value::Null)?;
-                print("the new CA issues from now on; the old one stays trusted until the next change\n")
+                print("the new CA issues from now on; the old CA stays trusted until the next change\n")
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{Common, Error, print};
 /// Register, list, show and remove containers.
 #[derive(Debug, Subcommand)]
 pub enum Container {
-    /// Register a container, or replace the one at its address
+    /// Register a container, or replace the record at its address
     Add(Add),
     /// List the registered containers
     Ls {
@@ -51,7 +51,7 @@ pub struct Add {
     /// A branch that the container may push to, as a glob; repeatable [default for bot: sandbox/* and bot/*]
     #[arg(long = "branch", value_name = "GLOB")]
     branches: Vec<String>,
-    /// Allow force pushes to those branches
+    /// Allow force pushes to the branches of --branch
     #[arg(long)]
     force_own_branches: bool,
     /// The container's name in the audit [default: its address]

@@ -42,9 +42,7 @@ const CHECKS: [fn(&Context) -> Vec<Finding>; 14] = [
 
 /// Check that everything that a gateway needs is there.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit 0, or 1 where something fails. Example:\n  sallyport doctor --config config/sallyport.yaml"
-)]
+#[command(after_help = "Exit 0, or 1 if a check fails. Example:\n  sallyport doctor --config config/sallyport.yaml")]
 pub struct Doctor {
     /// Print JSON
     #[arg(long)]
@@ -135,8 +133,8 @@ impl Doctor {
         }
         match failed {
             0 => Ok(()),
-            1 => Err(Error::Other(anyhow::anyhow!("one check fails; its line says what to do"))),
-            more => Err(Error::Other(anyhow::anyhow!("{more} checks fail; their lines say what to do"))),
+            1 => Err(Error::Other(anyhow::anyhow!("one check failed; its line has the next step"))),
+            more => Err(Error::Other(anyhow::anyhow!("{more} checks failed; their lines have the next steps"))),
         }
     }
 
