@@ -1,7 +1,7 @@
 //! The rules: every name by which the gateway refuses a request, lets one pass, or explains an audit line.
 //!
 //! The table below is the contract between the stages, the audit, the metrics and the operator. `docs/refusals.md` is
-//! generated from it (`tests/refusals.rs`). A new refusal begins with a line here; the compiler then asks for no other.
+//! generated from it (`tests/refusals.rs`). A new refusal begins with a line in the table, and needs no other list.
 //!
 //! A rule's name never changes its meaning: operators filter audit lines by it, and agents act on it.
 //!
@@ -12,16 +12,16 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
-/// What a rule does to a request.
+/// The effect of a rule on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Refuses it, by default with this HTTP status.
+    /// Refuses the request, by default with this HTTP status.
     Refuses(u16),
-    /// Lets it pass.
+    /// Allows the request.
     Allows,
-    /// Lets it pass, or refuses it with this HTTP status.
+    /// Allows the request, or refuses it with this HTTP status.
     Either(u16),
-    /// Stands in the audit only: no client receives it.
+    /// Explains an audit line. No client receives the rule.
     Audited,
 }
 
@@ -60,27 +60,27 @@ macro_rules! rules {
                 match self { $(Self::$rule => $name,)+ }
             }
 
-            /// The stage that decides by it.
+            /// The stage that applies the rule.
             pub const fn stage(self) -> Stage {
                 match self { $(Self::$rule => Stage::$stage,)+ }
             }
 
-            /// What it does to a request.
+            /// The rule's effect on a request.
             pub const fn effect(self) -> Effect {
                 match self { $(Self::$rule => $effect,)+ }
             }
 
-            /// When it decides, in one line for the operator.
+            /// The rule's condition, in one line for the operator.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$rule => $meaning,)+ }
             }
 
-            /// What the operator or the agent can do about it, in one sentence; empty where nothing is to be done.
+            /// The next step for the operator or the agent, in one sentence. Empty if no step is needed.
             pub const fn advice(self) -> &'static str {
                 match self { $(Self::$rule => $advice,)+ }
             }
 
-            /// How it is tested.
+            /// The rule's test.
             pub const fn reached(self) -> Reached {
                 match self { $(Self::$rule => $reached,)+ }
             }
@@ -176,7 +176,7 @@ rules! {
         "Mend the input; the reason names the field.",
         Test("a_line_that_explain_cannot_read_has_a_rule_too");
 
-    // Identity: who is speaking, and which hosts that container may reach.
+    // Identity: the container that sends the request, and the hosts that it may reach.
     LimitConnections = "limit.connections", Identity, Refuses(429),
         "The address has 256 open tunnels in one Envoy worker.",
         "Close tunnels that are not used.",
@@ -226,7 +226,7 @@ rules! {
         "",
         Chain("egress.yaml", "a host of the record");
 
-    // GitHub: what a request to one of GitHub's hosts does.
+    // GitHub: the effect of a request to one of GitHub's hosts.
     GithubUnavailable = "github.unavailable", Github, Refuses(503),
         "The filter has no rules or no record, or a call of Envoy's failed.",
         "Try again; report it with Envoy's log.",
@@ -444,7 +444,7 @@ rules! {
         "Leave it to a person, or allow the operation by its name.",
         GitHub("B16");
 
-    // Credentials: whether a credential is added, and that no answer tells it.
+    // Credentials: whether a credential is added, and that no response contains it.
     CredentialsUnavailable = "credentials.unavailable", Credentials, Refuses(503),
         "The control plane did not answer the credential check.",
         "Try again; check that the control plane runs.",
@@ -506,7 +506,7 @@ rules! {
         "Report it with Envoy's log: it is a fault of the gateway.",
         Cannot("the credential stage writes the place that the scrub filter reads, and no sandbox can; `a_credential_that_cannot_be_read_back_ends_the_request` shows it natively");
 
-    // Push: which refs a push moves, and how.
+    // Push: the refs that a push moves, and how.
     PushAllowed = "push.allowed", Push, Allows,
         "The push may pass; the audit line then names the credential that was added.",
         "",
@@ -588,7 +588,7 @@ rules! {
         "Push again; report it with Envoy's log.",
         Cannot("the control plane sends the rules with the filter, and the identity stage the record with each push");
 
-    // Upstream: resolving and reaching the host.
+    // Upstream: the resolution of the host, and the connection to it.
     UpstreamDns = "upstream.dns", Upstream, Refuses(503),
         "The host cannot be resolved, or only to addresses that are not public.",
         "Check the name, and the gateway's name servers.",
@@ -604,8 +604,8 @@ rules! {
 }
 
 impl Rule {
-    /// The HTTP status of a refusal by this rule, unless the refusal says otherwise. For a rule that refuses nothing it
-    /// is 403: a denial is never a success.
+    /// The default HTTP status of a refusal by this rule. A rule that never refuses has 403, because a denial is never
+    /// a success.
     pub const fn status(self) -> u16 {
         match self.effect() {
             Refuses(status) | Either(status) => status,
@@ -613,7 +613,7 @@ impl Rule {
         }
     }
 
-    /// The rule called `name`; `None` if there is no such rule.
+    /// The rule called `name`. Returns `None` if no rule has the name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|rule| rule.name() == name)
     }
@@ -625,7 +625,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A rule equals its name, so that tests and corpora can spell it.
+/// A rule equals its name, so that tests and corpora can compare it with text.
 impl PartialEq<&str> for Rule {
     fn eq(&self, other: &&str) -> bool {
         self.name() == *other
