@@ -47,7 +47,7 @@ const BEGINNINGS: [&str; 11] =
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane/credentials",
+    "control-plane/credentials/src/decide.rs",
     "control-plane/src",
     "filters/identity-filter",
     "filters/policy",
