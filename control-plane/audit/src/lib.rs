@@ -114,7 +114,7 @@ struct Origin {
     seq: u64,
 }
 
-/// An allowed request that a provider has answered with 401.
+/// An allowed request whose response had the status 401.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The request's host.

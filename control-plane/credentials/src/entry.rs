@@ -127,7 +127,7 @@ impl Entry {
             || self.injections.iter().any(|injection| injection.source.has_value(&self.name, &injection.format))
     }
 
-    /// The logins among the sources.
+    /// The logins that it may come from.
     pub fn logins(&self) -> impl Iterator<Item = &Arc<Login>> {
         self.injections.iter().filter_map(|injection| injection.source.as_login())
     }

@@ -390,7 +390,7 @@ mod tests {
     #[tokio::test]
     async fn a_login_that_is_refused_is_not_asked_for_again_until_its_file_is_another() {
         let rig = Rig::start(-1, Duration::ZERO, |call| match call {
-            1 => Err(RefreshError::ForGood("h answers 400 invalid_grant".into())),
+            1 => Err(RefreshError::ForGood("h returned 400 invalid_grant".into())),
             _ => Ok(NEXT),
         });
         rig.until("it is refused", |rig| rig.login.problem().is_some()).await;
@@ -414,7 +414,7 @@ mod tests {
         let times = rig.times.lock().unwrap().clone();
         for (failures, pair) in (1..).zip(times.windows(2)) {
             let (pause, longest) = (pair[1] - pair[0], schedule::RETRIES.pause(failures));
-            // It looks once a second.
+            // The task checks the login once a second.
             assert!(pause >= longest / 2 && pause <= longest + LOOK + LOOK, "{failures}: {pause:?}");
         }
         assert!(rig.login.problem().unwrap().contains("status 500"));
@@ -426,7 +426,7 @@ mod tests {
         let rig = Rig::start(20, Duration::ZERO, |_| Ok(NEXT));
         rig.until("it is refreshed", |rig| rig.asked() == 1).await;
         let other = tempfile::tempdir().unwrap();
-        // The next one of the same login, whose directory is then in the way.
+        // A second login with the same file. Later, a file replaces the directory of its home.
         let rig = Rig::start(3_000, Duration::ZERO, |_| Ok(NEXT));
         rig.until("it is there", |rig| rig.login.state.borrow().tokens.is_some()).await;
         let tokens = rig.directory.path().join("tokens");
@@ -444,7 +444,7 @@ mod tests {
     async fn a_disk_that_fails_after_the_rotation_loses_nothing_that_it_need_not() {
         let rig = Rig::start(3, Duration::from_millis(500), |_| Ok(NEXT));
         rig.until("it is asked", |rig| rig.asked() == 1).await;
-        // Between the question and its answer.
+        // Between the request and its response.
         let (tokens, other) = (rig.directory.path().join("tokens"), tempfile::tempdir().unwrap());
         std::fs::rename(&tokens, other.path().join("away")).unwrap();
         std::fs::write(&tokens, "in the way").unwrap();

@@ -1,5 +1,5 @@
 //! Logins as sources: `from: {oauth: …}`, the variables that name a login's file, and the token endpoints for which the
-//! gateway answers.
+//! gateway responds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ fn layout(program: Program, provider: Option<&str>) -> Result<Layout, FieldError
     }
 }
 
-/// Adds an entry for each token endpoint of the logins in `entries`: the gateway answers there by itself. A host that
+/// Adds an entry for each token endpoint of the logins in `entries`: the gateway itself responds there. A host that
 /// has an entry keeps it.
 pub fn add_token_endpoints(entries: &mut BTreeMap<HostPattern, Entry>) {
     let services: BTreeSet<Service> =
