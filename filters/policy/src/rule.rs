@@ -34,6 +34,8 @@ pub enum Reached {
     GitHub(&'static str),
     /// By a case of `tests/corpus/push/cases.jsonl`, through Envoy: its name.
     Push(&'static str),
+    /// By a case of `tests/corpus/chain`, natively, by `policy explain` and through Envoy: its file and its name.
+    Chain(&'static str, &'static str),
     /// By a native test only: the name of its function.
     Native(&'static str),
     /// By no request from outside: the reason.
@@ -87,7 +89,7 @@ macro_rules! rules {
 }
 
 use Effect::{Allows, Audited, Either, Refuses};
-use Reached::{Cannot, GitHub, Native, Push, Test};
+use Reached::{Cannot, Chain, GitHub, Native, Push, Test};
 
 rules! {
     // Listener: Envoy, before any filter of ours.
@@ -98,7 +100,7 @@ rules! {
     ListenerClosed = "listener.closed", Listener, Audited,
         "Envoy ended the request before any stage was asked.",
         "Read `reason` in the audit line: it holds Envoy's own code.",
-        Test("no_spelling_of_a_refused_host_reaches_anybody");
+        Chain("hosts.yaml", "a zero byte");
     ListenerUnnamed = "listener.unnamed", Listener, Audited,
         "The decision that the stages noted cannot be read.",
         "Report it with the control plane's log: it is a fault of the gateway.",
@@ -144,35 +146,35 @@ rules! {
     RequestConnect = "request.connect", Request, Allows,
         "A CONNECT has a valid form, and the tunnel is opened; the requests inside are judged one by one.",
         "",
-        Cannot("an opened CONNECT has no audit line; `a_connect_is_opened_at_the_proxy_only` shows the rule natively");
+        Chain("tunnels.yaml", "an allowed host");
     RequestNestedConnect = "request.nested-connect", Request, Refuses(403),
         "A CONNECT was sent inside a tunnel.",
         "Send CONNECT to the proxy itself.",
-        Test("a_connect_inside_a_tunnel_names_its_rule");
+        Chain("nested.yaml", "the tunnel's own host");
     RequestAuthority = "request.authority", Request, Refuses(403),
         "The request does not name exactly one host, or the host is no fully qualified name: an IP address, `localhost`, a single label, or a name with userinfo.",
         "Name the host by its full DNS name.",
-        Test("what_is_no_plain_name_is_refused_in_every_form");
+        Chain("hosts.yaml", "loopback");
     RequestPort = "request.port", Request, Refuses(403),
         "The port is not 443 or 80, or a CONNECT names none.",
         "Use port 443 or 80.",
-        Test("other_ports_are_refused_in_every_form");
+        Chain("ports.yaml", "port 22");
     RequestPath = "request.path", Request, Refuses(403),
         "The path holds a byte that no URI holds.",
         "Percent-encode the path.",
-        Test("a_path_with_bytes_that_are_not_ascii_gets_no_credential");
+        Chain("paths.yaml", "a letter beyond ASCII");
     RequestMethod = "request.method", Request, Refuses(403),
         "The method is TRACE, which would echo the credential.",
         "Use another method.",
-        Test("whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_it_can_be_read");
+        Chain("egress.yaml", "TRACE");
     RequestSni = "request.sni", Request, Refuses(421),
         "The request names another host than its TLS handshake.",
         "Open a connection for each host.",
-        Test("a_request_for_another_host_than_the_handshake_s_asks_for_neither");
+        Chain("handshakes.yaml", "a refused host");
     RequestUnreadable = "request.unreadable", Request, Refuses(400),
         "`policy explain` cannot read its input.",
         "Mend the input; the reason names the field.",
-        Cannot("only `policy explain` has input of this form");
+        Test("a_line_that_explain_cannot_read_has_a_rule_too");
 
     // Identity: who is speaking, and which hosts that container may reach.
     LimitConnections = "limit.connections", Identity, Refuses(429),
@@ -222,7 +224,7 @@ rules! {
     EgressContainer = "egress.container", Identity, Allows,
         "The record's `egress_allow` lists the host.",
         "",
-        Native("a_container_reaches_its_own_extra_hosts_and_nobody_else_does");
+        Chain("egress.yaml", "a host of the record");
 
     // GitHub: what a request to one of GitHub's hosts does.
     GithubUnavailable = "github.unavailable", Github, Refuses(503),
@@ -276,11 +278,11 @@ rules! {
     GithubBlockedPattern = "github.blocked-pattern", Github, Refuses(403),
         "The path matches one of `blocked_api_patterns`.",
         "Remove the pattern from the policy.",
-        Test("a_pattern_of_the_policy_refuses_what_is_allowed_without_it");
+        Chain("operations.yaml", "a path that matches a pattern");
     GithubOperation = "github.operation", Github, Either(403),
         "The policy allows or refuses the operation by its name.",
         "Change `github.operations` in the policy.",
-        Native("what_is_allowed_by_name_keeps_its_guards");
+        Chain("operations.yaml", "an operation that is allowed by its name");
     GithubOffByDefault = "github.off-by-default", Github, Refuses(403),
         "The operation has to be allowed by its name.",
         "Name the operation under `github.operations` in the policy.",
@@ -486,11 +488,11 @@ rules! {
     CredentialsGit = "credentials.git", Credentials, Allows,
         "The credential for git was added.",
         "",
-        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+        Chain("git-services.yaml", "the list that git gets");
     CredentialsApi = "credentials.api", Credentials, Allows,
         "The credential for GitHub's API was added.",
         "",
-        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+        Chain("github.yaml", "an issue");
     CredentialsEndpoint = "credentials.endpoint", Credentials, Allows,
         "The credential of the path's provider was added.",
         "",

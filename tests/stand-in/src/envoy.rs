@@ -36,6 +36,8 @@ pub struct Request {
     pub source: String,
     /// The name in its TLS handshake. `None`: cleartext.
     pub sni: Option<String>,
+    /// It arrives at the listener that is the sandboxes' proxy. Otherwise: inside a tunnel.
+    pub at_proxy: bool,
     /// The stages that its virtual host turns off.
     pub disabled: Vec<Stage>,
     /// The stages, of [`Stage::Credentials`] and [`Stage::ForwardProxy`], that wait until [`Envoy::goes_on`].
@@ -57,6 +59,7 @@ impl Request {
             end: false,
             source: "172.18.0.5:40000".into(),
             sni: Some(host.into()),
+            at_proxy: false,
             disabled: Vec::new(),
             waiting: Vec::new(),
         }
@@ -209,8 +212,8 @@ impl Envoy {
                 source: request.source,
                 tls: request.sni.is_some(),
                 sni: request.sni,
-                // A tunnel's listener: OUTBOUND.
-                direction: 2,
+                // INBOUND, or a tunnel's listener: OUTBOUND.
+                direction: if request.at_proxy { 1 } else { 2 },
                 disabled: request.disabled,
                 waiting: request.waiting,
                 ..Default::default()

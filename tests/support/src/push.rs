@@ -190,6 +190,16 @@ impl Upload {
         }
     }
 
+    /// Sends `bytes` as the last chunk, with the end of the body in one write.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n0\r\n\r\n"].concat();
+        self.stream.write_all(if bytes.is_empty() { b"0\r\n\r\n" } else { &chunk }).await?;
+        self.stream.flush().await
+    }
+
     /// Ends the body.
     ///
     /// # Errors

@@ -33,18 +33,6 @@ pub enum Way {
 pub const REQUESTS: [Way; 6] =
     [Way::Absolute, Way::AbsoluteTwo, Way::Tls, Way::TlsTwo, Way::Cleartext, Way::CleartextTwo];
 
-/// All of them.
-pub const ALL: [Way; 8] = [
-    Way::Connect,
-    Way::ConnectTwo,
-    Way::Absolute,
-    Way::AbsoluteTwo,
-    Way::Tls,
-    Way::TlsTwo,
-    Way::Cleartext,
-    Way::CleartextTwo,
-];
-
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {

@@ -121,6 +121,10 @@ fn every_test_that_the_docs_name_is_there() {
         let long = named(&text).filter(|word| word.matches('_').count() >= LONG && !NO_TESTS.contains(word));
         let not_there = long.filter(|word| !functions.contains_key(*word));
         missing.extend(not_there.map(|word| format!("{}: {word}", path.display())));
+        // Cases in place of a test.
+        let cases = text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("tests/corpus/"));
+        let not_there = cases.filter(|word| !word.contains('*') && !root.join(word).exists());
+        missing.extend(not_there.map(|word| format!("{}: {word}", path.display())));
     }
     let map = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
     let (_, invariants) = map.split_once("\n## What always holds\n").expect("the invariants have a heading");

@@ -20,6 +20,8 @@ use test_support::{Answer, Http, Rig, Sandbox, eventually, eventually_async};
 const SOON: Duration = Duration::from_secs(10);
 /// The longest that a push waits for an answer, with something for the machine.
 const PATIENCE: Duration = Duration::from_secs(18);
+/// The time in which a byte or a ref that must wait would have moved.
+const COULD_PASS: Duration = Duration::from_millis(500);
 /// The end of a pack, without which no server takes it.
 const TRAILER: u64 = 20;
 /// The branch that most pushes are about.

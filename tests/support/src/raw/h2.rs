@@ -5,7 +5,6 @@ use crate::client::STEP;
 use crate::{Answer, kept};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// The largest frame that every peer takes (RFC 9113 section 6.5.2).
@@ -156,18 +155,18 @@ pub async fn ask_in_pieces(
     fields: &[Field<'_>],
     pieces: &[&[u8]],
 ) -> io::Result<Heard> {
-    ask_in_pieces_noting(stream, fields, pieces, &Notify::new()).await
+    ask_in_pieces_with(stream, fields, pieces, async |_| {}).await
 }
 
-/// [`ask_in_pieces`], which notifies `read` when the peer has read the last piece.
+/// [`ask_in_pieces`], which awaits `read` with the number of each piece that the peer has read, before the next is sent.
 ///
 /// # Errors
 /// As [`ask`].
-pub async fn ask_in_pieces_noting(
+pub async fn ask_in_pieces_with(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     fields: &[Field<'_>],
     pieces: &[&[u8]],
-    read: &Notify,
+    mut read: impl AsyncFnMut(usize),
 ) -> io::Result<Heard> {
     let work = async {
         let head = bytes(Request { fields, body: b"-", trailers: &[] });
@@ -186,8 +185,8 @@ pub async fn ask_in_pieces_noting(
                     Some(Event::Over) => return Ok(hearing.heard),
                 }
             }
+            read(number).await;
         }
-        read.notify_one();
         loop {
             if let Some(Event::Over) = hearing.next(stream).await? {
                 return Ok(hearing.heard);

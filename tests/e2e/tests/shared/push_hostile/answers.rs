@@ -1,6 +1,6 @@
 //! GitHub's answers about refs and comparisons: missing, late or wrong. The trailer of a push waits for them.
 
-use super::{BOTH, PATIENCE, Place, SOON, TRAILER, Waiting, X, Y, assert_done, assert_reported, rig, two};
+use super::{BOTH, COULD_PASS, PATIENCE, Place, SOON, TRAILER, Waiting, X, Y, assert_done, assert_reported, rig, two};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use test_support::client::tls;
@@ -11,9 +11,6 @@ use test_support::upstream::pranks::Api;
 use test_support::{Http, Rig, eventually, eventually_async, holds_async};
 use tokio::sync::Notify;
 use tokio::time::timeout;
-
-/// As long as a trailer is looked for that could pass by now.
-const COULD_PASS: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn where_a_ref_is_is_not_the_client_s_to_say() {
@@ -241,7 +238,11 @@ async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
         eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
         let pieces: [&[u8]; 3] = [&body[..100], &body[100..], b""];
         let read = Notify::new();
-        let asked = h2::ask_in_pieces_noting(&mut stream, &fields, &pieces, &read);
+        let asked = h2::ask_in_pieces_with(&mut stream, &fields, &pieces, async |piece| {
+            if piece + 1 == pieces.len() {
+                read.notify_one();
+            }
+        });
         let released = async {
             timeout(SOON, read.notified()).await.expect("the gateway reads all of the push");
             rig.gateway.signal(Signal::CONT);

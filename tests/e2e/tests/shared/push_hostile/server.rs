@@ -1,13 +1,17 @@
 //! Servers that answer early, wrongly or not at all, and lists of refs that no git server sends.
 
-use super::{BOTH, Place, TRAILER, X, assert_done, assert_refused, assert_reported, one, rig, success, two};
+use super::{
+    BOTH, COULD_PASS, Place, TRAILER, X, ZERO, assert_done, assert_refused, assert_reported, one, rig, success, two,
+};
+use futures::StreamExt;
 use std::time::{Duration, Instant};
-use test_support::Http;
 use test_support::client::tls;
 use test_support::push::{CAPABILITIES, CONTENT_TYPE, Update, Upload, list_with, pkt};
 use test_support::raw::{self, h2};
 use test_support::upstream::git;
 use test_support::upstream::pranks::{Api, End, Prank};
+use test_support::{Answer, Http, holds_async};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 fn result(after: u64, body: Vec<u8>, end: End) -> Prank {
@@ -118,6 +122,107 @@ async fn a_success_that_came_early_is_told_when_the_push_is_allowed() {
         assert_done("when it is allowed", &upload.hear().await.unwrap(), X);
         assert_eq!(place.bytes(), body.len() as u64);
     }
+}
+
+/// How the body of a push is framed.
+#[derive(Clone, Copy, Debug)]
+enum Framing {
+    Chunked,
+    Length,
+    Two,
+}
+
+/// A push whose last bytes come after the server's early 200.
+#[derive(Clone, Copy, Debug)]
+struct Late {
+    framing: Framing,
+    /// The bytes that are left when the rest has come.
+    left: usize,
+    /// The end of the body comes by itself, after the last byte.
+    apart: bool,
+    /// Every piece waits until the server's response has come.
+    paused: bool,
+}
+
+impl Late {
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for framing in [Framing::Chunked, Framing::Length, Framing::Two] {
+            for left in [0, 1, 10, 19, 20, 21, 30] {
+                for (apart, paused) in [(false, false), (false, true), (true, false), (true, true)] {
+                    // A body of a known length ends with its last byte.
+                    if !(apart && matches!(framing, Framing::Length)) {
+                        all.push(Self { framing, left, apart, paused });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Sends `body` to the repository of `place`, where it moves the ref `name`.
+    async fn push(self, place: &Place<'_>, name: &str, body: &[u8]) -> Answer {
+        let before = place.at(name);
+        let (first, rest) = body.split_at(body.len() - self.left);
+        let end: &[u8] = b"";
+        let pieces: Vec<&[u8]> =
+            [Some(first), (self.left > 0).then_some(rest), self.apart.then_some(end)].into_iter().flatten().collect();
+        let last = pieces.len() - 1;
+        // git http-backend responds as soon as it has the list, and nothing outside Envoy shows that response.
+        let pause = async |number: usize| {
+            if self.paused && number != last {
+                holds_async("an incomplete push moves nothing", COULD_PASS, || place.at(name) == before).await;
+            }
+        };
+        match self.framing {
+            Framing::Chunked => {
+                let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
+                for (number, piece) in pieces.iter().enumerate() {
+                    if number == last { upload.send_last(piece).await } else { upload.send(piece).await }.unwrap();
+                    pause(number).await;
+                }
+                upload.hear().await.unwrap()
+            }
+            Framing::Length => {
+                let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::One).await.unwrap();
+                let request = one("POST", &place.path(), &[("content-type", CONTENT_TYPE)], body);
+                let (first, rest) = request.split_at(request.len() - self.left);
+                stream.write_all(first).await.unwrap();
+                stream.flush().await.unwrap();
+                pause(0).await;
+                raw::ask(&mut stream, rest).await.unwrap()
+            }
+            Framing::Two => {
+                let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::Two).await.unwrap();
+                let path = place.path();
+                let fields = two("POST", &path, &[("content-type", CONTENT_TYPE)]);
+                h2::ask_in_pieces_with(&mut stream, &fields, &pieces, pause).await.unwrap().answer()
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_push_passes_whose_end_comes_after_the_server_s_early_success() {
+    let place = Place::new(rig(), "late-end");
+    let (place, seed) = (&place, &place.seed);
+    let pushes = Late::all().into_iter().enumerate().map(|(number, late)| {
+        let name = format!("refs/heads/sandbox/late-{number}");
+        let new = place.work.commit(&[seed], &name);
+        // A fast-forward of the container's own branch, or a new one.
+        let old = if number % 2 == 0 { seed } else { ZERO };
+        if old != ZERO {
+            place.work.deliver(seed, &name);
+        }
+        let body = place.body(&[(old, &new, &name)], &[seed]);
+        async move {
+            let answer = late.push(place, &name, &body).await;
+            assert_done(&format!("{late:?}"), &answer, &name);
+            assert_eq!(place.at(&name), Some(new), "{late:?}");
+        }
+    });
+    // A container has four pushes under way at a time.
+    futures::stream::iter(pushes).buffer_unordered(4).for_each(async |()| {}).await;
 }
 
 #[tokio::test]
