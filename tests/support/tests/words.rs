@@ -47,9 +47,7 @@ const BEGINNINGS: [&str; 11] =
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane/audit",
-    "control-plane/base",
-    "control-plane/credentials",
+    "control-plane/credentials/src/decide.rs",
     "control-plane/src/cli/explain.rs",
     "control-plane/src/cli/push.rs",
     "filters/policy/src/explain.rs",
