@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use policy::glob;
+
 /// The methods that an operator can name: those of RFC 9110 but TRACE and CONNECT, which never pass, and PATCH.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
@@ -69,8 +71,10 @@ impl Endpoint {
             return false;
         }
         let mut rest = path.split(|b| *b == b'/').skip(1);
-        let fits =
-            self.segments.iter().all(|pattern| rest.next().is_some_and(|segment| fits(pattern.as_bytes(), segment)));
+        let fits = self
+            .segments
+            .iter()
+            .all(|pattern| rest.next().is_some_and(|segment| glob::covers(pattern.as_bytes(), segment)));
         fits && if self.below { rest.next().is_some() } else { rest.next().is_none() }
     }
 }
@@ -105,20 +109,6 @@ pub fn canonical(path: &[u8]) -> bool {
         clean &= !(segment.is_empty() && rest.peek().is_some()) && segment != b"." && segment != b"..";
     }
     plain && rooted && clean
-}
-
-/// Whether `text` is `pattern`, in which each `*` is any run of bytes. What lies between two stars is taken where it
-/// comes first, which leaves the most for what follows; so there is nothing to go back to.
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    let mut pieces = pattern.split(|b| *b == b'*');
-    let first = pieces.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let Some(last) = pieces.next_back() else { return rest.is_empty() };
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
-        let Some(at) = rest.windows(piece.len()).position(|window| window == piece) else { return false };
-        rest = rest.get(at + piece.len()..).unwrap_or_default();
-    }
-    rest.ends_with(last)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! `snapshot` builds the resources from the checked configuration. `connection` is the protocol, as a pure state
 //! machine. `server` is the thin tonic loop around it.
 
-pub mod connection;
-pub mod leaves;
+mod connection;
+mod leaves;
 pub mod resources;
 pub mod server;
 pub mod snapshot;

@@ -2,8 +2,9 @@
 //! bring each event to its [`Flow`] and carry out what that returns. No decision is made here.
 
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
+use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Step};
-use policy::github::{Confirm, Confirmed, Flow, Judge, Rules};
+use policy::github::{Judge, Rules};
 use prost::Message;
 use registry_proto::github::{ConfirmRequest, ConfirmResponse};
 use std::rc::Rc;

@@ -74,19 +74,6 @@ impl HostPattern {
         }
     }
 
-    /// Whether the pattern may cover one of GitHub's hosts.
-    pub fn may_be_github(&self) -> bool {
-        match self {
-            Self::Exact(name) => crate::github::kind(name).is_some(),
-            Self::Below(suffix) => {
-                crate::github::kind(suffix).is_some()
-                    || crate::github::BELOW
-                        .iter()
-                        .any(|host| host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')))
-            }
-        }
-    }
-
     /// Whether the pattern covers `host`.
     pub fn covers(&self, host: &HostName) -> bool {
         match self {

@@ -1,7 +1,8 @@
 //! The stages identity and github for one request, as the filters run them: for `policy explain` and `push explain`,
 //! which add the stages behind, and for the tests of the corpus.
 
-use crate::github::{Allowed, Call, Confirmed, Head, Judge, Operation, Refused};
+use crate::flow::github::Confirmed;
+use crate::github::{Allowed, Call, Head, Judge, Operation, Refused};
 use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
 use jiff::Timestamp;
 use serde::Serialize;

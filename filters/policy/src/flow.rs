@@ -1,11 +1,12 @@
 //! The vocabulary of a flow: the pure half of a filter that follows one request and its response.
 //!
 //! A flow takes events (headers, body bytes, trailers, the answers to its questions) and returns a [`Step`] for each.
-//! The shell around it carries the step out and decides nothing. [`crate::github::Flow`] is one flow, `push::Flow` the
-//! other.
+//! The shell around it carries the step out and decides nothing. [`github::Flow`] is one flow, `push::Flow` the other.
 //!
 //! **Invariant:** a release, a refusal and a reset are the last part of a step. [`Step`] has one field for them, beside
 //! the effects: no step can touch headers or a body after a paused stream was released.
+
+pub mod github;
 
 use crate::{Container, HostName, Note, Refusal};
 

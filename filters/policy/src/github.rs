@@ -11,7 +11,6 @@
 //! The github filter calls this module for each request, by way of [`Flow`], and so does the CLI's `policy explain`.
 
 mod class;
-mod flow;
 mod graphql;
 mod guards;
 mod headers;
@@ -27,7 +26,6 @@ mod search;
 mod target;
 
 pub use class::Class;
-pub use flow::{Confirm, Confirmed, Flow};
 pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};

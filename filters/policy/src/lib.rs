@@ -4,11 +4,13 @@
 //! the filters, the CLI, the tests and the fuzzers all run this one code. It knows nothing of git's bytes and
 //! nothing of Envoy.
 
+mod branch;
 mod container;
 mod egress;
 mod explain;
 pub mod flow;
 pub mod github;
+pub mod glob;
 mod host;
 mod identity;
 mod note;
@@ -17,13 +19,14 @@ mod refname;
 mod refusal;
 mod rule;
 
+pub use branch::{BranchDenial, BranchRules};
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
 pub use explain::{Ask, Explained, Onward, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use note::{Decided, Decision, Note, PushNote, Unreadable, UpdateNote};
-pub use refname::{BranchDenial, BranchGlob, BranchRules, InvalidGlob, branch_of, is_branch, is_refname};
+pub use refname::{BranchGlob, InvalidGlob, branch_of, is_branch, is_refname};
 pub use refusal::{Form, RULE_HEADER, Refusal, render};
 pub use rule::{Effect, Reached, Rule};
 

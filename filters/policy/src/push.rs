@@ -4,7 +4,8 @@
 //! Branches follow the same [`BranchRules`] as in GitHub's API. A tag follows the rules of a branch with the same name.
 //! In addition, a tag is never moved or deleted, because others have built on it.
 
-use crate::refname::{self, BranchDenial, BranchRules};
+use crate::branch::{BranchDenial, BranchRules};
+use crate::refname;
 use crate::{AuthMode, Container, Denial, Rule};
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,6 @@
-//! Names of refs and branches, and the rules for which branches a container may move. REST, GraphQL and git all use
-//! these rules.
+//! Names of refs and branches, and globs of branches.
 
-use crate::{AuthMode, Container};
+use crate::glob;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest ref name that GitHub accepts, in bytes.
@@ -62,22 +61,13 @@ impl BranchGlob {
 
     /// Whether the glob matches `branch`.
     pub fn covers(&self, branch: &str) -> bool {
-        covers(self.0.as_bytes(), branch.as_bytes())
+        glob::covers(self.0.as_bytes(), branch.as_bytes())
     }
-}
 
-/// Whether `pattern`, in which `*` stands for any text, matches the whole of `text`.
-pub(crate) fn covers(pattern: &[u8], text: &[u8]) -> bool {
-    let mut parts = pattern.split(|byte| *byte == b'*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    // Taking the leftmost match of each part leaves the most text for the parts after it.
-    for part in parts.filter(|part| !part.is_empty()) {
-        let Some(at) = rest.windows(part.len()).position(|window| window == part) else { return false };
-        rest = rest.get(at.saturating_add(part.len())..).unwrap_or_default();
+    /// Whether the glob matches `branch`, ignoring ASCII case.
+    pub fn covers_in_any_case(&self, branch: &str) -> bool {
+        glob::covers(self.0.to_ascii_lowercase().as_bytes(), branch.to_ascii_lowercase().as_bytes())
     }
-    rest.ends_with(last)
 }
 
 impl std::fmt::Display for BranchGlob {
@@ -99,69 +89,9 @@ impl<'de> Deserialize<'de> for BranchGlob {
     }
 }
 
-/// The protected branches, and whether the other branches may be force-pushed or deleted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BranchRules {
-    /// Globs of the branches that no container may move. Matched ignoring ASCII case.
-    pub protected: Vec<BranchGlob>,
-    /// Whether a branch may be moved to a commit that does not descend from its old commit.
-    pub allow_force_push: bool,
-    /// Whether a branch may be deleted.
-    pub allow_deletion: bool,
-}
-
-impl Default for BranchRules {
-    fn default() -> Self {
-        let protected = ["main", "master"].iter().filter_map(|name| BranchGlob::parse(name).ok()).collect();
-        Self { protected, allow_force_push: false, allow_deletion: false }
-    }
-}
-
-/// Why a branch may not be moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BranchDenial {
-    /// The name is not a valid branch name.
-    Malformed,
-    /// The branch is protected.
-    Protected,
-    /// The branch matches none of the container's allowed branches.
-    NotAllowed,
-}
-
-impl BranchRules {
-    /// Checks whether `container` may move `branch` at all: create it, or write a commit to it.
-    ///
-    /// # Errors
-    /// If the branch may not be moved.
-    pub fn may_move(&self, container: &Container, branch: &str) -> Result<(), BranchDenial> {
-        if !is_branch(branch) {
-            return Err(BranchDenial::Malformed);
-        }
-        let lower = branch.to_ascii_lowercase();
-        let protects = |glob: &BranchGlob| covers(glob.0.to_ascii_lowercase().as_bytes(), lower.as_bytes());
-        if self.protected.iter().any(protects) {
-            return Err(BranchDenial::Protected);
-        }
-        match container.auth_mode {
-            AuthMode::User => Ok(()),
-            AuthMode::Bot if container.allowed_branches.iter().any(|glob| glob.covers(branch)) => Ok(()),
-            AuthMode::Bot => Err(BranchDenial::NotAllowed),
-        }
-    }
-}
-
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-
-    fn container(mode: &str) -> Container {
-        serde_json::from_str(&format!(
-            r#"{{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r"],"auth_mode":"{mode}","allowed_branches":["sandbox/*","bot/*"],"expires_at":"2027-01-15T00:00:00Z"}}"#
-        ))
-        .unwrap()
-    }
 
     #[test]
     fn a_star_is_any_text() {
@@ -174,10 +104,10 @@ mod tests {
             ("exact", &["exact"], &["exactly", "exac"]),
         ] {
             for text in yes {
-                assert!(covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+                assert!(glob::covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
             }
             for text in no {
-                assert!(!covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+                assert!(!glob::covers(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
             }
         }
     }
@@ -227,20 +157,5 @@ mod tests {
         {
             assert_eq!(branch_of(name), None, "{name}");
         }
-    }
-
-    #[test]
-    fn a_bot_moves_its_own_branches_and_nobody_a_protected_one() {
-        let rules = BranchRules::default();
-        for mode in ["bot", "user"] {
-            let who = container(mode);
-            assert_eq!(rules.may_move(&who, "sandbox/x"), Ok(()));
-            for name in ["main", "Main", "MASTER"] {
-                assert_eq!(rules.may_move(&who, name), Err(BranchDenial::Protected));
-            }
-            assert_eq!(rules.may_move(&who, "sandbox/../main"), Err(BranchDenial::Malformed));
-        }
-        assert_eq!(rules.may_move(&container("bot"), "feature/y"), Err(BranchDenial::NotAllowed));
-        assert_eq!(rules.may_move(&container("user"), "feature/y"), Ok(()));
     }
 }

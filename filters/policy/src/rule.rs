@@ -4,6 +4,8 @@
 //! generated from it (`tests/refusals.rs`). A new refusal begins with a line here; the compiler then asks for no other.
 //!
 //! A rule's name never changes its meaning: operators filter audit lines by it, and agents act on it.
+//!
+//! The file is longer than 600 lines because it is one table.
 
 use crate::Stage;
 use serde::de::Error as _;
@@ -232,7 +234,7 @@ rules! {
         "Use api.github.com or git.",
         GitHub("K03");
     GithubWeb = "github.web", Github, Refuses(403),
-        "The request to github.com is none of git's.",
+        "The request to github.com is not one that git or Git LFS sends.",
         "Use git, or api.github.com.",
         GitHub("K13");
     GithubCodeload = "github.codeload", Github, Refuses(403),
@@ -452,7 +454,7 @@ rules! {
     CredentialsBlocked = "credentials.blocked", Credentials, Refuses(403),
         "The gateway blocked the container while the request was under way; see `identity.blocked`.",
         "Read the audit, then register the container again.",
-        Cannot("the identity stage refuses a blocked container first, but for a request in the same moment; `a_blocked_container_gets_nothing` shows it natively");
+        Cannot("the identity stage refuses a blocked container first, except for a request in the same moment; `a_blocked_container_gets_nothing` shows it natively");
     CredentialsHost = "credentials.host", Credentials, Refuses(403),
         "The host has no credential, or is allowed by a suffix where the credential needs its name.",
         "List the host by its name.",

@@ -3,8 +3,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
-use policy::github::{Confirm, Confirmed, Flow, Judge, MAX_BODY, Rules};
+use policy::github::{Judge, MAX_BODY, Rules};
 use std::net::IpAddr;
 use std::rc::Rc;
 

@@ -332,7 +332,7 @@ extern "C" fn proxy_continue_stream(side: u32) -> u32 {
             state.after.push_back(After::Continue(stream, side, filter));
         }
         if let Some(context) = state.acting() {
-            // Whichever side is resumed, Envoy forgets what it had of the request.
+            // A resume of either side voids the request's maps and buffer.
             (context.headers[0], context.trailers[0], context.body[0]) = (false, false, None);
             context.void = true;
         }

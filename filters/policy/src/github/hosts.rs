@@ -2,7 +2,7 @@
 
 use super::lfs::{self, LfsRequest};
 use super::{Allowed, Class, Head, Operation, Pending, PendingKind, Refused, Scope};
-use crate::{HostName, Rule};
+use crate::{HostName, HostPattern, Rule};
 
 /// The service behind one of GitHub's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,21 @@ pub fn kind(host: &HostName) -> Option<Kind> {
         "codeload.github.com" => Some(Kind::Codeload),
         "github-cloud.githubusercontent.com" | "github-cloud.s3.amazonaws.com" => Some(Kind::LfsStore),
         _ => BELOW.iter().any(below).then_some(Kind::Closed),
+    }
+}
+
+impl HostPattern {
+    /// Whether the pattern may cover one of GitHub's hosts.
+    pub fn may_be_github(&self) -> bool {
+        match self {
+            Self::Exact(name) => kind(name).is_some(),
+            Self::Below(suffix) => {
+                kind(suffix).is_some()
+                    || BELOW
+                        .iter()
+                        .any(|host| host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')))
+            }
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The GitHub part of the policy. The control plane checks it, and every Envoy worker holds a copy.
 
 use super::Class;
+use crate::branch::BranchRules;
 use crate::push::PushRefusal;
-use crate::refname::BranchRules;
 use crate::{AuthMode, Container};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
 use super::{Class, Listed, Operation, Refused, Rules};
-use crate::refname::{self, BranchDenial};
-use crate::{AuthMode, Container, Repo, Rule, branch_of};
+use crate::branch::BranchDenial;
+use crate::{AuthMode, Container, Repo, Rule, branch_of, glob};
 
 /// A container, and the rules that apply to it.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,7 @@ impl<'a> Scope<'a> {
             return Err(Refused::of(operation, Rule::GithubPath, format!("{path:?} is not a plain file path")));
         }
         let lower = path.to_lowercase();
-        let restricts = |glob: &String| refname::covers(glob.to_lowercase().as_bytes(), lower.as_bytes());
+        let restricts = |glob: &String| glob::covers(glob.to_lowercase().as_bytes(), lower.as_bytes());
         if self.container.auth_mode == AuthMode::Bot && self.rules.restricted_paths.iter().any(restricts) {
             let reason = format!("{path} is a restricted path, because files there run with their own rights");
             return Err(Refused::of(operation, Rule::GithubRestrictedPath, reason));

@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use std::process::Command;
+use std::time::Duration;
 use test_support::gateway::policy;
 use test_support::process::Signal;
 use test_support::upstream::{HOSTS, graphql};
@@ -137,7 +138,7 @@ fn comment(id: &str) -> Vec<u8> {
 #[tokio::test]
 async fn a_write_that_cannot_be_confirmed_is_refused_to_try_again() {
     let upstream = Upstream::start();
-    let gateway = Gateway::unstarted(&upstream);
+    let gateway = Gateway::before(&upstream).build();
     gateway.serve();
     eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
     gateway.start_envoy();

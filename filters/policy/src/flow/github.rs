@@ -4,8 +4,8 @@
 //! **Invariant:** a request to GitHub leaves this stage only by `pass`, in the form that was understood. Every error
 //! before becomes a refusal.
 
-use super::{Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Refused};
-use crate::flow::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
+use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
+use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Refused};
 use crate::{Container, Denial, Form, Note, Rule, render};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -18,7 +18,7 @@ type Step = AnyStep<Confirm>;
 pub struct Confirm {
     /// The container's address.
     pub container: IpAddr,
-    /// 1 to [`super::MAX_ASK`] ids.
+    /// 1 to [`github::MAX_ASK`] ids.
     pub node_ids: Vec<String>,
 }
 
@@ -221,7 +221,7 @@ impl Flow {
         }
         self.note = head.note()?;
         let host = head.host()?;
-        if super::kind(&host).is_none() {
+        if github::kind(&host).is_none() {
             return Ok(self.elsewhere());
         }
         self.note = head.note()?;
@@ -233,7 +233,7 @@ impl Flow {
             Head::Allowed(allowed) => Ok(self.pass(&allowed, &[], 0, Then::Continue)),
             Head::Body(pending) => {
                 // `Judge::head` has just screened the same headers.
-                let strays = super::stray_headers(&host, &head.headers).unwrap_or_default();
+                let strays = github::stray_headers(&host, &head.headers).unwrap_or_default();
                 let reading = Reading { judge, container, pending, strays };
                 if end {
                     return self.judge_body(reading, &[]);
