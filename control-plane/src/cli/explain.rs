@@ -221,3 +221,36 @@ fn print(out: &mut impl Write, id: Value, judged: Judged) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::chain::tests::chain;
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_of_a_batch_may_have_an_answer() {
+        let chain = chain("", &[]);
+        let query = "mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}";
+        let input = json!({"subjectId": "PR_kwDOAWBuf84Bh4UQ", "body": "a comment"});
+        let body = json!({"query": query, "variables": {"i": input}}).to_string();
+        let line = |more: Value| {
+            let mut line = json!({
+                "id": 1, "method": "POST", "url": "https://api.github.com/graphql", "body": body, "why": "a comment",
+                "container": {"container_ip": "172.18.0.5", "repos": [{"name": "acme/app", "id": 23_096_959}]},
+            });
+            line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<Line>(line)
+        };
+        for (more, expected) in [
+            (json!({}), "ask"),
+            (json!({"answer": null}), "ask"),
+            (json!({"answer": "yes"}), "allow"),
+            (json!({"answer": "no"}), "deny"),
+        ] {
+            assert_eq!(explain(&line(more).unwrap(), &chain).explained.verdict, expected);
+        }
+        assert!(line(json!({"answer": "perhaps"})).is_err());
+    }
+}

@@ -23,7 +23,7 @@ pub enum Push {
     Explain(Explain),
 }
 
-/// Print the gateway's decision on a push, and the reason. Standard input is the body of the push
+/// Print the gateway's decision on the push whose body is on standard input, and the reason
 ///
 /// The stages identity, github and credentials judge the request first, then the stage push its body. The refs are taken
 /// to be where the push says; the gateway asks GitHub. If the pack does not prove that a branch moves forward, the verdict
