@@ -3,6 +3,7 @@
 
 mod audit;
 mod ca;
+mod chain;
 mod client;
 mod container;
 mod doctor;

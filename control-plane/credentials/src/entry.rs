@@ -1,6 +1,7 @@
 //! One credential: the containers that may use it, its host, and how it is injected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use policy::{AuthMode, Container, Denial, HostPattern, Rule};
@@ -127,6 +128,21 @@ impl Entry {
             || self.injections.iter().any(|injection| injection.source.has_value(&self.name, &injection.format))
     }
 
+    /// The places in a request where its value may stand: the place of the injection in force, or of all injections if
+    /// none has a value. Empty if the gateway answers the request itself.
+    pub fn locations(&self) -> Vec<&Location> {
+        let in_force =
+            self.injections.iter().find(|injection| injection.source.has_value(&self.name, &injection.format));
+        let mut found: Vec<&Location> = Vec::new();
+        let injections = in_force.map_or(self.injections.as_slice(), std::slice::from_ref);
+        for location in injections.iter().map(|injection| &injection.location) {
+            if !found.contains(&location) {
+                found.push(location);
+            }
+        }
+        found
+    }
+
     /// The logins that it may come from.
     pub fn logins(&self) -> impl Iterator<Item = &Arc<Login>> {
         self.injections.iter().filter_map(|injection| injection.source.as_login())
@@ -145,6 +161,15 @@ impl Entry {
             .iter()
             .filter_map(|injection| injection.source.problem())
             .map(|problem| format!("{}: {problem}", self.name))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Query(name) => write!(f, "query {name}"),
+        }
     }
 }
 

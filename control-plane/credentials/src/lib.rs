@@ -9,7 +9,7 @@
 //! credential, and no request passes with the sandbox's own.
 
 mod built_in;
-mod decide;
+pub mod decide;
 mod endpoint;
 mod entry;
 pub mod foreign;
@@ -26,11 +26,11 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use policy::{Denial, HostName, HostPattern, Rule};
+use policy::{Denial, Egress, HostName, HostPattern, Rule};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use entry::{Entry, Location};
+pub use entry::{Entry, Location};
 pub use format::PLACEHOLDER;
 use oauth::Login;
 use oauth::endpoint::{Endpoint, RefreshError};
@@ -172,7 +172,16 @@ impl Credentials {
         self.entries.values().flat_map(look).collect()
     }
 
-    fn entry(&self, host: &HostName) -> Option<&Entry> {
+    /// Whether a request to `host` goes through the credential stage, when `egress` and `extra` are all lists of hosts
+    /// in force. The gateway's route for a host is the one of the longest pattern on the lists.
+    pub fn concern_host(&self, host: &HostName, egress: &Egress, extra: &[HostPattern]) -> bool {
+        let length = |pattern: &HostPattern| (matches!(pattern, HostPattern::Exact(_)), pattern.name().as_str().len());
+        let own = extra.iter().filter(|pattern| pattern.covers(host)).cloned();
+        own.chain(egress.by(host)).max_by_key(length).is_some_and(|route| self.concern(&route))
+    }
+
+    /// The credential for `host`.
+    pub fn entry(&self, host: &HostName) -> Option<&Entry> {
         // No two entries are for the same host.
         self.entries.values().find(|entry| entry.host.covers(host))
     }

@@ -257,6 +257,15 @@ mod tests {
         for hosts in ["example.com", "*.xample.com", "aexample.com", "*.openai.com", "b.api.openai.com"] {
             assert!(!concerned(hosts), "{hosts}");
         }
+        let routed = |host: &[u8], lists: &[&str]| {
+            let lists: Vec<_> = lists.iter().map(|pattern| HostPattern::parse(pattern).unwrap()).collect();
+            credentials.concern_host(&policy::HostName::parse(host).unwrap(), &policy::Egress::default(), &lists)
+        };
+        assert!(routed(b"a.b.example.com", &["*.b.example.com"]));
+        assert!(routed(b"api.openai.com", &["*.openai.com", "api.openai.com"]), "the longest pattern is the route");
+        for (host, lists) in [("api.openai.com", &["*.openai.com", "*.b.example.com"][..]), ("a.example.com", &[])] {
+            assert!(!routed(host.as_bytes(), lists), "{host}");
+        }
         let own = entry(&credentials, "*.example.com").unwrap();
         assert_eq!(own.injections[0].location, Location::Query("sig".into()));
         assert_eq!(own.injections[0].format, Format::Query);

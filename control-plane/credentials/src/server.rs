@@ -63,8 +63,8 @@ impl Server {
         for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);
             let container = container.as_deref();
-            let grant =
-                decide(container, request, &self.registry.policy().egress, &self.credentials, Timestamp::now())?;
+            let entry = self.credentials.entry(request.host);
+            let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
             if let Scope::TokenEndpoint(service) = grant.entry.scope {
                 return Ok(answer(service, grant.rule));
             }

@@ -22,7 +22,7 @@ mod rule;
 pub use branch::{BranchDenial, BranchRules};
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
-pub use explain::{Ask, Explained, Whole, explain};
+pub use explain::{Ask, Explained, Onward, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use note::{Decided, Decision, Note, PushNote, Unreadable, UpdateNote};

@@ -94,6 +94,23 @@ impl From<Broken> for Stop {
     }
 }
 
+impl Allowed {
+    /// Judges the answer to [`Confirm`]; `None` if the question failed.
+    ///
+    /// # Errors
+    /// If the nodes are not confirmed.
+    pub fn confirmed(&self, answer: Option<Confirmed>) -> Result<(), Refused> {
+        match answer {
+            Some(Confirmed { confirmed: true, .. }) => Ok(()),
+            Some(Confirmed { reason, .. }) => Err(Refused::of(&self.operation, Rule::GithubNode, reason)),
+            None => {
+                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
+                Err(Refused::of(&self.operation, Rule::GithubUnconfirmed, reason))
+            }
+        }
+    }
+}
+
 impl Flow {
     /// A request whose headers haven't come, under these rules.
     pub fn new(judge: Option<Rc<Judge>>) -> Self {
@@ -176,18 +193,10 @@ impl Flow {
                 return Step::only(Then::Continue);
             }
         };
-        let operation = &asking.allowed.operation;
-        let refused = match answer {
-            Some(Confirmed { confirmed: true, .. }) => {
-                return self.pass(&asking.allowed, &asking.strays, asking.size, Then::Resume(Paused::Request));
-            }
-            Some(Confirmed { reason, .. }) => Refused::of(operation, Rule::GithubNode, reason),
-            None => {
-                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
-                Refused::of(operation, Rule::GithubUnconfirmed, reason)
-            }
-        };
-        self.stop(refused.into(), true)
+        match asking.allowed.confirmed(answer) {
+            Ok(()) => self.pass(&asking.allowed, &asking.strays, asking.size, Then::Resume(Paused::Request)),
+            Err(refused) => self.stop(refused.into(), true),
+        }
     }
 
     /// An effect of the last step failed. A request that was not refused is refused now, and answered at once: nothing of
