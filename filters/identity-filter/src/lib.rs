@@ -2,6 +2,8 @@
 //!
 //! [`policy::decide_connect`] and [`policy::decide_request`] decide. This crate collects the facts for them and carries
 //! out their decisions:
+//! - [`worker`]: the requests of one worker, from their headers to their end. Pure: events in, steps out.
+//! - [`life`]: the phases of a request, and the steps. Pure.
 //! - [`memory`]: this worker's copy of the registry. Pure.
 //! - [`limits`]: the limits for one address. Pure.
 //! - [`link`]: when to open the stream that feeds the memory. Pure.
@@ -10,9 +12,14 @@
 //! - [`refused`]: the refused requests whose body is still arriving. Pure.
 //! - [`waiting`]: the requests that are held until their container is known. Pure.
 //! - [`verdict`]: from facts to an outcome and its audit note. Pure.
+//! - [`feed`]: the two calls to the registry.
+//! - [`effects`]: how a step is carried out.
 //! - [`filter`]: Envoy's callbacks.
 
+mod effects;
+mod feed;
 mod filter;
+mod life;
 mod limits;
 mod link;
 mod live;
@@ -21,6 +28,7 @@ mod refused;
 mod request;
 mod verdict;
 mod waiting;
+mod worker;
 
 use envoy_host::RootCallbacks;
 

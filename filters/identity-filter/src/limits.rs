@@ -1,4 +1,4 @@
-//! Limits for one address, registered or not, so that no sandbox can crowd out the others. Pure: `filter` calls
+//! Limits for one address, registered or not, so that no sandbox can crowd out the others. Pure: `worker` calls
 //! [`Limits::enter`] for every request and [`Limits::leave`] at its end.
 //!
 //! Each Envoy worker counts separately: an address with connections on N workers can use up to N times each limit.

@@ -1,4 +1,4 @@
-//! The requests under way and the open tunnels, each with the record that permits it. Pure: `filter` inserts them, ends
+//! The requests under way and the open tunnels, each with the record that permits it. Pure: `worker` inserts them, ends
 //! those that have lost their record, and removes those that have ended.
 
 use crate::memory::Memory;
@@ -55,6 +55,11 @@ impl Live {
     /// separately.
     pub fn open(&mut self, id: u32, source: IpAddr, memory: &Memory, now: Timestamp) {
         self.tunnels.insert(id, Tunnel { source, right: in_force(source, memory, now), lost: false });
+    }
+
+    /// Removes the request `id`, which did not pass after all. A tunnel stays until it ends.
+    pub fn withdraw(&mut self, id: u32) {
+        self.requests.remove(&id);
     }
 
     /// Removes the request or tunnel `id`, which has ended. Does nothing if it was never inserted.

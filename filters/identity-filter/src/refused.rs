@@ -1,16 +1,14 @@
-//! The refused requests whose body is still arriving. Pure: `filter` drops the body, and sends the response when this
+//! The refused requests whose body is still arriving. Pure: `worker` drops the body, and sends the response when this
 //! module says so.
 //!
 //! Few clients show a response that arrives during an upload: over HTTP/2 the reset that follows it takes precedence
 //! (curl prints "curl: (92)" instead of the refusal). The response is therefore sent at the body's end, or earlier if
 //! the body pauses for too long or is too long.
 
+use crate::life::Request;
 use crate::limits::RATE;
-use crate::request::Facts;
-use crate::waiting::Progress;
 use policy::Denial;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// The most bytes of a refused body that are read. Then the response is sent.
@@ -26,12 +24,10 @@ const MAX_REFUSED: usize = 1024;
 /// A refused request whose body is still arriving.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// The request's facts.
-    pub facts: Facts,
+    /// The request.
+    pub request: Request,
     /// Why the request is refused.
     pub denial: Denial,
-    /// The request's progress.
-    pub progress: Rc<Progress>,
     /// How many more bytes of the body are read.
     left: usize,
     /// The uptime at which the response is sent, if no part of the body arrives before.
@@ -40,10 +36,9 @@ pub struct Refused {
 
 impl Refused {
     /// A request that is refused at `uptime`.
-    pub fn new(facts: &Facts, denial: &Denial, progress: &Rc<Progress>, uptime: Duration) -> Self {
-        let (facts, denial, progress) = (facts.clone(), denial.clone(), progress.clone());
+    pub fn new(request: &Request, denial: Denial, uptime: Duration) -> Self {
         let pause = if denial.rule == RATE { RATE_PAUSE } else { MAX_TIME };
-        Self { facts, denial, progress, left: MAX_BODY, until: uptime.saturating_add(pause) }
+        Self { request: request.clone(), denial, left: MAX_BODY, until: uptime.saturating_add(pause) }
     }
 }
 
@@ -52,11 +47,11 @@ impl Refused {
 pub struct Bodies(BTreeMap<u32, Refused>);
 
 impl Bodies {
-    /// Waits for the body of the request `id`. Returns false if too many bodies are awaited already.
-    pub fn await_body(&mut self, id: u32, refused: Refused) -> bool {
+    /// Waits for the body of `refused`. Returns false if too many bodies are awaited already.
+    pub fn await_body(&mut self, refused: Refused) -> bool {
         let room = self.0.len() < MAX_REFUSED;
         if room {
-            self.0.insert(id, refused);
+            self.0.insert(refused.request.id, refused);
         }
         room
     }
@@ -76,8 +71,8 @@ impl Bodies {
     }
 
     /// Takes out every request whose response is due.
-    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<(u32, Refused)> {
-        self.0.extract_if(.., |_, refused| refused.until <= uptime).collect()
+    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<Refused> {
+        self.0.extract_if(.., |_, refused| refused.until <= uptime).map(|(_, refused)| refused).collect()
     }
 }
 
@@ -87,21 +82,21 @@ mod tests {
     use super::*;
     use policy::Rule;
 
-    fn refused() -> Refused {
+    fn refused(id: u32) -> Refused {
         let denial = Denial::new(Rule::IdentityUnknown, "who");
-        Refused::new(&Facts::read(vec![]), &denial, &Rc::default(), Duration::ZERO)
+        Refused::new(&Request::new(id), denial, Duration::ZERO)
     }
 
     #[test]
     fn the_answer_comes_with_the_end_or_at_the_limit_of_size_or_of_time() {
         let mut bodies = Bodies::default();
-        assert!(bodies.await_body(1, refused()));
+        assert!(bodies.await_body(refused(1)));
         assert!(bodies.dropped(1, MAX_BODY - 1, false, Duration::ZERO).is_none());
         assert!(bodies.dropped(1, 1, false, Duration::ZERO).is_some());
         assert!(bodies.dropped(1, 1, true, Duration::ZERO).is_none(), "answered once");
-        bodies.await_body(2, refused());
+        bodies.await_body(refused(2));
         assert!(bodies.dropped(2, 0, true, Duration::ZERO).is_some());
-        bodies.await_body(3, refused());
+        bodies.await_body(refused(3));
         assert!(bodies.take_overdue(MAX_TIME - Duration::from_nanos(1)).is_empty());
         assert_eq!(bodies.take_overdue(MAX_TIME).len(), 1);
     }
@@ -110,7 +105,7 @@ mod tests {
     fn what_is_answered_late_is_answered_in_its_time_whatever_comes() {
         let mut bodies = Bodies::default();
         let denial = crate::limits::too_many(RATE, String::new());
-        bodies.await_body(1, Refused::new(&Facts::read(vec![]), &denial, &Rc::default(), Duration::ZERO));
+        bodies.await_body(Refused::new(&Request::new(1), denial, Duration::ZERO));
         assert!(bodies.dropped(1, 1, true, Duration::ZERO).is_none());
         assert!(bodies.dropped(1, 0, false, RATE_PAUSE / 2).is_none());
         assert!(bodies.take_overdue(RATE_PAUSE / 2).is_empty());
@@ -121,10 +116,10 @@ mod tests {
     fn no_more_bodies_are_awaited_than_the_limit() {
         let mut bodies = Bodies::default();
         for id in 0..MAX_REFUSED {
-            assert!(bodies.await_body(id.try_into().unwrap(), refused()));
+            assert!(bodies.await_body(refused(id.try_into().unwrap())));
         }
-        assert!(!bodies.await_body(u32::MAX, refused()));
+        assert!(!bodies.await_body(refused(u32::MAX)));
         bodies.take(0).unwrap();
-        assert!(bodies.await_body(u32::MAX, refused()));
+        assert!(bodies.await_body(refused(u32::MAX)));
     }
 }

@@ -1,5 +1,5 @@
 //! From a request's facts to an outcome and its audit note. The policy crate makes every decision, except refusals
-//! because the gateway itself is not able to decide. Called by `filter`.
+//! because the gateway itself is not able to decide. Called by `worker`.
 
 use crate::live::Right;
 use crate::memory::Memory;

@@ -1,13 +1,11 @@
-//! The requests that are held until their container is known. Pure, and decides nothing. `filter` inserts requests, and
+//! The requests that are held until their container is known. Pure, and decides nothing. `worker` inserts requests, and
 //! takes them out when the memory can settle them, when their time is up, or when their stream has ended.
 
+use crate::life::Request;
 use crate::limits::too_many;
 use crate::memory::{Identity, Lookup, LookupResult, Memory};
-use crate::request::Facts;
 use crate::verdict::unavailable;
-use envoy_host::Action;
 use policy::{Container, Denial, Policy, Rule};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -21,53 +19,11 @@ const MAX_HELD: usize = 1024;
 /// The most held requests of one address.
 pub const MAX_LOOKUPS: usize = 64;
 
-/// The phase of a request. Its body goes to the next filter only in [`Phase::Passed`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The headers haven't arrived.
-    New,
-    /// The request is held.
-    Held,
-    /// The request was allowed.
-    Passed,
-    /// The request was refused. Its body is dropped until the response may be sent.
-    Dropping,
-    /// The request was refused, and the response sent.
-    Refused,
-}
-
-/// The progress of a request. Its own context and the root context share it.
-#[derive(Debug)]
-pub struct Progress {
-    /// The request's phase.
-    pub phase: Cell<Phase>,
-    /// Whether the whole request has arrived.
-    pub ended: Cell<bool>,
-    /// Whether a part of the body was dropped while the request was held. The request can then only be refused.
-    pub cut: Cell<bool>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { phase: Cell::new(Phase::New), ended: Cell::new(false), cut: Cell::new(false) }
-    }
-}
-
-impl Phase {
-    /// The action to return from Envoy's callbacks in this phase, for any part of the request.
-    pub fn action(self) -> Action {
-        match self {
-            Phase::Passed => Action::Continue,
-            Phase::New | Phase::Held | Phase::Dropping | Phase::Refused => Action::Pause,
-        }
-    }
-}
-
 /// A held request.
 #[derive(Debug)]
 pub struct Held {
-    /// The request's facts.
-    pub facts: Facts,
+    /// The request.
+    pub request: Request,
     /// The server name from the TLS handshake.
     pub sni: Option<Vec<u8>>,
     /// The source address.
@@ -76,8 +32,6 @@ pub struct Held {
     pub lookup: Lookup,
     /// The uptime at which the request is refused.
     pub until: Duration,
-    /// The progress, shared with the request's own context, which handles the body.
-    pub progress: Rc<Progress>,
 }
 
 /// The container that sent a held request, and the policy to judge the request by.
@@ -98,7 +52,7 @@ impl Waiting {
     ///
     /// # Errors
     /// If too many requests are held already, in total or of this address.
-    pub fn hold(&mut self, id: u32, held: Held) -> Result<(), Denial> {
+    pub fn hold(&mut self, held: Held) -> Result<(), Denial> {
         if self.0.len() >= MAX_HELD {
             return Err(unavailable("too many requests wait to be identified; try again"));
         }
@@ -106,7 +60,7 @@ impl Waiting {
             let reason = format!("{MAX_LOOKUPS} requests of your address wait to be identified, which is the limit");
             return Err(too_many(Rule::LimitLookups, reason));
         }
-        self.0.insert(id, held);
+        self.0.insert(held.request.id, held);
         Ok(())
     }
 
@@ -128,18 +82,18 @@ impl Waiting {
     }
 
     /// Takes out every request that can be judged now.
-    pub fn take_settled(&mut self, memory: &Memory) -> Vec<(u32, Held, Settled)> {
+    pub fn take_settled(&mut self, memory: &Memory) -> Vec<(Held, Settled)> {
         let settled = |(id, held): (&u32, &Held)| match memory.identify(held.source, &held.lookup) {
             Identity::Settled(container, policy) => Some((*id, Settled { container, policy })),
             Identity::NeedsLookup | Identity::Waits => None,
         };
         let settled: Vec<_> = self.0.iter().filter_map(settled).collect();
-        settled.into_iter().filter_map(|(id, settled)| Some((id, self.0.remove(&id)?, settled))).collect()
+        settled.into_iter().filter_map(|(id, settled)| Some((self.0.remove(&id)?, settled))).collect()
     }
 
     /// Takes out every request whose time is up.
-    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<(u32, Held)> {
-        self.0.extract_if(.., |_, held| held.until <= uptime).collect()
+    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<Held> {
+        self.0.extract_if(.., |_, held| held.until <= uptime).map(|(_, held)| held).collect()
     }
 }
 
@@ -149,14 +103,13 @@ mod tests {
     use super::*;
     use registry_proto::{LookupResponse, WatchResponse};
 
-    fn held(until: u64) -> Held {
+    fn held(id: u32, until: u64) -> Held {
         Held {
-            facts: Facts::read(vec![]),
+            request: Request::new(id),
             sni: None,
             source: "172.18.0.5".parse().unwrap(),
             lookup: Lookup::Pending,
             until: Duration::from_secs(until),
-            progress: Rc::default(),
         }
     }
 
@@ -165,34 +118,26 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_allowed_lets_its_body_through() {
-        assert_eq!(Phase::Passed.action(), Action::Continue);
-        for phase in [Phase::New, Phase::Held, Phase::Dropping, Phase::Refused] {
-            assert_eq!(phase.action(), Action::Pause);
-        }
-    }
-
-    #[test]
     fn no_more_are_held_than_the_limit() {
         let mut waiting = Waiting::default();
-        let of = |n: u32| Held { source: IpAddr::from(n.to_be_bytes()), ..held(2) };
+        let of = |n: u32| Held { source: IpAddr::from(n.to_be_bytes()), ..held(n, 2) };
         for id in 0..u32::try_from(MAX_HELD).unwrap() {
-            assert!(waiting.hold(id, of(id)).is_ok());
+            assert!(waiting.hold(of(id)).is_ok());
         }
-        assert_eq!(waiting.hold(u32::MAX, of(u32::MAX)).unwrap_err().rule, "identity.unavailable");
+        assert_eq!(waiting.hold(of(u32::MAX)).unwrap_err().rule, "identity.unavailable");
         waiting.take(0).unwrap();
-        assert!(waiting.hold(u32::MAX, of(u32::MAX)).is_ok());
+        assert!(waiting.hold(of(u32::MAX)).is_ok());
     }
 
     #[test]
     fn no_more_are_held_of_one_address_than_its_limit() {
         let mut waiting = Waiting::default();
         for id in 0..MAX_LOOKUPS {
-            assert!(waiting.hold(id.try_into().unwrap(), held(2)).is_ok());
+            assert!(waiting.hold(held(id.try_into().unwrap(), 2)).is_ok());
         }
-        assert_eq!(waiting.hold(u32::MAX, held(2)).unwrap_err().rule, "limit.lookups");
-        let other = Held { source: "172.18.0.6".parse().unwrap(), ..held(2) };
-        assert!(waiting.hold(u32::MAX, other).is_ok());
+        assert_eq!(waiting.hold(held(u32::MAX, 2)).unwrap_err().rule, "limit.lookups");
+        let other = Held { source: "172.18.0.6".parse().unwrap(), ..held(u32::MAX, 2) };
+        assert!(waiting.hold(other).is_ok());
     }
 
     #[test]
@@ -200,7 +145,7 @@ mod tests {
         let mut memory = Memory::default();
         let mut waiting = Waiting::default();
         for id in 1..=3 {
-            waiting.hold(id, held(2)).unwrap();
+            waiting.hold(held(id, 2)).unwrap();
         }
         drop(waiting.take(2));
         let source = waiting.source(1).unwrap();
@@ -210,8 +155,8 @@ mod tests {
             Some(br#"{"version":"p1","egress":{"exact":{},"below":{}},"strip_foreign_credentials":true}"#.to_vec());
         memory.apply(WatchResponse { version: 1, snapshot: true, policy, ..WatchResponse::default() }).unwrap();
         // The third request still waits for its lookup.
-        assert_eq!(ids(&waiting.take_settled(&memory), |taken| taken.0), [1]);
-        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(1)), |taken| taken.0), [0_u32; 0]);
-        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(2)), |taken| taken.0), [3]);
+        assert_eq!(ids(&waiting.take_settled(&memory), |(held, _)| held.request.id), [1]);
+        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(1)), |held| held.request.id), [0_u32; 0]);
+        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(2)), |held| held.request.id), [3]);
     }
 }

@@ -1,0 +1,46 @@
+//! Carries out a step of a request by hostcalls. No decision is made here.
+
+use crate::feed;
+use crate::life::{Pass, Request, Step};
+use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level};
+
+/// The property with the request's id, for the responses of Envoy's own. The router removes the header before them.
+const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
+
+/// Carries out `step` of `request`, for which the hostcalls act. Returns the callback's action. `root` is the id of the
+/// root context.
+///
+/// # Errors
+/// If a hostcall fails. The rest of the step is then not carried out.
+pub fn carry_out(root: u32, request: &Request, step: Step) -> Result<Action, host::Error> {
+    match step {
+        Step::Continue => return Ok(Action::Continue),
+        Step::Wait => {}
+        Step::Lookup(source) => feed::look_up(root, request.id, source)?,
+        Step::Pass(pass) => {
+            let resume = pass.resume;
+            allow(request, pass)?;
+            if resume {
+                host::resume_request();
+            }
+            return Ok(Action::Continue);
+        }
+        Step::Refuse(note, refusal) => {
+            if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
+                host::log(Level::Error, &format!("identity: the refusal is sent without its audit note: {error}"));
+            }
+            refusal.iter().for_each(host::refuse);
+        }
+        Step::Respond(refusal) => host::refuse(&refusal),
+    }
+    Ok(Action::Pause)
+}
+
+fn allow(request: &Request, pass: Pass) -> Result<(), host::Error> {
+    host::set_property(&AUDIT, &pass.note.to_bytes())?;
+    let Some(forward) = pass.forward else { return Ok(()) };
+    host::set_property(&REQUEST_ID, request.facts.request_id.as_bytes())?;
+    forward.record.iter().try_for_each(|record| host::set_property(&CONTAINER, record))?;
+    forward.authority.iter().try_for_each(|to| host::set_request_header(":authority", to.as_bytes()))?;
+    forward.removed.iter().try_for_each(|name| host::remove_request_header(name))
+}
