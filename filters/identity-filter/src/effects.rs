@@ -1,6 +1,6 @@
 //! Carries out a step of a request by hostcalls. No decision is made here.
 
-use crate::feed;
+use crate::calls;
 use crate::life::{Pass, Request, Step};
 use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level};
 
@@ -16,7 +16,7 @@ pub fn carry_out(root: u32, request: &Request, step: Step) -> Result<Action, hos
     match step {
         Step::Continue => return Ok(Action::Continue),
         Step::Wait => {}
-        Step::Lookup(source) => feed::look_up(root, request.id, source)?,
+        Step::Lookup(source) => calls::look_up(root, request.id, source)?,
         Step::Pass(pass) => {
             let resume = pass.resume;
             allow(request, pass)?;

@@ -8,7 +8,7 @@ use crate::link::Link;
 use crate::request::Facts;
 use crate::verdict::Place;
 use crate::worker::{Arrival, Broken, Identified, TICK, Worker, respond};
-use crate::{effects, feed};
+use crate::{calls, effects};
 use envoy_host::{self as host, Action, Direction, Level, RootCallbacks, StreamCallbacks};
 use jiff::Timestamp;
 use std::cell::RefCell;
@@ -34,7 +34,7 @@ impl Root {
     }
 
     fn open(&mut self) {
-        match feed::open() {
+        match calls::open() {
             Ok(token) => {
                 self.link.opened(token);
                 self.shared.worker.borrow_mut().memory.stream_opened();
@@ -79,7 +79,7 @@ impl RootCallbacks for Root {
         if !self.link.is(token) {
             return;
         }
-        match feed::receive(&self.shared.worker, token, size) {
+        match calls::receive(&self.shared.worker, token, size) {
             Ok(()) => self.link.fed(),
             Err(error) => {
                 host::log(Level::Error, &format!("identity: the registry's stream is reopened: {error}"));
@@ -131,7 +131,7 @@ impl StreamCallbacks for Stream {
         // The stream may have settled the held request already, or the request has timed out.
         let awaited = self.shared.worker.borrow().awaited(&self.request);
         let Some(source) = awaited else { return };
-        match feed::response(self.shared.root, self.request.id, source, status, size) {
+        match calls::response(self.shared.root, self.request.id, source, status, size) {
             Ok(result) => {
                 self.shared.worker.borrow_mut().answered(&self.request, result);
                 self.shared.settle();

@@ -12,12 +12,12 @@
 //! - [`refused`]: the refused requests whose body is still arriving. Pure.
 //! - [`waiting`]: the requests that are held until their container is known. Pure.
 //! - [`verdict`]: from facts to an outcome and its audit note. Pure.
-//! - [`feed`]: the two calls to the registry.
+//! - [`calls`]: the two calls to the registry.
 //! - [`effects`]: how a step is carried out.
 //! - [`filter`]: Envoy's callbacks.
 
+mod calls;
 mod effects;
-mod feed;
 mod filter;
 mod life;
 mod limits;

@@ -1,5 +1,5 @@
-//! The refused requests whose body is still arriving. Pure: `worker` drops the body, and sends the response when this
-//! module says so.
+//! The refused requests whose body is still arriving. Pure: `worker` reports each dropped part, and this module
+//! returns the requests whose response is due.
 //!
 //! Few clients show a response that arrives during an upload: over HTTP/2 the reset that follows it takes precedence
 //! (curl prints "curl: (92)" instead of the refusal). The response is therefore sent at the body's end, or earlier if

@@ -319,3 +319,6 @@ fn rewrite(request: &Request, to: &HostName, record: Option<Vec<u8>>) -> Forward
     let removed = facts.stripped.iter().filter(|name| !stays(name)).cloned().collect();
     Forward { record, authority: (!same).then(|| to.as_str().to_owned()), removed }
 }
+
+#[cfg(test)]
+mod tests;
