@@ -32,6 +32,7 @@ pub struct Broken;
 
 /// How the judgement of a request begins.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a callback has one value and stores none")]
 pub enum Arrival {
     /// A CONNECT. [`Worker::tunnel`] needs the listener and the time.
     Tunnel,
@@ -43,6 +44,7 @@ pub enum Arrival {
 
 /// The result of [`Worker::identify`].
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a callback has one value and stores none")]
 pub enum Identified {
     /// The container is known. [`Worker::judge`] needs the time.
     Ready(Ready),
