@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 const ISSUE: &str = r#"{ "title": "a", "body": "b" }"#;
-/// What is sent of it.
+/// The form in which the request's body is forwarded.
 const ISSUE_WRITTEN: &str = r#"{"title":"a","body":"b"}"#;
 /// A comment on a node, which has to be confirmed.
 const COMMENT: &str = r#"{"query": "mutation AddComment($input:AddCommentInput!){addComment(input: $input){commentEdge{node{url}}}}", "variables": {"input": {"subjectId": "PR_kwDOAWBuf84Bh4UQ", "body": "hello"}}}"#;

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bstr::ByteSlice;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 /// The place of the credential in a request, as the credential stage reports it:
 /// - `header authorization 7 0`: in this header, after the first 7 bytes and before the last 0 bytes.
@@ -86,29 +87,16 @@ impl Secret {
     }
 }
 
-/// Percent-encodes every byte except the unreserved ones (RFC 3986, section 2.3).
+/// The bytes that are percent-encoded: all except the unreserved ones (RFC 3986, section 2.3).
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 fn encoded(value: &[u8]) -> Vec<u8> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    value.iter().flat_map(|byte| if plain(*byte) { vec![*byte] } else { format!("%{byte:02X}").into_bytes() }).collect()
+    percent_encode(value, &RESERVED).to_string().into_bytes()
 }
 
 /// Percent-decodes `value`, which the gateway encoded. Malformed escapes are kept.
 fn decoded(value: &[u8]) -> Vec<u8> {
-    let mut parts = value.split_str("%");
-    let mut decoded = parts.next().unwrap_or_default().to_vec();
-    for part in parts {
-        match part.get(..2).and_then(|hex| u8::from_str_radix(hex.to_str().ok()?, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                decoded.extend(part.get(2..).unwrap_or_default());
-            }
-            None => {
-                decoded.push(b'%');
-                decoded.extend(part);
-            }
-        }
-    }
-    decoded
+    percent_decode(value).collect()
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ fn arrows(sources: &Sources) -> Arrows {
     arrows
 }
 
-/// What is left of `arrows` when modules that nobody imports, or that import nobody, are taken away one by one.
+/// The rest of `arrows` after modules without importers or without imports are removed, one by one.
 fn circle(arrows: &BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
     let mut left = arrows.clone();
     loop {
@@ -212,4 +212,32 @@ fn an_arrow_back_is_seen_in_every_form() {
     ] {
         assert_eq!(circles(forward), 0, "{forward}");
     }
+}
+
+/// The lines of a file that tells one story. A longer file says in its head why it is longer.
+const LINES: usize = 600;
+
+#[test]
+fn a_file_of_more_than_600_lines_says_why() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let (mut directories, mut files, mut silent) = (vec![root.clone()], 0, Vec::new());
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                directories.push(path);
+            } else if name.ends_with(".rs") {
+                files += 1;
+                let source = std::fs::read_to_string(&path).unwrap();
+                let head = source.lines().take_while(|line| line.starts_with("//!"));
+                let reason = head.into_iter().any(|line| line.contains("longer than 600 lines because"));
+                if source.lines().count() > LINES && !reason {
+                    silent.push(path.strip_prefix(&root).unwrap().to_owned());
+                }
+            }
+        }
+    }
+    assert!(files > 200, "the sources are not where they were: {files} files");
+    assert!(silent.is_empty(), "longer than {LINES} lines without a reason in the head: {silent:?}");
 }

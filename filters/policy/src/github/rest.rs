@@ -325,10 +325,9 @@ fn write_segments(row: &Row, parameters: &[(&'static str, String)], segments: &[
             continue;
         }
         let Some((name, value)) = values.next() else { continue };
-        let mut text = String::new();
-        let keep = if *name == row.multi || *name == "rest" { "/:@+=,!" } else { ":@+=,!" };
-        target::encode(&mut text, value, keep);
-        written.push(text);
+        let several = *name == row.multi || *name == "rest";
+        let set = if several { &target::IN_SEGMENTS } else { &target::IN_SEGMENT };
+        written.push(target::encode(value, set));
     }
     written
 }

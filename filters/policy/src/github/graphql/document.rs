@@ -10,6 +10,8 @@
 //!
 //! A difference between this parser and GitHub's does no harm: the text that is sent is [`Document::write`] of the
 //! judged document, never the client's text.
+//!
+//! The file is longer than 600 lines because the grammar and its printer are one list of productions.
 
 use apollo_parser::{Lexer, TokenKind};
 use std::fmt::Write;

@@ -1,4 +1,6 @@
 //! Judges whole request bodies.
+//!
+//! The file is longer than 600 lines because it is one table of bodies and verdicts.
 
 use super::*;
 use crate::Container;
