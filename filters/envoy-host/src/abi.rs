@@ -75,7 +75,7 @@ pub(crate) enum Buffer {
 }
 
 /// A direction of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub(crate) enum Side {
     Request = 0,

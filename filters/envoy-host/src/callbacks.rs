@@ -8,6 +8,7 @@ use crate::{Level, log};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action as SdkAction, ContextType};
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 /// The effect of a callback on its part of the request or response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl RootContext for Missing {
 }
 
 /// An effect on a stream, applied when the callback has returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
     Resume(Side),
     Reset,
@@ -132,16 +133,17 @@ impl Turn {
     }
 
     fn record(&mut self, effect: Effect) {
-        let id = self.acting;
-        if !self.effects.contains(&(id, effect)) {
-            self.effects.push((id, effect));
-        }
+        self.effects.push((self.acting, effect));
     }
 
-    /// The effects in their order. A stream that was refused or is reset is not resumed.
+    /// The effects in their order, each once. A stream that was refused or is reset is not resumed.
     fn outcome(&self) -> Vec<(u32, Effect)> {
-        let ends = |id: u32| self.answered.contains(&id) || self.effects.contains(&(id, Effect::Reset));
-        self.effects.iter().copied().filter(|(id, effect)| *effect == Effect::Reset || !ends(*id)).collect()
+        let reset = self.effects.iter().filter(|(_, effect)| *effect == Effect::Reset).map(|(id, _)| *id);
+        let ended: HashSet<u32> = self.answered.iter().copied().chain(reset).collect();
+        let mut seen = HashSet::new();
+        let mut outcome = self.effects.clone();
+        outcome.retain(|(id, effect)| (*effect == Effect::Reset || !ended.contains(id)) && seen.insert((*id, *effect)));
+        outcome
     }
 }
 

@@ -137,7 +137,7 @@ impl Flow {
             State::Reading(_) if size > MAX_BODY => {
                 let refused = Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB");
                 let mut step = self.stop(refused.into(), end);
-                step.effects.insert(0, Effect::DropRequestBody { size });
+                step.effects.push(Effect::DropRequestBody { size });
                 step
             }
             State::Reading(reading) if end => {
@@ -219,7 +219,6 @@ impl Flow {
         if head.value(":method") == b"CONNECT" {
             return Ok(self.elsewhere());
         }
-        self.note = head.note()?;
         let host = head.host()?;
         if github::kind(&host).is_none() {
             return Ok(self.elsewhere());
