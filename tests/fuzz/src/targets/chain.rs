@@ -254,7 +254,7 @@ impl Drive {
         let whole = upstream.ended && !upstream.reset;
         let rule = envoy.rule(self.id);
         match expect {
-            Expect::Nothing => assert!(upstream.headers.is_empty(), "what is refused has arrived: {}", told()),
+            Expect::Nothing => assert!(upstream.headers.is_empty(), "a refused request has arrived: {}", told()),
             Expect::Same => assert!(self.body.starts_with(&upstream.body), "another body has arrived: {}", told()),
             Expect::Json if upstream.ended => {
                 let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON");
@@ -287,6 +287,6 @@ impl Drive {
             fields.iter().any(|(_, value)| value.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()))
         };
         let trailers = client.trailers.as_deref().unwrap_or_default();
-        assert!(!holds(&client.headers) && !holds(trailers), "the credential is told: {}", told());
+        assert!(!holds(&client.headers) && !holds(trailers), "the client got the credential: {}", told());
     }
 }
