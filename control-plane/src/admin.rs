@@ -1,9 +1,9 @@
-//! Who may speak to the admin API: decided for each request before any route sees it.
+//! Access to the admin API: decided for each request before any route handles the request.
 //!
-//! Without a token that is every program of this machine: the peer and the `Host` have to be loopback. With one it is
-//! whoever sends it, from anywhere, and the way to keep it from being read on the way is the operator's. Either way it
-//! is no web page in the operator's browser: a page of another site sends a foreign `Sec-Fetch-Site` or `Origin`, and
-//! one whose name was rebound to 127.0.0.1 sends that name as `Host`.
+//! Without a token, every program of this machine has access: the peer and the `Host` must be loopback. With a token,
+//! every client that sends the token has access, from every address; the operator has to encrypt the connection. In
+//! both modes, web pages in the operator's browser have no access. A page of another site sends a foreign
+//! `Sec-Fetch-Site` or `Origin`. A page whose name was rebound to 127.0.0.1 sends that name as `Host`.
 
 use std::fs::File;
 use std::io::Read;
@@ -26,46 +26,46 @@ use config::AdminAuth;
 
 /// The token's file in the state directory.
 const TOKEN_FILE: &str = "admin-token";
-/// The bytes of a token that is made here; in the file they are hexadecimal.
+/// The length in bytes of a token that the gateway creates. In the file the token is hexadecimal.
 const TOKEN_BYTES: usize = 32;
-/// The fewest characters of a token that somebody else has put there.
+/// The fewest characters of a token that the operator has written to the file.
 const MIN_TOKEN: usize = 32;
-/// What may be asked without the token: whether the process is up.
+/// The only path that needs no token. It reports that the process runs.
 const OPEN: &str = "/healthz";
-/// `Sec-Fetch-Site`, the relation between a page and what it asks for (Fetch Metadata Request Headers, section 2.4).
+/// `Sec-Fetch-Site`, the relation between a page and its request (Fetch Metadata Request Headers, section 2.4).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its file cannot be read or made.
-    #[error("the admin API's token in {path} cannot be used")]
+    /// The token's file cannot be read or created.
+    #[error("the admin API's token in {path} cannot be read or created")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: std::io::Error,
     },
-    /// The file holds something else.
+    /// The file has no valid token.
     #[error(
-        "{path} holds no token: expected one line of at least {MIN_TOKEN} letters, digits or -._~+/=; remove it to make a new one"
+        "{path} has no valid token: expected one line of at least {MIN_TOKEN} letters, digits or -._~+/=; remove the file to create a new token"
     )]
     NoToken {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
 }
 
-/// Who is let in.
+/// The clients that have access.
 pub enum Access {
-    /// This machine's own programs.
+    /// The programs of this machine.
     Local,
-    /// Whoever has the token of this hash.
+    /// The clients that send the token with this SHA-256 hash.
     Token([u8; 32]),
 }
 
 impl Access {
-    /// Access as `auth` says; makes the token where there is none yet.
+    /// Access in the mode `auth`. Creates the token if the file doesn't exist yet.
     ///
     /// # Errors
     /// See [`Error`].
@@ -94,7 +94,7 @@ impl Access {
     }
 }
 
-/// `routes`, for those whom `access` lets in.
+/// `routes`, for the clients that `access` permits.
 pub fn service(routes: Router, access: Access) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
     routes.layer(middleware::from_fn_with_state(Arc::new(access), guard)).into_make_service_with_connect_info()
 }
@@ -110,7 +110,7 @@ pub fn token(state_dir: &Path) -> Result<SecretString, Error> {
         Err(source) => return Err(Error::File { path, source }),
     };
     let token = text.expose_secret().trim_end();
-    // RFC 6750 section 2.1: what a bearer token is made of.
+    // RFC 6750 section 2.1: the characters of a bearer token.
     let plain = token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte));
     if !plain || token.len() < MIN_TOKEN {
         return Err(Error::NoToken { path });
@@ -130,7 +130,7 @@ fn make_token(state_dir: &Path) -> Result<SecretString, Error> {
     make().map_err(|source| Error::File { path: path.clone(), source })
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     WebPage,
@@ -142,12 +142,14 @@ enum Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error) = match self {
-            Self::WebPage => (StatusCode::FORBIDDEN, "the admin API is not for web pages of other sites"),
-            Self::Peer => (StatusCode::FORBIDDEN, "the admin API is for programs of its own machine"),
-            Self::Host => (StatusCode::FORBIDDEN, "the admin API answers to 127.0.0.1, [::1] and localhost only"),
+            Self::WebPage => (StatusCode::FORBIDDEN, "the admin API refuses web pages of other sites"),
+            Self::Peer => (StatusCode::FORBIDDEN, "the admin API accepts only programs on its own machine"),
+            Self::Host => {
+                (StatusCode::FORBIDDEN, "the admin API accepts only the hosts 127.0.0.1, [::1] and localhost")
+            }
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
-                "the admin API needs `Authorization: Bearer` with what is in the state directory's admin-token",
+                "the admin API requires `Authorization: Bearer` with the token in the state directory's admin-token",
             ),
         };
         let mut response = (status, Json(serde_json::json!({ "error": error }))).into_response();
@@ -164,13 +166,13 @@ async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) 
     match access.admit(peer, request.uri().path(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
-            tracing::info!(?peer, path = request.uri().path(), ?refusal, "the admin API has refused a request");
+            tracing::info!(?peer, path = request.uri().path(), ?refusal, "the admin API refused a request");
             refusal.into_response()
         }
     }
 }
 
-/// Whether a page of another site, or of another name for this one, could have sent this.
+/// Whether a web page of another site, or of another name of this site, could have sent the request.
 fn from_a_web_page(headers: &HeaderMap) -> bool {
     let own_site = headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "none" || site == "same-origin");
     let own_origin = || match (only(headers, header::ORIGIN), only(headers, header::HOST)) {
@@ -180,7 +182,7 @@ fn from_a_web_page(headers: &HeaderMap) -> bool {
     !own_site || (headers.contains_key(header::ORIGIN) && !own_origin())
 }
 
-/// The value of a header that is there once and is text.
+/// The value of a header that occurs exactly once and is text.
 fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -189,7 +191,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     }
 }
 
-/// Whether `host`, a name or an address with or without a port (RFC 9110 section 7.2), is this machine for itself.
+/// Whether `host`, a name or an address with or without a port (RFC 9110 section 7.2), is a loopback name or address.
 fn is_loopback(host: &str) -> bool {
     let (name, port) = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).unwrap_or((host, "80"));
     let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
@@ -200,13 +202,13 @@ fn is_loopback(host: &str) -> bool {
     is_port && (name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback()))
 }
 
-/// Whether the request bears the token of this hash.
+/// Whether the request has the token with this hash.
 fn bears(headers: &HeaderMap, expected: &[u8; 32]) -> bool {
     let Some((scheme, token)) = only(headers, header::AUTHORIZATION).and_then(|value| value.split_once(' ')) else {
         return false;
     };
     let given = hash(token.as_bytes());
-    // In constant time, and of hashes: how long it takes says nothing of the token, its length included.
+    // Compares hashes in constant time, so the duration reveals neither the token nor its length.
     let different = given.iter().zip(expected).fold(0, |different, (a, b)| different | (a ^ b));
     scheme.eq_ignore_ascii_case("bearer") && std::hint::black_box(different) == 0
 }

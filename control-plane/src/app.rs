@@ -1,4 +1,4 @@
-//! The wiring: every part is made once, given what it needs, and stopped together.
+//! The wiring: creates every part once, connects the parts, and stops them together.
 //!
 //! `App::bind` opens everything and binds every socket. `Bound` knows the addresses. `Bound::run` serves until it is
 //! stopped.
@@ -49,14 +49,14 @@ use xds::server::{Fleet, Server as Discovery};
 /// How long the admin API may take to finish its responses when the process stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long a stop waits for a refresh that has begun. The refresh goes on in its own process, unless we are the first
-/// process of a container: then the stop waits until the refresh has ended.
+/// How long a stop waits for a refresh that has begun. After that the refresh continues in its own process. Exception:
+/// if the gateway is the first process of a container, the stop waits until the refresh has ended.
 const LAST_REFRESH: Duration = Duration::from_secs(5);
 
-/// Rejections by providers that wait for the credentials. More are dropped.
+/// The most rejections by providers that wait for the credentials. More are dropped.
 const REJECTIONS: usize = 256;
 
-/// What the command line has read.
+/// The input of a gateway, which the command line has read.
 #[derive(Debug)]
 pub struct App {
     /// The configuration.
@@ -65,13 +65,13 @@ pub struct App {
     pub policy: Policy,
     /// The state directory.
     pub state_dir: PathBuf,
-    /// Where the filters' modules are.
+    /// The place of the filters' module.
     pub filters: Filters,
-    /// The Envoy to run as a child; absent under `serve`.
+    /// The Envoy to run as a child. `None` under `serve`.
     pub envoy: Option<Envoy>,
 }
 
-/// A gateway that is open and doesn't serve yet.
+/// A gateway whose sockets are bound, and that serves nothing yet.
 pub struct Bound {
     addresses: Addresses,
     listeners: Listeners,
@@ -99,7 +99,7 @@ impl App {
     /// # Errors
     /// If a part cannot be opened, or fails.
     pub fn run(self) -> anyhow::Result<()> {
-        // Files are for their owner alone, unless a file's mode says otherwise.
+        // Only the owner may read files, unless a file is created with another mode.
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -231,7 +231,7 @@ impl Bound {
         let policy = self.registry.policy();
         let named = |hosts: &HostPattern| policy.egress.entries().any(|(entry, _)| entry == *hosts);
         for credential in self.config.credentials.without_value(named) {
-            tracing::warn!("{credential}; until then, requests that need it are answered 502");
+            tracing::warn!("{credential}; until then, requests that need it get status 502");
         }
     }
 
@@ -273,7 +273,8 @@ impl Bound {
     }
 }
 
-/// Tells `credentials` of each request that a provider rejects: the sender of a channel that a task reads.
+/// Creates the channel by which the audit reports to `credentials` each request that a provider rejects. Returns the
+/// sender; a task reads the channel.
 fn rejections(credentials: Arc<Credentials>) -> mpsc::Sender<Rejected> {
     let (rejections, mut rejected) = mpsc::channel::<Rejected>(REJECTIONS);
     tokio::spawn(async move {

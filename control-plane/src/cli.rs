@@ -1,8 +1,9 @@
-//! The command line. Errors go to stderr in one sentence; exit 0 done, 2 the command line or a file is wrong,
-//! 1 anything else.
+//! The command line. Errors go to stderr in one sentence. The exit status is 0 if the command is done, 2 if the command
+//! line or a file is wrong, 10 for a denial by `explain`, and 1 for all other errors.
 
 mod audit;
 mod ca;
+mod chain;
 mod client;
 mod container;
 mod doctor;
@@ -30,13 +31,13 @@ pub struct Cli {
 
 const EXAMPLE: &str = "Example:\n  GITHUB_TOKEN=… sallyport up\n  sallyport container add --ip 172.18.0.5 --repo owner/repo\n  sallyport env --gateway http://gateway:8080";
 
-/// What every command needs.
+/// The options of every command.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// The configuration [default: config/sallyport.yaml where it is there, else built-in]
+    /// The configuration [default: config/sallyport.yaml if it exists, else built-in]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where CA, registry and audit are kept [default: state_dir of the configuration, else
+    /// The directory of the CA, the registry and the audit [default: state_dir of the configuration, else
     /// $XDG_STATE_HOME/sallyport or ~/.local/state/sallyport]
     #[arg(long, global = true, value_name = "DIR", env = "SALLYPORT_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -56,16 +57,16 @@ enum Command {
     /// The certificate authority that sandboxes trust
     #[command(subcommand)]
     Ca(ca::Ca),
-    /// What sandboxes may do
+    /// Check a policy file, and explain decisions
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// What pushes do
+    /// Explain the decision on a push
     #[command(subcommand)]
     Push(push::Push),
-    /// What was decided
+    /// Inspect the audit log
     #[command(subcommand)]
     Audit(audit::Audit),
-    /// Check that everything a gateway needs is there
+    /// Check that everything that a gateway needs is there
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell
     ///
@@ -74,10 +75,10 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Become Envoy, to die with this process's parent
+    /// Become Envoy, which ends with this process's parent
     #[command(hide = true)]
     RunEnvoy(serve::RunEnvoy),
-    /// Refresh one login, as standard input says
+    /// Refresh the login that standard input describes
     #[command(hide = true)]
     RefreshLogin(serve::RefreshLogin),
 }
@@ -88,10 +89,10 @@ pub enum Error {
     /// The command line or a file is wrong.
     #[error("{0}")]
     Usage(String),
-    /// `explain` says no; it has printed why.
+    /// `explain` denies the request, and has printed why.
     #[error("denied")]
     Denied,
-    /// Anything else.
+    /// Every other error.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
@@ -139,7 +140,7 @@ impl Common {
         Ok(config::Config::load(self.config.as_deref())?)
     }
 
-    /// The state directory: the command line's or the environment's, the configuration's, the user's.
+    /// The state directory: from the command line or the environment, else from the configuration, else the user's.
     fn state_dir(&self, config: &config::Config) -> Result<PathBuf, Error> {
         let own = || {
             let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
@@ -150,11 +151,11 @@ impl Common {
             .clone()
             .or_else(|| config.state_dir.clone())
             .or_else(own)
-            .ok_or_else(|| Error::Usage("no state directory: give --state-dir, or set HOME".into()))
+            .ok_or_else(|| Error::Usage("no state directory; use --state-dir or set HOME".into()))
     }
 }
 
-/// Prints `text` on stdout. A reader that has gone away is no error of ours.
+/// Prints `text` on stdout. If the reader has closed the pipe, that is no error.
 fn print(text: &str) -> Result<(), Error> {
     use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {

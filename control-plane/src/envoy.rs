@@ -1,6 +1,6 @@
-//! Envoy as a supervised child: started, started again when it dies, and never left behind.
+//! Envoy as a supervised child: started, restarted when it ends, and never left running after the gateway.
 //!
-//! Envoy's environment is empty: the credentials in ours are none of its business.
+//! Envoy's environment is empty, because the gateway's environment has credentials that Envoy doesn't need.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -21,10 +21,10 @@ use base::process::OURSELVES;
 use xds::resources::listener::AUDIT_FLUSH;
 use xds::resources::{CLEARTEXT, PROXY, TUNNEL};
 
-/// The release that the configuration we send was tried with.
+/// The release with which the xDS configuration was tested.
 const RELEASE: &str = "/1.40.";
 
-/// All that xDS can't bring.
+/// The bootstrap: the part of Envoy's configuration that xDS can't deliver.
 const BOOTSTRAP: &str = include_str!("../../envoy/bootstrap.yaml");
 
 /// The bootstrap's name below the state directory.
@@ -33,22 +33,22 @@ const BOOTSTRAP_FILE: &str = "run/envoy.yaml";
 /// How long Envoy may take to end after SIGTERM before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Envoy's admin interface, as the bootstrap has it.
+/// The socket of Envoy's admin interface, as in the bootstrap.
 const ADMIN_SOCKET: &str = "run/envoy-admin.sock";
 
 /// How long a stop waits for the requests under way.
 const UNDER_WAY: Duration = Duration::from_secs(5);
 
-/// How often it looks.
+/// How often a stop checks for requests under way.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Envoy's counts of what is open at its listeners for sandboxes.
+/// Envoy's counts of open connections and requests at its listeners for sandboxes.
 const OPEN: &str = "/stats?filter=^(http|listener)\\.[a-z]*\\.downstream_(pre_)?(cx|rq)_active$";
 
-/// Envoy's answer to an admin call is some lines.
+/// The most bytes of a response of Envoy's admin interface. A response has some lines.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// What Envoy's access log may still hold back after the last request has ended.
+/// How long Envoy's access log may delay lines after the last request has ended.
 const LAST_LINES: Duration = AUDIT_FLUSH.saturating_mul(2);
 
 /// The pause before a restart.
@@ -57,19 +57,19 @@ const RESTARTS: Backoff = Backoff { first: Duration::from_millis(100), last: Dur
 /// An Envoy that ran for this long is restarted without delay.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// Which Envoy, and how wide.
+/// The Envoy to run.
 #[derive(Clone, Debug)]
 pub struct Envoy {
     /// The program.
     pub program: PathBuf,
-    /// Its worker threads.
+    /// The number of worker threads.
     pub concurrency: u16,
 }
 
-/// Finds Envoy and asks for its version.
+/// Finds Envoy and checks its version.
 ///
 /// # Errors
-/// There is none, or it is of another release.
+/// If Envoy is missing, or has another release.
 pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let program = match named {
         Some(program) => program,
@@ -78,7 +78,7 @@ pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
             .flat_map(std::env::split_paths)
             .map(|directory| directory.join("envoy"))
             .find(|candidate| candidate.is_file())
-            .context("Envoy is not on the PATH; give --envoy or set ENVOY_BIN (envoy/install.sh fetches it)")?,
+            .context("Envoy is not on the PATH; use --envoy or set ENVOY_BIN (envoy/install.sh fetches it)")?,
     };
     let program = program.canonicalize().with_context(|| format!("cannot find Envoy at {}", program.display()))?;
     let output = Command::new(&program)
@@ -94,14 +94,14 @@ pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-/// Becomes Envoy, with the promise of the kernel that it ends with `parent`. Returns only if that fails.
+/// Becomes Envoy. The kernel ends Envoy when `parent` ends. Returns only if that fails.
 pub fn become_envoy(parent: u32, command: &[OsString]) -> anyhow::Error {
     let become_it = || -> anyhow::Result<()> {
-        set_parent_process_death_signal(Some(Signal::KILL)).context("cannot tie Envoy's life to ours")?;
+        set_parent_process_death_signal(Some(Signal::KILL)).context("cannot make Envoy end with the gateway")?;
         // The parent may have died before the line above.
         let alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent);
         if !alive {
-            bail!("the parent of Envoy has gone");
+            bail!("the parent of Envoy has ended");
         }
         let (program, arguments) = command.split_first().context("no program named")?;
         Err(Command::new(program).args(arguments).exec()).with_context(|| format!("cannot run {}", program.display()))
@@ -114,7 +114,7 @@ impl Envoy {
     /// started it.
     ///
     /// # Errors
-    /// The bootstrap cannot be written or the child cannot be started at all.
+    /// If the bootstrap cannot be written, or the child cannot be started at all.
     pub fn supervise(&self, state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         files::write_atomic(&state_dir.join(BOOTSTRAP_FILE), BOOTSTRAP.as_bytes(), 0o600)
             .context("cannot write Envoy's bootstrap")?;
@@ -131,7 +131,7 @@ impl Envoy {
                 .context("cannot start Envoy")?;
             tracing::info!(pid = child.id(), "started Envoy");
             tokio::select! {
-                status = child.wait() => tracing::error!(?status, "Envoy has ended by itself"),
+                status = child.wait() => tracing::error!(?status, "Envoy ended unexpectedly"),
                 _ = stop.wait_for(|stop| *stop) => return end(child, &state_dir.join(ADMIN_SOCKET)).await,
             }
             failures = if started.elapsed() >= HEALTHY { 1 } else { failures.saturating_add(1) };
@@ -151,47 +151,47 @@ impl Envoy {
             "--disable-hot-restart",
             "--log-level",
             "warning",
-            // Its `misc` warns of each of the address filter's ranges that their message type is work in progress.
+            // The logger `misc` warns for each range of the address filter that its message type is work in progress.
             "--component-log-level",
             "misc:error",
         ]);
         command.args(["--concurrency", &self.concurrency.to_string()]);
         // The sockets in the bootstrap are relative to the state directory: their paths stay short, and the file is
         // the same everywhere.
-        // In a process group of its own, Ctrl-C reaches us alone, and Envoy ends when we have drained it.
+        // Envoy has its own process group, so Ctrl-C reaches only the gateway, which drains Envoy before it ends Envoy.
         command.process_group(0);
         command.current_dir(state_dir).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
 }
 
-/// Ends Envoy: no new connections, then the end of what is under way, then the access log's last lines, then SIGTERM,
-/// then SIGKILL.
+/// Ends Envoy. First refuses new connections, then waits for the requests under way and the access log's last lines,
+/// then sends SIGTERM, then SIGKILL.
 async fn end(mut child: tokio::process::Child, admin: &Path) -> anyhow::Result<()> {
     match tokio::time::timeout(STOP_DEADLINE, call(admin, "POST", "/drain_listeners")).await {
         Ok(Ok(_)) => {
             if tokio::time::timeout(UNDER_WAY, finished(admin)).await.is_err() {
-                tracing::warn!("what is still under way after {} s is cut off", UNDER_WAY.as_secs());
+                tracing::warn!("requests that are still under way after {} s are aborted", UNDER_WAY.as_secs());
                 tokio::time::sleep(LAST_LINES).await;
             }
         }
-        Ok(Err(error)) => tracing::warn!(%error, "Envoy cannot be asked to drain"),
-        Err(_) => tracing::warn!("Envoy does not answer; it is ended without draining"),
+        Ok(Err(error)) => tracing::warn!(%error, "cannot drain Envoy"),
+        Err(_) => tracing::warn!("Envoy's admin interface does not respond; Envoy is ended without draining"),
     }
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
         && let Err(error) = kill_process(pid, Signal::TERM)
     {
-        // It has ended already, which is what is wanted.
-        tracing::debug!(%error, "Envoy could not be told to end");
+        // Envoy has ended already, which is the goal.
+        tracing::debug!(%error, "cannot send SIGTERM to Envoy");
     }
     if tokio::time::timeout(STOP_DEADLINE, child.wait()).await.is_err() {
-        tracing::warn!("Envoy did not end in time and is killed");
+        tracing::warn!("Envoy did not end within the timeout and is killed");
         child.kill().await.context("cannot end Envoy")?;
     }
     Ok(())
 }
 
-/// Waits until no request has been under way for as long as the access log may hold lines back, or Envoy does not say.
+/// Waits until no request has been under way for [`LAST_LINES`]. Returns at once if Envoy doesn't respond.
 async fn finished(admin: &Path) {
     let mut quiet = Instant::now();
     while let Ok(stats) = call(admin, "GET", OPEN).await {
@@ -204,8 +204,8 @@ async fn finished(admin: &Path) {
     }
 }
 
-/// How many requests are under way. A tunnel is one at the proxy's own listener for as long as it is open, and is none
-/// here.
+/// The number of requests under way. Envoy counts an open tunnel as a request of the proxy's own listener; it is not
+/// counted here.
 fn requests(stats: &str) -> u64 {
     let count = |name: String| {
         let value = stats.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(": ")?.trim().parse().ok());
@@ -217,14 +217,18 @@ fn requests(stats: &str) -> u64 {
     requests(PROXY).saturating_sub(tunnels) + requests(TUNNEL) + requests(CLEARTEXT)
 }
 
-/// Asks Envoy's admin interface; returns the answer's text, head and all.
+/// Calls Envoy's admin interface. Returns the whole text of the response, including its head.
 async fn call(admin: &Path, method: &str, path: &str) -> std::io::Result<String> {
     let mut connection = UnixStream::connect(admin).await?;
     let request = format!("{method} {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     connection.take(MAX_ANSWER).read_to_string(&mut answer).await?;
-    if answer.starts_with("HTTP/1.1 200") { Ok(answer) } else { Err(std::io::Error::other("Envoy's admin refused")) }
+    if answer.starts_with("HTTP/1.1 200") {
+        Ok(answer)
+    } else {
+        Err(std::io::Error::other("Envoy's admin interface refused the call"))
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! What changes while the gateway runs: the policy file, the filters on disk, the hosts of single containers. Each
-//! change becomes a new snapshot for Envoy and, where it is the policy's, a message to every worker.
+//! Follows the changes while the gateway runs: the policy file, the filters on disk, the hosts of single containers.
+//! Each change becomes a new snapshot for Envoy. A change of the policy also becomes a message to every worker.
 //!
-//! **Invariant:** a file that is not understood changes nothing; what was in force stays, and `/readyz` says so.
+//! **Invariant:** a file that can't be parsed changes nothing. The last valid state stays in force, and `/readyz`
+//! reports the problem.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,26 +21,26 @@ use outbound::upstreams::Upstreams;
 use registry::{Change, Registry};
 use xds::snapshot::{Listen, Snapshot};
 
-/// A file that changes is read when it has been left alone for this long: an editor writes in more than one step.
+/// How long a changed file must stay unchanged before it is read: an editor writes in more than one step.
 const SETTLE: Duration = Duration::from_millis(25);
 
-/// The module in which all filters are.
+/// The module that contains all filters.
 pub const MODULE: &str = "sallyport.wasm";
 
-/// How every WebAssembly module begins: `\0asm` and version 1 (WebAssembly core specification, section 5.5.16).
+/// The first bytes of every WebAssembly module: `\0asm` and version 1 (WebAssembly core specification, section 5.5.16).
 const WASM_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
 
-/// Where the filters' module may be.
+/// The directories in which the filters' module may be.
 #[derive(Clone, Debug)]
 pub struct Filters(Vec<PathBuf>);
 
 impl Filters {
-    /// In `directory`, or where an installation has them.
+    /// The filters in `directory`. Without `directory`, the filters of the installation.
     ///
     /// # Errors
-    /// Our own program cannot be found.
+    /// If the path of this program is unknown.
     pub fn find(directory: Option<PathBuf>) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("cannot find our own program")?;
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
         Ok(Self(match directory {
             Some(directory) => vec![directory],
             // target/release/sallyport has its filters in target/filters, an installed one in /usr/lib.
@@ -56,25 +57,28 @@ impl Filters {
     /// Reads the module.
     ///
     /// # Errors
-    /// It is missing or is none.
+    /// If the module is missing, or is no WebAssembly module.
     pub fn read(&self) -> anyhow::Result<Vec<u8>> {
         let code = self.0.iter().find_map(|place| std::fs::read(place.join(MODULE)).ok());
         let code = code.with_context(|| {
             let looked: Vec<_> = self.0.iter().map(|place| place.display().to_string()).collect();
-            format!("{MODULE} is not in {}; `make build` builds it, --filters names another place", looked.join(", "))
+            format!(
+                "{MODULE} is not in {}; build it with `make build`, or name another directory with --filters",
+                looked.join(", ")
+            )
         })?;
         anyhow::ensure!(code.starts_with(&WASM_HEADER), "{MODULE} is no WebAssembly module");
         Ok(code)
     }
 }
 
-/// Whether a file was opened or read, and nothing has changed: by ourselves, whenever something has.
+/// Whether the event only reports that a file was opened or read. This program causes such events when it reads a file.
 fn only_looked_at(event: &notify::Result<Event>) -> bool {
     let changed = EventKind::Access(AccessKind::Close(AccessMode::Write));
     event.as_ref().is_ok_and(|event| event.kind.is_access() && event.kind != changed)
 }
 
-/// Keeps the snapshot true.
+/// Keeps the snapshot up to date.
 #[derive(Debug)]
 pub struct Live {
     config: Arc<Config>,
@@ -83,13 +87,13 @@ pub struct Live {
     /// The module in force.
     module: Vec<u8>,
     registry: Arc<Registry>,
-    /// The hosts of single containers, as the snapshot in force has them: all of a record that it depends on.
+    /// The hosts of single containers in the snapshot in force. The snapshot depends on no other part of a record.
     extra: BTreeSet<HostPattern>,
     problems: Problems,
     snapshots: watch::Sender<Arc<Snapshot>>,
     touched: mpsc::Receiver<()>,
     changes: broadcast::Receiver<(u64, Change)>,
-    /// Watches for as long as it lives.
+    /// Watches the files until it is dropped.
     _watcher: RecommendedWatcher,
 }
 
@@ -97,7 +101,7 @@ impl Live {
     /// Builds the first snapshot and begins to watch the files.
     ///
     /// # Errors
-    /// The filters are missing, or files cannot be watched.
+    /// If the filters are missing, or files cannot be watched.
     pub fn start(
         config: Arc<Config>,
         upstreams: Arc<Upstreams>,
@@ -106,16 +110,16 @@ impl Live {
         problems: Problems,
     ) -> anyhow::Result<Self> {
         let module = filters.read()?;
-        // One is enough: it says that something has changed, not what.
+        // A capacity of 1 is enough: a message only says that a file has changed, not which.
         let (touch, touched) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |event| {
             if only_looked_at(&event) {
                 return;
             }
-            // Full: it is already known that something has changed.
+            // If the channel is full, a change is pending already.
             let _full = touch.try_send(());
         })?;
-        // Directories, since files are replaced and not rewritten.
+        // Directories are watched, because files are replaced and not rewritten.
         let policy_directory = config
             .policy_file
             .parent()
@@ -149,7 +153,7 @@ impl Live {
         self.snapshots.subscribe()
     }
 
-    /// Runs until the registry is gone.
+    /// Runs until the registry is dropped.
     pub async fn run(mut self) {
         loop {
             tokio::select! {
@@ -184,8 +188,8 @@ impl Live {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the policy file is not understood; the last good policy stays in force");
-                self.problems.set("policy", Some(format!("{error}; the last good policy stays in force")));
+                tracing::error!(%error, "the policy file is invalid; the last valid policy stays in force");
+                self.problems.set("policy", Some(format!("{error}; the last valid policy stays in force")));
             }
         }
         match self.filters.read() {
@@ -194,14 +198,14 @@ impl Live {
                 self.module = module;
             }
             Err(error) => {
-                tracing::error!(%error, "the filters cannot be read; the last good ones stay in force");
-                self.problems.set("filters", Some(format!("{error:#}; the last good ones stay in force")));
+                tracing::error!(%error, "the filters cannot be read; the last valid filters stay in force");
+                self.problems.set("filters", Some(format!("{error:#}; the last valid filters stay in force")));
             }
         }
         self.publish();
     }
 
-    /// Builds the snapshot and sends it, unless it is the one in force.
+    /// Builds the snapshot, and sends it if it differs from the snapshot in force.
     fn publish(&mut self) {
         let policy = self.registry.policy();
         self.extra = self.registry.extra_hosts();

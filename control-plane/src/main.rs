@@ -1,4 +1,4 @@
-//! Sallyport: the control plane, and the command line that speaks to it.
+//! Sallyport: the control plane, and the command line that calls it.
 
 mod admin;
 mod app;

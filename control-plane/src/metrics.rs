@@ -1,5 +1,5 @@
-//! `GET /metrics`, in the OpenMetrics text format: the counters of `telemetry`, and the numbers that are looked up for
-//! each request.
+//! `GET /metrics`, in the OpenMetrics text format: the counters of `telemetry`, and the gauges that each request
+//! computes.
 
 use std::sync::{Arc, LazyLock};
 
@@ -20,7 +20,7 @@ use credentials::Credentials;
 use registry::Registry as Containers;
 use xds::server::Fleet;
 
-/// Clock ticks in a second, as /proc counts processor time: `USER_HZ`, which is 100 on every architecture of ours.
+/// Clock ticks per second, the unit of processor time in /proc: `USER_HZ`, 100 on every supported architecture.
 const TICKS: f64 = 100.0;
 
 /// `GET /metrics`.
@@ -28,7 +28,7 @@ pub fn routes(containers: Arc<Containers>, fleet: Fleet, credentials: Arc<Creden
     Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet, credentials })
 }
 
-/// Where the numbers are that are looked up, not counted.
+/// The sources of the gauges.
 #[derive(Clone)]
 struct Facts {
     containers: Arc<Containers>,
@@ -62,7 +62,7 @@ struct Failing {
     credential: String,
 }
 
-/// What Prometheus's own clients say of a process; what /proc does not tell is left out.
+/// The metrics that Prometheus's own clients export of a process. Values that /proc doesn't have are left out.
 fn process() -> Registry {
     static STARTED: LazyLock<f64> = LazyLock::new(|| Timestamp::now().as_duration().as_secs_f64());
     let mut registry = Registry::with_prefix("process");
@@ -91,8 +91,8 @@ fn process() -> Registry {
     registry
 }
 
-/// User and system time of a line of /proc/PID/stat (proc(5)): fields 14 and 15; the second, the program's name, may
-/// have anything in it and ends with the last parenthesis.
+/// User and system time from a line of /proc/PID/stat (proc(5)): fields 14 and 15. Field 2, the program's name, may
+/// contain any character and ends with the last parenthesis.
 fn processor_seconds(stat: &str) -> Option<f64> {
     let (_, behind) = stat.rsplit_once(')')?;
     let mut fields = behind.split_whitespace().skip(11);

@@ -1,23 +1,24 @@
-"""What a request through the gateway costs, beside the same Envoy without the gateway's stages.
+"""The cost of a request through the gateway, beside the same Envoy without the gateway's stages.
 
-Measured: requests/s, p50 and p99 of `GET` with a 1 KiB answer over kept HTTP/1.1 connections, TLS inside CONNECT,
-ended by the gateway with a minted leaf, and TLS again to an upstream on loopback; for
+Measured: requests/s, p50 and p99 of `GET` with a 1 KiB response over persistent HTTP/1.1 connections. TLS inside
+CONNECT ends at the gateway with a minted leaf, and TLS starts again to an upstream on loopback. The variants are
   - `bare`: the same listeners, clusters, routes and interception; no filter, no ext_authz, no audit log;
-  - `sallyport, nothing injected`: the shipped binary, an allowed host that there is no credential for;
-  - `sallyport, credential injected`: the shipped binary, api.github.com, ext_authz adds the token;
-and the CPU seconds of Envoy and of the control plane per request while the chain grows from bare stage by stage.
+  - `sallyport, nothing injected`: the shipped binary, an allowed host without a credential;
+  - `sallyport, credential injected`: the shipped binary, api.github.com, ext_authz adds the token.
+Also measured: the CPU seconds of Envoy and of the control plane per request, while the chain grows from bare stage by
+stage.
 
-Everything comes from one run of `sallyport up`. Its own Envoy serves the last two; bare and the stages between are
-further Envoys, made from the configuration that its Envoy reports, less the stages that are left out, and they take
-leaves, routes and filters from the same control plane. The product has no switch that turns a stage off.
-Cells are interleaved over all variants, and a ratio is taken within its round, so a slow minute hits all alike.
+Everything comes from one run of `sallyport up`. Its own Envoy serves the last two variants. Bare and the stages between
+are further Envoys: their configuration is that of its Envoy without some stages, and they get leaves, routes and
+filters from the same control plane. The product has no switch that turns a stage off.
+Cells are interleaved over all variants, and a ratio is taken within its round, so a slow minute affects all alike.
 
 Not measured: an idle network, real upstreams, HTTP/2 clients, connection set-up (it is before the window in which
 requests are timed; CPU includes it). Client, gateway and upstream share the machine's cores, so only ratios travel,
-and CPU per request is the steadier figure. Clients wait for each answer, so p99 is that of a saturated gateway.
+and CPU per request is the steadier figure. Clients wait for each response, so p99 is that of a saturated gateway.
 
-Never: the network outside this machine, a credential of the environment, a result in which one answer was not the
-upstream's own 200 or one variant was not what its name says. Called by run.sh, whose head lists the variables.
+Never used: the network outside this machine, and credentials of the environment. A result fails if one response was not
+the upstream's own 200, or if one variant does not match its name. Called by run.sh, whose head lists the variables.
 """
 
 import json
@@ -41,7 +42,7 @@ from rig import (
     Processes, ask, eventually, free_port, make_certificates, start_gateway, upstream_configuration,
 )
 
-# Connections are opened before the window; more of it where that takes longer.
+# Seconds before the window, in which connections are opened. Longer if they need more.
 SET_UP = 1.0
 # The audit is flushed every 100 ms.
 SETTLE = 0.3
@@ -52,14 +53,14 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS = float(os.environ.get("BENCH_SECONDS") or 5)
 ROUNDS = int(os.environ.get("BENCH_ROUNDS") or 3)
 CONNECTIONS = [int(n) for n in (os.environ.get("BENCH_CONNECTIONS") or "1 16 256").replace(",", " ").split()]
-# The stages' CPU is measured where the gateway is busy and no request queues for long.
+# The stages' CPU is measured with this load: the gateway is busy, and no request queues for long.
 STAGE_CONNECTIONS = 16 if 16 in CONNECTIONS else sorted(CONNECTIONS)[len(CONNECTIONS) // 2]
 RESULTS = Path(os.environ["BENCH_RESULTS"])
 
 
 @dataclass
 class Variant:
-    """One way through a gateway: which Envoy, and what is asked for."""
+    """One way through a gateway: the Envoy and the request."""
 
     name: str
     stages: list
@@ -75,7 +76,7 @@ class Variant:
 
 
 def make_variants(processes, chain, gateway):
-    """The three of the table, then the stages between the first and the last."""
+    """The three variants of the table, then the stages between the first and the last."""
     _, envoy, proxy = gateway
 
     def reduced(label, name, stages, audited):
@@ -103,9 +104,9 @@ def audit_lines():
 
 
 def prove(variant, trust, processes):
-    """That it does what it says: the upstream's own answer, the credential, the audit line, the container in it."""
+    """Checks the variant: the upstream's own response, the credential, the audit line, and the container in it."""
 
-    # A new Envoy has no registry yet and answers 503.
+    # A new Envoy has no registry yet and returns 503.
     up = lambda: get_through(variant, trust, {ECHO: "1"})[0].status != 503
     eventually(f"{variant.name}: an answer", up, processes)
     time.sleep(SETTLE)
@@ -149,7 +150,7 @@ def cpu_seconds(pid):
 
 
 def machine_cpu_seconds():
-    """What all processes of the machine have used, other tenants' included."""
+    """The CPU time of all processes of the machine, other tenants' included."""
     ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
@@ -160,7 +161,7 @@ def own_cpu_seconds(processes):
 
 
 def load(variant, connections, seconds):
-    """Runs oha; what it says of the run, and start, end, status and length of each request."""
+    """Runs oha. Returns its summary, and start, end, status and length of each request."""
     host, path = variant.target
     database = SCRATCH / "requests.sqlite"
     database.unlink(missing_ok=True)
@@ -208,7 +209,7 @@ def measure(variant, connections, processes, control_plane, everyone):
     others = machine_cpu_seconds() - machine - (own_cpu_seconds(everyone) - own)
     processes.all_alive()
 
-    # oha counts the dialling into a connection's first request, so those are left out.
+    # oha counts the connection set-up into the first request of a connection, so first requests are left out.
     begin, end = max(SET_UP, summary["details"]["DNSDialup"]["slowest"] + 0.1), SET_UP + SECONDS
     if end - begin < SECONDS / 2:
         raise Failed(f"{variant.name}: opening {connections} connections took most of the time; raise BENCH_SECONDS")
@@ -253,7 +254,7 @@ def median_of(rounds):
 
 
 def ratio_of(rounds, reference):
-    """Round by round against the same round of `reference`, then the median."""
+    """The median of the ratios, each to the same round of `reference`."""
     keys = ("requests_per_second", "p50_ms", "p99_ms", "cpu_us")
     pairs = list(zip(rounds, reference))
     return {key: round(statistics.median(a[key] / b[key] for a, b in pairs if b[key]), 3) for key in keys}

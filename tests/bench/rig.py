@@ -1,7 +1,7 @@
-"""What stands around the measurement of bench.py: the upstream, `sallyport up`, and Envoys that run less of its chain.
+"""The rig of bench.py: the upstream, `sallyport up`, and Envoys that run less of its chain.
 
-Never: a switch in the product. What is left out is left out of the configuration that the gateway's Envoy reports;
-everything else, leaves, routes and filters too, comes from the same control plane.
+The product has no switch for this. The rig removes stages from the configuration that the gateway's Envoy reports.
+Everything else, leaves, routes and filters too, comes from the same control plane.
 """
 
 import copy
@@ -18,10 +18,10 @@ PLAIN = ("files.example.net", "/octocat/Hello-World/master/README")
 REPOSITORY = "octocat/Hello-World"
 TOKEN = "bench-fixture-token"
 BODY = "x" * 1024
-# The upstream's answer to a request with this header says which `authorization` arrived.
+# The upstream's response to a request with this header repeats the `authorization` that arrived.
 # The name is a header that GitHub's API gets: unknown headers are removed on the way.
 ECHO = "time-zone"
-# The upstream's answer to the gateway's own requests.
+# The upstream's response to the gateway's own requests.
 INJECTED = "the credential"
 # Filters that forwarding requires; every other filter is a stage.
 PLUMBING = ("upstream", "router")
@@ -35,11 +35,11 @@ STATE = SCRATCH / "state"
 
 
 class Failed(Exception):
-    """The benchmark can't be trusted or can't go on; the text says why."""
+    """The benchmark can't be trusted or can't continue; the text has the reason."""
 
 
 class Processes:
-    """What this run has started; ended by id, last one first."""
+    """The processes that this run has started; ended by id, the last one first."""
 
     def __init__(self):
         self.started = []
@@ -162,11 +162,11 @@ def typed(name, kind, **fields):
 
 
 def upstream_configuration(port):
-    """A TLS server that answers everything with the same 1 KiB."""
+    """A TLS server that responds to every request with the same 1 KiB."""
     answer = {"status": 200, "body": {"inline_string": BODY}}
     echo = {"header": {"key": ECHO, "value": "[%REQ(authorization)%]"}}
     asked = {"prefix": "/", "headers": [{"name": ECHO, "present_match": True}]}
-    # In words: the gateway removes a repeated credential from an answer.
+    # In words, since the gateway removes a repeated credential from a response.
     ours = {"name": "authorization", "string_match": {"exact": f"Bearer {TOKEN}"}}
     injected = {"prefix": "/", "headers": [*asked["headers"], ours]}
     told = {"header": {"key": ECHO, "value": INJECTED}}
@@ -226,7 +226,7 @@ def start_gateway(processes, upstream_port):
 
 
 class Chain:
-    """What the gateway's Envoy says it runs, and the same with less."""
+    """The configuration that the gateway's Envoy reports, and the same with fewer stages."""
 
     def __init__(self, processes):
         def dump():

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The benchmark behind `make bench`: gets the load generator, then runs bench.py (what it measures stands there) in
-# network, mount and process namespaces of its own, or, where the machine allows none, on free ports of its loopback.
+# The benchmark behind `make bench`: installs the load generator, then runs bench.py in its own network, mount and
+# process namespaces. On a machine without namespaces it runs on free ports of loopback. The head of bench.py explains
+# the measurement.
 #
 #   ENVOY_BIN=$(envoy/install.sh) tests/bench/run.sh
 #
-# BENCH_SECONDS=5           how long each cell is measured
-# BENCH_ROUNDS=3            how often all cells are gone through
+# BENCH_SECONDS=5           the length of each cell's measurement
+# BENCH_ROUNDS=3            the number of rounds through all cells
 # BENCH_CONNECTIONS="1 16 256"
 # SALLYPORT_BIN, SALLYPORT_FILTERS   another gateway than target/release/sallyport with target/filters
 # SALLYPORT_KEEP=1          keep logs and state also of a run that succeeds

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints a Python that has other clients of git than git, dulwich and libgit2, for the tests of push.rs: a virtual
-# environment in target/, made from PyPI at the first time. Fails where Python or PyPI can't be had.
+# Prints a Python with clients of git other than git, dulwich and libgit2, for the tests of push.rs: a virtual
+# environment in target/, made from PyPI at the first call. Fails if Python or PyPI is unavailable.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly packages=(dulwich==1.2.21 pygit2==1.21.0)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Cargo's runner for the end-to-end tests: runs "$@" (a test binary) in network, mount and process namespaces of its
-# own. Nothing of the machine's network is in there, and when the test binary ends, so does all that it started.
-# Called by tests/run-e2e.sh. Exit code: that of "$@".
+# Cargo's runner for the end-to-end tests: runs "$@" (a test binary) in its own network, mount and process namespaces,
+# without the machine's network. When the test binary ends, all processes that it has started end. Called by
+# tests/run-e2e.sh. Exit code: that of "$@".
 set -euo pipefail
 
-# Searches all files of the gateway, its Envoy and the sandboxes below $1, and the gateway's answers (`answers`, from
-# tests/support/src/kept.rs): they have no fixture secret, raw (which is also its URL-encoded form), in base64 of any alignment,
-# in hexadecimal or in UTF-16; no private key in an answer; no core file. `keys*` is where tests keep those that the
-# gateway reads, and `tokens` where it keeps logins.
+# Searches all files of the gateway, its Envoy and the sandboxes below $1, and the gateway's responses (`answers`, from
+# tests/support/src/kept.rs). They must have no fixture secret, raw (which is also its URL-encoded form), in base64 of
+# any alignment, in hexadecimal or in UTF-16; no private key in a response; no core file. `keys*` is where tests keep
+# the secrets that the gateway reads, and `tokens` where it keeps logins.
 search() {
     local secret='fixture_|Zml4dHVyZV|ZpeHR1cmVf|maXh0dXJlX|(?i:666978747572655f)|f\x00i\x00x\x00t\x00u\x00r\x00e\x00_'
     local canary=$1/canary found
@@ -82,11 +82,12 @@ ask() {
     curl -q --silent --include --noproxy '*' --max-time 30 "$@" >>"$SALLYPORT_SCRATCH/answers"
 }
 
-# Whether $1 ends: the Envoy of a gateway that was killed a moment ago is on its way.
+# Whether the process $1 ends within ten seconds. The Envoy of a gateway that was killed a moment ago may still be
+# exiting.
 ends() {
     local tries state
     for ((tries = 0; tries < 100; tries++)); do
-        # Behind the name, which is in brackets and may hold anything (proc_pid_stat(5)).
+        # The fields after the name, which is in brackets and may contain any bytes (proc_pid_stat(5)).
         state=$(sed 's/.*) //' "$1/stat" 2>/dev/null) || return 0
         [[ $state != Z* ]] || return 0
         sleep 0.1
@@ -94,7 +95,7 @@ ends() {
     return 1
 }
 
-# The files below $2 with a match of $1; an error of grep's is one.
+# Prints the files below $2 with a match of $1. Fails only if grep fails.
 holds() {
     local status=0
     env LC_ALL=C grep -rlaP --exclude-dir='keys*' --exclude-dir=tokens -- "$1" "$2" || status=$?
@@ -104,14 +105,14 @@ holds() {
 if [[ "${1:-}" == --inside ]]; then
     shift
     ip link set lo up
-    # `ip netns` keeps its names there; a tmpfs, so that none of ours is ever on the machine.
+    # `ip netns` keeps its names there. On a tmpfs, the machine never has a name of the tests.
     if [[ -d /run/netns ]]; then mount -t tmpfs tmpfs /run/netns; else mount -t tmpfs tmpfs /run && mkdir /run/netns; fi
     # The host side of the little internet must not forward for the sandboxes.
     echo 0 2>/dev/null >/proc/sys/net/ipv4/ip_forward || true
-    # No exec: this shell is process 1 here, reaps orphans, and takes the rest with it when it ends.
+    # No exec: this shell is process 1 here, reaps orphans, and ends all other processes when it ends.
     status=0
     SALLYPORT_NETNS=1 "$@" || status=$?
-    # Here, where the disks are still mounted that a test has made.
+    # Search here, while the disks that a test has made are still mounted.
     [[ $status != 0 ]] || { look && search "$SALLYPORT_SCRATCH"; } || status=1
     exit "$status"
 fi

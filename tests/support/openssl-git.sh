@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints a git whose libcurl speaks TLS by OpenSSL, where Debian's own speaks it by GnuTLS, for the tests of git: built
-# once into target/tools from Debian's source, as root, which installs the headers that it needs. It takes minutes, so
-# `make test-full` runs it and `make test` does not. Fails where the source can't be had, and says so in
+# Prints a git whose libcurl uses OpenSSL for TLS, where Debian's own uses GnuTLS, for the tests of git. It is built
+# once into target/tools from Debian's source, as root, which installs the required headers. The build takes minutes, so
+# `make test-full` runs it and `make test` does not. If the source is unavailable, fails and writes the reason to
 # target/clients/missing/git-openssl.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the directory of the clients that clients.rs runs, installed from PyPI at the first call, in the versions
-# pinned in sdk-clients.txt: sdks/ is a virtual environment with the libraries, agents/ one with Claude Code and Codex,
-# whose wheels bring their programs.
+# Prints the directory of the clients that clients.rs runs. The first call installs them from PyPI, in the versions of
+# sdk-clients.txt: sdks/ is a virtual environment with the libraries, agents/ one with Claude Code and Codex, whose
+# wheels include their programs.
 #
 #   tests/support/sdk-clients.sh           the libraries; the agents (320 MB) only where they are there already
 #   tests/support/sdk-clients.sh --all     both, and as root the missing programs of Debian's
@@ -14,7 +14,7 @@ readonly place=$root/target/clients
 readonly pins=$root/tests/support/sdk-clients.txt
 readonly sdks=(anthropic openai google-genai requests httpx uv) agents=(claude-agent-sdk openai-codex)
 
-# install NAME PACKAGE…: all of them, or the file missing/NAME.
+# install NAME PACKAGE…: installs all packages, or writes the error to missing/NAME.
 install() {
     local name=$1 made=$place/$1/made why
     shift
@@ -33,7 +33,7 @@ install() {
     fi
 }
 
-# program NAME PACKAGE: a program of this machine, or the file missing/NAME where it was tried to install it in vain.
+# program NAME PACKAGE: a program of this machine. If its installation fails, the file missing/NAME.
 program() {
     local name=$1 package=$2 why=$place/missing/$1
     rm -f "$why"

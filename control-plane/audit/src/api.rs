@@ -1,6 +1,6 @@
-//! `GET /internal/audit`: the last lines as JSON lines, or with `follow=1` as server-sent events, one for each.
+//! `GET /internal/audit`: the last lines as JSON lines. With `follow=1`: server-sent events, one for each line.
 //!
-//! Who reads too slowly loses lines and is told how many; nobody waits for a reader.
+//! A slow reader loses lines, and is sent the number of lost lines. The audit never waits for a reader.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -20,13 +20,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 use super::{Audit, Key, Record};
 
-/// Lines that are shown where the caller does not say.
+/// The number of lines if the client sets no `last`.
 const LAST: usize = 100;
 
-/// Followers at a time; each may hold back as many lines as [`super::FOLLOWER`].
+/// Followers at a time. Each has a queue of [`super::FOLLOWER`] lines.
 const FOLLOWERS: usize = 32;
 
-/// How often a follower hears something though nothing happens.
+/// The interval of keep-alive messages to an idle follower.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]
@@ -36,13 +36,13 @@ struct Api {
     stopped: watch::Receiver<bool>,
 }
 
-/// The route. Followers are let go when `stopped` turns true.
+/// The route. The streams of followers end when `stopped` turns true.
 pub fn routes(audit: Arc<Audit>, stopped: watch::Receiver<bool>) -> Router {
     let seats = Arc::new(Semaphore::new(FOLLOWERS));
     Router::new().route("/internal/audit", get(show)).with_state(Api { audit, seats, stopped })
 }
 
-/// What is asked for.
+/// The query parameters.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
@@ -60,10 +60,10 @@ enum Switch {
     On,
 }
 
-/// Which lines pass.
+/// The filter on lines.
 #[derive(Clone, Debug, Default)]
 struct Choice {
-    /// An id, or an address in any spelling.
+    /// An id, or an address in any notation.
     container: Option<(String, Option<IpAddr>)>,
     verdict: Option<Decision>,
 }
@@ -94,7 +94,7 @@ async fn show(State(api): State<Api>, wanted: Result<Query<Wanted>, QueryRejecti
     let choice = Choice::of(&wanted);
     let follow = wanted.follow == Some(Switch::On);
     let (recent, receiver) = api.audit.follow();
-    // A follower is about what comes.
+    // By default, a follower gets only new lines.
     let last = wanted.last.unwrap_or(if follow { 0 } else { LAST });
     let mut recent: Vec<Record> = recent.into_iter().filter(|record| choice.takes(&record.key)).collect();
     recent.drain(..recent.len().saturating_sub(last));
@@ -103,13 +103,13 @@ async fn show(State(api): State<Api>, wanted: Result<Query<Wanted>, QueryRejecti
         return ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response();
     }
     let Ok(seat) = api.seats.try_acquire_owned() else {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{FOLLOWERS} follow already; close one"));
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{FOLLOWERS} audit followers is the limit; close one"));
     };
     let follower = Follower { recent: recent.into_iter(), receiver, choice, stopped: api.stopped, _seat: seat };
     Sse::new(events(follower)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-/// Somebody who follows.
+/// A client that follows the audit.
 struct Follower {
     recent: std::vec::IntoIter<Record>,
     receiver: broadcast::Receiver<Record>,
@@ -118,16 +118,16 @@ struct Follower {
     _seat: OwnedSemaphorePermit,
 }
 
-/// What a follower is sent.
+/// An event for a follower.
 #[derive(Clone, Debug)]
 enum Sent {
     Line(Record),
-    /// So many lines, of whatever container, that came faster than they were read.
+    /// The number of lost lines, of all containers: the follower read too slowly.
     Lost(u64),
 }
 
 impl Follower {
-    /// `None` when there is nothing more.
+    /// The next event. `None` if the gateway stops.
     async fn next(&mut self) -> Option<Sent> {
         if let Some(record) = self.recent.next() {
             return Some(Sent::Line(record));

@@ -1,7 +1,7 @@
-//! From Envoy's access log to a line. Pure.
+//! Converts an entry of Envoy's access log to a line of the audit. Pure.
 //!
-//! What the identity filter decided travels with a request as filter state, what the credential stage decided as
-//! dynamic metadata, what Envoy itself decided as a header of its answer.
+//! A decision reaches the access log in one of three ways: the identity filter's as filter state, the credential
+//! stage's as dynamic metadata, Envoy's own as a header of its response.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -21,11 +21,11 @@ use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
 
-/// What of one value of a peer's is kept, in bytes: a target can be 60 KiB long, and the audit's size is bounded.
+/// The longest text of a peer that is kept, in bytes. A target can be 60 KiB long, and the audit's size is bounded.
 const MAX_TEXT: usize = 2_048;
 
-/// The line of a request. None for a CONNECT that was opened, since what happens inside has lines of its own, and
-/// none for the start of what nobody has decided yet.
+/// The line of a request. `None` for an accepted CONNECT, because the requests inside the tunnel have their own lines.
+/// Also `None` for the start of a request that the filters have not decided yet.
 pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     let common = entry.common_properties.unwrap_or_default();
     let request = entry.request.unwrap_or_default();
@@ -37,7 +37,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     let status = response.response_code.map_or(0, |code| code.value);
     let method = match request.request_headers.get(":method") {
         Some(token) => token.clone(),
-        // Envoy has understood none, or counts headers in its own way.
+        // Envoy parsed no method, or does not list `:method` among the headers.
         None => match RequestMethod::try_from(request.request_method).unwrap_or_default() {
             RequestMethod::MethodUnspecified => String::new(),
             known => known.as_str_name().to_owned(),
@@ -82,22 +82,22 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
     })
 }
 
-/// What was decided about a request. In this order: a denial of the filters, a denial of the credential stage, Envoy's
-/// own refusal, the permission of the credential stage, the permission of the filters. Without any of them Envoy ended
-/// the request before a stage was asked.
+/// The decision about a request. The first of these counts: a denial of the filters, a denial of the credential stage,
+/// Envoy's own refusal, the permission of the credential stage, the permission of the filters. If all of them are
+/// absent, Envoy ended the request before any stage.
 fn decided(
     noted: Option<&Result<Note, Unreadable>>,
     common: &AccessLogCommon,
     response: &HttpResponseProperties,
 ) -> Decided {
     let filters = noted.map(|noted| noted.as_ref().map_or_else(unnamed, |note| note.decided.clone()));
-    // The credential stage is asked only for what the filters let pass. Envoy's own fields stand beside its words.
+    // Only requests that the filters allow reach the credential stage. Envoy adds fields of its own to the metadata.
     let passed = filters.as_ref().is_some_and(|decided| decided.verdict == Decision::Allow);
     let authz = common.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA));
     let authz = authz
         .filter(|words| passed && text(words, "verdict").is_some())
         .map(|words| Decided::from_words(|name| text(words, name)).unwrap_or_else(|error| unnamed(&error)));
-    // An upstream's header of this name is removed before.
+    // Envoy has removed any upstream's header of this name before.
     let envoy = response.response_headers.get(RULE_HEADER).map(|name| match Rule::named(name) {
         Some(rule) => Decided::denied(rule, response.response_code_details.clone()),
         None => unnamed(format!("no rule is called {name:?}")),
@@ -115,14 +115,14 @@ fn decided(
     .unwrap_or_else(|| Decided::denied(Rule::ListenerClosed, response.response_code_details.clone()))
 }
 
-/// The decision about a request whose own cannot be read: no permission, whatever was meant.
+/// A denial, for a request whose decision cannot be read.
 fn unnamed(why: impl Display) -> Decided {
     tracing::error!(%why, "BUG: a decision cannot be read; its audit line is named {}", Rule::ListenerUnnamed);
     Decided::denied(Rule::ListenerUnnamed, why.to_string())
 }
 
-/// The line of a TLS handshake that came to nothing. None for a connection that ended after its handshake or before
-/// any, and none for what was no TLS: that has a line as a malformed request.
+/// The line of a failed TLS handshake. `None` for a connection that ended before or after its handshake. Also `None`
+/// for a connection without TLS: its malformed request has a line.
 pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
     let common = entry.common_properties.unwrap_or_default();
     let flags = common.response_flags.unwrap_or_default();
@@ -131,10 +131,12 @@ pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
         return None;
     }
     let failed = common.downstream_transport_failure_reason.as_str();
-    let reason = match flags.no_route_found {
-        true => "the server name is missing, or none that can be reached",
-        false if failed.is_empty() => return None,
-        false => failed,
+    let reason = if flags.no_route_found {
+        "the server name is missing, or is no plain name such as api.example.com"
+    } else if failed.is_empty() {
+        return None;
+    } else {
+        failed
     };
     let bytes = entry.connection_properties.unwrap_or_default();
     let tls = common.tls_properties.clone().unwrap_or_default();
@@ -173,14 +175,14 @@ fn began(common: &AccessLogCommon) -> Timestamp {
 fn milliseconds(common: &AccessLogCommon, event: Event) -> u64 {
     let milliseconds = match (common.duration, event) {
         (Some(lasted), _) => lasted.seconds.saturating_mul(1_000).saturating_add((lasted.nanos / 1_000_000).into()),
-        // Envoy has none yet.
+        // Envoy has no duration yet.
         (None, Event::Start) => i64::try_from(LONG.as_millis()).unwrap_or(i64::MAX),
         (None, Event::End) => 0,
     };
     milliseconds.try_into().unwrap_or_default()
 }
 
-/// A peer's text as an operator can look at it: no control characters, and not longer than [`MAX_TEXT`].
+/// A peer's text, safe to display: without control characters, and not longer than [`MAX_TEXT`].
 fn clean(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_TEXT);
     let cut = if end < text.len() { "…" } else { "" };
@@ -188,7 +190,7 @@ fn clean(text: &str) -> String {
     kept.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).chain(cut.chars()).collect()
 }
 
-/// A target without the values of its query but the harmless ones: those of signed URLs are credentials.
+/// The target with the values of its query removed, except harmless ones. The values in signed URLs are credentials.
 fn without_values(target: &str) -> String {
     let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
     let shown = |pair: &str| match pair.split_once('=') {
@@ -299,7 +301,7 @@ mod tests {
         assert_eq!(said(&http(allowed()).unwrap()), ["allow", "identity", "egress.host"]);
         let fields = [("stage", "credentials"), ("verdict", "deny"), ("rule", "credentials.repo"), ("reason", "no")];
         assert_eq!(said(&http(with_authz(allowed(), &fields)).unwrap()), ["deny", "credentials", "credentials.repo"]);
-        // Envoy's own fields there are no decision.
+        // Envoy's own fields in the metadata are not a decision.
         assert_eq!(said(&http(with_authz(allowed(), &[("duration", "1")])).unwrap())[0], "allow");
         let unreachable = answered_by_envoy(allowed(), "upstream.unreachable");
         assert_eq!(said(&http(unreachable).unwrap()), ["deny", "upstream", "upstream.unreachable"]);

@@ -1,8 +1,8 @@
-//! The audit: one line for each decision, in `audit.jsonl` and for whoever follows.
+//! The audit: one line for each decision, written to `audit.jsonl` and streamed to followers.
 //!
-//! Envoy's access log brings what happened; `entry` makes a [`Line`] of it, `writer` puts it on disk on a thread of its
-//! own, `api` shows it to the operator. Nothing here waits for the disk or for a reader: what they can't keep up with
-//! is dropped, counted and said. Never a credential, never a body.
+//! The source is Envoy's access log. `entry` converts an entry to a [`Line`], `writer` writes the line to disk on its
+//! own thread, `api` shows the lines to the operator. The audit never waits for the disk or for a reader: if they do
+//! not keep up, lines are dropped, counted and reported. A line never holds a credential or a body.
 
 pub mod api;
 mod entry;
@@ -40,16 +40,16 @@ use registry::store;
 /// Lines that are kept in memory for the API; 2 to 20 MiB.
 const RECENT: usize = 5_000;
 
-/// How much of the file is read for them at start.
+/// The bytes at the end of the file that are read at start to fill [`RECENT`].
 const RECENT_BYTES: u64 = 4 << 20;
 
-/// Lines that a follower may be behind before it loses some.
+/// The number of lines that are queued for a follower. A follower that is further behind loses lines.
 const FOLLOWER: usize = 1_024;
 
 /// How long a stop waits for Envoy's last lines, and then for the disk.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// Whether a line is about a stream that goes on.
+/// Whether the request has ended, or is a stream that is still open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Event {
@@ -57,7 +57,7 @@ enum Event {
     End,
 }
 
-/// One line. Its JSON is flat, with the fields in this order; nothing parses it but [`Key`] and the CLI.
+/// One line. Its JSON is flat, with the fields in this order. Only [`Key`] and the CLI parse it.
 #[derive(Debug, Serialize)]
 struct Line {
     ts: Timestamp,
@@ -73,14 +73,14 @@ struct Line {
     #[serde(flatten)]
     push: Option<PushNote>,
     policy_version: Option<String>,
-    /// Whether a filter has panicked over it.
+    /// Whether a filter panicked over the request.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     panicked: bool,
     #[serde(flatten)]
     origin: Origin,
 }
 
-/// Whose request it is.
+/// The request's id and its container.
 #[derive(Debug, Serialize)]
 struct Who {
     request_id: String,
@@ -107,14 +107,14 @@ struct Action {
     class: Class,
 }
 
-/// Which stream of which Envoy brought the line, and its number there. A gap in the numbers is a lost line.
+/// The stream of an Envoy that sent the line, and the line's number in the stream. A gap in the numbers is a lost line.
 #[derive(Debug, Default, Serialize)]
 struct Origin {
     envoy: String,
     seq: u64,
 }
 
-/// An allowed request that a provider has answered with 401.
+/// An allowed request whose response had the status 401.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The request's host.
@@ -123,7 +123,7 @@ pub struct Rejected {
     pub began: Timestamp,
 }
 
-/// By what lines are chosen.
+/// The fields by which readers filter lines.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Key {
     container_id: Option<String>,
@@ -131,30 +131,30 @@ struct Key {
     verdict: Decision,
 }
 
-/// A line as it is passed around.
+/// A line in memory: its filter fields and its JSON.
 #[derive(Clone, Debug)]
 struct Record {
     key: Arc<Key>,
     json: Arc<str>,
 }
 
-/// The sink.
+/// The receiver of all audit lines.
 #[derive(Debug)]
 pub struct Audit {
     registry: Arc<Registry>,
     queue: SyncSender<Job>,
-    /// Set while lines are dropped, so that it is said once.
+    /// The number of lines dropped since the queue was last free. The log has one message for each such period.
     full: Mutex<u64>,
     shown: Mutex<Shown>,
     panics: Mutex<Panics>,
-    /// Streams of Envoys that are open.
+    /// The number of open streams from Envoys.
     streams: watch::Sender<usize>,
     /// Tells the streams of this process from those of its predecessors.
     run: String,
     next_stream: AtomicU64,
 }
 
-/// What the API shows. One lock for both, so that a follower gets each line once.
+/// The lines for the API. One lock for both fields, so that a follower gets each line once.
 #[derive(Debug)]
 struct Shown {
     recent: VecDeque<Record>,
@@ -166,7 +166,7 @@ impl Audit {
     /// no filter has seen.
     ///
     /// # Errors
-    /// The file cannot be opened, or there can be no thread.
+    /// If the file can't be opened, or the thread can't be started.
     pub fn open(
         directory: &Path,
         rotation: Rotation,
@@ -195,23 +195,23 @@ impl Audit {
         }))
     }
 
-    /// As Envoy's access log service. Each allowed request that a provider answers with 401 is sent to `rejections`.
+    /// Returns Envoy's access log service. Each allowed request with the response status 401 is sent to `rejections`.
     pub fn service(self: Arc<Self>, rejections: channel::Sender<Rejected>) -> AccessLogServiceServer<Service> {
         AccessLogServiceServer::new(Service(self, rejections))
     }
 
-    /// Waits until Envoy's streams have ended and everything they brought is on disk.
+    /// Waits until Envoy's streams have ended and all their lines are on disk.
     pub async fn finish(&self) {
         let mut streams = self.streams.subscribe();
         let ended = tokio::time::timeout(LAST_LINES, streams.wait_for(|open| *open == 0)).await;
         if ended.is_err() {
-            tracing::warn!("an Envoy is still sending audit lines; what comes from now on is lost");
+            tracing::warn!("an Envoy is still sending audit lines; further lines are lost");
         }
         let (done, flushed) = mpsc::sync_channel(1);
         let queue = self.queue.clone();
         let wait = move || queue.try_send(Job::Flush(done)).is_ok() && flushed.recv_timeout(LAST_LINES).is_ok();
         if !tokio::task::spawn_blocking(wait).await.unwrap_or(false) {
-            tracing::error!("the disk does not take the last audit lines; they are lost");
+            tracing::error!("the last audit lines cannot be written to disk and are lost");
         }
     }
 
@@ -237,13 +237,13 @@ impl Audit {
             shown.recent.pop_front();
         }
         shown.recent.push_back(record.clone());
-        // An error says that nobody follows.
+        // `send` fails if there is no follower.
         drop(shown.followers.send(record));
     }
 
-    /// Counts a panic over a request of `address`, and blocks whoever does it too often.
+    /// Counts a panic over a request of `address`, and blocks the container after too many panics.
     fn panicked(&self, address: IpAddr) {
-        tracing::error!(%address, "BUG: a filter has panicked over a request; its audit line says which");
+        tracing::error!(%address, "BUG: a filter panicked over a request; see its audit line");
         let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
         if panics.note(address, Timestamp::now()) {
             let registry = Arc::clone(&self.registry);
@@ -270,7 +270,7 @@ impl Audit {
         }
     }
 
-    /// The last lines, and all from now on.
+    /// The recent lines, and a receiver of all later ones.
     fn follow(&self) -> (Vec<Record>, broadcast::Receiver<Record>) {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         (shown.recent.iter().cloned().collect(), shown.followers.subscribe())
@@ -283,13 +283,13 @@ async fn block(registry: &Arc<Registry>, address: IpAddr) {
         registry.update(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
     match blocked {
         Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
-        // Nobody's requests are refused by the first look at their address.
+        // No container is registered at the address, so its requests are refused anyway.
         Ok(None) => {}
         Err(error) => tracing::error!(%address, error = format!("{error:#}"), "a container could not be blocked"),
     }
 }
 
-/// One Envoy's stream, counted for as long as it is open.
+/// One Envoy's stream, counted while it is open.
 struct Source<'a> {
     audit: &'a Audit,
     rejections: &'a channel::Sender<Rejected>,
@@ -304,7 +304,7 @@ impl<'a> Source<'a> {
     }
 
     fn take(&mut self, message: StreamAccessLogsMessage) {
-        // Only the first message of a stream has it.
+        // Only the first message of a stream has an identifier.
         if let Some(identifier) = message.identifier {
             let node = identifier.node.map(|node| node.id).unwrap_or_default();
             let number = self.audit.next_stream.fetch_add(1, Ordering::Relaxed);
@@ -322,7 +322,8 @@ impl<'a> Source<'a> {
             self.name_container(&mut line);
             self.audit.take(&line);
             if line.http.status == 401 && line.decided.verdict == Decision::Allow {
-                // Full: a provider that rejects a token rejects the next request with it as well.
+                // If the channel is full, the message is dropped: a provider that rejects a token also rejects the
+                // next request with it.
                 drop(self.rejections.try_send(Rejected { host: line.http.host.clone(), began: line.ts }));
             }
             if line.panicked
@@ -333,7 +334,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Envoy's own answers come without what the identity filter knows.
+    /// Adds the container and the policy version, which Envoy's own responses lack: the identity filter did not see
+    /// these requests.
     fn name_container(&self, line: &mut Line) {
         if line.who.container_id.is_none()
             && let Some(address) = line.who.container_ip

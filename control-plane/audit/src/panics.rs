@@ -1,26 +1,27 @@
-//! Who makes a filter panic, and how often. Pure; `audit` brings what Envoy's access log says and blocks who does it
-//! too often.
+//! Counts the panics of filters by the address of the container. Pure: `audit` reads the panics from Envoy's access
+//! log, and blocks a container with too many.
 //!
-//! A panic costs everybody: the VM is shared by all requests of a worker, and they end with it. So a container gets no
-//! more than [`MOST`] of them.
+//! All requests of a worker share one VM. A panic ends the VM and all of these requests. So a container is blocked
+//! after [`MOST`] panics within a minute.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How many panics within [`WITHIN`] it takes to be blocked.
+/// The number of panics within [`WITHIN`] that blocks a container.
 pub const MOST: usize = 3;
 
-/// See [`MOST`].
+/// The period in which panics are counted.
 const WITHIN: SignedDuration = SignedDuration::from_mins(1);
 
-/// When a filter panicked over a request of an address, for all addresses of the last minute.
+/// The times of the last minute's panics, by the address of the request.
 #[derive(Debug, Default)]
 pub struct Panics(HashMap<IpAddr, Vec<Timestamp>>);
 
 impl Panics {
-    /// A filter has panicked over a request of `address`: is that one time too many? Then its count begins anew.
+    /// Counts a panic over a request of `address`. Returns whether the address has reached [`MOST`]. If so, its count
+    /// starts again at zero.
     pub fn note(&mut self, address: IpAddr, now: Timestamp) -> bool {
         for times in self.0.values_mut() {
             times.retain(|then| now.duration_since(*then) < WITHIN);

@@ -1,7 +1,7 @@
-//! The audit's file and the one thread that writes it: `audit.jsonl`, and behind it `audit.1.jsonl` and so on, the
-//! younger the smaller the number.
+//! The audit's files and the one thread that writes them. The current file is `audit.jsonl`. Older files are
+//! `audit.1.jsonl` and so on. A higher number is older.
 //!
-//! **Invariant:** the file holds whole lines only. What a kill or a full disk has cut short is taken off again.
+//! **Invariant:** the file holds whole lines only. A line that a kill or a full disk cut short is removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,22 +13,22 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use base::problems::Problems;
 use base::telemetry;
 
-/// Lines that wait for the disk before further ones are dropped; together with Envoy's own buffers some seconds at
-/// full load.
+/// The number of lines in the queue for the disk. Further lines are dropped. Together with Envoy's own buffers, the
+/// queue lasts some seconds at full load.
 pub const QUEUE: usize = 16_384;
 
-/// Lines that are written with one call.
+/// The most lines of one write call.
 const BATCH: usize = 512;
 
-/// How much is read at a time when the end of the file is looked for.
+/// The bytes of one read when the last line feed of the file is searched.
 const CHUNK: u64 = 64 << 10;
 
-/// When a new file is begun, and how many are kept.
+/// The size and the number of the files.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotation {
-    /// The size that no file exceeds, in bytes, unless a single line does.
+    /// The largest size of a file in bytes. Only a single line that is longer exceeds it.
     pub size: u64,
-    /// How many there are, with the one that is being written.
+    /// The number of files, including the current one.
     pub files: u32,
 }
 
@@ -39,12 +39,12 @@ impl Default for Rotation {
     }
 }
 
-/// What the thread is told.
+/// A message to the thread.
 #[derive(Debug)]
 pub enum Job {
-    /// To write a line, which has no line feed in it.
+    /// Writes a line, which has no line feed.
     Line(Arc<str>),
-    /// To answer when all before it is written.
+    /// Replies when all earlier lines are written.
     Flush(SyncSender<()>),
 }
 
@@ -63,7 +63,7 @@ impl Writer {
     /// Opens `audit.jsonl` in `directory`.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// If the file can't be opened.
     pub fn open(directory: &Path, rotation: Rotation, problems: Problems) -> io::Result<Self> {
         let path = directory.join("audit.jsonl");
         let mut file = open(&path)?;
@@ -71,22 +71,22 @@ impl Writer {
         Ok(Self { path, file, size, rotation, problems, failing: false })
     }
 
-    /// The last lines of the file, at most `bytes` of them, the oldest first.
+    /// The whole lines in the last `bytes` bytes of the file, the oldest first.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// If the file can't be read.
     pub fn tail(&mut self, bytes: u64) -> io::Result<Vec<String>> {
         let from = self.size.saturating_sub(bytes);
         self.file.seek(SeekFrom::Start(from))?;
         let mut text = Vec::new();
         (&self.file).take(bytes).read_to_end(&mut text)?;
         let text = String::from_utf8_lossy(&text);
-        // The first may begin before.
+        // The first line may begin before `from`.
         let cut = usize::from(from > 0);
         Ok(text.lines().skip(cut).map(str::to_owned).collect())
     }
 
-    /// Writes until every sender is gone.
+    /// Writes until all senders are dropped.
     pub fn run(mut self, jobs: &Receiver<Job>) {
         let mut bytes = Vec::new();
         while let Ok(first) = jobs.recv() {
@@ -104,7 +104,7 @@ impl Writer {
             self.write(&bytes, lines);
             bytes.clear();
             for done in waiting {
-                // Whoever waited may have given up.
+                // The receiver may have timed out.
                 let _gone = done.send(());
             }
         }
@@ -118,13 +118,13 @@ impl Writer {
             && self.size + bytes.len() as u64 > self.rotation.size
             && let Err(error) = self.rotate()
         {
-            tracing::error!(%error, "the audit's file cannot be rotated and goes on growing");
+            tracing::error!(%error, "the audit's file cannot be rotated and keeps growing");
         }
         match self.file.write_all(bytes) {
             Ok(()) => {
                 self.size += bytes.len() as u64;
                 if self.failing {
-                    tracing::warn!("the audit is written again");
+                    tracing::warn!("the audit can be written again");
                     self.problems.set("audit", None);
                     self.failing = false;
                 }
@@ -136,9 +136,9 @@ impl Writer {
                     self.problems.set("audit", Some(format!("lines are lost: {error}")));
                     self.failing = true;
                 }
-                // Half a line would make its successor unreadable too.
+                // A partial line would make the next line unreadable too.
                 if let Err(error) = self.file.set_len(self.size) {
-                    tracing::error!(%error, "a half-written audit line cannot be taken off");
+                    tracing::error!(%error, "a partial audit line cannot be removed");
                 }
             }
         }
@@ -166,7 +166,7 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
-/// Takes off what follows the last line feed, and returns what is left.
+/// Truncates the file after its last line feed. Returns the new size.
 fn whole(file: &mut File) -> io::Result<u64> {
     let size = file.metadata()?.len();
     let mut end = size;
@@ -182,7 +182,7 @@ fn whole(file: &mut File) -> io::Result<u64> {
         end = from;
     }
     if end < size {
-        tracing::warn!(bytes = size - end, "the audit ended in half a line, which is taken off");
+        tracing::warn!(bytes = size - end, "the audit ended in a partial line, which is removed");
         file.set_len(end)?;
     }
     Ok(end)

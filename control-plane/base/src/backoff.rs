@@ -1,4 +1,4 @@
-//! Pauses between tries. Without a clock: the caller counts its failures and waits.
+//! Pauses between retries. Pure, without a clock: the caller counts its failures and waits.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ impl Backoff {
         self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(self.last)
     }
 
-    /// The same, shorter by up to a half: `random` is in 0..1. Clients that fail together then try apart.
+    /// The pause, shortened by up to a half. `random` is in 0..1. Clients that failed together then retry at different
+    /// times.
     pub fn spread(self, failures: u32, random: f64) -> Duration {
         self.pause(failures).mul_f64(1.0 - random / 2.0)
     }

@@ -1,4 +1,4 @@
-//! What every part of the control plane stands on, and knows nothing of any of them.
+//! Shared modules of the control plane. They do not depend on its other crates.
 
 pub mod backoff;
 pub mod contract;

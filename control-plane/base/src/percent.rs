@@ -1,19 +1,19 @@
-//! Percent-encoding (RFC 3986) of what the control plane writes into URLs and forms.
+//! Percent-encoding (RFC 3986) for the URLs and forms that the control plane writes.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// All but the unreserved characters (RFC 3986 section 2.3).
+/// The bytes that are encoded: all except the unreserved characters (RFC 3986 section 2.3).
 const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// All but these and the slash.
+/// The bytes that are encoded in a path: all of [`RESERVED`] except the slash.
 const IN_PATH: AsciiSet = RESERVED.remove(b'/');
 
-/// `text` as the value of a query parameter or of a form.
+/// Encodes `text` as the value of a query parameter or of a form field.
 pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
 
-/// `text` as segments of a path: its slashes stay.
+/// Encodes `text` as segments of a path. Slashes are kept.
 pub fn encode_path(text: &str) -> String {
     utf8_percent_encode(text, &IN_PATH).to_string()
 }

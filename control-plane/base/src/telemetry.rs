@@ -1,8 +1,8 @@
 //! The counters of this process, for Prometheus.
 //!
-//! Every part of the control plane counts by the functions below. They neither block nor fail.
+//! Every part of the control plane counts with the functions below. They neither block nor fail.
 //!
-//! **Invariant:** no label carries what a peer has chosen. Stages and rules are types of the `policy` crate.
+//! **Invariant:** no peer chooses the value of a label. Stages and rules are types of the `policy` crate.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -19,84 +19,84 @@ use prometheus_client::registry::{Registry, Unit};
 /// The kinds of update that an Envoy can refuse.
 pub const UPDATES: [&str; 5] = ["cluster", "secret", "extension", "listener", "route"];
 
-/// The label of a kind of update that is not one of [`UPDATES`].
+/// The label of any kind of update that is not in [`UPDATES`].
 const OTHER: &str = "other";
 
-/// Upper bounds in seconds: from an answer of our own to a model that thinks for minutes.
+/// Upper bounds in seconds: from a response of the gateway's own to a model that thinks for minutes.
 const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
 
 static GLOBAL: LazyLock<Telemetry> = LazyLock::new(Telemetry::new);
 
-/// Why an audit line never came to disk.
+/// Why an audit line was not written to disk.
 #[derive(Clone, Copy, Debug)]
 pub enum Lost {
-    /// The disk did not keep up.
+    /// The queue was full: the disk did not keep up.
     Queue,
-    /// The disk refused.
+    /// The write failed.
     Disk,
 }
 
-/// What became of a leaf.
+/// An event in the life of a leaf certificate.
 #[derive(Clone, Copy, Debug)]
 pub enum Leaf {
-    /// Issued for a name that was asked for, or anew before its end.
+    /// Issued for a requested name, or renewed before it expires.
     Minted,
     /// No certificate can be issued for the name.
     Refused,
-    /// Taken back, for another.
+    /// Removed to make room for another.
     Evicted,
 }
 
-/// A request has ended with this decision.
+/// Counts an ended request by its decision.
 pub fn decided(decided: &policy::Decided) {
     GLOBAL.decided(decided);
 }
 
-/// What a request took that has ended.
+/// Counts the body bytes and the duration of an ended request.
 pub fn ended(bytes_up: u64, bytes_down: u64, lasted: Duration) {
     GLOBAL.ended(bytes_up, bytes_down, lasted);
 }
 
-/// Audit lines never came to disk.
+/// Counts audit lines that were not written to disk.
 pub fn audit_lost(why: Lost, lines: u64) {
     GLOBAL.audit_lost.get_or_create(&AuditLost { why: why.name() }).inc_by(lines);
 }
 
-/// Something was done with `count` leaves.
+/// Counts the event `what` for `count` leaves.
 pub fn leaves(what: Leaf, count: usize) {
     GLOBAL.leaves.get_or_create(&Leaves { what: what.name() }).inc_by(count as u64);
 }
 
-/// The leaves that some Envoy holds were `before` and are `after`.
+/// Updates the number of leaves that Envoys hold: one Envoy held `before`, and now holds `after`.
 pub fn leaves_held(before: usize, after: usize) {
     let change = i64::try_from(after).unwrap_or(i64::MAX).saturating_sub(i64::try_from(before).unwrap_or(i64::MAX));
     GLOBAL.leaves_held.inc_by(change);
 }
 
-/// An Envoy refused an update of this kind, which is one of [`UPDATES`]. `None` counts an unknown kind.
+/// Counts an update that an Envoy refused. `kind` is one of [`UPDATES`], or `None` for an unknown kind.
 pub fn nack(kind: Option<&'static str>) {
     GLOBAL.nacks.get_or_create(&Nacks { kind: kind.unwrap_or(OTHER) }).inc();
 }
 
-/// A credential went into a request. `name` is the operator's name for it.
+/// Counts an injection of the credential `name` into a request. The operator chooses the name.
 pub fn injected(name: &str) {
     GLOBAL.injected.get_or_create(&Injected { credential: name.to_owned() }).inc();
 }
 
-/// What became of the attempt to refresh a login.
+/// The result of an attempt to refresh a login.
 #[derive(Clone, Copy, Debug)]
 pub enum Refresh {
-    /// There is a new token, and it is on disk.
+    /// The new token is on disk.
     Done,
-    /// It can be tried again.
+    /// The attempt failed and is retried.
     Failed,
-    /// Only a new login helps.
+    /// The service refused the refresh for good. The user must log in again.
     Refused,
-    /// There is a new token, and the disk does not take it.
+    /// The new token could not be saved to disk.
     Unsaved,
 }
 
-/// The login of the credential `name` was to be refreshed.
+/// Counts an attempt to refresh the login of the credential `name`.
 pub fn refreshed(name: &str, what: Refresh) {
     let what = match what {
         Refresh::Done => "done",
@@ -107,7 +107,7 @@ pub fn refreshed(name: &str, what: Refresh) {
     GLOBAL.refreshed.get_or_create(&Refreshed { credential: name.to_owned(), what }).inc();
 }
 
-/// All counters in the OpenMetrics text format, and `more` behind them.
+/// All counters in the OpenMetrics text format, followed by those of `more`.
 pub fn text(more: &[Registry]) -> String {
     GLOBAL.text(more)
 }
@@ -187,14 +187,14 @@ impl Telemetry {
         registry.register_with_unit("body", help, Unit::Bytes, all.bytes.clone());
         let help = "How long requests lasted, from the first byte to the last";
         registry.register_with_unit("request_duration", help, Unit::Seconds, all.durations.clone());
-        registry.register("audit_lost", "Audit lines that never came to disk", all.audit_lost.clone());
-        registry.register("leaves", "Certificates for hosts, by what was done", all.leaves.clone());
+        registry.register("audit_lost", "Audit lines that were not written to disk", all.audit_lost.clone());
+        registry.register("leaves", "Certificates for hosts, by event", all.leaves.clone());
         registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
         registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());
-        registry.register("credentials_injected", "Requests that a credential went into", all.injected.clone());
-        let help = "Attempts to refresh a login, by what became of them";
+        registry.register("credentials_injected", "Requests with an injected credential", all.injected.clone());
+        let help = "Attempts to refresh a login, by result";
         registry.register("credentials_refreshed", help, all.refreshed.clone());
-        // What is counted is there from the start, as 0.
+        // These counters are exported from the start, as 0.
         for why in [Lost::Queue, Lost::Disk] {
             drop(all.audit_lost.get_or_create(&AuditLost { why: why.name() }));
         }

@@ -1,78 +1,79 @@
-//! The credentials that need no configuration: where each provider wants its key, and what an agent needs of it.
+//! The credentials that need no configuration: the place of each provider's key in a request, and the endpoints that an
+//! agent needs.
 //!
-//! All containers share one account at a provider. So what an agent needs to think is here, and what would let one
-//! container see another's work is not: files, batches, stored answers by their id. Those an operator switches on by
-//! name. The organisation's own APIs have no name.
+//! All containers share one account at a provider. So the endpoints for inference are on. Endpoints with which one
+//! container could see another's work are off: files, batches, stored responses by their id. An operator can switch
+//! these on by name. The APIs for managing the organisation have no name and stay off.
 
 /// One provider's credential.
 #[derive(Debug)]
 pub struct BuiltIn {
-    /// Its name.
+    /// The name of the credential.
     pub name: &'static str,
-    /// A name that it shares with others, under which all of them are meant.
+    /// A name that the credential shares with others, and that refers to all of them.
     pub group: Option<&'static str>,
-    /// The one host that it goes to.
+    /// The one host of the credential.
     pub host: &'static str,
-    /// What it is for there.
+    /// The requests on the host that get the credential.
     pub scope: Scope,
-    /// What it can be for beside that.
+    /// Further endpoints, which the operator can switch on.
     pub also: &'static [Also],
-    /// How it may be given, in this order; the first that has a value counts.
+    /// The variables and headers, in order. The first injection with a value counts.
     pub injections: &'static [HeaderInjection],
 }
 
-/// What a built-in credential is for.
+/// The requests that get a built-in credential.
 #[derive(Clone, Copy, Debug)]
 pub enum Scope {
     /// git on the container's repositories.
     GitHubGit,
-    /// The API, on the container's repositories and what belongs to none.
+    /// The API, on the container's repositories and on resources that belong to no repository.
     GitHubApi,
     /// These endpoints.
     Endpoints(&'static [&'static str]),
 }
 
-/// What is off unless it is asked for.
+/// Endpoints that are off unless the operator switches them on.
 #[derive(Debug)]
 pub struct Also {
-    /// By this name.
+    /// The name in `also`.
     pub name: &'static str,
-    /// Its endpoints.
+    /// The endpoints.
     pub endpoints: &'static [&'static str],
 }
 
-/// Variables, and how their value is put in.
+/// Variables, and the header for their value.
 #[derive(Debug)]
 pub struct HeaderInjection {
-    /// In this order.
+    /// The variables, in order. The first that is set counts.
     pub variables: &'static [&'static str],
     /// The header.
     pub header: &'static str,
-    /// Its value, with `{}` for the credential's.
+    /// The header's value, with `{}` for the credential's value.
     pub format: &'static str,
 }
 
 impl BuiltIn {
-    /// Whether `name` is its name, or that of its group.
+    /// Whether `name` is the name of the credential or of its group.
     pub fn is_named(&self, name: &str) -> bool {
         self.name == name || self.group == Some(name)
     }
 
-    /// Whether it is one of GitHub's.
+    /// Whether this is a credential for GitHub.
     pub fn is_github(&self) -> bool {
         matches!(self.scope, Scope::GitHubGit | Scope::GitHubApi)
     }
 
-    /// The endpoints that are off unless they are asked for by `name`.
+    /// The endpoints that the operator switches on with `name` in `also`.
     ///
     /// # Errors
-    /// There is nothing of that name; which names there are.
+    /// If the credential has no endpoints of that name. The error lists the known names.
     pub fn also(&self, name: &str) -> Result<&'static [&'static str], String> {
         let known = || self.also.iter().map(|also| also.name).collect::<Vec<_>>().join(", ");
         let named = self.also.iter().find(|also| also.name == name);
         named.map(|also| also.endpoints).ok_or_else(|| match self.also {
-            [] => format!("{} has nothing that could be switched on, {name:?} neither", self.name),
-            _ => format!("{name:?} is nothing that {} has; expected some of {}", self.name, known()),
+            [] => format!("{} has no endpoints to switch on; remove {name:?}", self.name),
+            _ => format!("{} has no endpoints {name:?}; expected some of {}", self.name, known()),
         })
     }
 }
@@ -81,7 +82,7 @@ const GITHUB: &[&str] = &["GITHUB_TOKEN", "GH_TOKEN"];
 
 const BEARER: &str = "Bearer {}";
 
-/// All of them.
+/// All built-in credentials.
 pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "github-git",
@@ -217,14 +218,15 @@ pub const BUILT_IN: &[BuiltIn] = &[
             "GET /backend-api/wham/usage",
         ]),
         also: &[],
-        // A login: oauth/provider.rs.
+        // The source is a login: see oauth/provider.rs.
         injections: &[],
     },
     BuiltIn {
         name: "gemini-cli",
         group: None,
         host: "cloudcode-pa.googleapis.com",
-        // What gemini-cli's packages/core/src/code_assist/server.ts asks for, but for what changes the account.
+        // The endpoints that gemini-cli's packages/core/src/code_assist/server.ts uses, without those that change the
+        // account.
         scope: Scope::Endpoints(&[
             "POST /v1internal:generateContent",
             "POST /v1internal:streamGenerateContent",

@@ -1,6 +1,7 @@
-//! The decision of the credential stage, pure: who, where, how.
+//! The decision of the credential stage, pure: who, where, how. The gateway's ext_authz calls this function, and so
+//! does the CLI's `explain`.
 //!
-//! Everything on a host of ours that a credential is not for is refused: no credential, no request.
+//! Every request to a host with a credential needs that credential: any other request to the host is refused.
 
 use jiff::Timestamp;
 use policy::{Container, Denial, Egress, HostName, Repo, Rule, Stage, Verdict};
@@ -9,7 +10,7 @@ use super::endpoint::canonical;
 use super::entry::Entry;
 use super::foreign::query_credentials;
 use super::scope::{Scope, github};
-use super::{Credentials, within};
+use super::within;
 
 /// A request, as the credential stage sees it.
 #[derive(Clone, Copy, Debug)]
@@ -37,16 +38,17 @@ pub struct Grant<'a, 'c> {
     pub parameters: Vec<String>,
 }
 
-/// Decides. `egress` is what every container may reach.
+/// Decides whether the credential `entry` is added to a request of `container`. `entry` is the one for the request's
+/// host, see [`crate::Credentials::entry`]. `egress` lists the hosts that every container may reach.
 ///
 /// # Errors
-/// The refusal: an address that nobody is registered at any more, a record expired at `now` or blocked, a host or a path
-/// that no credential is for, a container that may not use it, or that may reach the host by a suffix only.
+/// If no container is registered, or its record is expired at `now` or blocked. If the host has no credential, or the
+/// path none. If the container may not use the credential, or reaches the host by a suffix only.
 pub fn decide<'a, 'c>(
     container: Option<&'c Container>,
     request: Request<'_>,
     egress: &Egress,
-    credentials: &'a Credentials,
+    entry: Option<&'a Entry>,
     now: Timestamp,
 ) -> Result<Grant<'a, 'c>, Denial> {
     // Rules of the identity stage too are decided here, at the last moment.
@@ -62,7 +64,7 @@ pub fn decide<'a, 'c>(
         let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
         return refuse(Rule::CredentialsBlocked, reason);
     }
-    let Some(entry) = credentials.entry(request.host) else {
+    let Some(entry) = entry else {
         return refuse(Rule::CredentialsHost, format!("there is no credential for {}", request.host));
     };
     // What the gateway answers by itself is worth nothing, and so for everybody.
@@ -143,27 +145,61 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::entry::{Injection, Location};
-    use crate::source::Subject;
-    use crate::{raws, read};
-    use policy::{Access, HostPattern};
+    use crate::endpoint::Endpoint;
+    use crate::entry::{Admits, Injection, Location};
+    use crate::format::Format;
+    use crate::source::{Source, Subject};
+    use crate::{Credentials, read};
+    use policy::{Access, AuthMode, HostPattern};
     use secrecy::ExposeSecret;
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     const NOW: &str = "2026-12-01T00:00:00Z";
 
-    const OWN: &str = "own: {host: api.example.net, from: {env: OWN}, containers: {labels: {team: a}, mode: user}}\n\
-                       none: {host: none.example.com, from: {env: OWN}, paths: []}\n\
-                       listed: {host: '*.example.org', query: sig, from: {env: OWN}, containers: {list: [abc, d]}}\n";
-
-    fn credentials(yaml: &str, set: &'static [&str]) -> Credentials {
-        let raws = raws(serde_yaml::Deserializer::from_str(yaml)).unwrap();
+    /// The built-in credentials, with the variables `set`.
+    fn built_in(set: &'static [&str]) -> Credentials {
         let get = |name: &str| set.contains(&name).then(|| format!("value-of-{name}").into());
-        read(&raws, Path::new(""), &get).unwrap_or_else(|at| unreachable!("{at:?}"))
+        read(&BTreeMap::new(), Path::new(""), &get).unwrap_or_else(|at| unreachable!("{at:?}"))
     }
 
+    /// An operator's entry for `host` and every path there, with a value.
+    fn entry(name: &str, host: &str, location: Location) -> Entry {
+        let format = match location {
+            Location::Header(_) => Format::parse("Bearer {}").unwrap(),
+            Location::Query(_) => Format::Query,
+        };
+        let source = Source::variables_of(vec!["OWN".into()], &format, &|_| Some("value-of-OWN".into()));
+        Entry {
+            name: name.into(),
+            group: None,
+            admits: Admits::default(),
+            host: HostPattern::parse(host).unwrap(),
+            scope: Scope::Endpoints(vec![Endpoint::everything(None)]),
+            injections: vec![Injection { source, location, format, variables: Vec::new() }],
+        }
+    }
+
+    fn header() -> Location {
+        Location::Header("authorization".into())
+    }
+
+    /// The built-in credentials and three of an operator's.
     fn all() -> Credentials {
-        credentials(OWN, &["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "OWN"])
+        let mut all = built_in(&["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY"]);
+        let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
+        let admits = Admits { labels, mode: Some(AuthMode::User), list: None };
+        let list = Some(["abc".to_owned(), "d".to_owned()].into());
+        let own = [
+            Entry { admits, ..entry("own", "api.example.net", header()) },
+            Entry { scope: Scope::Endpoints(Vec::new()), ..entry("none", "none.example.com", header()) },
+            Entry {
+                admits: Admits { list, ..Admits::default() },
+                ..entry("listed", "*.example.org", Location::Query("sig".into()))
+            },
+        ];
+        all.entries.extend(own.map(|entry| (entry.host.clone(), entry)));
+        all
     }
 
     fn container() -> Container {
@@ -186,7 +222,8 @@ mod tests {
         let (host, path) = url.split_at(at);
         let host = HostName::parse(host.as_bytes()).unwrap();
         let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
-        let grant = decide(container, request, &egress(host.as_str()), credentials, NOW.parse().unwrap())?;
+        let entry = credentials.entry(&host);
+        let grant = decide(container, request, &egress(host.as_str()), entry, NOW.parse().unwrap())?;
         let subject = container.map(|container| Subject { container, repo: grant.repo });
         let (injection, value) = grant.entry.value(subject).await?;
         Ok(format!("{}: {}", location(injection), injection.format.fill(value.expose_secret())))
@@ -245,7 +282,7 @@ mod tests {
             "XAI_API_KEY",
             "DEEPSEEK_API_KEY",
         ];
-        let all = credentials("{}", set);
+        let all = built_in(set);
         for (target, variable, off) in [
             ("POST api.tavily.com/search", "TAVILY_API_KEY", "GET /research/r_1"),
             ("POST api.perplexity.ai/chat/completions", "PERPLEXITY_API_KEY", "GET /async/chat/completions"),
@@ -316,13 +353,13 @@ mod tests {
 
     #[test]
     fn of_a_login_s_hosts_the_token_endpoint_is_answered_and_nothing_else_passes() {
-        let credentials = credentials("{}", &["CODEX_AUTH_FILE"]);
+        let credentials = built_in(&["CODEX_AUTH_FILE"]);
         let known = container();
         let judge = |method, host: &str, path: &str| {
             let host = HostName::parse(host.as_bytes()).unwrap();
             let request = Request { host: &host, method, path: path.as_bytes(), upgrade: false };
-            let decided =
-                decide(Some(&known), request, &egress(request.host.as_str()), &credentials, NOW.parse().unwrap());
+            let (egress, entry) = (egress(host.as_str()), credentials.entry(&host));
+            let decided = decide(Some(&known), request, &egress, entry, NOW.parse().unwrap());
             decided.map_or_else(|denial| denial.rule.name(), |grant| grant.rule.name())
         };
         assert_eq!(judge("POST", "auth.openai.com", "/oauth/token"), "credentials.stub");
@@ -343,10 +380,10 @@ mod tests {
     #[test]
     fn a_refused_web_socket_is_told_so_by_a_status_of_its_own() {
         let (credentials, known) = (all(), container());
+        let host = HostName::parse(b"api.openai.com").unwrap();
         let status = |path: &str, upgrade| {
-            let host = HostName::parse(b"api.openai.com").unwrap();
             let request = Request { host: &host, method: "GET", path: path.as_bytes(), upgrade };
-            decide(Some(&known), request, &egress(request.host.as_str()), &credentials, NOW.parse().unwrap())
+            decide(Some(&known), request, &egress(host.as_str()), credentials.entry(&host), NOW.parse().unwrap())
                 .map(drop)
                 .map_err(|denial| denial.status)
         };
@@ -394,7 +431,7 @@ mod tests {
         assert_eq!(rule(&known, target).await, "credentials.container");
         known.labels.insert("team".into(), "a".into());
         assert_eq!(rule(&known, target).await, "credentials.container");
-        known.auth_mode = policy::AuthMode::User;
+        known.auth_mode = AuthMode::User;
         assert_eq!(rule(&known, target).await, "");
         known.credentials = Some(vec![]);
         assert_eq!(rule(&known, target).await, "credentials.container");
@@ -409,7 +446,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_oauth_token_counts_before_a_key_and_stands_in_its_own_header() {
-        let both = credentials("{}", &["CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY"]);
+        let both = built_in(&["CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY"]);
         let header = run(Some(&container()), "POST api.anthropic.com/v1/messages", &both).await.unwrap();
         assert_eq!(header, "authorization: Bearer value-of-CLAUDE_CODE_OAUTH_TOKEN");
         assert!(both.placeholders().contains(&"CLAUDE_CODE_OAUTH_TOKEN"));
@@ -418,7 +455,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_value_says_which_variable_to_set() {
-        let none = credentials("own: {host: api.example.com, from: {file: /nonexistent/key}}", &[]);
+        let mut none = built_in(&[]);
+        let mut own = entry("own", "api.example.com", header());
+        own.injections.iter_mut().for_each(|injection| injection.source = Source::file("/nonexistent/key".into()));
+        none.entries.insert(own.host.clone(), own);
         let cases = [
             ("GET github.com/acme/app/info/refs", "GITHUB_TOKEN or GH_TOKEN"),
             ("POST api.anthropic.com/v1/messages", "CLAUDE_CODE_OAUTH_TOKEN or ANTHROPIC_API_KEY"),
@@ -444,7 +484,7 @@ mod tests {
             let container = Container { egress_allow, ..container() };
             let host = HostName::parse(host.as_bytes()).unwrap();
             let request = Request { host: &host, method: "GET", path: b"/v1/models", upgrade: false };
-            decide(Some(&container), request, egress, &credentials, NOW.parse().unwrap())
+            decide(Some(&container), request, egress, credentials.entry(&host), NOW.parse().unwrap())
                 .map_or_else(|d| d.rule.name(), |g| g.rule.name())
         };
         let (named, below, none) = (egress("api.openai.com"), egress("*.openai.com"), Egress::default());

@@ -1,48 +1,50 @@
-//! An endpoint: the methods and the paths of a host that a credential is for.
+//! An endpoint: methods and paths of a host for which a credential is used.
 //!
-//! Only canonical paths are ever matched (`canonical`), so a pattern needs to know nothing of encodings.
+//! Only canonical paths are matched (see [`canonical`]), so patterns need not handle encodings.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use policy::glob;
 
-/// The methods that an operator can name: those of RFC 9110 but TRACE and CONNECT, which never pass, and PATCH.
+/// The methods that an operator can name: PATCH and those of RFC 9110, except TRACE and CONNECT, which are always
+/// refused.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Methods, and a pattern of paths.
 ///
-/// Written `POST /v1/messages`, `GET|DELETE /v1/files/*`, or `/v1/messages` where the methods stand elsewhere. `*` is any run of characters
-/// within a segment, the empty one included; a last segment `**` is everything below, of one character or more.
+/// Written `POST /v1/messages`, `GET|DELETE /v1/files/*`, or `/v1/messages` if the methods are given elsewhere. `*`
+/// matches any number of characters within a segment, also zero. A last segment `**` matches all paths below, of at
+/// least one character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The methods; absent is all.
+    /// The methods. `None` means all methods.
     methods: Option<BTreeSet<String>>,
     segments: Vec<String>,
-    /// It ended in `/**`.
+    /// Whether the pattern ended in `/**`.
     below: bool,
 }
 
-/// Why a text is no endpoint.
+/// The reason why a text is not an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// No such method.
-    #[error("{0:?} is no method; expected one of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")]
+    /// The method is unknown or never allowed.
+    #[error("invalid method {0:?}: expected one of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")]
     Method(String),
-    /// No such path.
+    /// The path is not canonical, has a query, or has `**` before its end.
     #[error(
-        "{0:?} is no path such as /v1/messages, /v1/models/* or /v1/**; no query, no encoding, ** only as the last segment"
+        "invalid path {0:?}: expected a path such as /v1/messages, /v1/models/* or /v1/**; no query or encoding, ** last"
     )]
     Path(String),
 }
 
 impl Endpoint {
-    /// Everything on the host.
+    /// All paths of the host, with `methods`.
     pub fn everything(methods: Option<BTreeSet<String>>) -> Self {
         Self { methods, segments: Vec::new(), below: true }
     }
 
-    /// Reads `METHOD /path`, `METHOD|METHOD /path` or `/path`; the latter is for `methods`.
+    /// Parses `METHOD /path`, `METHOD|METHOD /path` or `/path`. Only `/path` uses `methods`.
     ///
     /// # Errors
     /// See [`Invalid`].
@@ -65,7 +67,7 @@ impl Endpoint {
         Ok(Self { methods, segments: path.split('/').skip(1).map(str::to_owned).collect(), below })
     }
 
-    /// Whether a request with `method` to the canonical `path` (no query) is one to this endpoint.
+    /// Whether a request with `method` to the canonical `path`, without a query, matches this endpoint.
     pub fn matches(&self, method: &str, path: &[u8]) -> bool {
         if self.methods.as_ref().is_some_and(|methods| !methods.contains(method)) {
             return false;
@@ -89,15 +91,15 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Reads the name of a method.
+/// Parses the name of a method.
 ///
 /// # Errors
-/// It is none that ever passes.
+/// If the method is unknown or never allowed.
 pub fn read_method(text: &str) -> Result<String, Invalid> {
     if METHODS.contains(&text) { Ok(text.to_owned()) } else { Err(Invalid::Method(text.to_owned())) }
 }
 
-/// No byte in it that a server could decode, resolve or cut off into another path.
+/// Whether `path` has one meaning only: no server can decode, resolve or truncate it to another path.
 pub fn canonical(path: &[u8]) -> bool {
     let plain = path.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'%' | b'\\' | b';' | b'#'));
     let mut segments = path.split(|b| *b == b'/');
@@ -105,7 +107,7 @@ pub fn canonical(path: &[u8]) -> bool {
     let mut rest = segments.peekable();
     let mut clean = rest.peek().is_some();
     while let Some(segment) = rest.next() {
-        // Only the last may be empty: the path's own trailing slash.
+        // Only the last segment may be empty: the path then ends in a slash.
         clean &= !(segment.is_empty() && rest.peek().is_some()) && segment != b"." && segment != b"..";
     }
     plain && rooted && clean

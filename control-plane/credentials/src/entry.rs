@@ -1,6 +1,7 @@
-//! One credential: who may use it, where it may go, how it is put in.
+//! One credential: the containers that may use it, its host, and how it is injected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use policy::{AuthMode, Container, Denial, HostPattern, Rule};
@@ -14,55 +15,56 @@ use super::source::{Source, Subject, Unavailable};
 /// A credential.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its name, which records and the configuration use.
+    /// The name of the credential in records and in the configuration.
     pub name: String,
-    /// A name that it shares with others.
+    /// A name that the credential shares with others.
     pub group: Option<&'static str>,
-    /// Who may use it.
+    /// The containers that may use the credential.
     pub admits: Admits,
-    /// The one host that it goes to, or all below a suffix.
+    /// The one host of the credential, or all hosts below a suffix.
     pub host: HostPattern,
-    /// What it is for there.
+    /// The requests on the host that get the credential.
     pub scope: Scope,
-    /// Where it comes from and how it is put in; the first that has a value counts.
+    /// The sources and the places in a request. The first injection with a value counts.
     pub injections: Vec<Injection>,
 }
 
-/// Which containers a credential is for: those that have all of this.
+/// The containers that may use a credential. A container must meet all conditions that are set.
 #[derive(Clone, Debug, Default)]
 pub struct Admits {
-    /// Labels with these values.
+    /// The container has these labels with these values.
     pub labels: BTreeMap<String, String>,
-    /// This mode.
+    /// The container has this mode.
     pub mode: Option<AuthMode>,
-    /// One of these ids.
+    /// The container has one of these ids.
     pub list: Option<BTreeSet<String>>,
 }
 
-/// A source, and how what comes from it is put in.
+/// A source, and the place and the format of its value in a request.
 #[derive(Debug)]
 pub struct Injection {
-    /// Where the value comes from.
+    /// The source of the value.
     pub source: Source,
-    /// Where it is put in.
+    /// The place of the value in a request.
     pub location: Location,
-    /// What stands there.
+    /// The text around the value.
     pub format: Format,
-    /// The variables in which a program in a sandbox looks for it.
+    /// The variables in which a program in a sandbox looks for the credential.
     pub variables: Vec<String>,
 }
 
-/// Where in a request a credential stands.
+/// The place of a credential in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// In this header, lower case.
+    /// This header, in lower case.
     Header(String),
-    /// In this parameter of the query, whose name needs no encoding.
+    /// This parameter of the query. Its name needs no percent-encoding.
     Query(String),
 }
 
 impl Entry {
-    /// Whether `container` may use it: its record may name fewer than there are, and the entry may be for some only.
+    /// Whether `container` may use the credential. The container's record may list the credentials that it may use, and
+    /// the entry may be for some containers only.
     pub fn admits(&self, container: &Container) -> bool {
         let named = |name: &String| *name == self.name || self.group.is_some_and(|group| name == group);
         container.credentials.as_ref().is_none_or(|names| names.iter().any(named))
@@ -71,11 +73,11 @@ impl Entry {
             && self.admits.labels.iter().all(|(key, value)| container.labels.get(key) == Some(value))
     }
 
-    /// The present value, and its injection. The value of some sources is for `subject` alone. Without a subject, it is
-    /// the value for all.
+    /// The current value, and its injection. The values of some sources are for `subject` alone. Without a subject, the
+    /// value is for all containers.
     ///
     /// # Errors
-    /// 502 where there is none, 503 where a source fails.
+    /// If no source has a value (status 502), or if a source fails (status 503).
     pub async fn value(&self, subject: Option<Subject<'_>>) -> Result<(&Injection, Arc<SecretString>), Denial> {
         for injection in &self.injections {
             match injection.source.value(&self.name, &injection.format, subject).await {
@@ -88,21 +90,21 @@ impl Entry {
         Err(self.missing())
     }
 
-    /// The refusal where there is no value.
+    /// The refusal if the credential has no value.
     pub fn missing(&self) -> Denial {
         let variables: Vec<&str> =
             self.injections.iter().flat_map(|injection| injection.source.variables()).map(String::as_str).collect();
         let hint = match variables.as_slice() {
-            [] => format!("the source that its operator has set at credentials.{} gives none", self.name),
-            _ => format!("its operator can set {}", variables.join(" or ")),
+            [] => format!("the source that the operator has set at credentials.{} has no value", self.name),
+            _ => format!("the operator can set {}", variables.join(" or ")),
         };
         let reason = format!("the gateway has no credential {}; {hint}", self.name);
         Denial::new(Rule::CredentialsMissing, reason)
     }
 
-    /// The refusal where values are for repositories.
+    /// The refusal if the source has values for repositories only, and the request has no registered repository.
     fn no_repository(&self) -> Denial {
-        let reason = "the gateway's GitHub App has tokens for registered repositories only, and there is none here";
+        let reason = "the gateway's GitHub App has tokens for registered repositories only, and the container has none";
         Denial::new(Rule::CredentialsMissing, reason)
     }
 
@@ -111,7 +113,7 @@ impl Entry {
         Denial::new(Rule::CredentialsSource, reason)
     }
 
-    /// The parameter of a query in which one of its injections puts it.
+    /// The parameter of the query into which one of the injections puts the value.
     pub fn parameter(&self) -> Option<&str> {
         self.injections.iter().find_map(|injection| match &injection.location {
             Location::Query(name) => Some(name.as_str()),
@@ -119,11 +121,26 @@ impl Entry {
         })
     }
 
-    /// Whether there is a value at this moment; a command is not run for it.
+    /// Whether the credential has a value now. Commands are not run for this check.
     pub fn has_value(&self) -> bool {
-        // What the gateway answers by itself is there where its login is.
+        // The gateway itself responds for a token endpoint. The entry exists only if its login does.
         matches!(self.scope, Scope::TokenEndpoint(_))
             || self.injections.iter().any(|injection| injection.source.has_value(&self.name, &injection.format))
+    }
+
+    /// The places in a request where its value may stand: the place of the injection in force, or of all injections if
+    /// none has a value. Empty if the gateway answers the request itself.
+    pub fn locations(&self) -> Vec<&Location> {
+        let in_force =
+            self.injections.iter().find(|injection| injection.source.has_value(&self.name, &injection.format));
+        let mut found: Vec<&Location> = Vec::new();
+        let injections = in_force.map_or(self.injections.as_slice(), std::slice::from_ref);
+        for location in injections.iter().map(|injection| &injection.location) {
+            if !found.contains(&location) {
+                found.push(location);
+            }
+        }
+        found
     }
 
     /// The logins that it may come from.
@@ -131,14 +148,14 @@ impl Entry {
         self.injections.iter().filter_map(|injection| injection.source.as_login())
     }
 
-    /// The variables of the injection in force, or of the last if none has a value.
+    /// The variables of the first injection with a value. Without any value, those of the last injection.
     pub fn placeholders(&self) -> impl Iterator<Item = &str> {
         let in_force =
             self.injections.iter().find(|injection| injection.source.has_value(&self.name, &injection.format));
         in_force.or(self.injections.last()).into_iter().flat_map(|injection| &injection.variables).map(String::as_str)
     }
 
-    /// What is wrong with its sources.
+    /// The problems of the sources.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.injections
             .iter()
@@ -147,14 +164,23 @@ impl Entry {
     }
 }
 
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Query(name) => write!(f, "query {name}"),
+        }
+    }
+}
+
 impl Injection {
-    /// What is put in with `value`. The one place where a value is taken out of its wrapper to go into a request.
+    /// The text to inject for `value`. Only this function exposes a value for a request.
     pub fn fill(&self, value: &SecretString) -> String {
         self.format.fill(value.expose_secret())
     }
 
-    /// Where the value stands in a request, in the words of the scrub filter: in a header how many bytes stand before
-    /// and behind it there, or in what is encoded there.
+    /// The place of the value in a request, in the notation of the scrub filter. For a header, the notation has the
+    /// number of bytes before and after the value; for basic authentication, these count in the decoded text.
     pub fn whereabouts(&self) -> String {
         match (&self.location, &self.format) {
             (Location::Query(name), _) => format!("query {name}"),

@@ -1,21 +1,22 @@
-//! The sandbox's own credentials in a request. They are removed wherever the gateway adds a credential.
+//! The sandbox's own credentials in a request. They are removed if the gateway injects a credential.
 
 use percent_encoding::percent_decode;
 
-/// Parameters of a query. Google reads each of its own also with a `$` in front; by the last two it takes headers and
-/// the method (Closure's goog.net.rpc.HttpCors).
+/// Parameters of a query that can carry a credential. Google also accepts its own parameters with a leading `$`. The
+/// last two carry headers and the method (Closure's goog.net.rpc.HttpCors).
 const PARAMETERS: [&str; 9] =
     ["key", "api_key", "api-key", "apikey", "access_token", "oauth_token", "bearer_token", "httpheaders", "httpmethod"];
 
-/// The parameters of a target's query that carry a credential, `ours` among them where there is one, in the spelling in
-/// which they stand there, for Envoy to remove: it compares the bytes. None where there is one that Envoy would not find.
+/// The parameters of a target's query that carry a credential, for Envoy to remove. `ours` is the name of the gateway's
+/// own parameter, if any. The names are spelled as in the target, because Envoy compares bytes. `None` if Envoy would
+/// not find one of the parameters.
 pub fn query_credentials(target: &[u8], ours: Option<&str>) -> Option<Vec<String>> {
     let carries = |name| carries(name, ours);
     let Some(at) = target.iter().position(|b| *b == b'?') else { return Some(Vec::new()) };
     let query = target.get(at + 1..).unwrap_or_default();
     let mut found = Vec::new();
     for pair in query.split(|b| *b == b'&') {
-        // Some servers also take `;` for `&`, Envoy does not.
+        // Some servers also split a query at `;`. Envoy splits only at `&`.
         let mut parts = pair.split(|b| *b == b';');
         let name = name(parts.next().unwrap_or_default());
         if parts.any(|part| carries(self::name(part))) {
@@ -36,7 +37,7 @@ fn name(pair: &[u8]) -> &[u8] {
 }
 
 fn carries(name: &[u8], ours: Option<&str>) -> bool {
-    // A malformed escape stays as it is.
+    // Malformed escapes are kept verbatim.
     let decoded: Vec<u8> = percent_decode(name).collect();
     let name = decoded.strip_prefix(b"$").unwrap_or(&decoded);
     PARAMETERS.into_iter().chain(ours).any(|parameter| name.eq_ignore_ascii_case(parameter.as_bytes()))

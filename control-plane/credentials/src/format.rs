@@ -1,25 +1,27 @@
-//! What a credential's value may be, and how it stands in a request.
+//! The allowed values of a credential, and their format in a request.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// What stands in a sandbox's variables, for programs that refuse to start without a credential. Worth nothing, and no
-/// value of a credential.
+/// The value of a sandbox's variables, for programs that refuse to start without a credential. It gives no access, and
+/// is never accepted as the value of a credential.
 pub const PLACEHOLDER: &str = "held-by-the-gateway";
 
-/// What is put in, with a place for the credential's value.
+/// The text to inject, with a place for the credential's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// As it is, between two texts.
+    /// The value between two texts.
     Plain(String, String),
-    /// The base64 of `user:password` (RFC 7617), in which the value stands between two texts.
+    /// The base64 of `user:password` (RFC 7617). There, the value is between two texts.
     Basic(String, String),
-    /// In a query, as it is: Envoy 1.40 takes no parameter whose value is encoded, so it is of what needs no encoding.
+    /// The bare value, in a query. Envoy 1.40 accepts no encoded value for a parameter, so the value must need no
+    /// encoding.
     Query,
 }
 
 impl Format {
-    /// Reads a text with one `{}` in it. What begins with `Basic ` is encoded behind that word.
+    /// Parses a text with exactly one `{}`. If the text begins with `Basic `, the rest is base64-encoded. Returns
+    /// `None` if the text is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         let printable = text.bytes().all(|b| matches!(b, b' '..=b'~'));
         let (before, after) = text.split_once("{}").filter(|(_, after)| printable && !after.contains("{}"))?;
@@ -30,7 +32,10 @@ impl Format {
         })
     }
 
-    /// Whether `value` can be put in, and if not, why.
+    /// Checks that `value` can be injected.
+    ///
+    /// # Errors
+    /// If `value` can't be injected in this format. The error is the reason, to be shown after the name of the source.
     pub fn accepts(&self, value: &str) -> Result<(), &'static str> {
         match self {
             Self::Plain(..) if value.bytes().all(|b| matches!(b, b' '..=b'~')) => Ok(()),
@@ -41,11 +46,11 @@ impl Format {
             }
             Self::Basic(..) => Ok(()),
             Self::Query if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)) => Ok(()),
-            Self::Query => Err("holds a character that no query can carry as it is"),
+            Self::Query => Err("holds a character that needs percent-encoding in a query"),
         }
     }
 
-    /// What stands there.
+    /// The text to inject for `value`.
     pub fn fill(&self, value: &str) -> String {
         match self {
             Self::Query => value.to_owned(),

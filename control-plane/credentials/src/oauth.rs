@@ -1,12 +1,13 @@
-//! Logins that the gateway owns: it refreshes them ahead of their end, and a sandbox never sees one.
+//! Logins that the gateway owns. The gateway refreshes them before they expire, and a sandbox never sees a login.
 //!
-//! `tokens` reads and changes the files in which programs keep them, `provider` says whose they are, `schedule` when a
-//! new token is due; `home` is where they live, `refresh` has a process ask for new ones, which `endpoint` does, and
-//! `stub` is what a sandbox gets that asks itself. One task owns each login (`keeper`), so there is never more than one
-//! refresh of it; requests look at what is in force, and wait where that has ended.
+//! `tokens` parses and updates the files in which programs keep logins. `provider` names the programs and the services.
+//! `schedule` computes when a new token is due. `home` stores a login on disk. `refresh` starts a process that requests
+//! a new token with `endpoint`. `stub` is the response to a sandbox that requests a token itself. One task owns each
+//! login (`keeper`), so that a login never has two refreshes at the same time. Requests use the current token, and wait
+//! if the token has expired.
 //!
-//! **Invariant:** a new token is on disk before it goes into a request, unless the disk refuses it and the old one has
-//! ended.
+//! **Invariant:** a new token is on disk before a request uses it. The only exception: the write fails, and the old
+//! token has expired.
 
 pub mod endpoint;
 pub mod home;
@@ -34,15 +35,15 @@ use self::provider::{Layout, Service};
 use self::refresh::{Order, Outcome};
 use self::tokens::Tokens;
 
-/// How long a request waits for a refresh: less than Envoy waits for us (5 s), so that the answer is ours.
+/// How long a request waits for a refresh: less than Envoy's timeout for the gateway (5 s), so that the gateway
+/// responds.
 const WAIT: Duration = Duration::from_secs(4);
 
-/// The least time between a refresh and one that a provider's 401 begins. It doubles with each refresh that a 401 has
-/// begun: a request that is wrong by itself is answered with 401 as well, and its sender could otherwise have the login
-/// rotated for ever.
+/// The least time between a refresh and a refresh that a provider's 401 triggers. It doubles with each such refresh. An
+/// invalid request can also get a 401. Without this limit, its sender could have the login rotated without end.
 const FLOOR: Backoff = Backoff { first: Duration::from_secs(60), last: Duration::from_secs(64 * 60) };
 
-/// How a login is refreshed.
+/// The function that refreshes a login.
 pub type Refresher = Box<dyn Fn(Order) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// A login.
@@ -53,38 +54,38 @@ pub struct Login {
     source: PathBuf,
     client: Option<Client>,
     state: watch::Sender<State>,
-    /// Something has changed that its task should look at.
+    /// Wakes the login's task after a change.
     wake: Notify,
 }
 
 #[derive(Clone, Debug, Default)]
 struct State {
-    /// What goes into requests now.
+    /// The current tokens.
     tokens: Option<Arc<Tokens>>,
-    /// Since when.
+    /// The time from which `tokens` are current.
     since: Timestamp,
     /// The last refresh that succeeded.
     refreshed: Option<Timestamp>,
     outlook: Outlook,
     problem: Option<String>,
-    /// A provider has said 401 to the token in force.
+    /// Whether a provider has responded with 401 to the current token.
     rejected: bool,
-    /// How many refreshes in a row a 401 has begun.
+    /// The number of refreshes in a row that a 401 has triggered.
     blamed: u32,
 }
 
-/// What can be hoped for where the token in force has ended.
+/// Whether a request should wait for a new token if the current token has expired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Outlook {
-    /// A new one, soon.
+    /// A new token may come soon.
     #[default]
     Soon,
-    /// None for now.
+    /// No new token is expected for now.
     Later,
 }
 
 impl State {
-    /// How long after a refresh a 401 begins none.
+    /// The time after a refresh in which a 401 triggers no refresh.
     fn floor(&self) -> SignedDuration {
         SignedDuration::try_from(FLOOR.pause(self.blamed.saturating_add(1))).unwrap_or(SignedDuration::MAX)
     }
@@ -95,38 +96,39 @@ impl State {
 }
 
 impl Login {
-    /// The login in the file `source`, for the credential `name`. Without a client it is used to its end and never
-    /// refreshed.
+    /// The login in the file `source`, for the credential `name`. Without a client, the login is never refreshed, and
+    /// is used until it expires.
     pub fn new(name: &str, layout: Layout, source: PathBuf, client: Option<Client>) -> Self {
         Self { name: name.to_owned(), layout, source, client, state: watch::Sender::default(), wake: Notify::new() }
     }
 
-    /// Who refreshes it, where we know how and who we are.
+    /// The service that refreshes the login, and the OAuth client. `None` if one of them is unknown.
     pub fn refreshed_by(&self) -> Option<(Service, &Client)> {
         self.layout.service().zip(self.client.as_ref())
     }
 
-    /// Who we are where it is refreshed, if we know.
+    /// The OAuth client with which the login is refreshed, if known.
     pub fn client(&self) -> Option<&Client> {
         self.client.as_ref()
     }
 
-    /// Whether it is the one in `source`.
+    /// Whether this is the login in `source` with `layout`.
     pub fn is_of(&self, layout: &Layout, source: &std::path::Path) -> bool {
         self.layout == *layout && self.source == source
     }
 
-    /// Who its program asks for a new token.
+    /// The service from which the login's program requests new tokens, if known.
     pub fn service(&self) -> Option<Service> {
         self.layout.service()
     }
 
-    /// Its home in `state_dir`.
+    /// The login's home in `state_dir`.
     pub fn home(&self, state_dir: &std::path::Path) -> Home {
         Home::new(state_dir, &self.name, &self.source)
     }
 
-    /// The access token. Waits where a new one may come soon.
+    /// The access token. If it has expired, waits up to [`WAIT`] for a new token that may come soon. `None` if there is
+    /// no valid token.
     pub async fn value(&self) -> Option<Arc<SecretString>> {
         let mut states = self.state.subscribe();
         let waited = tokio::time::timeout(WAIT, async {
@@ -146,30 +148,30 @@ impl Login {
         waited.await.unwrap_or_default()
     }
 
-    /// The account that goes with it, for a header of its own.
+    /// The account of the token, for a separate header.
     pub fn account(&self) -> Option<String> {
         self.state.borrow().tokens.as_ref().and_then(|tokens| tokens.account.clone())
     }
 
-    /// Whether requests of its name an account at all.
+    /// Whether requests with this login have a header that names the account.
     pub fn names_account(&self) -> bool {
         self.layout == Layout::Codex
     }
 
-    /// What is wrong with it.
+    /// The login's current problem.
     pub fn problem(&self) -> Option<String> {
         self.state.borrow().problem.clone()
     }
 
-    /// What is wrong with its file, for a command that does not run it.
+    /// Reads the login's file once, for a command that does not refresh the login. Returns the problem, if any.
     pub fn look(&self) -> Option<String> {
         let text = std::fs::read_to_string(&self.source).map_err(|error| format!("cannot be read: {error}"));
         let read = text.and_then(|text| tokens::read(&self.layout, &text).map(drop));
         read.err().map(|problem| self.about(&problem))
     }
 
-    /// A provider has answered 401 to a request that began at `began`. Begins a refresh where that was with the token in
-    /// force and there can be another, once for each, and no more often than [`FLOOR`] says.
+    /// Reports a provider's status 401 for a request that began at `began`. Triggers a refresh if the request had the
+    /// current token and the login can be refreshed: once for each token, and no more often than [`FLOOR`] allows.
     pub fn rejected(&self, began: Timestamp) {
         let now = Timestamp::now();
         let (mut begins, knows) = (false, self.refreshed_by().is_some());
@@ -181,12 +183,16 @@ impl Login {
             false
         });
         if begins {
-            tracing::info!(credential = self.name, "a provider says 401 to the token of a login; it is refreshed");
+            tracing::info!(
+                credential = self.name,
+                "a provider rejected the token of a login with 401; the login is refreshed"
+            );
             self.wake.notify_one();
         }
     }
 
-    /// Keeps it fresh until `stopped`. A refresh that has begun is ended first: its answer may be the only token left.
+    /// Refreshes the login until `stopped`. First completes a refresh that has begun: its response may hold the only
+    /// valid refresh token.
     pub async fn run(self: Arc<Self>, home: Home, refresher: Refresher, stopped: watch::Receiver<bool>) {
         Keeper::new(&self, home, refresher).run(stopped).await;
     }

@@ -1,7 +1,7 @@
 //! Credentials as the operator configures them under `credentials:`, merged with the built-in ones.
 //!
-//! `shape` is what serde reads, `merge` makes one entry of an operator's and a built-in one, `location` reads where the
-//! value stands in a request, `source` and `login` make what the value comes from.
+//! `shape` has the types that serde reads. `merge` combines an operator's entry with a built-in one. `location` parses
+//! the place of the value in a request. `source` and `login` make the sources of the value.
 
 mod location;
 mod login;
@@ -29,18 +29,18 @@ const MAX_NAME: usize = 64;
 /// The problem with a value, and its key below `credentials`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// `name.host` and the like.
+    /// The key, for example `name.host`.
     pub key: String,
-    /// What is wrong and what is allowed.
+    /// The problem and the allowed values.
     pub problem: String,
 }
 
 /// The problem with a value, and its key below the name of a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// `host`, `from.env` and the like; empty for the name itself.
+    /// The key, for example `host` or `from.env`. Empty for the name itself.
     pub key: &'static str,
-    /// What is wrong and what is allowed.
+    /// The problem and the allowed values.
     pub problem: String,
 }
 
@@ -91,28 +91,29 @@ pub fn read(
 fn own_entry(name: &str, raw: &Raw, sources: &Sources<'_>) -> Result<Entry, FieldError> {
     let Raw::Entry(raw) = raw else {
         let names: Vec<&str> = BUILT_IN.iter().map(|built_in| built_in.name).collect();
-        let problem = format!("only a built-in credential can be switched off; they are {}", names.join(", "));
+        let problem =
+            format!("only a built-in credential can be switched off; the built-in ones are {}", names.join(", "));
         return Err(FieldError::new("", problem));
     };
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
-        let problem = format!("a credential's name is 1 to {MAX_NAME} of a-z, 0-9 and '-'");
+        let problem = format!("a credential's name has 1 to {MAX_NAME} characters of a-z, 0-9 and '-'");
         return Err(FieldError::new("", problem));
     }
     merge::entry(name, raw, None, sources)
 }
 
-/// The entries by host: a host has one.
+/// The entries by host. A host has one entry.
 fn by_host(found: Vec<Entry>) -> Result<BTreeMap<HostPattern, Entry>, Problem> {
     let mut entries: BTreeMap<HostPattern, Entry> = BTreeMap::new();
     for entry in found {
         let overlaps = |other: &&Entry| within(&other.host, &entry.host) || within(&entry.host, &other.host);
         if let Some(other) = entries.values().find(overlaps) {
             let problem = if other.host == entry.host {
-                format!("{} has the credential {} already; a host has one", entry.host, other.name)
+                format!("{} has the credential {} already; a host can have one credential", entry.host, other.name)
             } else {
                 format!(
-                    "{} and {} of {} have hosts in common; a host has one credential",
+                    "{} and {} of {} have hosts in common; a host can have one credential",
                     entry.host, other.host, other.name
                 )
             };
@@ -256,6 +257,15 @@ mod tests {
         for hosts in ["example.com", "*.xample.com", "aexample.com", "*.openai.com", "b.api.openai.com"] {
             assert!(!concerned(hosts), "{hosts}");
         }
+        let routed = |host: &[u8], lists: &[&str]| {
+            let lists: Vec<_> = lists.iter().map(|pattern| HostPattern::parse(pattern).unwrap()).collect();
+            credentials.concern_host(&policy::HostName::parse(host).unwrap(), &policy::Egress::default(), &lists)
+        };
+        assert!(routed(b"a.b.example.com", &["*.b.example.com"]));
+        assert!(routed(b"api.openai.com", &["*.openai.com", "api.openai.com"]), "the longest pattern is the route");
+        for (host, lists) in [("api.openai.com", &["*.openai.com", "*.b.example.com"][..]), ("a.example.com", &[])] {
+            assert!(!routed(host.as_bytes(), lists), "{host}");
+        }
         let own = entry(&credentials, "*.example.com").unwrap();
         assert_eq!(own.injections[0].location, Location::Query("sig".into()));
         assert_eq!(own.injections[0].format, Format::Query);
@@ -272,7 +282,7 @@ mod tests {
         assert!(entry(&credentials, "packages.example.com").is_some());
     }
 
-    /// One line for each kind of bad value: what is written, and a word of the error.
+    /// One line for each kind of bad value: the YAML, and a part of the error.
     #[test]
     fn what_is_not_understood_is_an_error_that_says_where() {
         let cases = [
@@ -292,7 +302,7 @@ mod tests {
                 "openai: {also: [files, file]}",
                 "expected some of audio, batches, conversations, files, images, responses",
             ),
-            ("github: {also: [files]}", "credentials.github.also: github-git has nothing"),
+            ("github: {also: [files]}", "credentials.github.also: github-git has no endpoints"),
             ("x: {host: api.example.com, from: {env: X}, also: [files]}", "x.also: is for a built-in credential"),
             ("x: {host: api.example.com, from: {env: X}, header: a, query: b}", "x.query: a credential stands"),
             ("x: {host: api.example.com, from: {env: X}, query: ''}", "x.query: "),

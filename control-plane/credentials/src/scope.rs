@@ -1,19 +1,19 @@
-//! What a credential is for on its host.
+//! The requests on a host that get its credential.
 
 pub mod github;
 
 use super::endpoint::Endpoint;
 use super::oauth::provider::Service;
 
-/// What a credential is for on its host.
+/// The requests on a host that get its credential.
 #[derive(Debug)]
 pub enum Scope {
     /// git on the container's repositories.
     GitHubGit,
-    /// The API, on the container's repositories and what belongs to none.
+    /// The API, on the container's repositories and on resources that belong to no repository.
     GitHubApi,
-    /// These; empty is none.
+    /// These endpoints. An empty list matches no request.
     Endpoints(Vec<Endpoint>),
-    /// A token endpoint: the gateway answers by itself, and nothing goes on.
+    /// A token endpoint: the gateway responds itself, and sends nothing to the upstream.
     TokenEndpoint(Service),
 }

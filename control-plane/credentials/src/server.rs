@@ -1,5 +1,5 @@
-//! Envoy's ext_authz: the registry is asked again, at the last step, so that who was removed a millisecond ago gets
-//! no credential.
+//! Envoy's ext_authz. The registry is read again at this last step, so that a container that was removed a millisecond
+//! ago gets no credential.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ use base::contract::CREDENTIAL_HEADERS;
 use base::telemetry;
 use registry::Registry;
 
-/// The header in which requests of Codex name the account of their token.
+/// The header with the account of the token in requests of Codex.
 const ACCOUNT: &str = "chatgpt-account-id";
-/// How often a record may become another while a value is fetched.
+/// How often a container's record may change while its value is fetched.
 const CHANGES: usize = 3;
 
 /// The service.
@@ -43,7 +43,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// As a tonic service.
+    /// Returns the tonic service.
     pub fn service(registry: Arc<Registry>, credentials: Arc<Credentials>) -> AuthorizationServer<Self> {
         AuthorizationServer::new(Self { registry, credentials })
     }
@@ -63,14 +63,14 @@ impl Server {
         for _ in 0..=CHANGES {
             let (_, container) = self.registry.lookup(source);
             let container = container.as_deref();
-            let grant =
-                decide(container, request, &self.registry.policy().egress, &self.credentials, Timestamp::now())?;
+            let entry = self.credentials.entry(request.host);
+            let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
             if let Scope::TokenEndpoint(service) = grant.entry.scope {
                 return Ok(answer(service, grant.rule));
             }
             let generation = container.map_or(0, |container| container.generation);
-            // A source can take seconds, and the container may have been removed or narrowed meanwhile. What was for
-            // the record of before may be for more than this one has.
+            // A source can take seconds. Meanwhile, the container may have been removed, or may have lost rights. A
+            // value for the earlier record may allow more than the current record does.
             if let Some((of, injection, value)) = &found
                 && *of == generation
             {
@@ -81,7 +81,7 @@ impl Server {
             let (injection, value) = grant.entry.value(subject).await?;
             found = Some((generation, injection, value));
         }
-        Err(Denial::new(Rule::CredentialsSource, "the container's registration changes all the time; try again"))
+        Err(Denial::new(Rule::CredentialsSource, "the container's registration keeps changing; retry"))
     }
 }
 
@@ -89,7 +89,7 @@ impl Server {
 impl Authorization for Server {
     async fn check(&self, request: GrpcRequest<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let attributes =
-            request.into_inner().attributes.ok_or_else(|| Status::invalid_argument("a check without attributes"))?;
+            request.into_inner().attributes.ok_or_else(|| Status::invalid_argument("the check has no attributes"))?;
         Ok(Response::new(match self.judge(&attributes).await {
             Ok(allowed) => allowed,
             Err(denial) => refuse(&denial, &attributes),
@@ -100,14 +100,14 @@ impl Authorization for Server {
 fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     let address = attributes.source.as_ref()?.address.as_ref()?.address.as_ref()?;
     let address::Address::SocketAddress(socket) = address else { return None };
-    // Only a numeric address with a port is a TCP peer.
+    // Only an address with a numeric port is a TCP peer.
     matches!(socket.port_specifier, Some(socket_address::PortSpecifier::PortValue(_))).then_some(())?;
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
 fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) -> CheckResponse {
     let filled = injection.fill(value);
-    // Envoy removes after it has added; what is added replaces every header, and every parameter, of its name.
+    // Envoy removes headers and parameters after it has added others. An added one replaces all of the same name.
     let others = |location: &dyn Fn(String) -> Location, names: &mut dyn Iterator<Item = &str>| {
         names.map(str::to_owned).filter(|name| location(name.clone()) != injection.location).collect()
     };
@@ -135,7 +135,8 @@ fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) ->
     }
 }
 
-/// An answer of the gateway's own, in place of a token endpoint's. To Envoy it is a denial, since nothing goes on.
+/// The gateway's own response in place of a token endpoint's. To Envoy the response is a denial, because no request
+/// goes to the upstream.
 fn answer(service: Service, rule: Rule) -> CheckResponse {
     let decided = Decided { reason: "answered by the gateway".into(), ..Decided::allowed(rule) };
     let answered = DeniedHttpResponse {
@@ -167,7 +168,7 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     }
 }
 
-/// The dynamic metadata of a check: the decision for the audit, and for the scrub filter the place of the credential.
+/// The dynamic metadata of a check: the decision for the audit, and the place of the credential for the scrub filter.
 fn said(decided: &Decided, location: Option<&str>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let fields = decided.words().into_iter().chain(location.map(|location| ("place", location)));

@@ -1,7 +1,7 @@
-//! Where a credential's value comes from: a variable, a file that is followed, the output of a command, GitHub for
-//! an App.
+//! The sources of a credential's value: a variable, a file that is read again after a change, the output of a command,
+//! GitHub for an App.
 //!
-//! A value goes into its wrapper here and is nowhere named: what is wrong with one is told by its source.
+//! A value is wrapped as a secret here. Messages about a problem name the source, and never the value.
 
 pub mod app;
 mod command;
@@ -18,15 +18,15 @@ use secrecy::zeroize::Zeroizing;
 use super::format::{Format, PLACEHOLDER};
 use super::oauth::Login;
 
-/// The longest value. Many servers take no header over 8 KiB, and a key is some hundred bytes.
+/// The longest value, in bytes. Many servers accept no header over 8 KiB, and a key has some hundred bytes.
 const MAX_VALUE: usize = 8 << 10;
 
-/// For whom a value is, and for which of its repositories where the request is about one.
+/// The container for which a value is, and the repository of the request, if any.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The container.
     pub container: &'a Container,
-    /// One of its repositories.
+    /// One of the container's repositories.
     pub repo: Option<&'a Repo>,
 }
 
@@ -39,7 +39,7 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Origin {
-    /// Read once, at start.
+    /// The variables are read once, at start.
     Variables {
         names: Vec<String>,
         value: Option<Arc<SecretString>>,
@@ -50,22 +50,22 @@ enum Origin {
     App(Arc<app::App>),
 }
 
-/// There is no value.
+/// The reason why a source has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
-    /// Nobody has set one.
+    /// The operator has set no value.
     Absent,
-    /// The source does not work; why is the source's problem.
+    /// The source fails. [`Source::problem`] has the reason.
     Failed,
-    /// It has values for repositories, and nobody has one here.
+    /// The source has values for repositories only, and the request or the container has no repository.
     NoRepository,
 }
 
-/// What a source gives: a value, none, or the reason why it fails.
+/// The result of reading a source: a value, `None` if the operator has set no value, or the reason of a failure.
 type Reading = Result<Option<Arc<SecretString>>, String>;
 
 impl Source {
-    /// The first of these variables that is set. An empty one is not, and one that holds the placeholder is not: the
+    /// The first of these variables that is set. A variable that is empty or holds the placeholder counts as unset: the
     /// gateway may be started from a shell that was set up as a sandbox.
     pub fn variables_of(
         names: Vec<String>,
@@ -91,23 +91,23 @@ impl Source {
         Self { origin: Origin::Variables { names, value }, problem: Mutex::new(problem) }
     }
 
-    /// A file's content.
+    /// The content of a file.
     pub fn file(path: PathBuf) -> Self {
         Self { origin: Origin::File(file::File::new(path)), problem: Mutex::default() }
     }
 
-    /// What a command prints, kept for `ttl`. `command` is a program and its arguments.
+    /// The output of a command, cached for `ttl`.
     pub fn command(program: String, arguments: Vec<String>, ttl: Duration) -> Self {
         let command = command::Command::new(program, arguments, ttl);
         Self { origin: Origin::Command(Arc::new(command)), problem: Mutex::default() }
     }
 
-    /// A login that the gateway keeps fresh.
+    /// A login that the gateway refreshes.
     pub fn login(login: Arc<Login>) -> Self {
         Self { origin: Origin::Login(login), problem: Mutex::default() }
     }
 
-    /// The login, where it is one.
+    /// The login, if the source is a login.
     pub fn as_login(&self) -> Option<&Arc<Login>> {
         match &self.origin {
             Origin::Login(login) => Some(login),
@@ -120,12 +120,12 @@ impl Source {
         Self { origin: Origin::App(app), problem: Mutex::default() }
     }
 
-    /// One that fails, for a reason that is known from the start.
+    /// A source that always fails, for the reason `problem`. `names` are the variables that an operator can set.
     pub fn broken(names: Vec<String>, problem: String) -> Self {
         Self { origin: Origin::Variables { names, value: None }, problem: Mutex::new(Some(problem)) }
     }
 
-    /// Its App, if it is one.
+    /// The App, if the source is an App.
     pub fn as_app(&self) -> Option<&app::App> {
         match &self.origin {
             Origin::App(app) => Some(app),
@@ -133,11 +133,11 @@ impl Source {
         }
     }
 
-    /// The value now, for `subject`, which matters to an App only. `name` is the credential's, for the log; what comes is
-    /// checked against `format`.
+    /// The current value, checked against `format`. Only an App uses `subject`. `name` is the credential's name, for
+    /// the log.
     ///
     /// # Errors
-    /// There is none.
+    /// If the source has no value.
     pub async fn value(
         &self,
         name: &str,
@@ -163,7 +163,7 @@ impl Source {
         }
     }
 
-    /// Whether there is a value at this moment. A command and an App are taken to have one.
+    /// Whether the source has a value now. A command, a login and an App always count as having a value.
     pub fn has_value(&self, name: &str, format: &Format) -> bool {
         match &self.origin {
             Origin::Variables { value, .. } => value.is_some(),
@@ -184,7 +184,7 @@ impl Source {
         }
     }
 
-    /// What is wrong with it, as far as it is known.
+    /// The known problem of the source.
     pub fn problem(&self) -> Option<String> {
         match &self.origin {
             Origin::App(app) => app.problem(),
@@ -193,27 +193,28 @@ impl Source {
         }
     }
 
-    /// Keeps what is wrong, and says so when it changes.
+    /// Stores the problem, and logs a change.
     fn report(&self, name: &str, now: Option<String>) {
         let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         if *known == now {
             return;
         }
         match &now {
-            Some(problem) => tracing::warn!(credential = name, problem, "look at the source of a credential"),
+            Some(problem) => tracing::warn!(credential = name, problem, "the source of a credential has a problem"),
             None => tracing::info!(credential = name, "the source of a credential works again"),
         }
         *known = now;
     }
 }
 
-/// Takes up what a source gave, without the white space around it; nothing, or the placeholder, is no value.
+/// Checks the bytes that a source returned, and trims white space. Returns `None` if the rest is empty or the
+/// placeholder.
 ///
 /// # Errors
-/// What is wrong, to be read behind the name of the source.
+/// If the value is too long or not allowed in `format`. The error is the problem, to be shown after the source's name.
 fn accept(bytes: Vec<u8>, format: &Format) -> Result<Option<Arc<SecretString>>, String> {
     let bytes = Zeroizing::new(bytes);
-    let text = str::from_utf8(&bytes).map_err(|_| "is no text")?.trim();
+    let text = str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text")?.trim();
     if matches!(text, "" | PLACEHOLDER) {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! Where the gateway listens: told to the operator on stderr, and to the command line in a file.
+//! The addresses of the gateway: printed on stderr for the operator, and written to a file for the command line.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ impl Addresses {
     }
 }
 
-/// Prints the addresses on stderr: when the gateway is ready, or at once if somebody else runs its Envoy. Logs when it
-/// is ready.
+/// Prints the addresses on stderr: when the gateway is ready, or at once if Envoy is not its child. Logs when the
+/// gateway is ready.
 pub async fn announce(readiness: Arc<Readiness>, addresses: Addresses, state_dir: PathBuf) {
     let alone = readiness.proxy.is_none();
     if alone {

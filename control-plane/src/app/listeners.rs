@@ -28,16 +28,16 @@ pub struct Listeners {
     pub grpc: UnixListener,
     /// The admin API.
     pub admin: TcpListener,
-    /// Keeps Envoy's ports ours. Not listening, so no connection reaches them.
+    /// Reserves Envoy's ports. These sockets don't listen, so no connection reaches them.
     _reserved: [Option<TcpSocket>; 2],
 }
 
 impl Listeners {
     /// Binds every socket. A port 0 in `config` is replaced by the port that the kernel has chosen. `with_envoy` says
-    /// that Envoy will be our child.
+    /// that Envoy will run as a child.
     ///
     /// # Errors
-    /// If an address cannot be bound. If a port of Envoy's is 0 and Envoy is not our child.
+    /// If an address cannot be bound. If a port of Envoy's is 0 and Envoy is not a child.
     pub async fn bind(config: &mut Config, state_dir: &Path, with_envoy: bool) -> anyhow::Result<Self> {
         let dns = unix(&state_dir.join(DNS_SOCKET))?;
         let grpc = unix(&state_dir.join(GRPC_SOCKET))?;
@@ -60,14 +60,14 @@ impl Listeners {
 fn unix(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("{} is in the way", path.display()));
+            return Err(error).with_context(|| format!("cannot remove {} for a new socket", path.display()));
         }
         _ => {}
     }
     UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
 }
 
-/// Reserves a port for Envoy if the port of `address` is 0, and writes it to `address`. `None` if it is not 0.
+/// Reserves a port for Envoy if the port of `address` is 0, and writes it to `address`. Returns `None` for other ports.
 fn claim(key: &str, address: &mut SocketAddr, with_envoy: bool) -> anyhow::Result<Option<TcpSocket>> {
     if address.port() != 0 {
         return Ok(None);
@@ -89,8 +89,8 @@ fn reserve(address: SocketAddr) -> Result<TcpSocket, Error> {
     Ok(socket)
 }
 
-/// Waits until nothing listens on `address`. Envoy would share the port with the Envoy of another gateway and not report
-/// that. The Envoy of an earlier run may still be ending.
+/// Waits until no process listens on `address`: the Envoy of an earlier run may still be ending. Envoy would share the
+/// port with the Envoy of another gateway and not report that.
 async fn wait_until_free(address: SocketAddr) -> Result<(), Error> {
     let until = Instant::now() + LEFT_BEHIND;
     loop {

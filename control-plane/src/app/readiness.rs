@@ -19,26 +19,26 @@ use xds::server::Fleet;
 /// How long the proxy's port may take to accept a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a gateway needs before it can serve a sandbox.
+/// The conditions under which a gateway can serve a sandbox.
 #[derive(Debug)]
 pub struct Readiness {
     /// The connected Envoys.
     pub fleet: Fleet,
-    /// What an operator should look at though the gateway works.
+    /// The problems that an operator should investigate although the gateway works.
     pub problems: Problems,
-    /// Their sources may fail.
+    /// The credentials, whose sources may fail.
     pub credentials: Arc<Credentials>,
-    /// Its workers must hold the records.
+    /// The registry, whose records Envoy's workers must hold.
     pub registry: Arc<Registry>,
-    /// How many of Envoy's threads must hold the records. 1 for an Envoy that is not our child: its number of threads is
-    /// not known.
+    /// How many of Envoy's threads must hold the records. 1 for an Envoy that is not a child: its number of threads is
+    /// unknown.
     pub min_fed: usize,
-    /// The proxy's address; `None` if Envoy is not our child.
+    /// The proxy's address. `None` if Envoy is not a child.
     pub proxy: Option<SocketAddr>,
 }
 
 impl Readiness {
-    /// What is missing, one line each. Empty if the gateway is ready.
+    /// The conditions that are missing, one line each. Empty if the gateway is ready.
     pub async fn missing(&self) -> Vec<String> {
         let mut missing = self.fleet.missing();
         let fed = self.registry.fed();
@@ -53,7 +53,7 @@ impl Readiness {
         missing
     }
 
-    /// What an operator should look at, one line each.
+    /// The problems that an operator should investigate, one line each.
     fn warnings(&self) -> Vec<String> {
         let credentials = self.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
         self.problems.list().into_iter().chain(credentials).collect()

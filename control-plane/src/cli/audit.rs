@@ -12,39 +12,39 @@ use super::client::Client;
 use super::{Common, Error, print};
 use base::percent;
 
-/// What was decided.
+/// Inspect the audit log.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Print the last decisions, and each further one as it is made
+    /// Print the last decisions, and each new one
     Tail(Tail),
 }
 
-/// Which lines, and how.
+/// The selection of lines, and their form.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sallyport audit tail --verdict deny --container 172.18.0.5")]
 pub struct Tail {
     /// Print the lines as they are in audit.jsonl
     #[arg(long)]
     json: bool,
-    /// Of this container only, by its id or its address
+    /// Only lines of this container, by its id or its address
     #[arg(long, value_name = "ID")]
     container: Option<String>,
-    /// With this verdict only
+    /// Only lines with this verdict
     #[arg(long, value_enum)]
     verdict: Option<Verdict>,
-    /// How many of the last lines to begin with; the gateway remembers some thousands
+    /// The number of past lines to begin with; the gateway keeps some thousands
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     lines: usize,
-    /// Print the last lines and end
+    /// Print the last lines and exit
     #[arg(long)]
     no_follow: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Verdict {
-    /// It passed
+    /// The request passed
     Allow,
-    /// It was refused
+    /// The request was refused
     Deny,
 }
 
@@ -62,7 +62,7 @@ impl Tail {
         let mut event = String::new();
         loop {
             line.clear();
-            if answer.read_line(&mut line).context("the gateway has gone")? == 0 {
+            if answer.read_line(&mut line).context("the connection to the gateway broke")? == 0 {
                 return Ok(());
             }
             let text = line.trim_end();
@@ -96,7 +96,10 @@ impl Tail {
         match event {
             "lost" => {
                 let value: Value = serde_json::from_str(data).unwrap_or_default();
-                eprintln!("sallyport: {} lines came faster than they were read; audit.jsonl has them", value["lost"]);
+                eprintln!(
+                    "sallyport: {} lines are missing here, because they arrived too fast; audit.jsonl has them",
+                    value["lost"]
+                );
                 Ok(())
             }
             _ if self.json => print(&format!("{data}\n")),
@@ -105,7 +108,7 @@ impl Tail {
     }
 }
 
-/// The fields of a line that are printed. Each may be missing: the gateway may be of another version.
+/// The printed fields of a line. Each may be missing, because the gateway may have another version.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Row {
@@ -150,8 +153,8 @@ fn row(line: &Row) -> String {
     format!("{ts} {verdict:<5} {who}  {what}  {status} {duration_ms}ms up {bytes_up} down {bytes_down}  {rule}{why}")
 }
 
-/// Text that may come from a sandbox, as it can be shown on a terminal: whatever could move the cursor, hide or turn
-/// round what follows is spelled out.
+/// Escapes text from a sandbox for a terminal: every character that could move the cursor, or hide or reverse the text
+/// after it.
 fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {

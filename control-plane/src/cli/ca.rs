@@ -10,25 +10,25 @@ use super::{Common, Error, print};
 /// The certificate authority that sandboxes trust.
 #[derive(Debug, Subcommand)]
 pub enum Ca {
-    /// Show the CAs that sandboxes are to trust; the first one issues
+    /// Show the CAs that sandboxes must trust; the first one issues
     Show {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print the CA's certificate, PEM; while a change is under way, of both CAs
+    /// Print the CA's certificate as PEM; during a change, the certificates of both CAs
     ///
     /// Example: sallyport ca export > sallyport-ca.pem
     Export {
-        /// The system's roots as well, for clients that take one bundle and no more
+        /// Include the system's roots, for clients that accept only one bundle
         #[arg(long)]
         bundle: bool,
     },
-    /// Begin a change of CA: a new one is made and trusted, the old one issues still
+    /// Begin a change of CA: create a new CA that is trusted, while the old CA still issues
     ///
     /// Give every sandbox the new bundle, then run `sallyport ca rotate --finish`.
     Rotate {
-        /// The new CA issues from now on; the old one stays trusted until the next change
+        /// Issue with the new CA from now on; the old CA stays trusted until the next change
         #[arg(long)]
         finish: bool,
     },
@@ -50,12 +50,12 @@ impl Ca {
             Self::Rotate { finish: false } => {
                 client.post("/internal/ca/rotate", &serde_json::Value::Null)?;
                 print(
-                    "a new CA is trusted beside the old one, which issues still\ngive every sandbox the new bundle (sallyport ca export --bundle), then: sallyport ca rotate --finish\n",
+                    "the new bundle has a new CA beside the old one; the old CA still issues\ngive every sandbox the new bundle (sallyport ca export --bundle), then: sallyport ca rotate --finish\n",
                 )
             }
             Self::Rotate { finish: true } => {
                 client.post("/internal/ca/rotate/finish", &serde_json::Value::Null)?;
-                print("the new CA issues from now on; the old one stays trusted until the next change\n")
+                print("the new CA issues from now on; the old CA stays trusted until the next change\n")
             }
         }
     }
@@ -63,7 +63,7 @@ impl Ca {
 
 fn show(pem: &str, json: bool) -> Result<(), Error> {
     let unreadable =
-        |error: String| Error::Other(anyhow::anyhow!("the gateway's certificates are not understood: {error}"));
+        |error: String| Error::Other(anyhow::anyhow!("cannot parse the gateway's response about its CAs: {error}"));
     let mut rows = Vec::new();
     for (index, pem) in Pem::iter_from_buffer(pem.as_bytes()).enumerate() {
         let pem = pem.map_err(|error| unreadable(error.to_string()))?;

@@ -22,62 +22,62 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the gateway that `config` is of. It has the token if it can read that in the state directory; a
-    /// gateway that asks for none can be spoken to by others, too.
+    /// A client of the gateway that `config` describes. The client sends the token if it can read the token's file in
+    /// the state directory. A gateway that requires no token accepts clients without one.
     pub(super) fn new(common: &Common, config: &config::Config) -> Self {
         let state_dir = common.state_dir(config).ok();
         let token = state_dir.as_deref().and_then(|directory| admin::token(directory).ok());
         let Addresses { admin, .. } = Addresses::find(config, state_dir.as_deref());
-        // A refusal's body says why, so no status is an error of the transport.
+        // The body of a refusal has the reason, so an error status must not be an error of the transport.
         let agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
         Self { agent, admin, token }
     }
 
-    /// GET, as text.
+    /// Sends a GET. Returns the response's text.
     ///
     /// # Errors
-    /// The gateway does not run or refuses.
+    /// If the gateway does not run or refuses.
     pub fn get(&self, path: &str) -> Result<String, Error> {
         self.finish(self.authorized(self.agent.get(self.url(path))).call())
     }
 
-    /// GET of an answer that may never end, read as it comes.
+    /// Sends a GET whose response may never end. Returns a reader of the response.
     ///
     /// # Errors
-    /// The gateway does not run or refuses.
+    /// If the gateway does not run or refuses.
     pub fn open(&self, path: &str) -> Result<impl Read + 'static, Error> {
         match self.authorized(self.agent.get(self.url(path))).call() {
             Ok(answer) if answer.status().is_success() => Ok(answer.into_body().into_reader()),
             other => Err(match self.finish(other) {
                 Err(error) => error,
-                Ok(_) => Error::Other(anyhow!("BUG: a success is no refusal")),
+                Ok(_) => Error::Other(anyhow!("BUG: a success status was treated as a refusal")),
             }),
         }
     }
 
-    /// GET: whatever status and body come within `patience`.
+    /// Sends a GET. Returns the status and the body, for every status.
     ///
     /// # Errors
-    /// Nobody answers.
+    /// If no response arrives within `patience`.
     pub fn probe(&self, path: &str, patience: Duration) -> anyhow::Result<(u16, String)> {
         let request = self.authorized(self.agent.get(self.url(path)));
         let mut answer = request.config().timeout_global(Some(patience)).build().call()?;
         Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
     }
 
-    /// POST of JSON.
+    /// Sends a POST of JSON.
     ///
     /// # Errors
-    /// The gateway does not run or refuses.
+    /// If the gateway does not run or refuses.
     pub fn post(&self, path: &str, body: &Value) -> Result<String, Error> {
         let request = self.agent.post(self.url(path)).header("content-type", "application/json");
         self.finish(self.authorized(request).send(body.to_string()))
     }
 
-    /// DELETE.
+    /// Sends a DELETE.
     ///
     /// # Errors
-    /// The gateway does not run or refuses.
+    /// If the gateway does not run or refuses.
     pub fn delete(&self, path: &str) -> Result<String, Error> {
         self.finish(self.authorized(self.agent.delete(self.url(path))).call())
     }
@@ -97,7 +97,8 @@ impl Client {
         let mut answer = answer
             .with_context(|| format!("no gateway answers at http://{}; is `sallyport up` running?", self.admin))?;
         let status = answer.status();
-        let body = answer.body_mut().read_to_string().context("the gateway's answer broke off")?;
+        let body =
+            answer.body_mut().read_to_string().context("the connection ended before the gateway's whole response")?;
         if status.is_success() {
             return Ok(body);
         }

@@ -10,7 +10,7 @@ use super::{Common, Error, print};
 /// Register, list, show and remove containers.
 #[derive(Debug, Subcommand)]
 pub enum Container {
-    /// Register a container, or replace the one at its address
+    /// Register a container, or replace the record at its address
     Add(Add),
     /// List the registered containers
     Ls {
@@ -18,7 +18,7 @@ pub enum Container {
         #[arg(long)]
         json: bool,
     },
-    /// Show one container's record
+    /// Show the record of a container
     Show {
         /// Its address
         ip: String,
@@ -42,19 +42,19 @@ pub struct Add {
     /// The container's address, as Envoy sees it
     #[arg(long)]
     ip: String,
-    /// A repository it may use; may be given more than once
+    /// A repository that the container may use; repeatable
     #[arg(long = "repo", value_name = "OWNER/REPO", required = true)]
     repos: Vec<String>,
-    /// On whose behalf it acts
+    /// Whether the container runs unattended or for a person
     #[arg(long, value_enum, default_value_t = Mode::Bot)]
     mode: Mode,
-    /// A branch it may push to, as a glob; may be given more than once [default for bot: sandbox/* and bot/*]
+    /// A branch that the container may push to, as a glob; repeatable [default for bot: sandbox/* and bot/*]
     #[arg(long = "branch", value_name = "GLOB")]
     branches: Vec<String>,
-    /// Lets it move those branches to what is no descendant of where they were
+    /// Allow force pushes to the branches of --branch
     #[arg(long)]
     force_own_branches: bool,
-    /// Your name for it; stands in the audit [default: its address]
+    /// The container's name in the audit [default: its address]
     #[arg(long)]
     id: Option<String>,
     /// How long the registration lasts, such as 8h [default: 24h]
@@ -67,9 +67,9 @@ pub struct Add {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Mode {
-    /// Unattended: pushes to its allowed branches only
+    /// Unattended: pushes only to its allowed branches
     Bot,
-    /// For a person who looks on: any branch that is not protected
+    /// Supervised by a person: pushes to any branch that is not protected
     User,
 }
 
@@ -123,7 +123,7 @@ impl Add {
 
 fn list(client: &Client) -> Result<(), Error> {
     let records: Vec<Value> = serde_json::from_str(&client.get("/internal/containers")?)
-        .map_err(|error| Error::Other(anyhow::anyhow!("the gateway's answer is not understood: {error}")))?;
+        .map_err(|error| Error::Other(anyhow::anyhow!("cannot parse the gateway's response: {error}")))?;
     if records.is_empty() {
         return print("no container is registered\n");
     }

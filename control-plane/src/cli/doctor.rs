@@ -1,7 +1,6 @@
-//! `doctor`: one line for each thing that a gateway needs, and what to do if it is wrong. It changes nothing.
+//! `doctor`: one line for each thing that a gateway needs, and the next step if it is wrong. Changes nothing.
 //!
-//! The checks see what this shell sees: its variables, its network, its files, and the running gateway through the
-//! admin API.
+//! The checks use this shell's variables, network and files, and the admin API of the running gateway.
 
 mod files;
 mod github;
@@ -41,11 +40,9 @@ const CHECKS: [fn(&Context) -> Vec<Finding>; 14] = [
     host::clock,
 ];
 
-/// Check that everything a gateway needs is there.
+/// Check that everything that a gateway needs is there.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit 0, or 1 where something fails. Example:\n  sallyport doctor --config config/sallyport.yaml"
-)]
+#[command(after_help = "Exit 0, or 1 if a check fails. Example:\n  sallyport doctor --config config/sallyport.yaml")]
 pub struct Doctor {
     /// Print JSON
     #[arg(long)]
@@ -58,11 +55,11 @@ pub struct Doctor {
     filters: Option<PathBuf>,
 }
 
-/// What the checks look at.
+/// The input of the checks.
 #[derive(Debug)]
 struct Context {
     config: Config,
-    /// The state directory, or why there is none.
+    /// The state directory, or why it is unknown.
     state_dir: Result<PathBuf, String>,
     /// `--envoy`.
     envoy: Option<PathBuf>,
@@ -76,7 +73,7 @@ struct Context {
 #[derive(Debug)]
 struct Readyz {
     status: u16,
-    /// Null if the body is no JSON.
+    /// The body. Null if it is no JSON.
     body: Value,
 }
 
@@ -88,13 +85,13 @@ enum State {
     Fail,
 }
 
-/// One line.
+/// The result of a check: one line.
 #[derive(Debug, Serialize)]
 struct Finding {
     state: State,
     check: &'static str,
     found: String,
-    /// What to do; empty if nothing is to be done.
+    /// The next step. Empty if no step is needed.
     todo: String,
 }
 
@@ -136,8 +133,8 @@ impl Doctor {
         }
         match failed {
             0 => Ok(()),
-            1 => Err(Error::Other(anyhow::anyhow!("one check fails; its line says what to do"))),
-            more => Err(Error::Other(anyhow::anyhow!("{more} checks fail; their lines say what to do"))),
+            1 => Err(Error::Other(anyhow::anyhow!("one check failed; its line has the next step"))),
+            more => Err(Error::Other(anyhow::anyhow!("{more} checks failed; their lines have the next steps"))),
         }
     }
 

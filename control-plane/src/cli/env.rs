@@ -1,5 +1,5 @@
 //! `env`: the variables that a sandbox needs so that its programs use the proxy and trust its certificates, and the
-//! files without which some clients do not start. What each client needs, and why: docs/clients.md.
+//! files without which some clients do not start. docs/clients.md says which client needs which of them, and why.
 
 mod stubs;
 
@@ -13,28 +13,28 @@ use super::{Common, Error, print};
 use crate::app::Addresses;
 use credentials::PLACEHOLDER;
 
-/// Programs read the one or the other spelling of the proxy's variables.
+/// The proxy's variables in both spellings: some programs read only one of them.
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// Variables that replace a program's own roots.
 const BUNDLE: [&str; 10] = [
-    // git, whichever TLS its libcurl speaks.
+    // git, with every TLS library of its libcurl.
     "GIT_SSL_CAINFO",
-    // The program curl; libcurl itself reads none.
+    // The program curl. libcurl itself reads no variable.
     "CURL_CA_BUNDLE",
-    // OpenSSL, and by it Python's ssl, httpx and Ruby; Go; rustls-native-certs, and by it uv and Codex; Bun.
+    // OpenSSL, and so Python's ssl, httpx and Ruby; Go; rustls-native-certs, and so uv and Codex; Bun.
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "PIP_CERT",
     "CARGO_HTTP_CAINFO",
     "AWS_CA_BUNDLE",
     "DENO_CERT",
-    // Programs of Nix, which are built to read this one before SSL_CERT_FILE.
+    // Programs of Nix, which are built to prefer this variable to SSL_CERT_FILE.
     "NIX_SSL_CERT_FILE",
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
-/// How long the gateway may take to say what it has.
+/// How long the gateway may take to list its placeholders.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// git over HTTP/1.1: over HTTP/2, libcurl 7.88.1 (Debian 12) may send 64 KiB of a push twice.
@@ -47,25 +47,25 @@ const GIT_CONFIG: [(&str, &str); 3] =
     after_help = "Examples:\n  eval \"$(sallyport env --gateway http://gateway:8080 --ca-bundle /etc/sallyport/ca-bundle.pem)\"\n  sallyport env --shell env-file --stub-files home/ >sandbox.env; docker run --env-file sandbox.env …"
 )]
 pub struct Env {
-    /// For which shell, or as JSON, or as a file for docker's --env-file
+    /// The form: for a shell, as JSON, or as a file for docker's --env-file
     #[arg(long, value_enum, default_value_t = Shell::Sh)]
     shell: Shell,
-    /// Where the sandbox finds the proxy [default: this machine's loopback and the configured port]
+    /// The proxy's address for the sandbox [default: this machine's loopback and the configured port]
     #[arg(long, value_name = "URL")]
     gateway: Option<String>,
-    /// Where the sandbox finds the CA bundle [default: ca-bundle.pem in the state directory]
+    /// The path of the CA bundle in the sandbox [default: ca-bundle.pem in the state directory]
     #[arg(long, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
-    /// Where the sandbox finds a trust store for Java, which reads no PEM; docs/clients.md says how to make one
+    /// The path of Java's trust store in the sandbox; docs/clients.md says how to create it, since Java reads no PEM
     #[arg(long, value_name = "FILE")]
     java_trust_store: Option<PathBuf>,
     /// Also write stub logins for Claude Code, Codex, Gemini CLI and OpenCode below DIR, the home of a sandbox
     #[arg(long, value_name = "DIR")]
     stub_files: Option<PathBuf>,
-    /// The account that Codex's stub names, which Codex looks for among those that ChatGPT lists
+    /// The account in Codex's stub; Codex looks for it among the accounts that ChatGPT lists
     #[arg(long, requires = "stub_files", value_name = "ID", default_value = PLACEHOLDER)]
     codex_account_id: String,
-    /// Stub files replace what is no stub of ours
+    /// Let stub files replace files that are no stubs
     #[arg(long, requires = "stub_files")]
     force: bool,
     /// The same as --shell json
@@ -97,13 +97,13 @@ impl Env {
             None => common.state_dir(&config)?.join("ca-bundle.pem"),
         };
         let shell = if self.json { Shell::Json } else { self.shell };
-        // Which of a provider's variables it has, the gateway knows best; this shell may have none of them.
+        // The gateway says which of a provider's variables it has. This shell may not have them.
         let placeholders = told(&Client::new(common, &config))
             .unwrap_or_else(|| config.credentials.placeholders().into_iter().map(str::to_owned).collect());
         let placeholders: Vec<&str> = placeholders.iter().map(String::as_str).collect();
         let mut variables = variables(&gateway, &bundle.display().to_string(), &placeholders);
         variables.push(("JAVA_TOOL_OPTIONS", java(&gateway, self.java_trust_store.as_deref())?));
-        // The variables are printed last: where a file is refused there are none, and a script stops.
+        // The variables are printed last: if a file is refused, nothing is printed, and a script stops.
         let text = render(shell, &variables)?;
         if let Some(home) = &self.stub_files {
             for path in stubs::write(home, &self.codex_account_id, self.force)? {
@@ -114,11 +114,11 @@ impl Env {
     }
 }
 
-/// The names that a gateway which runs has placeholders for.
+/// The variables for which the running gateway has placeholders.
 fn told(client: &Client) -> Option<Vec<String>> {
     let (status, body) = client.probe("/internal/placeholders", PATIENCE).ok()?;
     let names: Vec<String> = serde_json::from_str(&body).ok().filter(|_| status == 200)?;
-    // They become lines of a shell's.
+    // The names become lines of a shell script.
     let plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     names.iter().all(plain).then_some(names)
 }
@@ -129,7 +129,7 @@ fn variables<'a>(gateway: &str, bundle: &str, placeholders: &[&'a str]) -> Vec<(
     let mut variables = all(&PROXY, gateway);
     variables.extend(all(&NO_PROXY, "localhost,127.0.0.1,::1"));
     variables.extend(all(&BUNDLE, bundle));
-    // Node adds these to its own roots, and minds the proxy's variables only when told to.
+    // Node adds these CAs to its own roots, and reads the proxy's variables only if a variable says so.
     variables.push(("NODE_EXTRA_CA_CERTS", bundle.to_owned()));
     variables.push(("NODE_USE_ENV_PROXY", "1".to_owned()));
     variables.extend(GIT_CONFIG.map(|(name, value)| (name, value.to_owned())));
@@ -137,9 +137,9 @@ fn variables<'a>(gateway: &str, bundle: &str, placeholders: &[&'a str]) -> Vec<(
     variables
 }
 
-/// Java reads neither the proxy's variables nor PEM. Every JVM reads these options, and says so on stderr.
+/// Java reads neither the proxy's variables nor PEM. Every JVM reads these options, and prints that on stderr.
 fn java(gateway: &str, trust_store: Option<&Path>) -> Result<String, Error> {
-    let wrong = || Error::Usage(format!("--gateway: '{gateway}' is no URL like http://gateway:8080"));
+    let wrong = || Error::Usage(format!("--gateway: invalid URL '{gateway}'; expected a URL like http://gateway:8080"));
     let uri: hyper::Uri = gateway.parse().map_err(|_| wrong())?;
     let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']);
     let port = uri.port_u16().unwrap_or(80);
@@ -164,10 +164,12 @@ fn render(shell: Shell, variables: &[(&str, String)]) -> Result<String, Error> {
                 variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
             format!("{}\n", serde_json::Value::Object(object))
         }
-        // There is no quoting in it: docker takes all behind the first '=' as it is.
+        // An env-file has no quoting: docker takes the text after the first '=' literally.
         Shell::EnvFile => {
             if let Some((name, _)) = variables.iter().find(|(_, value)| value.contains(['\n', '\r'])) {
-                return Err(Error::Usage(format!("{name} has more than one line, which no env-file can hold")));
+                return Err(Error::Usage(format!(
+                    "{name} has more than one line, and an env-file cannot have such a value; use another --shell"
+                )));
             }
             variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
         }

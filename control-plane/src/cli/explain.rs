@@ -1,4 +1,4 @@
-//! `policy explain`: what the gateway would say to a request, by the very code that the filters run.
+//! `policy explain`: the gateway's decision on a request, by the code of its stages.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,20 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use jiff::Timestamp;
-use policy::github::Judge;
-use policy::{Container, Denial, Explained, Policy, Rule, Whole};
+use policy::{Container, Denial, Explained, Rule, Whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::chain::{Answer, Chain, Judged};
 use super::{Common, Error};
-use config::policy_file;
 use registry::api;
 
-/// Say what the gateway would answer to a request of a container, and why
+/// Print the gateway's decision on a request of a container, and the reason
 ///
-/// Exit 0 where it is allowed (or has to be confirmed with GitHub first), 10 where it is denied. With --batch always 0.
+/// The stages identity, github and credentials judge the request. Exit 0 if the verdict is "allow" or "ask", 10 if it
+/// is "deny". With --batch always 0. "ask" means that GitHub has to confirm node ids first; --answer supposes GitHub's
+/// answer. The member "credential" names the credential that the gateway would add, and whether this process finds a
+/// value for it.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sallyport policy explain --container box.json --method PUT \\\n      --url https://api.github.com/repos/o/r/pulls/1/merge\n  sallyport policy explain --batch requests.jsonl --policy policy.yaml"
@@ -39,9 +41,12 @@ pub struct Explain {
     /// A file with the body
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// Many requests, one JSON object in each line: {"id","container","method","url","headers","body"|"body_base64"}
+    /// Many requests, one JSON object in each line: {"id","container","method","url","headers","body"|"body_base64","answer"}
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["container", "url", "body", "headers"])]
     batch: Option<PathBuf>,
+    /// Take the questions to GitHub as answered so; with --batch the default for lines without "answer"
+    #[arg(long, value_enum, value_name = "yes|no", hide_possible_values = true)]
+    answer: Option<Answer>,
     /// The policy [default: config/policy.yaml here, otherwise the built-in one]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -62,6 +67,7 @@ struct Line {
     headers: Headers,
     body: Option<String>,
     body_base64: Option<String>,
+    answer: Option<Answer>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,15 +89,14 @@ struct Printed {
     #[serde(skip_serializing_if = "Value::is_null")]
     id: Value,
     #[serde(flatten)]
-    explained: Explained,
+    judged: Judged,
 }
 
 impl Explain {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
-        let policy = policy(common, self.policy.as_deref())?;
-        let judge = Judge::new(&policy.github).map_err(|error| Error::Usage(error.to_string()))?;
+        let chain = Chain::load(common, self.policy.as_deref())?;
         if let Some(file) = &self.batch {
-            return batch(file, &policy, &judge);
+            return batch(file, &chain, self.answer);
         }
         let container = registration(&self.container.unwrap_or_default())?;
         let headers = Headers::Pairs(self.headers.iter().map(|text| header(text)).collect::<Result<_, Error>>()?);
@@ -104,31 +109,35 @@ impl Explain {
             headers,
             body: None,
             body_base64: body.map(|body| BASE64_STANDARD.encode(body)),
+            answer: self.answer,
         };
-        let explained = explain(&line, &policy, &judge);
-        let denied = explained.verdict == "deny";
-        print(&mut std::io::stdout().lock(), line.id, explained)?;
+        let judged = explain(&line, &chain);
+        let denied = judged.explained.verdict == "deny";
+        print(&mut std::io::stdout().lock(), line.id, judged)?;
         if denied { Err(Error::Denied) } else { Ok(()) }
     }
 }
 
-fn batch(file: &Path, policy: &Policy, judge: &Judge) -> Result<(), Error> {
+fn batch(file: &Path, chain: &Chain, answer: Option<Answer>) -> Result<(), Error> {
     let text = read(file)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-        let (id, explained) = match serde_json::from_slice::<Line>(line) {
-            Ok(line) => (line.id.clone(), explain(&line, policy, judge)),
+        let (id, judged) = match serde_json::from_slice::<Line>(line) {
+            Ok(line) => {
+                let line = Line { answer: line.answer.or(answer), ..line };
+                (line.id.clone(), explain(&line, chain))
+            }
             Err(error) => {
                 let id = serde_json::from_slice::<Value>(line).ok().and_then(|line| line.get("id").cloned());
                 (id.unwrap_or(Value::Null), unreadable(format!("the line cannot be read: {error}")))
             }
         };
-        print(&mut out, id, explained)?;
+        print(&mut out, id, judged)?;
     }
     out.flush().map_err(|error| anyhow::Error::from(error).into())
 }
 
-fn explain(line: &Line, policy: &Policy, judge: &Judge) -> Explained {
+fn explain(line: &Line, chain: &Chain) -> Judged {
     let now = Timestamp::now();
     let container = match container(line.container.clone(), now) {
         Ok(container) => container,
@@ -165,7 +174,7 @@ fn explain(line: &Line, policy: &Policy, judge: &Judge) -> Explained {
         headers: &headers,
         body: &body,
     };
-    policy::explain(whole, &container, policy, judge, now)
+    chain.judge(whole, &container, line.answer, now)
 }
 
 /// What `--container` says: JSON, or a file with it.
@@ -197,30 +206,51 @@ pub(super) fn container(mut json: Value, now: Timestamp) -> Result<Container, St
     Ok(record)
 }
 
-fn unreadable(reason: String) -> Explained {
-    Explained::denied(Denial::new(Rule::RequestUnreadable, reason), None)
-}
-
-/// The policy in a file; without one that of this directory, or the built-in one.
-pub(super) fn policy(common: &Common, file: Option<&Path>) -> Result<Policy, Error> {
-    let config = common.config()?;
-    let here = Path::new("config/policy.yaml");
-    match file {
-        Some(file) if !file.exists() => Err(Error::Usage(format!("{}: there is no such file", file.display()))),
-        Some(file) => Ok(policy_file::load(file, &config.credentials)?),
-        None if here.exists() => Ok(policy_file::load(here, &config.credentials)?),
-        None => Ok(policy_file::read("", Path::new("the built-in policy"), &config.credentials)?),
-    }
+fn unreadable(reason: String) -> Judged {
+    Explained::denied(Denial::new(Rule::RequestUnreadable, reason), None).into()
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(file).map_err(|error| Error::Usage(format!("{}: {error}", file.display())))
 }
 
-fn print(out: &mut impl Write, id: Value, explained: Explained) -> Result<(), Error> {
-    let json = serde_json::to_string(&Printed { id, explained }).map_err(anyhow::Error::from)?;
+fn print(out: &mut impl Write, id: Value, judged: Judged) -> Result<(), Error> {
+    let json = serde_json::to_string(&Printed { id, judged }).map_err(anyhow::Error::from)?;
     match writeln!(out, "{json}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(anyhow::Error::from(error).into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::chain::tests::chain;
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_of_a_batch_may_have_an_answer() {
+        let chain = chain("", &[]);
+        let query = "mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}";
+        let input = json!({"subjectId": "PR_kwDOAWBuf84Bh4UQ", "body": "a comment"});
+        let body = json!({"query": query, "variables": {"i": input}}).to_string();
+        let line = |more: Value| {
+            let mut line = json!({
+                "id": 1, "method": "POST", "url": "https://api.github.com/graphql", "body": body, "why": "a comment",
+                "container": {"container_ip": "172.18.0.5", "repos": [{"name": "acme/app", "id": 23_096_959}]},
+            });
+            line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<Line>(line)
+        };
+        for (more, expected) in [
+            (json!({}), "ask"),
+            (json!({"answer": null}), "ask"),
+            (json!({"answer": "yes"}), "allow"),
+            (json!({"answer": "no"}), "deny"),
+        ] {
+            assert_eq!(explain(&line(more).unwrap(), &chain).explained.verdict, expected);
+        }
+        assert!(line(json!({"answer": "perhaps"})).is_err());
     }
 }

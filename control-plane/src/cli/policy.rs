@@ -8,14 +8,14 @@ use super::explain::Explain;
 use super::{Common, Error, print};
 use config::policy_file;
 
-/// What sandboxes may do.
+/// Check a policy file, and explain decisions.
 #[derive(Debug, Subcommand)]
 pub enum Policy {
-    /// Read a policy file as the gateway would, and say whether it is understood
+    /// Read a policy file as the gateway does, and report its errors
     ///
-    /// Exit 0, or 2 with file:line:column and what was expected there. Example: sallyport policy check policy.yaml
+    /// Exit 0, or 2 with file:line:column and the expected value. Example: sallyport policy check policy.yaml
     Check {
-        /// The file [default: that of the configuration]
+        /// The file [default: the configured policy file]
         file: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
@@ -33,10 +33,10 @@ impl Policy {
         let config = common.config()?;
         let file = file.unwrap_or(config.policy_file);
         let shown = file.display().to_string();
-        // To the gateway no file is a policy: nothing is allowed. Who checks one has meant one.
+        // For the gateway a missing file is a policy that allows nothing. For this command it is an error.
         if !file.exists() {
             return Err(Error::Usage(format!(
-                "{shown}: there is no such file, and without a policy nothing is allowed"
+                "{shown}: the file does not exist, and without a policy nothing is allowed"
             )));
         }
         let policy = policy_file::load(&file, &config.credentials)?;

@@ -1,4 +1,4 @@
-//! `push explain`: what the gateway would say to a push, by the very code that the push filter runs.
+//! `push explain`: the gateway's decision on a push, by the code of its stages.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use policy::push::Change;
-use policy::{Denial, Rule, Stage};
+use policy::{Container, Rule, Stage, Whole};
 use push::{Descent, Inspection, Question, RefUpdate, Standing};
 use serde::Serialize;
 
-use super::explain::{container, header, policy, registration};
+use super::chain::{Answer, Chain, Credential, Judged};
+use super::explain::{container, header, registration};
 use super::{Common, Error, print};
 
 /// How much of the body is read at a time.
@@ -22,11 +23,12 @@ pub enum Push {
     Explain(Explain),
 }
 
-/// Say what the gateway would answer to a push, whose body comes on standard input
+/// Print the gateway's decision on the push whose body is on standard input, and the reason
 ///
-/// The refs are taken to be where the push says that they are; the gateway asks GitHub. Where the fast-forward cannot
-/// be seen in the pack, the answer is \"ask\", with the commits that GitHub would be asked about. Exit 0, or 10 where it
-/// is denied.
+/// The stages identity, github and credentials judge the request first, then the stage push its body. The refs are taken
+/// to be where the push says; the gateway asks GitHub. If the pack does not prove that a branch moves forward, the verdict
+/// is "ask", with the commits that the gateway would look up at GitHub; --answer supposes GitHub's answer. Exit 10 if the
+/// verdict is "deny", otherwise 0.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  GIT_TRACE_CURL=1 git push 2>trace   # or any recording of the body of POST …/git-receive-pack\n  sallyport push explain --container box.json --repo o/r < body"
@@ -41,6 +43,9 @@ pub struct Explain {
     /// A header, where it is not as git sends it; may be given more than once
     #[arg(long = "header", value_name = "K: V")]
     headers: Vec<String>,
+    /// Take the commits under "ask" as looked up, with this answer: yes, the branch moves forward
+    #[arg(long, value_enum, value_name = "yes|no", hide_possible_values = true)]
+    answer: Option<Answer>,
     /// The policy [default: config/policy.yaml here, otherwise the built-in one]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -57,11 +62,18 @@ struct Explained<'a> {
     rule: Rule,
     status: u16,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
     updates: Vec<Update<'a>>,
     commits: usize,
     pack_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ask: Vec<DescentQuery>,
+    /// The credential that the gateway adds. `None` if the push is refused, or github.com has no credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<&'a Credential>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,7 +106,7 @@ impl Push {
 
 impl Explain {
     fn run(self, common: &Common) -> Result<(), Error> {
-        let policy = policy(common, self.policy.as_deref())?;
+        let chain = Chain::load(common, self.policy.as_deref())?;
         let container = container(registration(&self.container)?, Timestamp::now())
             .map_err(|error| Error::Usage(format!("--container: {error}")))?;
         let mut headers = Vec::new();
@@ -105,26 +117,42 @@ impl Explain {
         if !headers.iter().any(|(name, _)| name == "content-type") {
             headers.push(("content-type".into(), push::CONTENT_TYPE.to_vec()));
         }
-        let (owner, name) = self
-            .repo
-            .split_once('/')
-            .ok_or_else(|| Error::Usage(format!("--repo {:?}: expected owner/name", self.repo)))?;
-        let mut inspection = Inspection::new(policy.github.branches.clone(), container.clone());
-        if !container.has_repo(owner.as_bytes(), name.as_bytes()) {
-            let reason = format!("{} is not one of the repositories of {}", self.repo, container.container_id);
-            inspection.refuse(Denial::new(Rule::GithubRepo, reason));
-        } else if let Err(denial) = push::judge_headers(&headers) {
-            inspection.refuse(denial);
+        if self.repo.split('/').count() != 2 {
+            return Err(Error::Usage(format!("--repo {:?}: expected owner/name", self.repo)));
         }
-        let ask = read(&mut inspection, &mut std::io::stdin().lock())?;
-        let (explained, denied) = explained(&inspection, ask);
-        print(&format!("{}\n", serde_json::to_string(&explained).map_err(anyhow::Error::from)?))?;
+        let (text, denied) =
+            explain(&chain, container, (&self.repo, &headers), &mut std::io::stdin().lock(), self.answer)?;
+        print(&format!("{text}\n"))?;
         if denied { Err(Error::Denied) } else { Ok(()) }
     }
 }
 
-/// Inspects all of `body`, and returns what is left to ask.
-fn read(inspection: &mut Inspection, body: &mut impl Read) -> Result<Vec<Descent>, Error> {
+/// Judges a push to a repository with these headers. Returns the text to print, and whether the push is denied.
+fn explain(
+    chain: &Chain,
+    container: Container,
+    (repo, headers): (&str, &[(String, Vec<u8>)]),
+    body: &mut impl Read,
+    answer: Option<Answer>,
+) -> Result<(String, bool), Error> {
+    let target = format!("/{repo}.git/git-receive-pack");
+    let whole = Whole { method: b"POST", authority: b"github.com", target: target.as_bytes(), headers, body: b"" };
+    let judged = chain.judge(whole, &container, None, Timestamp::now());
+    let mut inspection = Inspection::new(chain.policy.github.branches.clone(), container);
+    let mut ask = Vec::new();
+    // The gateway reads no byte of a push that an earlier stage refuses.
+    if judged.explained.verdict != "deny" {
+        if let Err(denial) = push::judge_headers(headers) {
+            inspection.refuse(denial);
+        }
+        ask = read(&mut inspection, body, answer)?;
+    }
+    let (explained, denied) = explained(&judged, &inspection, ask);
+    Ok((serde_json::to_string(&explained).map_err(anyhow::Error::from)?, denied))
+}
+
+/// Inspects all of `body`. Returns the questions for GitHub, unless `answer` answers them.
+fn read(inspection: &mut Inspection, body: &mut impl Read, answer: Option<Answer>) -> Result<Vec<Descent>, Error> {
     let mut chunk = vec![0; CHUNK];
     let mut ask = Vec::new();
     loop {
@@ -136,7 +164,10 @@ fn read(inspection: &mut Inspection, body: &mut impl Read) -> Result<Vec<Descent
         while let Some(question) = inspection.take_question() {
             match question {
                 Question::Refs(_) => inspection.refs_are(&[]),
-                Question::Descents(asked) => ask = asked,
+                Question::Descents(asked) => match answer {
+                    Some(answer) => inspection.descents_are(&asked, &vec![answer.confirmed(); asked.len()]),
+                    None => ask = asked,
+                },
             }
         }
         if length == 0 {
@@ -145,7 +176,8 @@ fn read(inspection: &mut Inspection, body: &mut impl Read) -> Result<Vec<Descent
     }
 }
 
-fn explained(inspection: &Inspection, ask: Vec<Descent>) -> (Explained<'_>, bool) {
+fn explained<'a>(judged: &'a Judged, inspection: &'a Inspection, ask: Vec<Descent>) -> (Explained<'a>, bool) {
+    let before = &judged.explained;
     let refusal = match inspection.standing() {
         Standing::Refused(refusal) => Some(refusal),
         Standing::Unjudged | Standing::Pending | Standing::Allowed => None,
@@ -163,22 +195,93 @@ fn explained(inspection: &Inspection, ask: Vec<Descent>) -> (Explained<'_>, bool
         boundary: descent.commits.iter().map(ToString::to_string).collect(),
     });
     let ask: Vec<_> = ask.collect();
-    let verdict = match refusal {
-        Some(_) => "deny",
-        None if ask.is_empty() => "allow",
-        None => "ask",
+    let (verdict, stage, rule, status, reason) = match (refusal.map(|refusal| &refusal.denial), before.verdict) {
+        (_, "deny") => ("deny", before.stage, before.rule, before.status, before.reason.as_str()),
+        (Some(denial), _) => ("deny", denial.stage, denial.rule, denial.status, denial.reason.as_str()),
+        (None, _) => (if ask.is_empty() { "allow" } else { "ask" }, Stage::Push, Rule::PushAllowed, 200, ""),
     };
-    let denial = refusal.map(|refusal| &refusal.denial);
+    let denied = verdict == "deny";
     let explained = Explained {
         verdict,
-        stage: denial.map_or(Stage::Push, |denial| denial.stage).name(),
-        rule: denial.map_or(Rule::PushAllowed, |denial| denial.rule),
-        status: denial.map_or(200, |denial| denial.status),
-        reason: denial.map_or("", |denial| denial.reason.as_str()),
+        stage: stage.name(),
+        rule,
+        status,
+        reason,
+        operation: before.operation.as_deref(),
+        class: before.class,
         updates: updates.collect(),
         commits: inspection.commits(),
         pack_bytes: inspection.pack_bytes(),
         ask,
+        credential: judged.credential.as_ref().filter(|_| !denied),
     };
-    (explained, refusal.is_some())
+    (explained, denied)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::chain::tests::{chain, container};
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A body that moves `sandbox/x` between two commits, neither of which is in its pack: a pack of no objects.
+    fn body() -> Vec<u8> {
+        let update = format!("{} {} refs/heads/sandbox/x\0report-status", "1".repeat(40), "2".repeat(40));
+        let head = format!("{:04x}{update}0000PACK", 4 + update.len());
+        [head.as_bytes(), &[0, 0, 0, 2, 0, 0, 0, 0], &[7; 20]].concat()
+    }
+
+    /// What is printed of the push `body` to `repo` under `policy`.
+    fn printed(policy: &str, record: Value, repo: &str, body: &mut impl Read, answer: Option<Answer>) -> Value {
+        let headers = [("content-type".to_owned(), push::CONTENT_TYPE.to_vec())];
+        let chain = chain(policy, &["GITHUB_TOKEN"]);
+        let (text, denied) = explain(&chain, container(record), (repo, &headers), body, answer).unwrap();
+        let said: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(said["verdict"] == "deny", denied, "{said}");
+        assert!(!text.contains("the-value"), "{text}");
+        said
+    }
+
+    /// A body that can't be read.
+    struct Unread;
+
+    impl Read for Unread {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("the body is read"))
+        }
+    }
+
+    #[test]
+    fn an_earlier_stage_refuses_before_the_body_is_read() {
+        let denied = "github: {bot: {deny: [write-ref]}}";
+        let by_label = "github: {operations: [{labels: {team: a}, deny: [git/receive-pack]}]}";
+        for (policy, record, repo, rule) in [
+            (denied, json!({}), "acme/app", "github.write-ref"),
+            (by_label, json!({"labels": {"team": "a"}}), "acme/app", "github.operation"),
+            ("", json!({}), "acme/other", "github.repo"),
+            ("", json!({"credentials": ["openai"]}), "acme/app", "credentials.container"),
+            ("egress: [example.com]", json!({}), "acme/app", "egress.host"),
+        ] {
+            let said = printed(policy, record, repo, &mut Unread, None);
+            assert_eq!((&said["verdict"], &said["rule"]), (&json!("deny"), &json!(rule)), "{said}");
+            assert!(said.get("credential").is_none(), "{said}");
+            let github = rule != "egress.host";
+            assert_eq!(said["operation"] == "git/receive-pack" && said["class"] == "write-ref", github, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_question_is_answered_as_the_option_says() {
+        let rule = |answer| {
+            let said = printed("", json!({}), "acme/app", &mut body().as_slice(), answer);
+            assert_eq!((&said["operation"], &said["class"]), (&json!("git/receive-pack"), &json!("write-ref")));
+            let asked = said.get("ask").is_some();
+            let credential = said["credential"]["rule"].as_str().unwrap_or_default();
+            format!("{} {} {asked} {credential}", said["verdict"].as_str().unwrap(), said["rule"].as_str().unwrap())
+        };
+        assert_eq!(rule(None), "ask push.allowed true credentials.git");
+        assert_eq!(rule(Some(Answer::Yes)), "allow push.allowed false credentials.git");
+        assert_eq!(rule(Some(Answer::No)), "deny push.force false ");
+    }
 }

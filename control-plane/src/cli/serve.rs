@@ -1,4 +1,5 @@
-//! `up`, `serve`, and the hidden step through which Envoy becomes a child that dies with us.
+//! `up`, `serve`, and two hidden commands: one becomes Envoy, as a child that ends with the gateway, and one refreshes
+//! a login.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::{Common, Error};
 use crate::app::App;
 use crate::{envoy, live};
 
-/// Where the filters are.
+/// The place of the filters.
 #[derive(Debug, Args)]
 struct Filters {
     /// The directory of the filters' .wasm files [default: `filters` beside the program's directory]
@@ -19,7 +20,7 @@ struct Filters {
     filters: Option<PathBuf>,
 }
 
-/// Run the control plane, and Envoy as its child. Ready when http://127.0.0.1:8081/readyz says so.
+/// Run the control plane, and Envoy as its child. Ready when http://127.0.0.1:8081/readyz returns 200.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  GITHUB_TOKEN=… sallyport up --config config/sallyport.yaml")]
 pub struct Up {
@@ -33,17 +34,17 @@ pub struct Up {
     filters: Filters,
 }
 
-/// Run the control plane only; some Envoy connects to `run/xds.sock` in the state directory.
+/// Run the control plane only. An Envoy that you start connects to `run/xds.sock` in the state directory.
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
     filters: Filters,
 }
 
-/// The arguments of the hidden step.
+/// The arguments of the hidden command that becomes Envoy.
 #[derive(Debug, Args)]
 pub struct RunEnvoy {
-    /// The process with which Envoy has to die
+    /// The process with which Envoy has to end
     #[arg(long)]
     parent: u32,
     /// Envoy and its arguments
@@ -51,10 +52,10 @@ pub struct RunEnvoy {
     command: Vec<std::ffi::OsString>,
 }
 
-/// The argument of the other hidden step.
+/// The argument of the hidden command that refreshes a login.
 #[derive(Debug, Args)]
 pub struct RefreshLogin {
-    /// What is locked meanwhile
+    /// The file that is locked during the refresh
     lock: PathBuf,
 }
 
@@ -96,7 +97,7 @@ fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    // Before anything secret is read.
+    // Before any secret is read.
     keep_out_of_dumps().context("memory cannot be kept out of core dumps")?;
     let config = common.config()?;
     let policy = config::policy_file::load(&config.policy_file, &config.credentials)?;
@@ -105,8 +106,8 @@ fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result
     Ok(App { config, policy, state_dir, filters, envoy }.run()?)
 }
 
-/// What this process and its children hold in memory is written to no core file. The limit is inherited by Envoy; that
-/// the kernel dumps us into no pipe either, and lets none but root look into us, is our own (prctl(2), PR_SET_DUMPABLE).
+/// Keeps the memory of this process and its children out of core files, by a limit that Envoy inherits. For this
+/// process alone, also forbids dumps into a pipe, and lets only root read its memory (prctl(2), PR_SET_DUMPABLE).
 fn keep_out_of_dumps() -> std::io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)

@@ -5,14 +5,14 @@
 
 use envoy_host::{self as host, Action, Level, RootCallbacks, StreamCallbacks};
 
-/// The functions that Envoy calls first, when it has loaded the module.
+/// The functions that Envoy calls first, after it has loaded the module.
 mod exports {
     proxy_wasm::main! {{
         crate::start();
     }}
 }
 
-/// Registers the filters with Envoy. Has to be called once in each VM.
+/// Registers the filters with Envoy. Each VM has to call this once.
 pub fn start() {
     host::start(root);
 }
@@ -33,7 +33,7 @@ struct Unknown;
 
 impl RootCallbacks for Unknown {
     fn on_configure(&mut self, _size: usize) -> bool {
-        host::log(Level::Error, "there is no filter of this root id");
+        host::log(Level::Error, "the root id names no filter; expected the root id of a filter in this module");
         false
     }
 

@@ -1,5 +1,5 @@
 //! The functions of the proxy-wasm ABI 0.2.1 that Envoy implements, as safe functions over bytes. Every status other
-//! than OK is a value: the SDK's own wrappers panic on each status that they do not expect.
+//! than OK is a value. The SDK's own wrappers panic on each status that they don't expect.
 //!
 //! The only `unsafe` code of the filters. The rest of the crate calls these functions.
 
@@ -8,13 +8,13 @@
 use std::fmt;
 use std::ptr::{null, null_mut};
 
-/// A status other than OK with which Envoy returns from a hostcall.
+/// A status other than OK that a hostcall returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Status(u32);
 
 impl Status {
     const OK: u32 = 0;
-    /// No such key, property, buffer or call exists.
+    /// The key, property, buffer or call doesn't exist.
     pub const NOT_FOUND: Self = Self(1);
     /// An argument is out of range, or the context has no such map or buffer now.
     pub const BAD_ARGUMENT: Self = Self(2);
@@ -75,7 +75,7 @@ pub(crate) enum Buffer {
 }
 
 /// A direction of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub(crate) enum Side {
     Request = 0,
@@ -146,7 +146,7 @@ pub(crate) fn set_tick_period(milliseconds: u32) -> Result<(), Status> {
     Status::check(unsafe { proxy_set_tick_period_milliseconds(milliseconds) })
 }
 
-/// At most `most` bytes of `buffer` from `start` on. Empty where the context has no such buffer.
+/// At most `most` bytes of `buffer` from `start` on. Empty if the context doesn't have the buffer.
 pub(crate) fn buffer(buffer: Buffer, start: usize, most: usize) -> Result<Vec<u8>, Status> {
     // SAFETY: Envoy writes to both places, or to none.
     let bytes = unsafe { taken(|data, size| proxy_get_buffer_bytes(buffer as u32, start, most, data, size)) };
@@ -156,13 +156,13 @@ pub(crate) fn buffer(buffer: Buffer, start: usize, most: usize) -> Result<Vec<u8
     }
 }
 
-/// Puts `bytes` in place of the first `replaced` bytes of `buffer`.
+/// Replaces the first `replaced` bytes of `buffer` by `bytes`.
 pub(crate) fn set_buffer(buffer: Buffer, replaced: usize, bytes: &[u8]) -> Result<(), Status> {
     // SAFETY: the pointer and the length are of one slice, which lives through the call.
     Status::check(unsafe { proxy_set_buffer_bytes(buffer as u32, 0, replaced, bytes.as_ptr(), bytes.len()) })
 }
 
-/// All of `map`. `Ok(None)` where Envoy's bytes can not be read.
+/// All of `map`. Returns `Ok(None)` if Envoy's bytes can't be parsed.
 pub(crate) fn pairs(map: Map) -> Result<Option<Pairs>, Status> {
     // SAFETY: Envoy writes to both places, or to none.
     let bytes = unsafe { taken(|data, size| proxy_get_header_map_pairs(map as u32, data, size)) }?;
@@ -195,7 +195,7 @@ pub(crate) fn replace(map: Map, name: &str, value: &[u8]) -> Result<(), Status> 
     })
 }
 
-/// The property at `path`. `None`: no such property, or an empty one.
+/// The property at `path`. Returns `None` if the property doesn't exist or is empty.
 pub(crate) fn property(path: &[&str]) -> Result<Option<Vec<u8>>, Status> {
     let path = path.join("\0");
     // SAFETY: the path is one slice, which lives through the call; Envoy writes to both places, or to none.
@@ -212,7 +212,7 @@ pub(crate) fn set_property(path: &[&str], value: &[u8]) -> Result<(), Status> {
     Status::check(unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) })
 }
 
-/// Lets a paused side go on. From here to the end of the callback the context has neither maps nor buffers.
+/// Resumes a paused side. From here to the end of the callback the context has neither maps nor buffers.
 pub(crate) fn continue_stream(side: Side) -> Result<(), Status> {
     // SAFETY: no pointer is passed.
     Status::check(unsafe { proxy_continue_stream(side as u32) })
@@ -255,29 +255,29 @@ pub(crate) fn grpc_cancel(token: u32) -> Result<(), Status> {
     Status::check(unsafe { proxy_grpc_cancel(token) })
 }
 
-/// Makes `context` the one that hostcalls act for.
+/// Makes hostcalls act for `context`.
 pub(crate) fn set_effective_context(context: u32) -> Result<(), Status> {
     // SAFETY: no pointer is passed.
     Status::check(unsafe { proxy_set_effective_context(context) })
 }
 
-/// The bytes that `call` returns by its two places. `None`: no bytes.
+/// The bytes that `call` returns by its two places. Returns `None` if there are no bytes.
 ///
 /// # Safety
-/// On OK, `call` has written to both places: null, or what Envoy got from `proxy_on_memory_allocate`, with its size.
+/// On OK, `call` has written to both places: null, or a pointer from `proxy_on_memory_allocate`, with its size.
 unsafe fn taken(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option<Vec<u8>>, Status> {
     let (mut data, mut size) = (null_mut::<u8>(), 0_usize);
     Status::check(call(&raw mut data, &raw mut size))?;
     if data.is_null() {
         return Ok(None);
     }
-    // SAFETY: the SDK's allocator has made it a boxed slice of exactly this size, and Envoy keeps no copy of the pointer.
+    // SAFETY: the SDK's allocator has made a boxed slice of exactly this size, and Envoy keeps no copy of the pointer.
     Ok(Some(unsafe { Vec::from_raw_parts(data, size, size) }))
 }
 
-/// How the ABI writes pairs: their number, the two sizes of each, then each name and value with a NUL after it.
+/// Serialises pairs as the ABI does: their number, the two sizes of each, then each name and value, each with a NUL.
 fn serialized(pairs: &[(&str, &str)]) -> Vec<u8> {
-    // The filters' own headers: nothing near 4 GiB.
+    // The pairs are the filters' own headers, far below 4 GiB.
     let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes();
     let mut bytes = size(pairs.len()).to_vec();
     for (name, value) in pairs {
@@ -290,7 +290,7 @@ fn serialized(pairs: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// `None` for bytes that are no pairs, or have a name that is not UTF-8.
+/// Parses pairs. Returns `None` if the bytes are malformed, or a name is not UTF-8.
 fn deserialized(bytes: &[u8]) -> Option<Pairs> {
     fn number(bytes: &mut &[u8]) -> Option<usize> {
         let (number, rest) = bytes.split_first_chunk::<4>()?;

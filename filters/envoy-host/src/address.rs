@@ -1,11 +1,11 @@
-//! Reads a peer's address out of Envoy's text for it. Decides nothing; called by [`crate::source_ip`].
+//! Parses Envoy's text for a peer's address. Makes no access decision. Called by [`crate::source_ip`].
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The IP of `ip:port` or `[v6]:port`, an IPv4-mapped IPv6 address as the IPv4 address that it is: a listener on
-/// `[::]` shows one and the same peer in the mapped form that a listener on `0.0.0.0` shows plainly.
+/// The IP of `ip:port` or `[v6]:port`. An IPv4-mapped IPv6 address is returned as its IPv4 address: for the same peer,
+/// a listener on `[::]` reports the mapped form, and a listener on `0.0.0.0` the plain form.
 ///
-/// `None` for everything else: Envoy's internal addresses, Unix sockets, an address without its port.
+/// Returns `None` for all other texts: Envoy's internal addresses, Unix sockets, an address without a port.
 pub(crate) fn ip_of(text: &[u8]) -> Option<IpAddr> {
     let address: SocketAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
     Some(address.ip().to_canonical())

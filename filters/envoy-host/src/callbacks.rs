@@ -1,13 +1,14 @@
 //! Envoy's callbacks, as the filters implement them, and the adaptor that the SDK calls.
 //!
-//! **Invariant:** a resume or a reset that a filter wants is carried out when its callback has returned. To resume, Envoy
-//! takes all maps and buffers from the context at once: a filter that touched its body after it would fail.
+//! **Invariant:** a filter's resume or reset is carried out after the filter's callback has returned. On a
+//! resume, Envoy takes all maps and buffers from the context at once. Later access in the same callback would fail.
 
 use crate::abi::{self, Side, Status};
 use crate::{Level, log};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action as SdkAction, ContextType};
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 /// The effect of a callback on its part of the request or response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub enum Action {
 
 /// A filter's root context: one in each worker, and one on Envoy's main thread.
 pub trait RootCallbacks {
-    /// The filter's configuration has come, `size` bytes ([`crate::configuration`]). Returns whether the filter can run:
-    /// Envoy refuses every request to a filter that can't.
+    /// The filter's configuration has arrived, `size` bytes ([`crate::configuration`]). Returns whether the filter can
+    /// run. If not, Envoy refuses every request to the filter.
     fn on_configure(&mut self, _size: usize) -> bool {
         true
     }
@@ -29,7 +30,7 @@ pub trait RootCallbacks {
     /// The period of [`crate::set_tick_period`] has passed.
     fn on_tick(&mut self) {}
 
-    /// A message of `size` bytes ([`crate::grpc_message`]) has come on the stream `token`.
+    /// A message of `size` bytes ([`crate::grpc_message`]) has arrived on the stream `token`.
     fn on_grpc_stream_message(&mut self, _token: u32, _size: usize) {}
 
     /// The stream `token` has ended.
@@ -39,14 +40,14 @@ pub trait RootCallbacks {
     fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks>;
 }
 
-/// A filter's context of one request. `end`: nothing follows on that side, trailers included.
+/// A filter's context of one request. `end` says that the part is the last of its side: no trailers follow.
 pub trait StreamCallbacks {
     /// The request's headers.
     fn on_request_headers(&mut self, _end: bool) -> Action {
         Action::Continue
     }
 
-    /// A part of the request's body: `size` bytes, with those that wait before it.
+    /// A part of the request's body: `size` bytes, including the bytes that wait before it.
     fn on_request_body(&mut self, _size: usize, _end: bool) -> Action {
         Action::Continue
     }
@@ -61,7 +62,7 @@ pub trait StreamCallbacks {
         Action::Continue
     }
 
-    /// A part of the response's body: `size` bytes, with those that wait before it.
+    /// A part of the response's body: `size` bytes, including the bytes that wait before it.
     fn on_response_body(&mut self, _size: usize, _end: bool) -> Action {
         Action::Continue
     }
@@ -78,8 +79,8 @@ pub trait StreamCallbacks {
 /// Creates the root context of a filter, from the id of the context.
 pub type NewRoot = fn(u32) -> Box<dyn RootCallbacks>;
 
-/// Registers `root` with the SDK. Each VM calls this once, before Envoy creates contexts. From here on a panic writes its
-/// message to Envoy's log, and a note on its request.
+/// Registers `root` with the SDK. Each VM calls this once, before Envoy creates contexts. From here on a panic writes
+/// its message to Envoy's log, and a note to its request.
 pub fn start(root: NewRoot) {
     crate::note_panics();
     NEW_ROOT.set(Some(root));
@@ -98,7 +99,7 @@ fn new_root(id: u32) -> Box<dyn RootContext> {
     }
 }
 
-/// No filter: it can't be configured.
+/// Stands for a missing filter. Its configuration fails.
 struct Missing;
 
 impl Context for Missing {}
@@ -110,19 +111,19 @@ impl RootContext for Missing {
 }
 
 /// An effect on a stream, applied when the callback has returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
     Resume(Side),
     Reset,
 }
 
-/// One callback, from its begin to its end.
+/// The state of one callback, from its begin to its end.
 #[derive(Debug)]
 struct Turn {
     /// The context that hostcalls act for.
     acting: u32,
     effects: Vec<(u32, Effect)>,
-    /// The contexts that were answered: their streams end, and resume no more.
+    /// The contexts whose requests were refused. Their streams end and are never resumed.
     answered: Vec<u32>,
 }
 
@@ -132,16 +133,17 @@ impl Turn {
     }
 
     fn record(&mut self, effect: Effect) {
-        let id = self.acting;
-        if !self.effects.contains(&(id, effect)) {
-            self.effects.push((id, effect));
-        }
+        self.effects.push((self.acting, effect));
     }
 
-    /// The effects in their order. A stream that was answered or is reset resumes nothing.
+    /// The effects in their order, each once. A stream that was refused or is reset is not resumed.
     fn outcome(&self) -> Vec<(u32, Effect)> {
-        let ends = |id: u32| self.answered.contains(&id) || self.effects.contains(&(id, Effect::Reset));
-        self.effects.iter().copied().filter(|(id, effect)| *effect == Effect::Reset || !ends(*id)).collect()
+        let reset = self.effects.iter().filter(|(_, effect)| *effect == Effect::Reset).map(|(id, _)| *id);
+        let ended: HashSet<u32> = self.answered.iter().copied().chain(reset).collect();
+        let mut seen = HashSet::new();
+        let mut outcome = self.effects.clone();
+        outcome.retain(|(id, effect)| (*effect == Effect::Reset || !ended.contains(id)) && seen.insert((*id, *effect)));
+        outcome
     }
 }
 
@@ -150,17 +152,17 @@ pub(crate) fn defer(effect: Effect) {
     TURN.with_borrow_mut(|turn| turn.record(effect));
 }
 
-/// The context that hostcalls act for was answered.
+/// Records that the request of the context that hostcalls act for was refused.
 pub(crate) fn answered() {
     TURN.with_borrow_mut(|turn| turn.answered.push(turn.acting));
 }
 
-/// Hostcalls act for `id` from now on.
+/// Makes hostcalls act for `id` from now on.
 pub(crate) fn acting(id: u32) {
     TURN.with_borrow_mut(|turn| turn.acting = id);
 }
 
-/// Runs a callback of the context `id`, and then what the filter has recorded.
+/// Runs a callback of the context `id`, and then the effects that the filter has recorded.
 fn turn<T>(id: u32, callback: impl FnOnce() -> T) -> T {
     TURN.set(Turn { acting: id, ..Turn::none() });
     let returned = callback();
@@ -168,16 +170,16 @@ fn turn<T>(id: u32, callback: impl FnOnce() -> T) -> T {
     let mut acting = turn.acting;
     for (id, effect) in turn.outcome() {
         if acting != id {
-            // A context that is gone has taken its stream with it.
+            // If the context has ended, so has its stream.
             if abi::set_effective_context(id).is_err() {
                 continue;
             }
             acting = id;
         }
         if let Err(status) = carry_out(effect) {
-            log(Level::Error, &format!("Envoy answered {effect:?} of a stream with {status:?}"));
+            log(Level::Error, &format!("Envoy returned {status:?} from {effect:?} of a stream"));
             if effect != Effect::Reset {
-                // Paused for good otherwise.
+                // Without a reset the stream would stay paused forever.
                 let _ended = carry_out(Effect::Reset);
             }
         }

@@ -1,4 +1,4 @@
-//! The shell's part of a flow ([`policy::flow`]): reads the facts that a flow needs, and carries out its steps.
+//! The shell's part of a flow ([`policy::flow`]). Reads the facts that a flow needs, and carries out its steps.
 
 use crate::{
     AUDIT, Action, CONTAINER, Error, Level, drop_request_body, log, property, refuse, remove_request_header,
@@ -8,19 +8,19 @@ use crate::{
 use policy::Note;
 use policy::flow::{Effect, Paused, RequestHead, Step, Then};
 
-/// The request's headers, with the facts that the stages before have left.
+/// The request's headers, with the facts that the earlier stages have stored.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn request_head() -> Result<RequestHead, Error> {
     Ok(RequestHead { headers: request_headers()?, note: property(&AUDIT)?, container: property(&CONTAINER)? })
 }
 
-/// Carries out `step` in the callback at hand and returns the callback's action. `ask` sends a question to the control
+/// Carries out `step` in the current callback and returns the callback's action. `ask` sends a question to the control
 /// plane.
 ///
 /// # Errors
-/// If an effect fails. Nothing of the step is carried out behind that effect; the flow has to be told.
+/// If an effect fails. The rest of the step is then not carried out, and the caller has to call the flow's `failed`.
 pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) -> Result<Action, Error> {
     for effect in step.effects {
         match effect {
@@ -28,7 +28,7 @@ pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) 
             Effect::Note(note) => write(&note)?,
             Effect::NoteRefusal(note) => {
                 if let Err(error) = write(&note) {
-                    log(Level::Error, &format!("a refusal without its audit: {error}"));
+                    log(Level::Error, &format!("the refusal is sent without its audit note: {error}"));
                 }
             }
             Effect::Ask(question) => ask(question)?,
@@ -36,7 +36,7 @@ pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) 
             Effect::RemoveRequestHeader(name) => remove_request_header(&name)?,
             Effect::RemoveResponseHeader(name) => remove_response_header(name)?,
             Effect::ReplaceRequestBody { size, keep, then } => {
-                // Envoy replaces a buffer as a whole only.
+                // Envoy can only replace the whole buffer.
                 let body = [request_body_part(0, keep)?, then].concat();
                 set_request_body(size, &body)?;
             }

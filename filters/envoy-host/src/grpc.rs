@@ -1,8 +1,8 @@
-//! gRPC, to a cluster of Envoy's own configuration.
+//! gRPC calls to a cluster of Envoy's own configuration.
 //!
-//! A call and a stream are begun by the SDK, whose dispatcher has to know their tokens: it hands what comes for a token
-//! to the context that has begun it. These are the only hostcalls of the SDK that are used. The SDK returns each status
-//! that Envoy has for them: `ParseFailure` where there is no such cluster, `InternalFailure` where it can't be reached.
+//! The SDK begins calls and streams, because its dispatcher has to know their tokens: it delivers the events of a token
+//! to the context that has begun the call. These are the only hostcalls of the SDK that are used. The SDK returns each
+//! status of Envoy's: `ParseFailure` if the cluster doesn't exist, `InternalFailure` if it can't be reached.
 
 use crate::abi::{self, Buffer};
 use crate::{Error, body, refused};
@@ -20,10 +20,10 @@ pub struct Method<'a> {
     pub name: &'a str,
 }
 
-/// Opens a stream and returns its token. Its messages and its end come to the context whose callback is running.
+/// Opens a stream and returns its token. The context whose callback is running receives its messages and its end.
 ///
 /// # Errors
-/// When there is no such cluster, or Envoy can't open a stream to it now.
+/// If the cluster doesn't exist, or Envoy can't open a stream to it now.
 pub fn open_stream(method: Method<'_>) -> Result<u32, Error> {
     hostcalls::open_grpc_stream(method.cluster, method.service, method.name, vec![])
         .map_err(|status| refused("grpc_stream")(status.into()))
@@ -32,34 +32,34 @@ pub fn open_stream(method: Method<'_>) -> Result<u32, Error> {
 /// Sends `message` on a stream and leaves the stream open.
 ///
 /// # Errors
-/// When the stream is gone.
+/// If the stream has ended.
 pub fn send_message(stream: u32, message: &[u8]) -> Result<(), Error> {
     abi::grpc_send(stream, message).map_err(refused("grpc_send"))
 }
 
-/// Ends a stream at once. No callback tells of its end.
+/// Ends a stream at once. No callback reports its end.
 ///
 /// # Errors
-/// When the stream is gone.
+/// If the stream has ended already.
 pub fn cancel_stream(stream: u32) -> Result<(), Error> {
     abi::grpc_cancel(stream).map_err(refused("grpc_cancel"))
 }
 
-/// Makes a unary call and returns its token. The answer comes to `on_grpc_call_response` of the context whose callback
-/// is running, if that still exists by then; the call itself belongs to the context of [`crate::act_for`].
+/// Makes a unary call and returns its token. `on_grpc_call_response` of the context whose callback is running receives
+/// the response, if that context still exists by then. The call itself belongs to the context of [`crate::act_for`].
 ///
 /// # Errors
-/// When there is no such cluster, or Envoy can't call it now.
+/// If the cluster doesn't exist, or Envoy can't call it now.
 pub fn call(method: Method<'_>, message: &[u8], timeout: Duration) -> Result<u32, Error> {
     hostcalls::dispatch_grpc_call(method.cluster, method.service, method.name, vec![], Some(message), timeout)
         .map_err(|status| refused("grpc_call")(status.into()))
 }
 
-/// The `size` bytes of the message that a gRPC callback tells of. They lie with the context that the call or the
-/// stream belongs to; see [`crate::act_for`].
+/// The `size` bytes of the message that a gRPC callback reports. The context that owns the call or the stream holds
+/// them; see [`crate::act_for`].
 ///
 /// # Errors
-/// When there are other than `size` bytes.
+/// If the message doesn't have exactly `size` bytes.
 pub fn grpc_message(size: usize) -> Result<Vec<u8>, Error> {
     body(Buffer::GrpcMessage, 0, size)
 }

@@ -1,14 +1,14 @@
 //! The only place that makes proxy-wasm hostcalls: Envoy's side of a filter as plain functions over bytes.
 //!
-//! It decides nothing. Names and values are bytes wherever the peer writes them.
+//! The crate makes no access decision. Names and values that a peer writes are bytes.
 //!
 //! - [`callbacks`]: what a filter implements ([`RootCallbacks`], [`StreamCallbacks`]), and how a resume is applied.
 //! - [`request`], [`response`], [`property`], [`grpc`]: what a filter calls.
 //! - [`flow`]: how a step of a [`policy::flow`] is carried out.
 //! - [`abi`]: the ABI's functions.
 //!
-//! Every function returns what Envoy answered as a [`Result`], and a filter turns an [`Error`] into a refusal. No status
-//! of Envoy's is a panic.
+//! Every function returns Envoy's status as a [`Result`], and a filter turns an [`Error`] into a refusal. No status of
+//! Envoy's causes a panic.
 
 mod abi;
 mod address;
@@ -43,16 +43,16 @@ use std::time::Duration;
 /// A hostcall that Envoy didn't carry out. Never the client's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Envoy answered with a status other than OK.
-    #[error("Envoy answered {call} with {status:?}")]
+    /// Envoy returned a status other than OK.
+    #[error("Envoy returned {status:?} from {call}")]
     Refused {
         /// The hostcall.
         call: &'static str,
         /// Envoy's status.
         status: Status,
     },
-    /// Envoy's answer can't be what it should be, for example a time out of range.
-    #[error("BUG: Envoy's answer to {call} can't be read")]
+    /// Envoy returned an invalid value, for example a time out of range.
+    #[error("BUG: Envoy returned an invalid value from {call}")]
     Unreadable {
         /// The hostcall.
         call: &'static str,
@@ -78,18 +78,18 @@ fn pairs(map: Map) -> Result<Vec<(String, Vec<u8>)>, Error> {
     abi::pairs(map).map_err(refused(call))?.ok_or(Error::Unreadable { call })
 }
 
-/// How much a log line matters; see the house style for what `Warn` and `Error` mean to an operator.
+/// The level of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Of interest to a reader who follows the events.
+    /// An event in normal operation.
     Info,
-    /// An operator should look.
+    /// An operator should investigate.
     Warn,
-    /// We are broken.
+    /// The gateway itself fails.
     Error,
 }
 
-/// Writes `message` to Envoy's log. A line that can't be written is lost: there is nowhere else to tell it.
+/// Writes `message` to Envoy's log. A line that can't be written is lost, because there is no other log.
 pub fn log(level: Level, message: &str) {
     let level = match level {
         Level::Info => 2,
@@ -99,8 +99,8 @@ pub fn log(level: Level, message: &str) {
     let _lost = abi::log(level, message);
 }
 
-/// Makes every panic leave its message in Envoy's log, and a note on the request over which it happens: filter state
-/// `wasm.sallyport.panic`. Other requests that the VM takes down with it have no such note. The control plane blocks
+/// Makes every panic write its message to Envoy's log and a note to the request that caused it: filter state
+/// `wasm.sallyport.panic`. Other requests, which end together with the VM, have no such note. The control plane blocks
 /// a container whose requests make a filter panic again and again.
 fn note_panics() {
     const CRITICAL: u32 = 5;
@@ -116,7 +116,7 @@ fn note_panics() {
 /// The wall clock of Envoy's machine.
 ///
 /// # Errors
-/// [`Error::Unreadable`] for a time past the year 9999.
+/// [`Error::Unreadable`] if the time is past the year 9999.
 pub fn now() -> Result<Timestamp, Error> {
     let call = "get_current_time";
     let time = abi::current_time().map_err(refused(call))?;
@@ -126,26 +126,26 @@ pub fn now() -> Result<Timestamp, Error> {
 /// The filter's configuration, of `size` bytes.
 ///
 /// # Errors
-/// When there are other than `size` bytes.
+/// If the configuration doesn't have exactly `size` bytes.
 pub fn configuration(size: usize) -> Result<Vec<u8>, Error> {
     body(Buffer::PluginConfiguration, 0, size)
 }
 
-/// Calls `on_tick` of the current root context every `period`, first after one `period`. Periods are of whole
+/// Calls `on_tick` of the current root context every `period`, first after one `period`. A period has whole
 /// milliseconds.
 ///
 /// # Errors
-/// As Envoy answers, and for a period of over 49 days.
+/// If Envoy refuses, or `period` is longer than 49 days.
 pub fn set_tick_period(period: Duration) -> Result<(), Error> {
     let call = "set_tick_period";
     let milliseconds = u32::try_from(period.as_millis()).map_err(|_| Error::Unreadable { call })?;
     abi::set_tick_period(milliseconds).map_err(refused(call))
 }
 
-/// Lets the hostcalls that follow act for the context `id`, until this is called again or the callback returns.
+/// Makes the later hostcalls act for the context `id`, until the next call of this function or the end of the callback.
 ///
 /// # Errors
-/// When that context is gone.
+/// If that context has ended.
 pub fn act_for(id: u32) -> Result<(), Error> {
     abi::set_effective_context(id).map_err(refused("set_effective_context"))?;
     callbacks::acting(id);

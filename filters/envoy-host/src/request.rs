@@ -1,4 +1,4 @@
-//! The request: its headers, its body, and whether it goes on.
+//! The request: its headers, its body, its resume and its reset.
 
 use crate::abi::{self, Buffer, Map, Side};
 use crate::callbacks::{Effect, defer};
@@ -7,15 +7,15 @@ use crate::{Error, body, refused};
 /// All headers of the request in order, pseudo-headers included; names as Envoy keeps them, in lower case.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn request_headers() -> Result<Vec<(String, Vec<u8>)>, Error> {
     crate::pairs(Map::RequestHeaders)
 }
 
-/// The value of the header `name`, as the filters and stages before have left it.
+/// The value of the header `name`, as the earlier filters and stages have left it.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn request_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
     abi::value(Map::RequestHeaders, name).map_err(refused("get_header_map_value"))
 }
@@ -23,7 +23,7 @@ pub fn request_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
 /// Removes every header called `name`.
 ///
 /// # Errors
-/// As Envoy answers; not when there is no such header.
+/// If Envoy refuses. A missing header is no error.
 pub fn remove_request_header(name: &str) -> Result<(), Error> {
     abi::remove(Map::RequestHeaders, name).map_err(refused("remove_header_map_value"))
 }
@@ -31,51 +31,52 @@ pub fn remove_request_header(name: &str) -> Result<(), Error> {
 /// Replaces every header called `name` by one with `value`.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn set_request_header(name: &str, value: &[u8]) -> Result<(), Error> {
     abi::replace(Map::RequestHeaders, name, value).map_err(refused("replace_header_map_value"))
 }
 
-/// The `size` bytes of the request's body that the callback at hand was given, with those that wait before them.
+/// The `size` bytes of the request's body that the current callback received, including the bytes that wait before
+/// them.
 ///
 /// # Errors
-/// When there are other than `size` bytes.
+/// If the body doesn't have exactly `size` bytes.
 pub fn request_body(size: usize) -> Result<Vec<u8>, Error> {
     request_body_part(0, size)
 }
 
-/// `size` bytes of the request's body from `start` on, of those that the callback at hand was given and those that wait
-/// before them.
+/// `size` bytes of the request's body from `start` on, out of the bytes that the current callback received and the
+/// bytes that wait before them.
 ///
 /// # Errors
-/// When there are fewer.
+/// If there are fewer than `size` bytes.
 pub fn request_body_part(start: usize, size: usize) -> Result<Vec<u8>, Error> {
     body(Buffer::RequestBody, start, size)
 }
 
-/// Puts `body` in place of the `size` bytes of the request's body that have come.
+/// Replaces the `size` bytes of the request's body that have arrived by `body`.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn set_request_body(size: usize, body: &[u8]) -> Result<(), Error> {
     abi::set_buffer(Buffer::RequestBody, size, body).map_err(refused("set_buffer_bytes"))
 }
 
-/// Drops the `size` bytes of the request's body that the callback at hand was given, or that wait with them.
+/// Drops the `size` bytes of the request's body that the current callback received, including the bytes that wait.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn drop_request_body(size: usize) -> Result<(), Error> {
     set_request_body(size, &[])
 }
 
-/// Lets a paused request go on to the next filter when the callback has returned. A request that is answered or reset
-/// in the same callback stays. Where Envoy refuses to resume, the request is reset.
+/// Resumes a paused request when the callback has returned. A request that is refused or reset in the same callback is
+/// not resumed. If Envoy refuses to resume the request, the request is reset.
 pub fn resume_request() {
     defer(Effect::Resume(Side::Request));
 }
 
-/// Ends the request without an answer when the callback has returned.
+/// Resets the request, without a response, when the callback has returned.
 pub fn reset_request() {
     defer(Effect::Reset);
 }

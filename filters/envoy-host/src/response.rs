@@ -1,4 +1,4 @@
-//! The upstream's response, and the one that the gateway gives itself.
+//! The upstream's response, and the gateway's own refusal.
 
 use crate::abi::{self, Buffer, Map, Side};
 use crate::callbacks::{Effect, answered, defer};
@@ -8,7 +8,7 @@ use policy::{RULE_HEADER, Refusal};
 /// The response's status.
 ///
 /// # Errors
-/// When it can't be read.
+/// If there is no status, or the status can't be parsed.
 pub fn response_status() -> Result<u16, Error> {
     let status = response_header(":status")?.unwrap_or_default();
     let status = std::str::from_utf8(&status).ok().and_then(|status| status.parse().ok());
@@ -18,7 +18,7 @@ pub fn response_status() -> Result<u16, Error> {
 /// All headers of the response in order, `:status` included.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn response_headers() -> Result<Vec<(String, Vec<u8>)>, Error> {
     crate::pairs(Map::ResponseHeaders)
 }
@@ -26,7 +26,7 @@ pub fn response_headers() -> Result<Vec<(String, Vec<u8>)>, Error> {
 /// All trailers of the response in order.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn response_trailers() -> Result<Vec<(String, Vec<u8>)>, Error> {
     crate::pairs(Map::ResponseTrailers)
 }
@@ -34,7 +34,7 @@ pub fn response_trailers() -> Result<Vec<(String, Vec<u8>)>, Error> {
 /// Removes every trailer of the response called `name`.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn remove_response_trailer(name: &str) -> Result<(), Error> {
     abi::remove(Map::ResponseTrailers, name).map_err(refused("remove_header_map_value"))
 }
@@ -42,7 +42,7 @@ pub fn remove_response_trailer(name: &str) -> Result<(), Error> {
 /// The value of the response's header `name`.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn response_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
     abi::value(Map::ResponseHeaders, name).map_err(refused("get_header_map_value"))
 }
@@ -50,36 +50,36 @@ pub fn response_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
 /// Removes every header of the response called `name`.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn remove_response_header(name: &str) -> Result<(), Error> {
     abi::remove(Map::ResponseHeaders, name).map_err(refused("remove_header_map_value"))
 }
 
-/// `size` bytes of the response's body from `start` on, of those that the callback at hand was given and those that wait
-/// before them.
+/// `size` bytes of the response's body from `start` on, out of the bytes that the current callback received and the
+/// bytes that wait before them.
 ///
 /// # Errors
-/// When there are fewer.
+/// If there are fewer than `size` bytes.
 pub fn response_body_part(start: usize, size: usize) -> Result<Vec<u8>, Error> {
     body(Buffer::ResponseBody, start, size)
 }
 
-/// Puts `body` in place of the `size` bytes of the response's body that have come.
+/// Replaces the `size` bytes of the response's body that have arrived by `body`.
 ///
 /// # Errors
-/// As Envoy answers.
+/// If Envoy refuses.
 pub fn set_response_body(size: usize, body: &[u8]) -> Result<(), Error> {
     abi::set_buffer(Buffer::ResponseBody, size, body).map_err(refused("set_buffer_bytes"))
 }
 
-/// Lets a paused response go on when the callback has returned. The response of a request that is answered or reset in
-/// the same callback stays. Where Envoy refuses to resume, the request is reset.
+/// Resumes a paused response when the callback has returned. The response of a request that is refused or reset in the
+/// same callback is not resumed. If Envoy refuses to resume the response, the request is reset.
 pub fn resume_response() {
     defer(Effect::Resume(Side::Response));
 }
 
-/// Answers the request with `refusal` when the callback has returned, and sends nothing of it upstream. At most once for
-/// each request; the callback has to return [`crate::Action::Pause`]. Where Envoy does not take the answer, the request is
+/// Sends `refusal` as the response when the callback has returned. The request is not sent upstream. May be called once
+/// for each request; the callback has to return [`crate::Action::Pause`]. If Envoy refuses the response, the request is
 /// reset.
 pub fn refuse(refusal: &Refusal) {
     let headers = [("content-type", refusal.content_type), (RULE_HEADER, refusal.rule.name())];
@@ -87,8 +87,11 @@ pub fn refuse(refusal: &Refusal) {
         Ok(()) => answered(),
         Err(status) => {
             let error = refused("send_local_response")(status);
-            crate::log(crate::Level::Error, &format!("{}: a refusal without its answer: {error}", refusal.rule));
-            // Without a reset the request stays paused for good.
+            crate::log(
+                crate::Level::Error,
+                &format!("{}: the refusal can't be sent, so the request is reset: {error}", refusal.rule),
+            );
+            // Without a reset the request would stay paused forever.
             crate::reset_request();
         }
     }

@@ -1,5 +1,5 @@
-//! Envoy's callbacks: the root context holds the rules, which come as the filter's configuration; the HTTP contexts
-//! bring each event to its [`Flow`] and carry out what that returns. No decision is made here.
+//! Envoy's callbacks. The root context holds the rules from the filter's configuration. The HTTP contexts pass each
+//! event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
 
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::github::{Confirm, Confirmed, Flow};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The root context.
 #[derive(Default)]
 pub struct Root {
-    /// `None` until there are rules that can be read: every request to GitHub is refused.
+    /// `None` until valid rules have arrived. Until then every request to GitHub is refused.
     judge: Option<Rc<Judge>>,
 }
 
@@ -29,7 +29,7 @@ impl RootCallbacks for Root {
             .and_then(|rules| Judge::new(&rules).map_err(|error| error.to_string()));
         match judge {
             Ok(judge) => self.judge = Some(Rc::new(judge)),
-            Err(error) => host::log(Level::Error, &format!("github: the rules can't be read: {error}")),
+            Err(error) => host::log(Level::Error, &format!("github: the rules can't be parsed: {error}")),
         }
         true
     }

@@ -1,7 +1,6 @@
-//! Stage 3 of the chain, `github`: what does this request to one of GitHub's hosts do, and may that container do it?
+//! Stage 3 of the chain, `github`: what does a request to one of GitHub's hosts do, and may the container do that?
 //!
-//! The answers are [`policy::github::Judge`]'s. This crate brings the facts to it and carries out what it says; see
-//! [`filter`].
+//! [`policy::github::Judge`] decides. This crate passes the facts to it and carries out its decisions; see [`filter`].
 
 mod filter;
 

@@ -1,8 +1,8 @@
-//! Envoy's callbacks: the root context feeds the worker's memory from the registry's stream, the HTTP contexts bring
-//! each request to the verdict and carry it out. No decision is made here.
+//! Envoy's callbacks. The root context feeds the worker's memory from the registry's stream. The HTTP contexts collect
+//! the facts of each request and carry out its verdict. No decision is made here.
 //!
 //! **Invariant:** a request leaves this filter only through [`Shared::carry_out`] with an outcome that allows it;
-//! every error on the way there becomes a refusal.
+//! every error before that becomes a refusal.
 //!
 //! No borrow of shared state is held across a hostcall.
 
@@ -26,18 +26,19 @@ use std::time::Duration;
 
 const WATCH: Method<'_> = Method { cluster: "control-plane", service: "sallyport.registry.v1.Registry", name: "Watch" };
 const LOOKUP: Method<'_> = Method { name: "Lookup", ..WATCH };
-/// How often the root context looks: for the stream, for what has waited too long, and for what has lost its right. What
-/// an expired record's container has open is to end within a second, and of that Envoy takes half to close a connection.
+/// The period in which the root context checks the stream, the requests that have waited too long, and the requests
+/// whose record has ended. After a record expires, its container's connections must end within a second; Envoy takes
+/// half of that second to close a connection.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a request waits for the registry: its answer, or the first snapshot.
+/// How long a request waits for the registry's response, or for the first snapshot.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How much of a held request's body Envoy keeps: so much that the next read of its connection still fits below the
-/// limit of Envoy's own (4 MiB, `body_buffer` in the control plane's `route.rs`), whose 413 would not give the reason.
+/// The most bytes of a held request's body that Envoy keeps. The next read of the connection must still fit below
+/// Envoy's own limit (4 MiB, `body_buffer` in the control plane's `route.rs`): Envoy's 413 would not state the reason.
 const MAX_HELD_BODY: usize = 2 << 20;
-/// Where the request's id lies for Envoy's own answers, which come after the router has removed its header.
+/// The property with the request's id, for the responses of Envoy's own. The router removes the header before them.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
-/// What the root context and the HTTP contexts of one worker share.
+/// The state that the root context and the HTTP contexts of one worker share.
 struct Shared {
     root: u32,
     memory: RefCell<Memory>,
@@ -45,12 +46,12 @@ struct Shared {
     live: RefCell<Live>,
     bodies: RefCell<Bodies>,
     limits: RefCell<Limits>,
-    /// The time that the ticks have counted; up to one [`TICK`] behind.
+    /// The time that the ticks have counted: up to one [`TICK`] behind the clock.
     uptime: Cell<Duration>,
 }
 
-/// The root context: one in each worker, and one on Envoy's main thread, which is fed like the others and sees no
-/// requests.
+/// The root context: one in each worker, and one on Envoy's main thread. The main thread's context follows the registry
+/// like the others, and handles no requests.
 pub struct Root {
     shared: Rc<Shared>,
     link: Link,
@@ -99,15 +100,15 @@ impl RootCallbacks for Root {
     }
 
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
-        // What still comes of an older stream is about an older state.
+        // Later messages of an older stream describe an older state.
         if !self.link.is(token) {
             return;
         }
         match self.receive(token, size) {
             Ok(()) => self.link.fed(),
             Err(error) => {
-                host::log(Level::Error, &format!("identity: the registry's stream is opened anew: {error}"));
-                // It may have ended by itself meanwhile.
+                host::log(Level::Error, &format!("identity: the registry's stream is reopened: {error}"));
+                // The stream may have ended already.
                 let _gone = host::cancel_stream(token);
                 self.link.closed();
             }
@@ -125,7 +126,7 @@ impl RootCallbacks for Root {
     }
 }
 
-/// Why a message of the stream wasn't applied, or its application not told.
+/// Why a message of the stream wasn't applied, or wasn't acknowledged.
 #[derive(Debug, thiserror::Error)]
 enum ReceiveError {
     #[error(transparent)]
@@ -177,7 +178,7 @@ struct Stream {
     id: u32,
     shared: Rc<Shared>,
     progress: Rc<Progress>,
-    /// What it was counted as, and for whom.
+    /// The source address and the kind under which the request was counted.
     counted: Cell<Option<(IpAddr, Counted)>>,
 }
 
@@ -191,7 +192,7 @@ impl StreamCallbacks for Stream {
         self.progress.phase.get().action()
     }
 
-    // Were these to say Continue while the headers are held, Envoy would send the headers on.
+    // A body or trailer callback that returns Continue while the headers are held makes Envoy forward the headers.
     fn on_request_body(&mut self, size: usize, end: bool) -> Action {
         self.more(size, end)
     }
@@ -201,7 +202,7 @@ impl StreamCallbacks for Stream {
     }
 
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
-        // What was held may have been settled by the stream, or its time may be up.
+        // The stream may have settled the held request already, or the request has timed out.
         let Some(source) = self.shared.waiting.borrow().source(self.id) else { return };
         match self.read_answer(source, status, size) {
             Ok(answer) => {
@@ -209,7 +210,7 @@ impl StreamCallbacks for Stream {
                 self.shared.settle();
             }
             Err(reason) => {
-                host::log(Level::Warn, &format!("identity: the registry can't say who {source} is: {reason}"));
+                host::log(Level::Warn, &format!("identity: the lookup of {source} in the registry failed: {reason}"));
                 self.shared.end(self.id, self.shared.not_known(source));
             }
         }
@@ -246,7 +247,7 @@ impl Stream {
         self.shared.carry_out(self.id, &self.progress, facts, judgement);
     }
 
-    /// More of the request has come, after its headers.
+    /// A part of the body or the trailers has arrived.
     fn more(&self, size: usize, end: bool) -> Action {
         self.progress.ended.set(end);
         match self.progress.phase.get() {
@@ -295,7 +296,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Counts a CONNECT. One to a host that the policy does not name counts twice: a leaf may have to be issued for it.
+    /// Counts a CONNECT. A CONNECT to a host that the policy doesn't list counts against a second limit: it may need a
+    /// new leaf certificate.
     fn admit_tunnel(&self, facts: &Facts, source: Option<IpAddr>, now: Timestamp) -> Result<(), Denial> {
         let Some(source) = source else { return Err(verdict::no_source()) };
         self.enter(source, Counted::Tunnel)?;
@@ -305,13 +307,13 @@ impl Stream {
             Some(to) if !self.shared.memory.borrow().names_host(source, &to.host) => {
                 self.shared.limits.borrow_mut().strange_host(source, self.shared.uptime.get())
             }
-            // What is no name is refused by its form.
+            // An invalid name is refused because of its form.
             _ => Ok(()),
         }
     }
 
-    /// Asks the registry about `source`, in the root's name: so the call ends whatever becomes of this request, and
-    /// the SDK forgets its token.
+    /// Looks up `source` in the registry. The call belongs to the root context, so it ends regularly even if this
+    /// request ends first, and the SDK then drops the call's token.
     fn ask(&self, source: IpAddr) -> Result<(), host::Error> {
         let request = LookupRequest { address: address_bytes(source) }.encode_to_vec();
         host::act_for(self.shared.root)?;
@@ -322,7 +324,7 @@ impl Stream {
 
     fn hold(&self, facts: Facts, source: IpAddr, sni: Option<Vec<u8>>) {
         self.progress.phase.set(Phase::Held);
-        // The tick under way may have begun just now or be about to end.
+        // The uptime is up to one tick behind.
         let until = self.shared.uptime.get().saturating_add(PATIENCE).saturating_add(TICK);
         let held = Held { facts, sni, source, lookup: Lookup::Pending, until, progress: self.progress.clone() };
         let facts = held.facts.clone();
@@ -335,8 +337,8 @@ impl Stream {
         }
     }
 
-    /// `size` bytes of a held request's body wait in Envoy. Past the limit they are dropped and so is what follows: the
-    /// request can't pass any more, and is still told why it is refused.
+    /// `size` bytes of a held request's body wait in Envoy. Beyond the limit, these and all later bytes are dropped.
+    /// The request can't pass any more, and its refusal still states the reason.
     fn hold_body(&self, size: usize) {
         if size > MAX_HELD_BODY {
             self.progress.cut.set(true);
@@ -362,7 +364,7 @@ impl Stream {
 }
 
 impl Shared {
-    /// Lets every held request go on, or ends it, that can be judged now.
+    /// Forwards or refuses every held request that can be judged now.
     fn settle(&self) {
         let settled = self.waiting.borrow_mut().take_settled(&self.memory.borrow());
         for (id, held, Settled { container, policy }) in settled {
@@ -391,7 +393,7 @@ impl Shared {
         }
     }
 
-    /// Drops what has come of a refused request's body, and answers it when that is due.
+    /// Drops `size` bytes of a refused request's body, and sends the refusal if it is due.
     fn drop_body(&self, id: u32, size: usize, end: bool) {
         let due = match host::drop_request_body(size) {
             Ok(()) => self.bodies.borrow_mut().dropped(id, size, end, self.uptime.get()),
@@ -428,7 +430,7 @@ impl Shared {
         Judgement::unsettled(outcome, source, &self.memory.borrow())
     }
 
-    /// Carries out what was judged of a held request, from another context's callback.
+    /// Carries out the judgement of a held request, from another context's callback.
     fn conclude(&self, id: u32, held: &Held, judgement: Judgement) {
         // A context that is gone has taken its request with it.
         if host::act_for(id).is_err() {
@@ -446,12 +448,12 @@ impl Shared {
         self.reset(|now| self.live.borrow().without_right(&self.memory.borrow(), now));
     }
 
-    /// The same of tunnels, a tick later.
+    /// Ends the tunnels whose record has gone, was replaced, or has expired: one tick later than the requests.
     fn end_tunnels_without_right(&self) {
         self.reset(|now| self.live.borrow_mut().tunnels_without_right(&self.memory.borrow(), now));
     }
 
-    /// Ends what `chosen` names.
+    /// Resets the streams that `chosen` returns.
     fn reset(&self, chosen: impl FnOnce(Timestamp) -> Vec<u32>) {
         let chosen = match host::now() {
             Ok(now) => chosen(now),
@@ -465,7 +467,7 @@ impl Shared {
         }
     }
 
-    /// Carries out a judgement on the request `id`, for which the hostcalls act; the one exit.
+    /// Carries out a judgement on the request `id`, for which the hostcalls act. Every judgement ends here.
     fn carry_out(&self, id: u32, progress: &Rc<Progress>, facts: &Facts, judgement: &Judgement) {
         let noted = host::set_property(&AUDIT, &judgement.note(&facts.request_id).to_bytes());
         let passed = match &judgement.outcome {
@@ -476,7 +478,7 @@ impl Shared {
                 .and_then(|()| rewrite(facts, to)),
             Outcome::Refuse(denial) => {
                 if let Err(error) = noted {
-                    host::log(Level::Error, &format!("identity: a refusal without its audit: {error}"));
+                    host::log(Level::Error, &format!("identity: the refusal is sent without its audit note: {error}"));
                 }
                 return self.refuse(id, Refused::new(facts, denial, progress, self.uptime.get()));
             }
@@ -488,19 +490,19 @@ impl Shared {
                     self.live.borrow_mut().insert(id, right);
                 }
             }
-            // Comes back with a refusal.
+            // The recursion ends: `broken` is a refusal.
             Err(error) => self.carry_out(id, progress, facts, &self.broken(&error)),
         }
     }
 
-    /// Refuses the request `id`: now, or when its body has come.
+    /// Refuses the request `id`: now, or when its body has arrived.
     fn refuse(&self, id: u32, refused: Refused) {
         let Refused { facts, denial, progress, .. } = &refused;
         let endless = facts.upgrade || facts.method == b"CONNECT";
         let late = denial.rule == RATE;
         if (!progress.ended.get() && !endless) || late {
             progress.phase.set(Phase::Dropping);
-            // Beyond the limit the answer does not wait.
+            // Beyond the limit of awaited bodies the refusal is sent now.
             if self.bodies.borrow_mut().await_body(id, refused.clone()) {
                 return;
             }
@@ -509,12 +511,12 @@ impl Shared {
     }
 }
 
-/// Makes the request name the host that was judged, and nobody but itself.
+/// Sets the authority to the host that was judged, and removes the headers that name another host or peer.
 fn rewrite(facts: &Facts, to: &HostName) -> Result<(), host::Error> {
     if facts.authority.as_deref() != Some(to.as_str().as_bytes()) {
         host::set_request_header(":authority", to.as_str().as_bytes())?;
     }
-    // Of these the github filter makes a refusal, so that whoever sends them is told.
+    // These headers stay: the github filter refuses the request because of them, and its refusal names the reason.
     let told = |name: &&String| policy::github::refuses_header(to, name);
     facts.stripped.iter().filter(|name| !told(name)).try_for_each(|name| host::remove_request_header(name))
 }

@@ -69,8 +69,8 @@ impl Live {
         self.requests.iter().filter(|(_, right)| lost(right, memory, now)).map(|(id, _)| *id).collect()
     }
 
-    /// Handles a tick at `now`. Returns the tunnels that had lost their record at the previous tick already. Until then,
-    /// requests in such a tunnel still receive their refusals.
+    /// Handles a tick at `now`. Returns the tunnels that had lost their record at the previous tick already. Until
+    /// then, requests in the tunnel still receive their refusals.
     pub fn tunnels_without_right(&mut self, memory: &Memory, now: Timestamp) -> Vec<u32> {
         let mut ended = Vec::new();
         for (id, tunnel) in &mut self.tunnels {
@@ -154,7 +154,7 @@ mod tests {
         };
         assert!(tick(&mut live, &memory).is_empty());
         memory.apply(message(2, vec![upsert("10.0.0.3", 2)], &["10.0.0.1"])).unwrap();
-        assert!(tick(&mut live, &memory).is_empty(), "what is sent now is told why it is refused");
+        assert!(tick(&mut live, &memory).is_empty(), "a request that is sent now still receives its refusal");
         assert_eq!(tick(&mut live, &memory), [7]);
         live.remove(7);
         // A tunnel that was opened before its record arrived is bound to that record from then on.

@@ -26,7 +26,7 @@ from graphql import (
     parse,
 )
 
-# What the schema does not have yet and GitHub's documentation or gh does.
+# Types that the schema does not have yet. GitHub's documentation or gh has them.
 LATER = """
 type IssueType { id: ID! name: String! description: String color: String isEnabled: Boolean! isPrivate: Boolean! }
 type IssueTypeConnection { nodes: [IssueType] totalCount: Int! pageInfo: PageInfo! }
@@ -92,7 +92,7 @@ LISTED = {
     "SearchResultItemConnection": "edges nodes pageInfo issueCount discussionCount",
 }
 
-# Views of what may belong to somebody else. A field of them leads to the view of a type where there is one.
+# Views of objects that may belong to another account. A field of a view leads to the view of its type, if one exists.
 NARROW = {
     "Repository": "id databaseId name nameWithOwner owner viewerPermission defaultBranchRef isPrivate isFork isArchived "
     "isInOrganization visibility url sshUrl description hasIssuesEnabled hasWikiEnabled",
@@ -106,9 +106,9 @@ NARROW = {
     "Closer": "",
     "Commit": "id oid abbreviatedOid url",
     "Discussion": "id number url",
-    # What gh pr status shows; the rest is an administrator's.
+    # The fields that gh pr status shows. The other fields are for administrators.
     "BranchProtectionRule": "requiresStrictStatusChecks requiredApprovingReviewCount",
-    # Projects: the names by which an issue or pull request is filed there, and nothing of what else is.
+    # Projects: only the names under which an issue or pull request is filed there.
     "ProjectV2": "id number title url closed",
     "ProjectV2Item": "id type isArchived project fieldValueByName",
     "ProjectV2ItemConnection": "nodes totalCount pageInfo",
@@ -188,7 +188,7 @@ def read_side(schema, payloads):
     wide = {name: None for name in OPEN}
     for name, fields in LISTED.items():
         wide[name] = fields.split()
-    # Lists of what may be read may be read.
+    # A list may be read if its members may be read.
     for name, kind in schema.type_map.items():
         if name.endswith("Connection") and name not in wide and not name.startswith(NO_LISTS):
             fields = kind.fields

@@ -1,8 +1,9 @@
-//! The whole chain for one request, as the filters run it stage by stage: for `policy explain`, and for the tests of
-//! the corpus.
+//! The stages identity and github for one request, as the filters run them: for `policy explain` and `push explain`,
+//! which add the stages behind, and for the tests of the corpus.
 
-use crate::github::{Call, Head, Judge, Operation, Refused};
-use crate::{Container, Denial, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
+use crate::flow::github::Confirmed;
+use crate::github::{Allowed, Call, Head, Judge, Operation, Refused};
+use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -43,6 +44,18 @@ pub struct Explained {
     /// What has to be confirmed with GitHub first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ask: Vec<Ask>,
+    /// The request that the next stage gets. `None` if the request is refused, or is a CONNECT.
+    #[serde(skip)]
+    pub onward: Option<Onward>,
+}
+
+/// A request as it leaves the github stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Onward {
+    /// The host, in its canonical spelling.
+    pub host: HostName,
+    /// Path and query as they are sent.
+    pub target: Vec<u8>,
 }
 
 /// One thing to be confirmed.
@@ -52,8 +65,16 @@ pub struct Ask {
     pub node_id: String,
 }
 
-/// Judges a request of `container` by all stages.
-pub fn explain(whole: Whole<'_>, container: &Container, policy: &Policy, judge: &Judge, now: Timestamp) -> Explained {
+/// Judges a request of `container` by the stages identity and github. `answer` says whether GitHub confirms the node ids
+/// that the gateway would ask about. With `None` the verdict on a request with node ids stays `ask`.
+pub fn explain(
+    whole: Whole<'_>,
+    container: &Container,
+    policy: &Policy,
+    judge: &Judge,
+    answer: Option<bool>,
+    now: Timestamp,
+) -> Explained {
     let identity = |authority: &[u8]| {
         let request = Request { method: whole.method, path: whole.target, authority, sni: None };
         decide_request(Some(container), request, policy, now)
@@ -77,16 +98,29 @@ pub fn explain(whole: Whole<'_>, container: &Container, policy: &Policy, judge: 
     };
     let call = Call { method: whole.method, host: &host, target: whole.target, headers: whole.headers };
     let allowed = match judge.head(call, container) {
-        Ok(Head::Elsewhere) => return Explained::allowed(Stage::Identity, by.rule),
+        Ok(Head::Elsewhere) => {
+            let onward = Some(Onward { host, target: whole.target.to_vec() });
+            return Explained { onward, ..Explained::allowed(Stage::Identity, by.rule) };
+        }
         Ok(Head::Allowed(allowed)) => Ok(allowed),
         Ok(Head::Body(pending)) => judge.body(pending, whole.body, container),
         Err(refused) => Err(refused),
     };
-    match allowed {
+    let answered = allowed.and_then(|allowed| match answer {
+        Some(confirmed) if !allowed.ask.is_empty() => {
+            let reason = if confirmed { "" } else { "GitHub does not confirm the node ids" }.to_owned();
+            allowed.confirmed(Some(Confirmed { confirmed, reason }))?;
+            Ok(Allowed { ask: Vec::new(), ..allowed })
+        }
+        _ => Ok(allowed),
+    });
+    match answered {
         Ok(allowed) => {
             let ask: Vec<_> = allowed.ask.into_iter().map(|node_id| Ask { node_id }).collect();
             let verdict = if ask.is_empty() { "allow" } else { "ask" };
-            Explained { verdict, ask, ..Explained::allowed(Stage::Github, allowed.rule) }.about(Some(allowed.operation))
+            let onward = Some(Onward { host, target: allowed.target });
+            Explained { verdict, ask, onward, ..Explained::allowed(Stage::Github, allowed.rule) }
+                .about(Some(allowed.operation))
         }
         Err(refused) => Explained::refused(refused),
     }
@@ -103,7 +137,14 @@ impl Explained {
             operation: None,
             class: None,
             ask: Vec::new(),
+            onward: None,
         }
+    }
+
+    /// The same request, refused by a later stage. A refusal wins over `ask`: the request passes with no answer.
+    #[must_use]
+    pub fn refused_behind(self, denial: Denial) -> Self {
+        Self { operation: self.operation, class: self.class, ..Self::denied(denial, None) }
     }
 
     fn refused(refused: Refused) -> Self {

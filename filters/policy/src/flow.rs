@@ -35,7 +35,7 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// The first value of the header `name`; empty if there is none.
+    /// The first value of the header `name`. Empty if the request has no such header.
     pub fn value(&self, name: &str) -> &[u8] {
         self.headers.iter().find(|(have, _)| have == name).map_or(&[], |(_, value)| value)
     }
@@ -66,8 +66,8 @@ impl RequestHead {
     }
 }
 
-/// What the shell does upon one event: the effects in their order, then the end of the callback. `Q` is the flow's
-/// question to the control plane.
+/// The shell's work for one event: the effects in their order, then the end of the callback. `Q` is the flow's question
+/// to the control plane.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Step<Q> {
@@ -134,7 +134,7 @@ pub enum Then {
     Reset,
 }
 
-/// What was paused by an earlier callback.
+/// The parts that an earlier callback paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paused {
     /// The request.

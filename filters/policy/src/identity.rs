@@ -1,4 +1,4 @@
-//! The stage identity: who is speaking, and may that container reach this host at all?
+//! The stage identity: which container sends the request, and may it reach the host?
 //!
 //! Called by the identity filter for every CONNECT and every request, and by the CLI's `explain`.
 
@@ -6,10 +6,10 @@ use crate::{Authority, By, Container, Denial, HostName, Policy, Rule, Verdict};
 use bstr::ByteSlice;
 use jiff::Timestamp;
 
-/// The ports a CONNECT may name. Whatever is spoken inside, the upstream is always reached over TLS.
+/// The ports that a CONNECT may name. Connections to the upstream always use TLS, also for plain HTTP in a tunnel.
 pub const CONNECT_PORTS: [u16; 2] = [443, 80];
 
-/// What the identity stage needs to know of a request, as Envoy received it.
+/// The facts of a request for the identity stage, as Envoy received the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// `:method`.
@@ -18,14 +18,14 @@ pub struct Request<'a> {
     pub path: &'a [u8],
     /// `:authority`.
     pub authority: &'a [u8],
-    /// The name in the TLS handshake; `None` where the client speaks plain HTTP.
+    /// The name in the TLS handshake. `None` if the client speaks plain HTTP.
     pub sni: Option<&'a [u8]>,
 }
 
 /// Judges the target of a CONNECT by its form only.
 ///
-/// Clients hide the body of a refused CONNECT, so a well-formed one is opened whoever asks: the refusal is then
-/// given inside, where it can be read. Nothing is dialled or resolved for it.
+/// A well-formed CONNECT is opened for every client, and the requests inside the tunnel are refused: clients hide the
+/// body of a refused CONNECT, and show the body of a refused request. Opening the tunnel resolves and dials no host.
 pub fn decide_connect(authority: &[u8]) -> Verdict {
     let authority = match Authority::parse(authority) {
         Ok(authority) => authority,
@@ -41,13 +41,13 @@ pub fn decide_connect(authority: &[u8]) -> Verdict {
     }
 }
 
-/// Judges a request of `container`, which is whoever is registered at the source address, and returns the host it
-/// goes to, with the rule that allows it.
+/// Judges a request of `container`, the container that is registered at the source address. Returns the request's host,
+/// with the rule that allows it. `container` is `None` if no container is registered there.
 ///
 /// # Errors
-/// The refusal: an authority that is no plain name, a name other than the one in the TLS handshake, an address that
-/// nobody is registered at, a record that has expired at `now` or is blocked, TRACE, a host or a method that the policy does not
-/// list.
+/// If the authority is no plain name, or differs from the name in the TLS handshake. If the port is not 443 or 80, or
+/// the path has an invalid byte. If no container is registered, or its record is blocked or has expired at `now`. If
+/// the method is TRACE. If the policy doesn't list the host or the method. The error is the refusal.
 pub fn decide_request(
     container: Option<&Container>,
     request: Request<'_>,
@@ -62,7 +62,7 @@ pub fn decide_request(
         let reason = format!("port {port} cannot be reached through the gateway, only 443 and 80");
         return Err(Denial::new(Rule::RequestPort, reason));
     }
-    // RFC 3986 section 2: nothing else stands in a URI. Later stages are shown such bytes in another form than is sent.
+    // RFC 3986 section 2: a URI has only these bytes. Later stages see other bytes in another form than the upstream.
     if !request.path.iter().all(u8::is_ascii_graphic) {
         let reason = "the path holds a byte that no URI has; it has to be percent-encoded";
         return Err(Denial::new(Rule::RequestPath, reason));
@@ -70,7 +70,7 @@ pub fn decide_request(
     if let Some(sni) = request.sni
         && HostName::parse(sni).as_ref() != Ok(&authority.host)
     {
-        // RFC 9110 section 15.5.20: the client may try again on a connection of its own for that name.
+        // RFC 9110 section 15.5.20: the client may retry on a new connection for that name.
         let reason = format!("this connection was made for {}, not for {}", sni.as_bstr(), authority.host);
         return Err(Denial::new(Rule::RequestSni, reason));
     }
@@ -86,7 +86,7 @@ pub fn decide_request(
         let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
         return Err(Denial::new(Rule::IdentityBlocked, reason));
     }
-    // RFC 9110 section 9.3.8: TRACE echoes what was sent, the credential included.
+    // RFC 9110 section 9.3.8: the response to TRACE repeats the request, including the credential.
     if request.method == b"TRACE" {
         return Err(Denial::new(Rule::RequestMethod, "TRACE is not passed on"));
     }

@@ -1,8 +1,8 @@
-//! What a container may do.
+//! The policy: decides whether a container may send a request.
 //!
-//! Pure: facts in, a [`Verdict`] out. No IO, no clock, no hostcall; it builds natively and for wasm32-wasip1, and
-//! the filters, the CLI, the tests and the fuzzers all run this one code. It knows nothing of git's bytes and
-//! nothing of Envoy.
+//! Pure: facts in, a [`Verdict`] out. No IO, no clock, no hostcall. The crate builds natively and for wasm32-wasip1.
+//! The filters, the CLI, the tests and the fuzzers all run this code. The crate parses no git data and does not depend
+//! on Envoy.
 
 mod branch;
 mod container;
@@ -22,7 +22,7 @@ mod rule;
 pub use branch::{BranchDenial, BranchRules};
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
-pub use explain::{Ask, Explained, Whole, explain};
+pub use explain::{Ask, Explained, Onward, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use note::{Decided, Decision, Note, PushNote, Unreadable, UpdateNote};
@@ -32,26 +32,26 @@ pub use rule::{Effect, Reached, Rule};
 
 use serde::{Deserialize, Serialize};
 
-/// The rules in force, as the control plane has checked them and as every Envoy worker holds them.
+/// The rules in force. The control plane checks them, and every Envoy worker has a copy.
 ///
 /// There is no `Default`: without a policy everything is denied, see [`Policy::deny_all`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// Names this policy in the audit: the first 12 hex digits of the hash of what it was made from.
+    /// The policy's name in the audit: the first 12 hex digits of the hash of the policy's source.
     pub version: String,
-    /// The hosts that may be reached, and how. Empty means none.
+    /// The allowed hosts, each with its access. An empty list allows no host.
     pub egress: Egress,
-    /// Credentials of the sandbox's own are removed on hosts for which the gateway has none: with somebody else's
-    /// account a container could carry data out.
+    /// Whether to remove the sandbox's own credentials on hosts for which the gateway has no credential. With another
+    /// account, a container could carry data out.
     pub strip_foreign_credentials: bool,
-    /// What may be done on GitHub. Absent is nothing.
+    /// The rules for GitHub. If they are absent, nothing on GitHub is allowed.
     #[serde(default = "github::Rules::deny_all")]
     pub github: github::Rules,
 }
 
 impl Policy {
-    /// The policy in force when there is none: nothing may be reached.
+    /// The policy in force if no policy is configured. It allows no host.
     pub fn deny_all() -> Self {
         Self {
             version: "none".into(),
@@ -62,7 +62,7 @@ impl Policy {
     }
 }
 
-/// The stage that decided, in the order of the chain; the audit's `stage` field.
+/// The stage that decided, in the order of the chain. The audit's `stage` field.
 ///
 /// The filters of the chain run in the order identity, github, credentials, scrub, push. `Credentials` is two of them:
 /// ext_authz adds the credential, and the scrub filter keeps it out of the response.
@@ -73,15 +73,15 @@ pub enum Stage {
     Listener,
     /// The identity filter, by the request's form alone.
     Request,
-    /// Who is speaking, and which hosts that container may reach.
+    /// The identity filter: the container that sends the request, and the hosts that it may reach.
     Identity,
-    /// What a call of GitHub's API, or a request to another of GitHub's hosts, does.
+    /// The github filter: the effect of a call to GitHub's API, or of a request to another of GitHub's hosts.
     Github,
-    /// Whether a credential may be added, and that no response tells it.
+    /// The credential check, which adds a credential, and the scrub filter, which keeps it out of the response.
     Credentials,
-    /// Which refs a push moves, and how.
+    /// The push filter: the refs that a push moves, and how.
     Push,
-    /// Resolving and reaching the host.
+    /// Envoy's router: the resolution of the host, and the connection to it.
     Upstream,
 }
 
@@ -90,7 +90,7 @@ impl Stage {
     pub const ALL: [Self; 7] =
         [Self::Listener, Self::Request, Self::Identity, Self::Github, Self::Credentials, Self::Push, Self::Upstream];
 
-    /// The stage's name as it stands in the audit.
+    /// The stage's name in the audit.
     pub const fn name(self) -> &'static str {
         match self {
             Stage::Listener => "listener",
@@ -104,8 +104,7 @@ impl Stage {
     }
 }
 
-/// A decision. Both sides carry the name of the rule that decided, so that no refusal is without a reason and no
-/// permission without a rule that gave it.
+/// A decision. Both variants name the rule that decided: every refusal has a reason, and every permission a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
@@ -125,13 +124,13 @@ pub struct By {
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
-    /// Where in the chain.
+    /// The stage that refused.
     pub stage: Stage,
-    /// The rule; its name stands in the body, in `x-sallyport-rule` and in the audit.
+    /// The rule. Its name is in the body, in `x-sallyport-rule` and in the audit.
     pub rule: Rule,
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     pub status: u16,
-    /// One sentence for whoever reads the refusal, without a full stop.
+    /// One sentence for the reader of the refusal, without a full stop.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! The note of a request: what the stages have decided, as it travels from filter to filter and from Envoy to the audit.
+//! The note of a request: the stages' decision. Each filter passes it to the next, and Envoy passes it to the audit.
 //!
 //! The identity filter writes the first note. Each later filter that decides replaces the decision and keeps the rest.
 //! The audit reads the last note from Envoy's access log. A note that cannot be read is an error for each reader, never
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
-    /// It passes.
+    /// The request passes.
     Allow,
-    /// It ends.
+    /// The request is refused.
     Deny,
 }
 
@@ -39,7 +39,7 @@ pub struct Decided {
     pub verdict: Decision,
     /// The rule that decided.
     pub rule: Rule,
-    /// Why the request was refused; mostly empty if it passes.
+    /// Why the request was refused. Mostly empty if the request passes.
     pub reason: String,
 }
 
@@ -91,31 +91,31 @@ impl From<&Denial> for Decided {
     }
 }
 
-/// What a push does.
+/// The effect of a push.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PushNote {
     /// The repository, `owner/name`.
     pub repo: String,
-    /// The refs that it would move. Empty until they are read.
+    /// The refs that the push would move. Empty until they are parsed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub updates: Vec<UpdateNote>,
-    /// The commits of its pack that were read.
+    /// The number of parsed commits of the push's pack.
     pub commits: u64,
-    /// The bytes of its pack that were received.
+    /// The number of received bytes of the push's pack.
     pub pack_bytes: u64,
 }
 
-/// What a push does to a ref.
+/// The effect of a push on a ref.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateNote {
     /// The ref's full name.
     #[serde(rename = "ref")]
     pub name: String,
-    /// The object that it leaves, in hex; `None` if the ref is created.
+    /// The ref's old object, in hex. `None` if the ref is created.
     pub old: Option<String>,
-    /// The object that it moves to, in hex; `None` if the ref is deleted.
+    /// The ref's new object, in hex. `None` if the ref is deleted.
     pub new: Option<String>,
     /// The kind of change.
     pub kind: Change,
@@ -127,7 +127,7 @@ pub struct UpdateNote {
 pub struct Note {
     /// The request's id, `-` if it has none.
     pub request_id: String,
-    /// The container at the source address; `None` if none is registered.
+    /// The container at the source address. `None` if no container is registered there.
     pub container_id: Option<String>,
     /// The last decision.
     pub decided: Decided,

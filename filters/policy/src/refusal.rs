@@ -7,10 +7,10 @@
 use crate::{Denial, Rule, Stage};
 use serde::Serialize;
 
-/// The header in which every refusal names its rule.
+/// The header of every refusal that names the rule.
 pub const RULE_HEADER: &str = "x-sallyport-rule";
 
-/// In which form the client can read a refusal.
+/// The form of a refusal's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// `{"error","rule","stage","request_id"}`.
@@ -21,8 +21,8 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form for a request with this path: git's own for reads, `…/info/refs` before anything else and then
-    /// `…/git-upload-pack`. A push has its report.
+    /// The form for a request with this path: text for git's reads, which request `…/info/refs` first and then
+    /// `…/git-upload-pack`. The refusal of a push is in its report.
     pub fn of_path(path: &[u8]) -> Self {
         let path = path.split(|b| *b == b'?').next().unwrap_or_default();
         if path.ends_with(b"/info/refs") || path.ends_with(b"/git-upload-pack") { Form::Text } else { Form::Json }
@@ -48,19 +48,19 @@ struct Body<'a> {
     rule: Rule,
     stage: Stage,
     request_id: &'a str,
-    /// What `gh` and GitHub's own libraries print of an error.
+    /// The member of an error that `gh` and GitHub's own libraries print.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
-/// Renders `denial`. `request_id` is the one that the audit line carries; for a refusal that Envoy gives itself it is
-/// the format command by which Envoy fills it in.
+/// Renders `denial`. `request_id` is the id in the audit line. For a refusal that Envoy sends itself, it is the format
+/// command that Envoy replaces by the id.
 pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
     let message = (denial.stage == Stage::Github)
         .then(|| format!("{} (refused by sallyport, rule {})", denial.reason, denial.rule));
     let body = Body { error: &denial.reason, rule: denial.rule, stage: denial.stage, request_id, message };
     let (content_type, body) = match form {
-        // A struct of strings always serialises; were it not so, the refusal would stand without its body.
+        // A struct of strings always serialises. If it did not, the refusal would be sent without a body.
         Form::Json => ("application/json", format!("{}\n", serde_json::to_string(&body).unwrap_or_default())),
         Form::Text => (
             "text/plain; charset=utf-8",

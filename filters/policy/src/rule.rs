@@ -15,16 +15,16 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
-/// What a rule does to a request.
+/// The effect of a rule on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Refuses it, by default with this HTTP status.
+    /// Refuses the request, by default with this HTTP status.
     Refuses(u16),
-    /// Lets it pass.
+    /// Allows the request.
     Allows,
-    /// Lets it pass, or refuses it with this HTTP status.
+    /// Allows the request, or refuses it with this HTTP status.
     Either(u16),
-    /// Stands in the audit only: no client receives it.
+    /// Explains an audit line. No client receives the rule.
     Audited,
 }
 
@@ -37,6 +37,8 @@ pub enum Reached {
     GitHub(&'static str),
     /// By a case of `tests/corpus/push/cases.jsonl`, through Envoy: its name.
     Push(&'static str),
+    /// By a case of `tests/corpus/chain`, natively, by `policy explain` and through Envoy: its file and its name.
+    Chain(&'static str, &'static str),
     /// By a native test only: the name of its function.
     Native(&'static str),
     /// By no request from outside: the reason.
@@ -61,27 +63,27 @@ macro_rules! rules {
                 match self { $(Self::$rule => $name,)+ }
             }
 
-            /// The stage that decides by it.
+            /// The stage that applies the rule.
             pub const fn stage(self) -> Stage {
                 match self { $(Self::$rule => Stage::$stage,)+ }
             }
 
-            /// What it does to a request.
+            /// The rule's effect on a request.
             pub const fn effect(self) -> Effect {
                 match self { $(Self::$rule => $effect,)+ }
             }
 
-            /// When it decides, in one line for the operator.
+            /// The rule's condition, in one line for the operator.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$rule => $meaning,)+ }
             }
 
-            /// What the operator or the agent can do about it, in one sentence; empty where nothing is to be done.
+            /// The next step for the operator or the agent, in one sentence. Empty if no step is needed.
             pub const fn advice(self) -> &'static str {
                 match self { $(Self::$rule => $advice,)+ }
             }
 
-            /// How it is tested.
+            /// The rule's test.
             pub const fn reached(self) -> Reached {
                 match self { $(Self::$rule => $reached,)+ }
             }
@@ -90,7 +92,7 @@ macro_rules! rules {
 }
 
 use Effect::{Allows, Audited, Either, Refuses};
-use Reached::{Cannot, GitHub, Native, Push, Test};
+use Reached::{Cannot, Chain, GitHub, Native, Push, Test};
 
 rules! {
     // Listener: Envoy, before any filter of ours.
@@ -101,7 +103,7 @@ rules! {
     ListenerClosed = "listener.closed", Listener, Audited,
         "Envoy ended the request before any stage was asked.",
         "Read `reason` in the audit line: it holds Envoy's own code.",
-        Test("no_spelling_of_a_refused_host_reaches_anybody");
+        Chain("hosts.yaml", "a zero byte");
     ListenerUnnamed = "listener.unnamed", Listener, Audited,
         "The decision that the stages noted cannot be read.",
         "Report it with the control plane's log: it is a fault of the gateway.",
@@ -147,37 +149,37 @@ rules! {
     RequestConnect = "request.connect", Request, Allows,
         "A CONNECT has a valid form, and the tunnel is opened; the requests inside are judged one by one.",
         "",
-        Cannot("an opened CONNECT has no audit line; `a_connect_is_opened_at_the_proxy_only` shows the rule natively");
+        Chain("tunnels.yaml", "an allowed host");
     RequestNestedConnect = "request.nested-connect", Request, Refuses(403),
         "A CONNECT was sent inside a tunnel.",
         "Send CONNECT to the proxy itself.",
-        Test("a_connect_inside_a_tunnel_names_its_rule");
+        Chain("nested.yaml", "the tunnel's own host");
     RequestAuthority = "request.authority", Request, Refuses(403),
         "The request does not name exactly one host, or the host is no fully qualified name: an IP address, `localhost`, a single label, or a name with userinfo.",
         "Name the host by its full DNS name.",
-        Test("what_is_no_plain_name_is_refused_in_every_form");
+        Chain("hosts.yaml", "loopback");
     RequestPort = "request.port", Request, Refuses(403),
         "The port is not 443 or 80, or a CONNECT names none.",
         "Use port 443 or 80.",
-        Test("other_ports_are_refused_in_every_form");
+        Chain("ports.yaml", "port 22");
     RequestPath = "request.path", Request, Refuses(403),
         "The path holds a byte that no URI holds.",
         "Percent-encode the path.",
-        Test("a_path_with_bytes_that_are_not_ascii_gets_no_credential");
+        Chain("paths.yaml", "a letter beyond ASCII");
     RequestMethod = "request.method", Request, Refuses(403),
         "The method is TRACE, which would echo the credential.",
         "Use another method.",
-        Test("whoever_is_not_registered_and_whatever_is_not_listed_is_refused_where_it_can_be_read");
+        Chain("egress.yaml", "TRACE");
     RequestSni = "request.sni", Request, Refuses(421),
         "The request names another host than its TLS handshake.",
         "Open a connection for each host.",
-        Test("a_request_for_another_host_than_the_handshake_s_asks_for_neither");
+        Chain("handshakes.yaml", "a refused host");
     RequestUnreadable = "request.unreadable", Request, Refuses(400),
         "`policy explain` cannot read its input.",
         "Mend the input; the reason names the field.",
-        Cannot("only `policy explain` has input of this form");
+        Test("a_line_that_explain_cannot_read_has_a_rule_too");
 
-    // Identity: who is speaking, and which hosts that container may reach.
+    // Identity: the container that sends the request, and the hosts that it may reach.
     LimitConnections = "limit.connections", Identity, Refuses(429),
         "The address has 256 open tunnels in one Envoy worker.",
         "Close tunnels that are not used.",
@@ -225,9 +227,9 @@ rules! {
     EgressContainer = "egress.container", Identity, Allows,
         "The record's `egress_allow` lists the host.",
         "",
-        Native("a_container_reaches_its_own_extra_hosts_and_nobody_else_does");
+        Chain("egress.yaml", "a host of the record");
 
-    // GitHub: what a request to one of GitHub's hosts does.
+    // GitHub: the effect of a request to one of GitHub's hosts.
     GithubUnavailable = "github.unavailable", Github, Refuses(503),
         "The filter has no rules or no record, or a call of Envoy's failed.",
         "Try again; report it with Envoy's log.",
@@ -279,11 +281,11 @@ rules! {
     GithubBlockedPattern = "github.blocked-pattern", Github, Refuses(403),
         "The path matches one of `blocked_api_patterns`.",
         "Remove the pattern from the policy.",
-        Test("a_pattern_of_the_policy_refuses_what_is_allowed_without_it");
+        Chain("operations.yaml", "a path that matches a pattern");
     GithubOperation = "github.operation", Github, Either(403),
         "The policy allows or refuses the operation by its name.",
         "Change `github.operations` in the policy.",
-        Native("what_is_allowed_by_name_keeps_its_guards");
+        Chain("operations.yaml", "an operation that is allowed by its name");
     GithubOffByDefault = "github.off-by-default", Github, Refuses(403),
         "The operation has to be allowed by its name.",
         "Name the operation under `github.operations` in the policy.",
@@ -445,7 +447,7 @@ rules! {
         "Leave it to a person, or allow the operation by its name.",
         GitHub("B16");
 
-    // Credentials: whether a credential is added, and that no answer tells it.
+    // Credentials: whether a credential is added, and that no response contains it.
     CredentialsUnavailable = "credentials.unavailable", Credentials, Refuses(503),
         "The control plane did not answer the credential check.",
         "Try again; check that the control plane runs.",
@@ -489,11 +491,11 @@ rules! {
     CredentialsGit = "credentials.git", Credentials, Allows,
         "The credential for git was added.",
         "",
-        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+        Chain("git-services.yaml", "the list that git gets");
     CredentialsApi = "credentials.api", Credentials, Allows,
         "The credential for GitHub's API was added.",
         "",
-        Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+        Chain("github.yaml", "an issue");
     CredentialsEndpoint = "credentials.endpoint", Credentials, Allows,
         "The credential of the path's provider was added.",
         "",
@@ -507,7 +509,7 @@ rules! {
         "Report it with Envoy's log: it is a fault of the gateway.",
         Cannot("the credential stage writes the place that the scrub filter reads, and no sandbox can; `a_credential_that_cannot_be_read_back_ends_the_request` shows it natively");
 
-    // Push: which refs a push moves, and how.
+    // Push: the refs that a push moves, and how.
     PushAllowed = "push.allowed", Push, Allows,
         "The push may pass; the audit line then names the credential that was added.",
         "",
@@ -589,7 +591,7 @@ rules! {
         "Push again; report it with Envoy's log.",
         Cannot("the control plane sends the rules with the filter, and the identity stage the record with each push");
 
-    // Upstream: resolving and reaching the host.
+    // Upstream: the resolution of the host, and the connection to it.
     UpstreamDns = "upstream.dns", Upstream, Refuses(503),
         "The host cannot be resolved, or only to addresses that are not public.",
         "Check the name, and the gateway's name servers.",
@@ -605,8 +607,8 @@ rules! {
 }
 
 impl Rule {
-    /// The HTTP status of a refusal by this rule, unless the refusal says otherwise. For a rule that refuses nothing it
-    /// is 403: a denial is never a success.
+    /// The default HTTP status of a refusal by this rule. A rule that never refuses has 403, because a denial is never
+    /// a success.
     pub const fn status(self) -> u16 {
         match self.effect() {
             Refuses(status) | Either(status) => status,
@@ -614,7 +616,7 @@ impl Rule {
         }
     }
 
-    /// The rule called `name`; `None` if there is no such rule.
+    /// The rule called `name`. Returns `None` if no rule has the name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|rule| rule.name() == name)
     }
@@ -626,7 +628,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A rule equals its name, so that tests and corpora can spell it.
+/// A rule equals its name, so that tests and corpora can compare it with text.
 impl PartialEq<&str> for Rule {
     fn eq(&self, other: &&str) -> bool {
         self.name() == *other

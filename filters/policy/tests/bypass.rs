@@ -4,6 +4,7 @@
 
 mod support;
 
+use policy::Rule;
 use support::{World, corpus};
 
 #[test]
@@ -23,4 +24,26 @@ fn every_case_has_the_verdict_that_is_expected() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn an_answer_to_the_questions_gives_the_final_verdict() {
+    let world = World::new();
+    let mut ran = 0;
+    for case in corpus() {
+        let open = world.explain(&case);
+        for answer in [true, false] {
+            let got = world.answered(&case, Some(answer));
+            if open.verdict == "ask" {
+                let expected = if answer { ("allow", open.rule) } else { ("deny", Rule::GithubNode) };
+                assert_eq!((got.verdict, got.rule), expected, "{} {answer}", case.id);
+                assert_eq!((&got.operation, got.class), (&open.operation, open.class), "{} {answer}", case.id);
+                assert_eq!((got.onward.is_some(), got.ask.is_empty()), (answer, true), "{} {answer}", case.id);
+                ran += 1;
+            } else {
+                assert_eq!(got, open, "{} {answer}", case.id);
+            }
+        }
+    }
+    assert!(ran > 2, "{ran}");
 }

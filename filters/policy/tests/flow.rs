@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 const ISSUE: &str = r#"{ "title": "a", "body": "b" }"#;
-/// What is sent of it.
+/// The form in which the request's body is forwarded.
 const ISSUE_WRITTEN: &str = r#"{"title":"a","body":"b"}"#;
 /// A comment on a node, which has to be confirmed.
 const COMMENT: &str = r#"{"query": "mutation AddComment($input:AddCommentInput!){addComment(input: $input){commentEdge{node{url}}}}", "variables": {"input": {"subjectId": "PR_kwDOAWBuf84Bh4UQ", "body": "hello"}}}"#;
@@ -262,7 +262,7 @@ fn a_body_has_a_limit() {
     stream.body(&long, false);
     assert_eq!((&stream.effects[..], stream.waiting.len()), (&[][..], MAX_BODY));
     stream.body(b" ", false);
-    assert_eq!(stream.effects, ["drop", "refuse github.body"]);
+    assert_eq!(stream.effects, ["refuse github.body", "drop"]);
     stream.body(b" ", true);
     assert_eq!(stream.over.as_deref(), Some("403 github.body"));
 }

@@ -57,6 +57,7 @@ fn page() -> String {
                 Reached::Test(name) => format!("`{name}`"),
                 Reached::GitHub(id) => format!("case {id} of `tests/corpus/github`"),
                 Reached::Push(name) => format!("case {name} of `tests/corpus/push`"),
+                Reached::Chain(file, name) => format!("case \"{name}\" of `tests/corpus/chain/{file}`"),
                 Reached::Native(name) => format!("`{name}`, natively"),
                 Reached::Cannot(why) => format!("no request: {why}"),
             };
@@ -122,6 +123,11 @@ fn every_rule_is_tested_by_what_the_table_names() {
             Reached::GitHub(id) => corpus.iter().any(|case| {
                 case.id == id && world.explain(case).rule == *rule && case.rule.as_deref() == Some(rule.name())
             }),
+            // `chain` of the stand-in reads the files, and checks that this case has this rule.
+            Reached::Chain(file, name) => {
+                let text = std::fs::read_to_string(root().join("tests/corpus/chain").join(file)).unwrap_or_default();
+                text.contains(name) && text.contains(rule.name())
+            }
             Reached::Push(name) => pushes.get(name).is_some_and(|named| named.as_deref() == Some(rule.name())),
             // The test that such a reason names is there, as every other that is in code font.
             Reached::Cannot(why) => {

@@ -1,5 +1,5 @@
-//! Envoy's callbacks: the root context holds the rules, which come as the filter's configuration; the HTTP contexts
-//! bring each event to its [`Flow`] and carry out what that returns. No decision is made here.
+//! Envoy's callbacks. The root context holds the rules from the filter's configuration. The HTTP contexts pass each
+//! event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
 
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::{Broken, Step};
@@ -14,17 +14,18 @@ use std::time::Duration;
 
 const READ_REFS: Method<'_> = Method { cluster: "control-plane", service: "sallyport.push.v1.Push", name: "ReadRefs" };
 const DESCENDS: Method<'_> = Method { cluster: "control-plane", service: "sallyport.push.v1.Push", name: "Descends" };
-/// How long a push waits for an answer from GitHub. The control plane gives each of its calls to GitHub ten seconds.
+/// How long a push waits for a response from GitHub. The control plane's own timeout for a call to GitHub is ten
+/// seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Where Envoy says who has made a response; for the server's own it says [`OF_UPSTREAM`] (its router.cc,
-/// `onUpstreamHeaders`).
+/// The property with the origin of a response. For a response of the upstream, the value is [`OF_UPSTREAM`] (Envoy's
+/// router.cc, `onUpstreamHeaders`).
 const CODE_DETAILS: [&str; 2] = ["response", "code_details"];
 const OF_UPSTREAM: &[u8] = b"via_upstream";
 
 /// The root context.
 #[derive(Default)]
 pub struct Root {
-    /// `None` until there are rules that can be read: every push is refused.
+    /// `None` until valid rules have arrived. Until then every push is refused.
     rules: Option<Rc<Rules>>,
     load: Rc<RefCell<Load>>,
 }
@@ -36,7 +37,7 @@ impl RootCallbacks for Root {
             .and_then(|json| serde_json::from_slice::<Rules>(&json).map_err(|error| error.to_string()));
         match rules {
             Ok(rules) => self.rules = Some(Rc::new(rules)),
-            Err(error) => host::log(Level::Error, &format!("push: the rules can't be read: {error}")),
+            Err(error) => host::log(Level::Error, &format!("push: the rules can't be parsed: {error}")),
         }
         true
     }

@@ -1,7 +1,7 @@
-//! Stage 5 of the chain, `push`: what does this push do to which refs, and may that container do it?
+//! Stage 5 of the chain, `push`: which refs does a push move, how, and may the container do that?
 //!
-//! The answers are [`push::Inspection`]'s. This crate brings the bytes and GitHub's answers to it and carries out what
-//! it says; see [`filter`].
+//! [`push::Inspection`] decides. This crate passes the bytes and GitHub's responses to it and carries out its
+//! decisions; see [`filter`].
 
 mod filter;
 

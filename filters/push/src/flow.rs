@@ -380,12 +380,13 @@ impl Flow {
             }
         };
         let Event { body, end, upstream } = self.event;
-        effects.extend(body.map(|size| Effect::DropRequestBody { size }));
         let (note, report) = match &mut self.state {
             State::Push(push) => push.refuse(&denial, &self.note),
             _ => (self.note.refused(&denial), None),
         };
+        // The note comes first: it stands even if the body can't be dropped.
         effects.push(Effect::NoteRefusal(note));
+        effects.extend(body.map(|size| Effect::DropRequestBody { size }));
         let refusal =
             report.unwrap_or_else(|| policy::render(&denial, Form::of_path(&self.path), self.note.request_id()));
         self.state = State::Dropping { refusal, upstream };

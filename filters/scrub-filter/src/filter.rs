@@ -1,13 +1,13 @@
 //! Envoy's callbacks.
 //!
-//! **Invariant:** of an answer to a request with a credential no header and no trailer goes on that was not compared
-//! with it.
+//! **Invariant:** if a request carries a credential, every header and trailer of its response is compared with the
+//! credential before it is forwarded.
 
 use crate::secret::{Place, Secret};
 use envoy_host::{self as host, AUDIT, Action, Level, RootCallbacks, StreamCallbacks};
 use policy::{Denial, Form, Note, Rule, render};
 
-/// Where the credential stage says in which place it has put the credential.
+/// The property in which the credential stage names the place of the credential in the request.
 const PLACE: [&str; 4] = ["metadata", "filter_metadata", "envoy.filters.http.ext_authz", "place"];
 
 /// The root context.
@@ -25,7 +25,7 @@ type Fields = Vec<(String, Vec<u8>)>;
 /// The context of one request.
 #[derive(Default)]
 struct Stream {
-    /// The credential in it. At the time of the answer Envoy gives the request's headers no more.
+    /// The credential in the request. Kept because Envoy doesn't return the request's headers during the response.
     secret: Option<Secret>,
 }
 
@@ -53,8 +53,8 @@ impl StreamCallbacks for Stream {
     }
 }
 
-/// The refusal of a request whose credential cannot be read back. Nothing of it is sent, since no response could be
-/// compared with the credential.
+/// The refusal of a request whose credential cannot be read back. The request is not sent upstream,
+/// because its response could not be compared with the credential.
 fn denial() -> Denial {
     Denial::new(Rule::CredentialsScrub, "the gateway could not read back the credential that it added")
 }
@@ -64,7 +64,7 @@ fn refuse() {
     let note = host::property(&AUDIT).ok().flatten().unwrap_or_default();
     let note = Note::read(&note).unwrap_or_default().refused(&denial());
     if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
-        host::log(Level::Error, &format!("scrub: a refusal without its audit: {error}"));
+        host::log(Level::Error, &format!("scrub: the refusal is sent without its audit note: {error}"));
     }
     let path = host::request_header(":path").ok().flatten().unwrap_or_default();
     host::refuse(&render(&denial(), Form::of_path(&path), note.request_id()));
@@ -75,9 +75,9 @@ fn refuse() {
 enum Broken {
     #[error(transparent)]
     Host(#[from] host::Error),
-    #[error("BUG: where the credential was put can't be read")]
+    #[error("BUG: the place of the credential can't be parsed")]
     Place,
-    #[error("BUG: there is no credential where it was put")]
+    #[error("BUG: the request has no credential at the place that the credential stage named")]
     NoSecret,
 }
 
@@ -86,8 +86,8 @@ fn added() -> Result<Option<Secret>, Broken> {
     read_back(host::property(&PLACE)?.as_deref(), host::request_header)
 }
 
-/// Reads the credential from its `place` in the request, whose headers `header` gives. `None` without a place: no
-/// credential was added.
+/// Reads the credential from its `place` in the request. `header` returns the request's headers. Returns `None` if
+/// there is no place: no credential was added.
 fn read_back(
     place: Option<&[u8]>,
     header: impl Fn(&str) -> Result<Option<Vec<u8>>, host::Error>,
@@ -104,7 +104,7 @@ fn read_back(
 }
 
 impl Stream {
-    /// Removes the fields that hold the credential, and ends the request where that can't be done.
+    /// Removes the fields that contain the credential. Resets the request if that fails.
     fn scrub(
         &self,
         fields: fn() -> Result<Fields, host::Error>,
@@ -113,7 +113,10 @@ impl Stream {
         let Some(secret) = &self.secret else { return Action::Continue };
         let scrubbed = fields().and_then(|fields| {
             fields.iter().filter(|(_, value)| secret.is_in(value)).try_for_each(|(name, _)| {
-                host::log(Level::Warn, &format!("scrub: the field {name} of an answer held the credential: removed"));
+                host::log(
+                    Level::Warn,
+                    &format!("scrub: removed the field {name} from a response, because it contained the credential"),
+                );
                 remove(name)
             })
         });

@@ -28,14 +28,16 @@ pub struct Config {
 /// A request's beginning.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Its headers, pseudo-headers included.
+    /// Its headers, with the pseudo-headers.
     pub headers: Headers,
-    /// All of it: there is no body.
+    /// Whether the request ends with its headers.
     pub end: bool,
     /// The client's `address:port`.
     pub source: String,
-    /// The name in its TLS handshake. `None`: cleartext.
+    /// The server name of its TLS handshake. `None`: cleartext.
     pub sni: Option<String>,
+    /// Whether the request arrives at the proxy's listener. Otherwise it arrives inside a tunnel.
+    pub at_proxy: bool,
     /// The stages that its virtual host turns off.
     pub disabled: Vec<Stage>,
     /// The stages, of [`Stage::Credentials`] and [`Stage::ForwardProxy`], that wait until [`Envoy::goes_on`].
@@ -57,6 +59,7 @@ impl Request {
             end: false,
             source: "172.18.0.5:40000".into(),
             sni: Some(host.into()),
+            at_proxy: false,
             disabled: Vec::new(),
             waiting: Vec::new(),
         }
@@ -132,7 +135,7 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// An error's gRPC status.
     Status(u32),
-    /// Nothing yet: the test answers by [`Envoy::answer`].
+    /// No response yet: the test sends it by [`Envoy::answer`].
     Later,
 }
 
@@ -172,14 +175,14 @@ impl Drop for Envoy {
 }
 
 impl Envoy {
-    /// Starts one, and lets the registry's stream bring its snapshot. `answers` is the control plane.
+    /// Starts an Envoy, and lets the registry's stream deliver its snapshot. `answers` is the control plane.
     ///
     /// # Panics
-    /// Where this thread has another one, or a filter does not take its configuration.
+    /// If this thread has another Envoy, or a filter rejects its configuration.
     pub fn start(config: Config, answers: impl FnMut(&Call) -> Reply + 'static) -> Self {
         assert!(!RUNNING.replace(true), "one Envoy for each thread");
         let now = Duration::try_from(config.now.duration_since(Timestamp::UNIX_EPOCH)).expect("after 1970");
-        // Ids are not used again: the SDK keeps what it knows of them for as long as the thread lives.
+        // Ids are never used again: the SDK keeps its state for each id as long as the thread lives.
         with(|state| {
             let (next_context, next_token) = (state.next_context, state.next_token);
             *state = State { now, next_context, next_token, ..State::default() };
@@ -202,15 +205,15 @@ impl Envoy {
         CREDENTIALS.set(Some(Box::new(decide)));
     }
 
-    /// A request's headers come.
+    /// Delivers a request's headers.
     pub fn open(&mut self, request: Request) -> StreamId {
         let id = with(|state| {
             let mut new = crate::state::Stream {
                 source: request.source,
                 tls: request.sni.is_some(),
                 sni: request.sni,
-                // A tunnel's listener: OUTBOUND.
-                direction: 2,
+                // INBOUND, or a tunnel's listener: OUTBOUND.
+                direction: if request.at_proxy { 1 } else { 2 },
                 disabled: request.disabled,
                 waiting: request.waiting,
                 ..Default::default()
@@ -237,7 +240,7 @@ impl Envoy {
         })
     }
 
-    /// A part of the request's body comes. Nothing happens where the client can send none.
+    /// Delivers a part of the request's body. No effect if the request is complete.
     pub fn client_sends(&mut self, id: StreamId, bytes: &[u8], end: bool) {
         if Self::takes_request(id) {
             manager::body(id.0, Side::Request, bytes, end);
@@ -245,7 +248,7 @@ impl Envoy {
         }
     }
 
-    /// The request's trailers come.
+    /// Delivers the request's trailers.
     pub fn client_trailers(&mut self, id: StreamId, trailers: Headers) {
         if Self::takes_request(id) {
             manager::trailers(id.0, Side::Request, trailers);
@@ -253,13 +256,13 @@ impl Envoy {
         }
     }
 
-    /// The client breaks off.
+    /// Resets the stream from the client's side.
     pub fn client_resets(&mut self, id: StreamId) {
         manager::reset(id.0);
         self.settle();
     }
 
-    /// The upstream's headers come. Nothing happens where no request has arrived there.
+    /// Delivers the upstream's headers. No effect if no request has arrived there.
     pub fn upstream_headers(&mut self, id: StreamId, status: u16, headers: &[(&str, &str)], end: bool) {
         let started = stream(id.0, |stream| stream.half(Side::Response).headers.is_some());
         if Self::takes_response(id) && !started {
@@ -270,7 +273,7 @@ impl Envoy {
         }
     }
 
-    /// A part of the response's body comes.
+    /// Delivers a part of the response's body.
     pub fn upstream_sends(&mut self, id: StreamId, bytes: &[u8], end: bool) {
         if Self::takes_response(id) && stream(id.0, |stream| stream.half(Side::Response).headers.is_some()) {
             manager::body(id.0, Side::Response, bytes, end);
@@ -278,7 +281,7 @@ impl Envoy {
         }
     }
 
-    /// The response's trailers come.
+    /// Delivers the response's trailers.
     pub fn upstream_trailers(&mut self, id: StreamId, trailers: Headers) {
         if Self::takes_response(id) && stream(id.0, |stream| stream.half(Side::Response).headers.is_some()) {
             manager::trailers(id.0, Side::Response, trailers);
@@ -286,7 +289,7 @@ impl Envoy {
         }
     }
 
-    /// The upstream breaks off.
+    /// Resets the stream from the upstream's side.
     pub fn upstream_resets(&mut self, id: StreamId) {
         if !Self::takes_response(id) {
             return;
@@ -309,27 +312,27 @@ impl Envoy {
         self.settle();
     }
 
-    /// A stage that waited goes on.
+    /// Lets a waiting stage continue.
     pub fn goes_on(&mut self, id: StreamId, stage: Stage) {
         manager::own_stage_goes_on(id.0, stage);
         self.settle();
     }
 
-    /// The clock goes on by a tenth of a second, and what is due comes.
+    /// Advances the clock by a tenth of a second, and runs the events that are due.
     pub fn tick(&mut self) {
         with(|state| state.now += TICK);
         wasm::tick();
         self.settle();
     }
 
-    /// The clock goes on, a tick at a time.
+    /// Advances the clock, a tick at a time.
     pub fn pass(&mut self, time: Duration) {
         for _ in 0..time.as_millis() / TICK.as_millis() {
             self.tick();
         }
     }
 
-    /// The registry sends this on its stream. Nothing happens where no stream is open.
+    /// Delivers a message on the registry's stream. No effect without an open stream.
     pub fn registry(&mut self, message: &WatchResponse) {
         if let Some(token) = self.watch {
             wasm::grpc_message(token, message.encode_to_vec());
@@ -345,17 +348,17 @@ impl Envoy {
         }
     }
 
-    /// Calls of this method (`Lookup`, `Confirm`, `ReadRefs`, `Descends`) fail as they are made, from now on.
+    /// From now on, calls of this method (`Lookup`, `Confirm`, `ReadRefs`, `Descends`) fail at once.
     pub fn unreachable(&mut self, method: &str) {
         with(|state| state.unreachable.push(method.into()));
     }
 
-    /// The calls that were answered [`Reply::Later`], and are not answered yet.
+    /// The calls that got [`Reply::Later`] and still have no response.
     pub fn calls(&self) -> Vec<(u32, Call)> {
         with(|state| state.calls.iter().filter_map(|(token, call)| Some((*token, decoded(call)?))).collect())
     }
 
-    /// Answers a call. Nothing happens where nobody waits for it any more.
+    /// Responds to a call. No effect if no filter waits for it any more.
     pub fn answer(&mut self, token: u32, reply: Reply) {
         let message = match reply {
             Reply::Later => return,
@@ -410,7 +413,7 @@ impl Envoy {
         with(|state| state.lines.iter().filter(|(at, _)| *at >= level).map(|(_, line)| line.clone()).collect())
     }
 
-    /// Lets the control plane see what is new to it.
+    /// Shows new calls to the control plane.
     fn settle(&mut self) {
         loop {
             let sent = with(|state| std::mem::take(&mut state.sent));

@@ -11,7 +11,7 @@ const BAD_ARGUMENT: u32 = 2;
 const INTERNAL_FAILURE: u32 = 10;
 
 unsafe extern "C" {
-    // The SDK's: what it returns belongs to the filter.
+    // The SDK's allocator: the filter owns the returned memory.
     fn proxy_on_memory_allocate(size: usize) -> *mut u8;
 }
 

@@ -3,15 +3,15 @@
 //!
 //! - [`run`]: one whole request, [`Chain::run`].
 //! - [`envoy`]: a stream event by event, [`Envoy`].
-//! - [`manager`]: the rules of Envoy's filter manager: which filter sees what, and what waits where.
+//! - [`manager`]: the rules of Envoy's filter manager: the parts that each filter sees, and the places where they wait.
 //! - [`wasm`]: the rules of Envoy's wasm contexts, and the calls into the filters.
 //! - [`hostcalls`]: the functions of the ABI, as the filters call them.
-//! - [`state`]: what the others share. One worker's VM is one thread's.
+//! - [`state`]: the shared state. The VM of a worker belongs to one thread.
 //!
-//! The rules are Envoy 1.40's: one buffer for all filters of a stream in each direction; what a filter resumes runs when
-//! its callback has returned; to resume takes maps and buffers from the context; a body is replaced whole or not at all;
-//! no more is taken of a request whose response is complete. A filter that panics aborts the process, after a line on
-//! standard error that names the callback.
+//! The rules are Envoy 1.40's. All filters of a stream share one buffer in each direction. A resumed stream continues when
+//! the callback has returned. After a resume the context has no maps and buffers. A body is replaced as a whole. A request
+//! whose response is complete takes no more data. A filter that panics aborts the process, after a line on standard error
+//! that names the callback.
 
 mod envoy;
 mod hostcalls;

@@ -1,5 +1,5 @@
-//! The rules of Envoy's filter manager, by which a stream's headers, body and trailers go from filter to filter: what a
-//! filter that stops lets wait, what follows it, and what a filter that goes on hands to the next ones.
+//! The rules of Envoy's filter manager, by which a stream's headers, body and trailers go from filter to filter: the parts
+//! that wait at a stopped filter, and the parts that a resumed filter passes to the next ones.
 
 use crate::envoy::Credential;
 use crate::state::{Arrived, Data, Headers, Iteration, LocalReply, Side, Stage, stream, with};
@@ -21,7 +21,7 @@ pub(crate) enum DataStatus {
     StopNoBuffer,
 }
 
-/// How much of a request may wait for a filter: `body_buffer` of the control plane's routes.
+/// The limit of a request's bytes that wait for a filter: `body_buffer` of the control plane's routes.
 const MOST_BUFFERED: usize = 4 << 20;
 
 /// Envoy's code details for a response of the upstream.
@@ -145,7 +145,7 @@ pub(crate) fn own_stage_goes_on(id: usize, stage: Stage) {
 
 /// A part of a body goes on: to the filter after `from`, or to `from` itself where it has seen nothing yet.
 fn pass_data(id: usize, side: Side, from: Option<usize>, data: Data, end: bool) {
-    // No more is taken of a request that is answered.
+    // A request whose response is complete takes no more data.
     if over(id) || side == Side::Request && stream(id, |stream| stream.half(Side::Response).complete) {
         return;
     }
@@ -371,7 +371,7 @@ fn completed(id: usize, side: Side) {
     });
 }
 
-/// The gateway answers itself.
+/// The gateway sends a local reply.
 pub(crate) fn local_reply(id: usize, reply: LocalReply) {
     if over(id) {
         return;
@@ -429,7 +429,7 @@ pub(crate) fn reset(id: usize) {
     }
 }
 
-/// The stream is at its end: its filters go, and what the upstream has not been sent is not sent any more.
+/// The stream ends: its filters go, and the upstream gets no more of its waiting bytes.
 fn finish(id: usize) {
     stream(id, |stream| {
         stream.over = true;

@@ -1,4 +1,4 @@
-//! One whole request through the chain: what a test of a decision needs, and no event by event.
+//! One whole request through the chain, for tests of decisions that need no single events.
 
 use crate::envoy::{Call, Config, Credential, Envoy, Reply, Request, TICK};
 use crate::state::{Arrived, Headers, Stage};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The clock of a case.
 const NOW: &str = "2026-12-01T00:00:00Z";
-/// How long a case runs at most, by its clock: longer than any filter waits.
+/// The limit of a case's time, by its own clock: longer than any filter waits.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A request, and everything around it.
@@ -24,7 +24,7 @@ pub struct Case {
     pub body: Vec<u8>,
     /// In parts of so many bytes. 0: in one.
     pub part: usize,
-    /// The control plane. By default every answer is yes, and nobody is registered beyond `containers`.
+    /// The control plane. By default it confirms every call, and only `containers` are registered.
     pub answers: Box<dyn FnMut(&Call) -> Reply>,
     /// The credential stage. By default it adds nothing.
     pub credential: Box<dyn FnMut(&Headers) -> Credential>,
@@ -92,7 +92,7 @@ impl Case {
     }
 }
 
-/// Says yes to every question, and that nobody else is registered.
+/// Confirms every call, and knows no further containers.
 pub fn yes(call: &Call) -> Reply {
     use registry_proto::{LookupResponse, github, push};
     match call {

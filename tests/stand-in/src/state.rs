@@ -59,7 +59,7 @@ pub(crate) enum Iteration {
     StopAll,
 }
 
-/// How one filter stands to one side.
+/// The state of one filter for one side.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     pub iteration: Iteration,
@@ -170,7 +170,7 @@ impl Stream {
         &mut self.progress[at][side as usize]
     }
 
-    /// The bytes that `data` stands for.
+    /// The bytes of `data`.
     pub(crate) fn data(&mut self, side: Side, data: Data) -> &mut Vec<u8> {
         let half = self.half(side);
         match data {
@@ -194,7 +194,7 @@ pub(crate) struct Context {
     pub message: Option<Vec<u8>>,
     /// The configuration, while it is configured.
     pub configuration: Option<Vec<u8>>,
-    /// It has resumed within this callback, and has no map and no buffer until it returns.
+    /// It has resumed within this callback, and has no map and no buffer until the callback returns.
     pub void: bool,
     pub tick: Option<(std::time::Duration, std::time::Duration)>,
 }

@@ -1,5 +1,5 @@
-//! The rules of Envoy's wasm contexts: which maps and buffers a callback has, what its result means, and that what it
-//! wants of the stream is done when it has returned.
+//! The rules of Envoy's wasm contexts: the maps and buffers of a callback, the meaning of its result, and the actions
+//! on the stream that run when it has returned.
 
 #![expect(unsafe_code, reason = "the callbacks are the SDK's exports")]
 
@@ -26,7 +26,8 @@ unsafe extern "C" {
     fn proxy_on_grpc_close(context: u32, token: u32, status: u32);
 }
 
-/// Runs a callback of the context `id`, and returns its value with whether a local response stops what it was about.
+/// Runs a callback of the context `id`. Returns its value, and whether a local response stops the headers or the data of
+/// the callback.
 fn call<T>(id: u32, name: &'static str, callback: impl FnOnce() -> T) -> (T, bool) {
     let before = with(|state| {
         let before = (state.current, state.effective, state.callback);
@@ -44,7 +45,7 @@ fn call<T>(id: u32, name: &'static str, callback: impl FnOnce() -> T) -> (T, boo
     (value, stopped)
 }
 
-/// Does what waits for the VM to return.
+/// Runs the actions that wait until the VM has returned.
 pub(crate) fn after() {
     with(|state| state.stop_next = false);
     while let Some(action) = with(|state| state.after.pop_front()) {
@@ -65,7 +66,7 @@ pub(crate) fn after() {
     }
 }
 
-/// Creates the root context of `stage`, and configures it. Returns whether the filter takes it.
+/// Creates the root context of `stage`, and configures it. Returns whether the filter accepts its configuration.
 pub(crate) fn start(stage: Stage, configuration: &[u8]) -> bool {
     let id = with(|state| {
         state.next_context += 1;

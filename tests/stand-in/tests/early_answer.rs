@@ -1,5 +1,5 @@
-//! A server's early answer: git's server answers 200 as soon as its receive-pack runs, before it has the whole pack. The
-//! response waits for the push filter's verdict, and goes on beside the last part of the request.
+//! A server's early response: git's server sends its 200 as soon as its receive-pack runs, before it has the whole pack.
+//! The response waits for the push filter's verdict, and continues beside the last part of the request.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -21,7 +21,7 @@ const TRAILER: usize = 20;
 enum End {
     /// With the last bytes of the body.
     WithBytes,
-    /// By an empty part after them, as the last chunk of HTTP/1.1 comes.
+    /// By an empty part after them, like the last chunk of HTTP/1.1.
     Alone,
     /// By trailers, as HTTP/2 has them.
     Trailers,
@@ -65,7 +65,7 @@ fn early_answer(rest: usize, end: End, length: bool) {
     }
     let upstream = envoy.upstream(id);
     if envoy.rule(id) == "push.malformed" {
-        // A pack's hash is known by the end of the body: a push that is not free to go before has no trailers.
+        // A pack's hash is known at the end of the body. A push that must wait until then can't have trailers.
         assert!(
             matches!(end, End::Trailers) && upstream.body.len() <= body.len() - TRAILER && upstream.reset,
             "{case}"
@@ -104,7 +104,7 @@ fn an_answer_that_is_over_before_the_push_is_no_success() {
         server(&mut envoy, id);
         envoy.upstream_sends(id, &report(), true);
         let (client, upstream) = (envoy.client(id), envoy.upstream(id));
-        // Where only the hash is missing the verdict is known, and the server may say what it likes.
+        // If only the hash is missing, the verdict is known, and the server's response no longer matters.
         if rest != TRAILER {
             assert_eq!(envoy.rule(id), "push.unfinished", "{rest}: {client:?}");
         }

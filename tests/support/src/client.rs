@@ -1,5 +1,5 @@
-//! One kept connection out of a sandbox: CONNECT, TLS with trust in the gateway's CA only, HTTP/1.1 or HTTP/2.
-//! [`tunnel`] and [`tls`] are its first steps, for tests that go on in bytes of their own (raw.rs).
+//! One persistent connection out of a sandbox: CONNECT, TLS that trusts only the gateway's CA, HTTP/1.1 or HTTP/2.
+//! [`tunnel`] and [`tls`] are its first steps, for tests that continue with bytes of their own (raw.rs).
 
 use crate::{Sandbox, kept};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// The longest that one step (connect, handshake, answer) may take.
+/// The timeout of one step: connect, handshake or response.
 pub(crate) const STEP: Duration = Duration::from_secs(40);
 
 /// Which HTTP is spoken inside the tunnel.
@@ -48,22 +48,22 @@ enum Requests {
     Two(http2::SendRequest<Full<Bytes>>),
 }
 
-/// An answer, read to its end.
+/// A response, read to its end.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// `x-sallyport-rule`, where the gateway refused.
+    /// The value of `x-sallyport-rule`, if the gateway refused the request.
     pub rule: Option<String>,
     /// The body.
     pub body: String,
 }
 
 impl Answer {
-    /// The answer itself where it is a 200.
+    /// Returns the response if its status is 200.
     ///
     /// # Errors
-    /// With the answer, where it is not.
+    /// If the status is not 200: the response.
     pub fn ok(self) -> io::Result<Self> {
         if self.status == 200 { Ok(self) } else { Err(io::Error::other(format!("{self:?}"))) }
     }
@@ -73,7 +73,7 @@ impl Client {
     /// Connects from `sandbox`, with the source address `source`, to `host` port 443.
     ///
     /// # Errors
-    /// Whatever went wrong on the way, the status where CONNECT was refused.
+    /// If a step fails: its error. If the gateway refuses the CONNECT: the status.
     pub async fn connect(sandbox: &Sandbox, source: Ipv4Addr, host: &str, http: Http) -> io::Result<Self> {
         let work = async {
             let io = TokioIo::new(tls(sandbox, source, host, http).await?);
@@ -95,26 +95,26 @@ impl Client {
         timeout(STEP, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    /// The same connection once more, for requests beside others.
+    /// Returns a handle to the same connection, for concurrent requests.
     ///
     /// # Panics
-    /// Over HTTP/1.1.
+    /// If the connection speaks HTTP/1.1.
     #[must_use]
     pub fn again(&self) -> Self {
         let Requests::Two(requests) = &self.requests else { panic!("HTTP/1.1 carries one request at a time") };
         Self { host: self.host.clone(), requests: Requests::Two(requests.clone()) }
     }
 
-    /// Sends a GET and returns the answer as soon as its head is there.
+    /// Sends a GET and returns the response when its head has arrived.
     ///
     /// # Errors
-    /// The connection is closed or broke, or nothing came in time.
+    /// If the connection is closed or broken, or the step times out.
     pub async fn open(&mut self, path: &str) -> io::Result<Response<Incoming>> {
         let host = self.host.clone();
         self.send(Method::GET, &host, path).await
     }
 
-    /// Sends a POST with `body` and reads the answer.
+    /// Sends a POST with `body` and reads the response.
     ///
     /// # Errors
     /// As [`Client::open`].
@@ -124,13 +124,13 @@ impl Client {
         Answer::read(self.send_with(request, Method::POST, &host, path, body).await?).await
     }
 
-    /// Sends a POST without a body, and returns the answer's status, headers and trailers.
+    /// Sends a POST without a body, and returns the status, headers and trailers of the response.
     ///
     /// # Errors
     /// As [`Client::open`].
     pub async fn fields(&mut self, path: &str) -> io::Result<(StatusCode, HeaderMap, HeaderMap)> {
         let host = self.host.clone();
-        // Without it no trailers are sent over HTTP/1.1 (RFC 9110, section 6.5.1).
+        // Without this header the server sends no trailers over HTTP/1.1 (RFC 9110, section 6.5.1).
         let request = Request::builder().header("te", "trailers");
         let answer = self.send_with(request, Method::POST, &host, path, Bytes::new()).await?;
         let (head, body) = answer.into_parts();
@@ -140,7 +140,7 @@ impl Client {
         Ok((head.status, head.headers, trailers))
     }
 
-    /// Sends a request without a body. `path` is empty for CONNECT, whose target is all in `authority`.
+    /// Sends a request without a body. `path` is empty for CONNECT: `authority` is the whole target.
     async fn send(&mut self, method: Method, authority: &str, path: &str) -> io::Result<Response<Incoming>> {
         self.send_with(Request::builder(), method, authority, path, Bytes::new()).await
     }
@@ -179,7 +179,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Sends a GET and reads the answer.
+    /// Sends a GET and reads the response.
     ///
     /// # Errors
     /// As [`Client::open`].
@@ -187,7 +187,7 @@ impl Client {
         Answer::read(self.open(path).await?).await
     }
 
-    /// The same for `host`, whatever host the connection was made for.
+    /// Sends a GET for `host`, which may differ from the host of the connection.
     ///
     /// # Errors
     /// As [`Client::open`].
@@ -219,10 +219,10 @@ impl Answer {
     }
 }
 
-/// Reads a body to its end or failure, and returns how many bytes came; never longer than `deadline`.
+/// Reads a body until it ends or fails, at most until `deadline`. Returns the number of bytes.
 ///
 /// # Errors
-/// The deadline has passed and the body is still open.
+/// If the body is still open at the deadline.
 pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> {
     let mut bytes = 0;
     let work = async {
@@ -234,10 +234,10 @@ pub async fn drain(mut body: Incoming, deadline: Duration) -> io::Result<usize> 
     Ok(bytes)
 }
 
-/// Reads a body to its end and shows each piece of it as it comes.
+/// Reads a body to its end and passes each piece to the callback as it arrives.
 ///
 /// # Errors
-/// It broke, or paused for longer than `patience`.
+/// If the body breaks, or pauses for longer than `patience`.
 pub async fn follow(mut body: Incoming, patience: Duration, mut show: impl FnMut(&[u8])) -> io::Result<()> {
     while let Some(frame) = timeout(patience, body.frame()).await? {
         if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
@@ -247,7 +247,7 @@ pub async fn follow(mut body: Incoming, patience: Duration, mut show: impl FnMut
     Ok(())
 }
 
-/// A body that is read as it comes, in the background; dropped, it is given up.
+/// A body that a background task reads as it arrives. Dropping the value stops the task.
 pub struct Followed {
     bytes: Arc<AtomicU64>,
     reader: JoinHandle<()>,
@@ -266,12 +266,12 @@ impl Followed {
         Self { bytes, reader }
     }
 
-    /// How much has come.
+    /// The number of bytes so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)
     }
 
-    /// Whether nothing more will come.
+    /// Whether the body has ended or failed.
     pub fn ended(&self) -> bool {
         self.reader.is_finished()
     }
@@ -286,12 +286,12 @@ impl Drop for Followed {
 /// Opens a CONNECT to `host` port 443.
 ///
 /// # Errors
-/// It was refused, with the answer, or the connection broke.
+/// If the gateway refuses it: the response. If the connection breaks.
 pub async fn tunnel(sandbox: &Sandbox, source: Ipv4Addr, host: &str) -> io::Result<TcpStream> {
     tunnel_to(sandbox, source, &format!("{host}:443")).await
 }
 
-/// The same to any target.
+/// Opens a CONNECT to any target.
 ///
 /// # Errors
 /// As [`tunnel`].
@@ -301,7 +301,8 @@ pub async fn tunnel_to(sandbox: &Sandbox, source: Ipv4Addr, target: &str) -> io:
     stream.set_nodelay(true)?;
     stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
     let mut head = Vec::new();
-    // Nothing follows the head until we speak, so reading by the byte costs little and takes nothing away.
+    // The peer sends nothing after the head until the client speaks, so reading single bytes is cheap and loses
+    // nothing.
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
@@ -315,7 +316,7 @@ pub async fn tunnel_to(sandbox: &Sandbox, source: Ipv4Addr, target: &str) -> io:
 /// TLS through a tunnel to `host`, with its name and the ALPN of `http`.
 ///
 /// # Errors
-/// As [`tunnel`], or the handshake failed.
+/// As [`tunnel`], or if the handshake fails.
 pub async fn tls(sandbox: &Sandbox, source: Ipv4Addr, host: &str, http: Http) -> io::Result<TlsStream<TcpStream>> {
     let stream = tunnel(sandbox, source, host).await?;
     let alpn: &[u8] = if http == Http::Two { b"h2" } else { b"http/1.1" };

@@ -1,4 +1,4 @@
-//! A disk that is small, and gets full.
+//! A small disk, for tests that fill it.
 
 use crate::Finished;
 use std::fs::{self, File};
@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::Command;
 
-/// Puts a disk of its own under `directory`, which is made. `size` is as mount(8) takes it.
+/// Mounts a disk of its own under `directory`, and creates the directory. `size` is in the format of mount(8).
 pub fn small(directory: &Path, size: &str) {
     fs::create_dir_all(directory).unwrap();
     let mut mount = Command::new("mount");
@@ -14,7 +14,7 @@ pub fn small(directory: &Path, size: &str) {
     Finished::of(&mut mount).success();
 }
 
-/// Writes to `file` until nothing more goes in.
+/// Writes to `file` until the disk is full.
 pub fn fill(file: &Path) {
     let mut file = File::create(file).unwrap();
     for size in [1 << 16, 1 << 12, 1] {

@@ -1,4 +1,4 @@
-//! The filters' module, exchanged while a gateway runs.
+//! Replacement of the filters' module while a gateway runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ impl Filters {
         self.directory.to_str().expect("a path in UTF-8")
     }
 
-    /// Puts another build in place, as `mv` does it: it differs by a custom section (WebAssembly core specification,
-    /// section 5.5.3), which changes a module and not what it does.
+    /// Puts another build in place by a rename, as `mv` does. The build differs by a custom section (WebAssembly core
+    /// specification, section 5.5.3), which changes the module and not its behaviour.
     pub fn exchange(&self, number: u8) {
         let content = [&[4][..], b"test", &[number]].concat();
         let length = u8::try_from(content.len()).expect("a short section");

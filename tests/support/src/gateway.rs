@@ -1,7 +1,7 @@
 //! The shipped binary, `sallyport up`, with its Envoy: started, watched, stopped, restarted.
 //!
-//! Each gateway has ports and a state directory of its own. Its output goes into files; when a test fails, the ends
-//! of them are printed.
+//! Each gateway has its own ports and state directory. Its output goes into files. When a test fails, the ends of the
+//! files are printed.
 
 mod admin;
 mod builder;
@@ -22,11 +22,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-/// The longest that a start may take, the first one with its compilation of the filters included.
+/// The timeout of a start. The first start includes the compilation of the filters.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// The longest that an audit line may take to be written.
+/// The timeout for the writing of an audit line.
 const AUDIT_WITHIN: Duration = Duration::from_secs(10);
-/// The longest that a second gateway on one state directory may run, in seconds.
+/// The timeout of a second gateway on one state directory, in seconds.
 const SECOND: &str = "10";
 
 /// A running (or stopped) gateway.
@@ -57,7 +57,7 @@ impl Gateway {
         self.started(child);
     }
 
-    /// Starts the control plane alone, and waits for nothing.
+    /// Starts the control plane alone, without waiting until it is ready.
     pub fn serve(&self) {
         let child = self.begin(&["serve"]);
         self.started(child);
@@ -76,11 +76,11 @@ impl Gateway {
         eventually("control plane and Envoy are ready", READY_WITHIN, || self.ready().then_some(()));
     }
 
-    /// Runs `sallyport subcommand` on the same state directory, though with ports of its own, to its end.
+    /// Runs `sallyport subcommand` to its end, on the same state directory and with ports of its own.
     pub fn second(&self, subcommand: &str) -> crate::Finished {
         let other = Self::with(&policy(&upstream::HOSTS)).build();
         let sallyport = other.sallyport();
-        // What does not end by itself is ended.
+        // `timeout` ends a subcommand that does not end by itself.
         let mut command = Command::new("timeout");
         command.args(["-k", "1", SECOND]).arg(sallyport.get_program()).arg(subcommand);
         command.arg("--config").arg(other.config()).arg("--state-dir").arg(&self.state);
@@ -124,7 +124,7 @@ impl Gateway {
         command
     }
 
-    /// What it has said on stderr so far.
+    /// Its output on stderr so far.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.directory.join("stderr.log")).unwrap()).into_owned()
     }
@@ -139,7 +139,7 @@ impl Gateway {
         self.directory.join("sallyport.yaml")
     }
 
-    /// Whether `/readyz` says 200.
+    /// Whether `/readyz` returns 200.
     pub fn ready(&self) -> bool {
         admin::call(self.admin, "GET", "/readyz", &[], None).is_ok_and(|(status, _)| status == 200)
     }
@@ -157,19 +157,19 @@ impl Gateway {
         process::child_named(self.pid(), "envoy")
     }
 
-    /// What Envoy's own admin interface answers to a GET.
+    /// The response of Envoy's own admin interface to a GET.
     pub fn envoy_admin(&self, path: &str) -> String {
         admin::envoy(&self.state.join("run/envoy-admin.sock"), path).unwrap()
     }
 
-    /// A counter or gauge of Envoy's; 0 where it has none of that name.
+    /// A counter or gauge of Envoy's. 0 if Envoy has no metric of that name.
     pub fn envoy_stat(&self, name: &str) -> u64 {
         let text = self.envoy_admin("/stats?usedonly");
         let value = text.lines().filter_map(|line| line.split_once(": ")).find(|(key, _)| *key == name);
         value.map_or(0, |(_, value)| value.trim().parse().unwrap())
     }
 
-    /// Sends `signal` to `sallyport up` and to nothing else.
+    /// Sends `signal` to `sallyport up` alone.
     pub fn signal(&self, signal: Signal) {
         process::signal(self.pid(), signal);
     }
@@ -183,14 +183,14 @@ impl Gateway {
         status
     }
 
-    /// What `sallyport env` prints for a sandbox that reaches the gateway at `address`.
+    /// The output of `sallyport env` for a sandbox that reaches the gateway at `address`.
     pub fn sandbox_env(&self, address: Ipv4Addr) -> BTreeMap<String, String> {
         self.sandbox_env_with(address, &[])
     }
 
-    /// The same with further arguments.
+    /// The output of `sallyport env` with further arguments.
     pub fn sandbox_env_with(&self, address: Ipv4Addr, arguments: &[&str]) -> BTreeMap<String, String> {
-        // In a shell without its variables, which the gateway then says.
+        // The shell has none of the variables, and the command warns of this.
         let mut command = self.sallyport();
         command.args(["env", "--shell", "json"]).args(arguments).arg("--config").arg(self.config());
         command.arg("--state-dir").arg(&self.state);
@@ -199,7 +199,7 @@ impl Gateway {
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("sallyport env: {error}: {printed}"))
     }
 
-    /// The CA certificate, as the admin API gives it.
+    /// The CA certificate from the admin API.
     pub fn ca_pem(&self) -> String {
         let (status, body) = self.call("GET", "/ca.pem", None);
         assert_eq!(status, 200, "{body}");
@@ -211,31 +211,31 @@ impl Gateway {
         self.call_as(method, path, &[], body)
     }
 
-    /// The same where the process may be gone, or go.
+    /// One call of the admin API while the process may end.
     ///
     /// # Errors
-    /// It is.
+    /// If the process is gone.
     pub fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> std::io::Result<(u16, String)> {
         admin::call(self.admin, method, path, &[], body)
     }
 
-    /// The same with `headers`, of which a `host` replaces the usual one.
+    /// One call with `headers`. A `host` among them replaces the usual one.
     pub fn call_as(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> (u16, String) {
         let answer = admin::call(self.admin, method, path, headers, body);
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// Begins a call of the admin API and closes the connection `after` it was sent, without reading.
+    /// Begins a call of the admin API, then closes the connection after `after` without reading.
     pub fn abort_call(&self, method: &str, path: &str, body: Option<&Value>, after: Duration) {
         admin::abort(self.admin, method, path, body, after).unwrap();
     }
 
-    /// Where the admin API listens.
+    /// The address of the admin API.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// What `/readyz` warns of.
+    /// The warnings of `/readyz`.
     pub fn warnings(&self) -> Vec<String> {
         let (_, body) = self.call("GET", "/readyz", None);
         let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("/readyz: {error}: {body}"));
@@ -243,8 +243,8 @@ impl Gateway {
         warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
     }
 
-    /// Registers `address` with `repos`, or replaces its record. What the gateway would look up is given, so that it
-    /// asks GitHub nothing by itself.
+    /// Registers `address` with `repos`, or replaces its record. The record has the ids and default branches, so that
+    /// the gateway makes no lookup at GitHub by itself.
     pub fn register(&self, address: impl Into<IpAddr>, repos: &[&str]) {
         let address = address.into();
         let known = |name: &&str| json!({"name": name, "id": upstream::number(name), "default_branch": "main"});
@@ -268,12 +268,12 @@ impl Gateway {
         whole.lines().map(parse).collect()
     }
 
-    /// Waits for the audit line that `wanted` recognises. A long request's first line, of its start, is none.
+    /// Waits for the audit line that `wanted` recognises. Skips the lines of event `start`, which open long requests.
     pub fn audit_line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.audit_event(what, |line| line["event"] != "start" && wanted(line))
     }
 
-    /// The same with the lines of starts.
+    /// Waits for an audit line, the lines of event `start` included.
     pub fn audit_event(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("an audit line for {what}"), AUDIT_WITHIN, || self.audit().into_iter().find(&wanted))
     }
@@ -284,7 +284,7 @@ impl Drop for Gateway {
         if !thread::panicking() {
             self.keep_what_is_seen();
         }
-        // Its Envoy ends with it; that, too, is a test (lifecycle.rs).
+        // Its Envoy ends with it, which lifecycle.rs tests.
         for mut child in [&self.child, &self.beside].into_iter().filter_map(|child| child.lock().unwrap().take()) {
             let _ = child.kill();
             let _ = child.wait();

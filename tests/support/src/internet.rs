@@ -1,5 +1,5 @@
-//! More of the internet for tests of DNS: a nameserver that answers as it is told, a host at a public address, and a
-//! trap for connections that should never come.
+//! More of the internet for tests of DNS: a nameserver with scripted answers, a host at a public address, and a trap
+//! for connections that must never come.
 
 use crate::sandbox::ip;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-/// The TTL of every record, which is above what the gateway lets Envoy use.
+/// The TTL of every record. It is above the TTL that the gateway lets Envoy use.
 const TTL: u32 = 3600;
 
-/// What a name has.
+/// The records of a name.
 #[derive(Clone, Debug)]
 pub enum Record {
     /// An A or AAAA record.
@@ -28,7 +28,7 @@ pub enum Record {
     OnlyTcp,
 }
 
-/// A question that arrived.
+/// A query that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The name, lower case, without the last dot.
@@ -41,7 +41,7 @@ pub struct Asked {
 
 /// A nameserver.
 pub struct NameServer {
-    /// Where it listens, UDP and TCP.
+    /// Its address, for UDP and TCP.
     pub address: SocketAddr,
     shared: Arc<Shared>,
 }
@@ -53,7 +53,7 @@ struct Shared {
 }
 
 impl NameServer {
-    /// Starts one at the upstream's address that knows these names; of others it says that they do not exist.
+    /// Starts a nameserver at the upstream's address with these names. It returns NXDOMAIN for other names.
     pub fn start(names: &[(&str, &[Record])]) -> Self {
         ip(&["address", "replace", &format!("{}/32", crate::upstream::ADDRESS), "dev", "lo"]);
         let tcp = TcpListener::bind((crate::upstream::ADDRESS, 0)).unwrap();
@@ -79,17 +79,17 @@ impl NameServer {
         Self { address, shared }
     }
 
-    /// Every question so far.
+    /// The queries so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// The questions for `name` so far.
+    /// The queries for `name` so far.
     pub fn asked_for(&self, name: &str) -> Vec<Asked> {
         self.asked().into_iter().filter(|asked| asked.name == name).collect()
     }
 
-    /// Answers no more, or again.
+    /// Stops answering, or resumes.
     pub fn set_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::SeqCst);
     }
@@ -133,7 +133,7 @@ impl Shared {
         Some(answer)
     }
 
-    /// The records for one question, encoded; none where there is no such name.
+    /// The encoded records for one query. Empty if the name does not exist.
     fn records(&self, name: &str, kind: u16) -> Option<Vec<Vec<u8>>> {
         let mut records = Vec::new();
         for record in self.names.get(name)? {
@@ -177,8 +177,8 @@ fn encode(name: &str, kind: u16, data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Makes a machine with the public address `address`, in a namespace of its own behind a link of its own, whose ports
-/// 443 and 80 lead to `onward`.
+/// Makes a machine with the public address `address`, in a namespace of its own behind its own link. Its ports 443 and
+/// 80 lead to `onward`.
 pub fn public_host(address: Ipv4Addr, onward: SocketAddr) {
     let name = "internet";
     let (near, far) = (Ipv4Addr::new(10, 98, 0, 1), Ipv4Addr::new(10, 98, 0, 2));
@@ -210,7 +210,7 @@ pub fn public_host(address: Ipv4Addr, onward: SocketAddr) {
             let far = TcpStream::connect(onward).unwrap();
             for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
                 thread::spawn(move || {
-                    // An error is an end too.
+                    // An error ends the connection, too.
                     let _ = std::io::copy(&mut from, &mut to);
                     let _ = to.shutdown(std::net::Shutdown::Write);
                 });
@@ -223,7 +223,7 @@ pub fn public_host(address: Ipv4Addr, onward: SocketAddr) {
 pub struct Trap(Arc<AtomicU64>);
 
 impl Trap {
-    /// Sets it.
+    /// Sets the trap.
     pub fn set() -> Self {
         let caught = Arc::new(AtomicU64::new(0));
         for port in [443, 80] {
@@ -239,19 +239,19 @@ impl Trap {
         Self(caught)
     }
 
-    /// How many connections came.
+    /// The number of connections so far.
     pub fn caught(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// Gives the gateway's machine a further address.
+/// Adds an address to the gateway's machine.
 pub fn own_address(address: IpAddr) {
     let length = if address.is_ipv4() { 32 } else { 128 };
     ip(&["address", "replace", &format!("{address}/{length}"), "dev", "lo"]);
 }
 
-/// Puts `lines` in place of the hosts file, for everything in this test's namespaces.
+/// Replaces the hosts file by `lines`, for all processes in this test's namespaces.
 pub fn hosts_file(lines: &str) {
     let file = crate::scratch("hosts").join("hosts");
     std::fs::write(&file, lines).unwrap();

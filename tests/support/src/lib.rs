@@ -1,8 +1,9 @@
 //! The end-to-end rig: a small internet without the internet.
 //!
 //! An [`Upstream`] plays github.com and the others, a [`Gateway`] is the shipped binary with its Envoy, a [`Sandbox`]
-//! is a network namespace whose only neighbour is the gateway, a [`Client`] is one kept connection out of it, and
-//! [`raw`] is what no client sends. All of it lives in the namespaces that tests/support/in-netns.sh made; no address of the real machine is ever touched.
+//! is a network namespace whose only neighbour is the gateway, and a [`Client`] is one persistent connection out of it.
+//! [`raw`] sends bytes that no real client sends. All of it lives in the namespaces that tests/support/in-netns.sh
+//! made; no address of the real machine is ever touched.
 
 pub mod client;
 pub mod disk;
@@ -33,15 +34,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The credential that the gateway injects. No sandbox, log or answer may ever hold it.
+/// The credential that the gateway injects. No sandbox, log or response may ever contain it.
 pub const TOKEN: &str = "fixture_token_7Yk2wQ9zB4mXc8Lr";
 
-/// How often a condition is looked at.
+/// The polling interval of conditions.
 const POLL: Duration = Duration::from_millis(10);
 
-/// An upstream and a gateway in front of it; what most tests begin with.
+/// An upstream and a gateway in front of it: the start of most tests.
 pub struct Rig {
-    /// What stands for the internet.
+    /// The upstream, which plays the internet.
     pub upstream: Upstream,
     /// The gateway, ready.
     pub gateway: Gateway,
@@ -55,7 +56,7 @@ impl Rig {
         Self { upstream, gateway }
     }
 
-    /// The same with this policy, and with hosts that are pinned elsewhere.
+    /// Starts both, with this policy and with hosts that are pinned elsewhere.
     pub fn start_with(policy: &str, elsewhere: &[(&str, SocketAddr)]) -> Self {
         let upstream = Upstream::start();
         let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{}", gateway::pins(&upstream, elsewhere));
@@ -76,10 +77,10 @@ impl Rig {
     }
 }
 
-/// Waits until `condition` gives something and returns it.
+/// Polls `condition` until it returns a value, and returns the value.
 ///
 /// # Panics
-/// After `deadline`, naming `what`.
+/// If `deadline` passes. The message names `what`.
 pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + deadline;
     loop {
@@ -91,10 +92,10 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut()
     }
 }
 
-/// [`eventually`] for conditions that await, and that say what stood in the way.
+/// [`eventually`] for async conditions that return an error while they do not hold.
 ///
 /// # Panics
-/// After `deadline`, naming `what` and the last error.
+/// If `deadline` passes. The message names `what` and the last error.
 pub async fn eventually_async<T, E: std::fmt::Debug>(
     what: &str,
     deadline: Duration,
@@ -110,10 +111,10 @@ pub async fn eventually_async<T, E: std::fmt::Debug>(
     }
 }
 
-/// Looks at `condition` for `length`, for what must not happen though it could by now.
+/// Polls `condition` for `length`. For events that must not happen although they could by now.
 ///
 /// # Panics
-/// If `condition` does not hold at some moment of it, naming `what`.
+/// If `condition` is false once. The message names `what`.
 pub fn holds(what: &str, length: Duration, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while begun.elapsed() < length {
@@ -122,7 +123,7 @@ pub fn holds(what: &str, length: Duration, condition: impl Fn() -> bool) {
     }
 }
 
-/// [`holds`] beside what else the test awaits.
+/// [`holds`] for async tests: other tasks of the test continue meanwhile.
 ///
 /// # Panics
 /// As [`holds`].
@@ -134,8 +135,8 @@ pub async fn holds_async(what: &str, length: Duration, condition: impl Fn() -> b
     }
 }
 
-/// Says that `what` was not tested and why; tests/run-e2e.sh prints it at its end, since cargo hides the output of a
-/// test that passes.
+/// Reports that `what` was skipped, and why. tests/run-e2e.sh prints the report at its end, since cargo hides the
+/// output of a test that passes.
 pub fn skip(what: &str, why: &str) {
     use std::io::Write;
     let file = std::env::var_os("SALLYPORT_SKIPPED").expect("SALLYPORT_SKIPPED is set by run-e2e.sh");
@@ -146,7 +147,7 @@ pub fn skip(what: &str, why: &str) {
 /// A new empty directory for `purpose`, in the scratch directory of this test binary.
 ///
 /// # Panics
-/// Outside the namespaces: there the rig would touch the machine's own network.
+/// If the process runs outside the namespaces: there the rig would touch the machine's own network.
 pub fn scratch(purpose: &str) -> PathBuf {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);

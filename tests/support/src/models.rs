@@ -1,21 +1,21 @@
-//! What the model APIs say, as far as their clients want it: an answer of two words that stops between them at a gate,
-//! and for an agent first a call of its shell.
+//! Responses of the model APIs, as far as their clients need them. A response is two words with a gate between them.
+//! For an agent, a call of its shell comes first.
 
 use crate::scripted::{Asked, Gate, Play};
 use serde_json::{Value, json};
 
-/// The first word of each answer.
+/// The first word of each response.
 pub const FIRST: &str = "first-word";
-/// The last word of each answer, behind the gate.
+/// The last word of each response, after the gate.
 pub const LAST: &str = "last-word";
-/// The one account of a login at chatgpt.com.
+/// The only account of a login at chatgpt.com.
 pub const ACCOUNT: &str = "account-of-the-rig";
-/// What an agent's shell is told to do. Its output is not in the command as it stands.
+/// The command for an agent's shell. The text of the command does not contain its output.
 pub const COMMAND: &str = "printf 'made-by-%s' the-tool";
-/// What that prints.
+/// The output of [`COMMAND`].
 pub const PRINTED: &str = "made-by-the-tool";
 
-/// api.anthropic.com. An agent that offers the tool `Bash` is told to use it, once.
+/// api.anthropic.com. If an agent offers the tool `Bash`, the first response calls the tool, once.
 pub fn anthropic(asked: &Asked, gate: &Gate) -> Play {
     let body = asked.json();
     let message = |content: Value, reason: Value| {
@@ -61,7 +61,8 @@ pub fn anthropic(asked: &Asked, gate: &Gate) -> Play {
     Play::events(events(&[start, block, delta(FIRST)]), gate, events(&[delta(&format!(" {LAST}")), stop, change, last]))
 }
 
-/// api.openai.com, and what of chatgpt.com is the same: chat and responses, as streams. An agent that offers a shell is told to use it, once.
+/// api.openai.com and the same part of chatgpt.com: chat and responses, as streams. If an agent offers a shell, the
+/// first response calls it, once.
 pub fn openai(asked: &Asked, gate: &Gate) -> Play {
     let body = asked.json();
     match asked.path() {
@@ -75,7 +76,7 @@ pub fn openai(asked: &Asked, gate: &Gate) -> Play {
             Play::events(before, gate, after + "data: [DONE]\n\n")
         }
         "/v1/responses" | "/backend-api/codex/responses" => responses(&body, gate),
-        // Codex asks it first, and goes nowhere if its own account is not among them.
+        // Codex requests this first, and stops if its own account is not in the list.
         "/backend-api/wham/accounts/check" => {
             let route = "NO_CONSTRAINT";
             let entry = json!({"id": ACCOUNT, "workspace_backend_origin": route, "account_routing_override": route});
@@ -165,13 +166,13 @@ fn not_here() -> Play {
     Play::json(404, &json!({"error": {"type": "not_found_error", "message": "not here"}}))
 }
 
-/// Events with their type as their name.
+/// Server-sent events, each with its type as its event name.
 fn events(events: &[Value]) -> String {
     let text = |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
     events.iter().map(text).collect()
 }
 
-/// Events without a name.
+/// Server-sent events without event names.
 fn data(events: &[Value]) -> String {
     events.iter().map(|event| format!("data: {event}\n\n")).collect()
 }

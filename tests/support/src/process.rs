@@ -1,4 +1,4 @@
-//! What /proc tells about a process, and signals. Called by the gateway handle and by the tests.
+//! Facts about a process from /proc, and signals. Called by the gateway handle and by the tests.
 
 use rustix::process::{Pid, kill_process, setpriority_process};
 
@@ -12,13 +12,12 @@ pub fn signal(pid: u32, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-/// Whether there is still something of `pid`. A zombie counts: while its other threads are on their way out, its
-/// sockets are open.
+/// Whether `pid` still exists. A zombie counts: while its other threads exit, its sockets are open.
 pub fn alive(pid: u32) -> bool {
     stat(pid).is_some()
 }
 
-/// Whether every thread of `pid` stands still after SIGSTOP, which takes effect a moment after it was sent.
+/// Whether every thread of `pid` is stopped. SIGSTOP takes effect a moment after it was sent.
 pub fn stopped(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.filter_map(Result::ok).all(|thread| {
@@ -36,13 +35,13 @@ pub fn child_named(parent: u32, name: &str) -> Option<u32> {
         .find(|pid| stat(*pid).is_some_and(wanted))
 }
 
-/// The thread that calls this gives way to everybody else from now on.
+/// Gives the calling thread the lowest priority.
 pub fn lowest_priority() {
-    // For the calling thread alone: setpriority(2), "C library/kernel differences".
+    // It applies to the calling thread alone: setpriority(2), "C library/kernel differences".
     setpriority_process(None, 19).unwrap();
 }
 
-/// Every process that works in `directory` or below it.
+/// The processes whose working directory is `directory` or below it.
 pub fn working_in(directory: &Path) -> Vec<u32> {
     std::fs::read_dir("/proc")
         .unwrap()
@@ -51,17 +50,17 @@ pub fn working_in(directory: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// The most memory that `pid` ever had resident, in bytes.
+/// The peak resident memory of `pid`, in bytes.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM in /proc/PID/status");
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// The processor time that all threads of `pid` have taken.
+/// The processor time of all threads of `pid`.
 pub fn cpu_time(pid: u32) -> Duration {
-    // proc(5): user and system time are the 14th and 15th field, in ticks of which every Linux has a hundred a second
-    // here; 11 and 12 behind the name's parenthesis, beginning with 0 at the state.
+    // User and system time are fields 14 and 15 (proc(5)), in ticks of 1/100 s on every Linux here. Counted from 0 at
+    // the state, which follows the name's parenthesis, they are 11 and 12.
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, fields) = text.rsplit_once(')').unwrap();
     let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
@@ -74,7 +73,7 @@ struct Stat {
     parent: u32,
 }
 
-/// proc(5): `pid (comm) state ppid …`; comm may hold anything, so the last parenthesis counts.
+/// proc(5): `pid (comm) state ppid …`. `comm` may contain any bytes, so the last parenthesis counts.
 fn stat(pid: u32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, tail) = text.rsplit_once(')')?;

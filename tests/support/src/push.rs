@@ -1,5 +1,5 @@
-//! A push by the byte: real objects in real packs, the list of updates before them written by hand, and HTTP/1.1 in
-//! which it goes in pieces.
+//! A push byte by byte: real objects in real packs, a handwritten list of updates before them, and HTTP/1.1 that
+//! carries them in pieces.
 
 use crate::client::{self, STEP};
 use crate::raw;
@@ -14,22 +14,22 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-/// The name of no object.
+/// The null object id.
 pub const ZERO: &str = "0000000000000000000000000000000000000000";
 
-/// What git 2.47 says that it can do.
+/// The capabilities of git 2.47.
 pub const CAPABILITIES: &str = " report-status-v2 side-band-64k quiet object-format=sha1 agent=git/2.47.3";
 
 /// The content type of a push.
 pub const CONTENT_TYPE: &str = "application/x-git-receive-pack-request";
 
-/// How much of a file is sent at a time.
+/// The number of bytes of a file that are sent at a time.
 const CHUNK: usize = 64 << 10;
 
 /// An update of a ref: old and new object, and its name.
 pub type Update<'a> = (&'a str, &'a str, &'a str);
 
-/// Where commits are made: a clone that only the test can see.
+/// The repository for new commits: a clone that only the test can see.
 pub struct Work {
     directory: PathBuf,
     bare: PathBuf,
@@ -43,10 +43,10 @@ impl Work {
         work
     }
 
-    /// Runs git in it, with `input`, and returns what it printed.
+    /// Runs git in the clone with `input`, and returns its output.
     ///
     /// # Panics
-    /// It failed.
+    /// If git fails.
     pub fn git(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
         let mut command = host_git(&self.directory);
         let mut child =
@@ -73,7 +73,7 @@ impl Work {
         self.of_blob(parents, &blob, &message)
     }
 
-    /// The same with a file of so many random bytes, stored as they are.
+    /// A new commit with a file of `bytes` random bytes, stored uncompressed.
     pub fn commit_random(&self, parents: &[&str], bytes: u64) -> String {
         let file = self.directory.join("random");
         io::copy(&mut File::open("/dev/urandom").unwrap().take(bytes), &mut File::create(&file).unwrap()).unwrap();
@@ -90,17 +90,17 @@ impl Work {
         self.name(&args, b"")
     }
 
-    /// Puts `object` at the ref `name` of the bare repository, past the gateway.
+    /// Sets the ref `name` of the bare repository to `object`, past the gateway.
     pub fn deliver(&self, object: &str, name: &str) {
         self.git(&["push", "--quiet", "--force", self.bare.to_str().unwrap(), &format!("{object}:{name}")], b"");
     }
 
-    /// A pack of what `wanted` have and `without` have not.
+    /// A pack of the objects that are reachable from `wanted` and not from `without`.
     pub fn pack(&self, wanted: &[&str], without: &[&str]) -> Vec<u8> {
         self.git(&["pack-objects", "--revs", "--stdout", "--quiet"], revisions(wanted, without).as_bytes())
     }
 
-    /// The same in a file, with what is large stored as it is.
+    /// The pack in a file. Large objects are stored uncompressed.
     pub fn pack_file(&self, wanted: &[&str], without: &[&str]) -> PathBuf {
         let file = self.directory.join(format!("{}.pack", wanted[0]));
         let mut command = host_git(&self.directory);
@@ -118,7 +118,7 @@ fn revisions(wanted: &[&str], without: &[&str]) -> String {
     wanted.iter().map(|name| format!("{name}\n")).chain(without).collect()
 }
 
-/// Where the ref `name` of a bare repository is.
+/// The object of the ref `name` in a bare repository.
 pub fn at(bare: &Path, name: &str) -> Option<String> {
     let found = crate::upstream::git(bare, &["for-each-ref", "--format=%(objectname)", name]);
     (!found.is_empty()).then_some(found)
@@ -129,12 +129,12 @@ pub fn pkt(line: &[u8]) -> Vec<u8> {
     [format!("{:04x}", line.len() + 4).as_bytes(), line].concat()
 }
 
-/// The list of updates, to its flush. The first has the capabilities.
+/// The list of updates with its flush-pkt. The first update has the capabilities.
 pub fn list(updates: &[Update<'_>]) -> Vec<u8> {
     list_with(updates, CAPABILITIES)
 }
 
-/// The same with these capabilities.
+/// The list of updates with these capabilities.
 pub fn list_with(updates: &[Update<'_>], capabilities: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (number, (old, new, name)) in updates.iter().enumerate() {
@@ -145,7 +145,7 @@ pub fn list_with(updates: &[Update<'_>], capabilities: &str) -> Vec<u8> {
     bytes
 }
 
-/// A push over HTTP/1.1, whose body goes in chunks as they are given.
+/// A push over HTTP/1.1. Each part of the body is a chunk.
 pub struct Upload {
     stream: TlsStream<TcpStream>,
 }
@@ -154,7 +154,7 @@ impl Upload {
     /// Sends the head.
     ///
     /// # Errors
-    /// The connection could not be made, or broke.
+    /// If the connection can't be made, or breaks.
     pub async fn begin(sandbox: &Sandbox, repo: &str) -> io::Result<Self> {
         let mut stream = timeout(STEP, client::tls(sandbox, sandbox.address, "github.com", Http::One)).await??;
         let head = format!(
@@ -169,7 +169,7 @@ impl Upload {
     /// Sends `bytes` as one chunk.
     ///
     /// # Errors
-    /// The connection broke.
+    /// If the connection breaks.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(&[format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()).await?;
         self.stream.flush().await
@@ -178,7 +178,7 @@ impl Upload {
     /// Sends a file.
     ///
     /// # Errors
-    /// The connection broke.
+    /// If the connection breaks.
     pub async fn send_file(&mut self, path: &Path) -> io::Result<()> {
         let mut file = File::open(path)?;
         let mut bytes = vec![0; CHUNK];
@@ -193,7 +193,7 @@ impl Upload {
     /// Sends `bytes` as the last chunk, with the end of the body in one write.
     ///
     /// # Errors
-    /// The connection broke.
+    /// If the connection breaks.
     pub async fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
         let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n0\r\n\r\n"].concat();
         self.stream.write_all(if bytes.is_empty() { b"0\r\n\r\n" } else { &chunk }).await?;
@@ -203,16 +203,16 @@ impl Upload {
     /// Ends the body.
     ///
     /// # Errors
-    /// The connection broke.
+    /// If the connection breaks.
     pub async fn end(&mut self) -> io::Result<()> {
         self.stream.write_all(b"0\r\n\r\n").await?;
         self.stream.flush().await
     }
 
-    /// Reads the answer.
+    /// Reads the response.
     ///
     /// # Errors
-    /// It broke off, or did not come in time.
+    /// If the response breaks off, or times out.
     pub async fn hear(&mut self) -> io::Result<Answer> {
         raw::hear(&mut self.stream, true).await
     }

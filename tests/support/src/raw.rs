@@ -1,4 +1,4 @@
-//! What no client that means well sends: a ClientHello with any bytes for a server name, HTTP/1.1 byte by byte.
+//! Bytes that no well-behaved client sends: a ClientHello with any bytes as its server name, HTTP/1.1 byte by byte.
 
 pub mod h2;
 
@@ -12,19 +12,20 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-/// How a server has answered a [`client_hello`].
+/// A server's response to a [`client_hello`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Greeting {
-    /// With a certificate, DER.
+    /// A certificate, DER.
     Certificate(Vec<u8>),
-    /// With an alert, or by closing the connection.
+    /// An alert, or the end of the connection.
     Failed,
 }
 
 impl Greeting {
-    /// Whether it is a certificate that is for `name`, and not for a name that only begins with it or ends in it.
+    /// Whether the response is a certificate for exactly `name`: a longer name that begins or ends with `name` does not
+    /// count.
     pub fn names(&self, name: &str) -> bool {
-        // RFC 5280 section 4.2.1.6: dNSName is [2] IA5String, so tag, length and the name as it is.
+        // RFC 5280 section 4.2.1.6: dNSName is [2] IA5String: tag, length and the unchanged name.
         let length = u8::try_from(name.len()).unwrap();
         let tag: &[u8] = if length < 128 { &[0x82] } else { &[0x82, 0x81] };
         let entry = [tag, &[length], name.as_bytes()].concat();
@@ -32,8 +33,8 @@ impl Greeting {
     }
 }
 
-/// A TLS 1.2 ClientHello (RFC 5246 section 7.4.1.2) in which the server name (RFC 6066 section 3) is `name` as it
-/// is. In TLS 1.2 the certificate comes in cleartext, so nothing more than this is needed to see it.
+/// A TLS 1.2 ClientHello (RFC 5246 section 7.4.1.2) with the bytes of `name` as its server name (RFC 6066 section 3).
+/// In TLS 1.2 the certificate comes in cleartext, so this message is enough to see the certificate.
 pub fn client_hello(name: &[u8]) -> Vec<u8> {
     let short = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
     let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &short(content)].concat();
@@ -53,10 +54,10 @@ pub fn client_hello(name: &[u8]) -> Vec<u8> {
     [&[22, 3, 1][..], &short(&message)].concat()
 }
 
-/// Opens a tunnel to `host`, sends [`client_hello`] for `name` in it, and returns the answer.
+/// Opens a tunnel to `host`, sends [`client_hello`] for `name` in it, and returns the response.
 ///
 /// # Errors
-/// The tunnel was not opened, or there was no answer `within`.
+/// If the tunnel is refused, or no response comes `within`.
 pub async fn greet(
     sandbox: &Sandbox,
     source: Ipv4Addr,
@@ -72,7 +73,7 @@ pub async fn greet(
     timeout(within, work).await?
 }
 
-/// Reads records until there is a whole Certificate message.
+/// Reads records until a Certificate message is complete.
 async fn certificate(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut handshake = Vec::new();
     loop {
@@ -107,7 +108,7 @@ fn length24(bytes: &[u8]) -> usize {
 /// Opens a WebSocket to `https://host/path` of the upstream.
 ///
 /// # Errors
-/// It was refused, with the answer, or the connection broke.
+/// If the gateway refuses it: the response. If the connection breaks.
 pub async fn web_socket(sandbox: &Sandbox, host: &str, path: &str) -> io::Result<TlsStream<TcpStream>> {
     let mut stream = client::tls(sandbox, sandbox.address, host, Http::One).await?;
     let request = format!(
@@ -119,24 +120,24 @@ pub async fn web_socket(sandbox: &Sandbox, host: &str, path: &str) -> io::Result
     if answer.status == 101 { Ok(stream) } else { Err(io::Error::other(format!("{answer:?}"))) }
 }
 
-/// Sends `bytes`, whatever they are, and reads one HTTP/1.1 answer: its head, and as much body as content-length says.
+/// Sends `bytes` unchanged, and reads one HTTP/1.1 response: its head, and as much body as content-length says.
 ///
 /// # Errors
-/// The connection ended before, or nothing came in time.
+/// If the connection ends first, or the step times out.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<Answer> {
     let sent = async {
         stream.write_all(bytes).await?;
-        // TLS may keep back what a full socket would not take.
+        // TLS may buffer bytes that a full socket does not accept.
         stream.flush().await
     };
     timeout(STEP, sent).await??;
-    // An answer to HEAD has the length of the body that it leaves out.
+    // A response to HEAD has the length of the omitted body.
     let answer = hear(stream, !bytes.starts_with(b"HEAD ")).await?;
     kept::note("raw", format!("{answer:?}").as_bytes());
     Ok(answer)
 }
 
-/// Reads one HTTP/1.1 answer, and its body where it has one that is measured or in chunks.
+/// Reads one HTTP/1.1 response, and its body if it has a content-length or is chunked.
 ///
 /// # Errors
 /// As [`ask`].
@@ -158,7 +159,7 @@ pub async fn hear(stream: &mut (impl AsyncRead + Unpin), has_body: bool) -> io::
                 stream.read_exact(&mut body[start..]).await?;
                 read_until(stream, b"\r\n").await?;
             }
-            // Trailers, and the line that ends them.
+            // The trailers, and the empty line that ends them.
             while read_until(stream, b"\r\n").await? != b"\r\n" {}
         } else {
             let length = header("content-length").filter(|_| has_body);

@@ -52,7 +52,7 @@ impl Registries {
         Self { wheel: fs::read(wheel).unwrap(), wheel_sha256, krate: fs::read(krate).unwrap(), krate_sha256 }
     }
 
-    /// What they say.
+    /// The response to a request.
     pub fn answer(&self, asked: &Asked) -> Play {
         let binary = "application/octet-stream";
         match (asked.head.host.as_str(), asked.path()) {

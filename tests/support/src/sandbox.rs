@@ -15,18 +15,18 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use tokio::net::TcpSocket;
 
-/// The longest that a program in a sandbox may run, in seconds.
+/// The timeout of a program in a sandbox, in seconds.
 const PROGRAM_DEADLINE: &str = "120";
 
 /// A network namespace behind the gateway.
 pub struct Sandbox {
     /// Its own address, `10.99.N.2`.
     pub address: Ipv4Addr,
-    /// The gateway's address on its network, `10.99.N.1`; the only one it can reach.
+    /// The gateway's address on its network, `10.99.N.1`: the only address that the sandbox can reach.
     pub gateway_address: Ipv4Addr,
     /// The gateway's explicit proxy, once it is [`Sandbox::behind`] one.
     pub proxy: Option<SocketAddr>,
-    /// The home directory of what runs in it.
+    /// The home directory of the programs that run in it.
     pub home: PathBuf,
     /// The gateway's CA.
     pub ca_pem: String,
@@ -35,10 +35,10 @@ pub struct Sandbox {
     sockets: mpsc::Sender<mpsc::Sender<TcpSocket>>,
 }
 
-/// How a program ended and what it printed.
+/// The exit code and the output of a program.
 #[derive(Debug)]
 pub struct Finished {
-    /// The exit code; 124 or 137 when it was stopped at the deadline.
+    /// The exit code; 124 or 137 if the program was stopped at the deadline.
     pub code: Option<i32>,
     /// Standard output.
     pub stdout: String,
@@ -56,10 +56,10 @@ impl Finished {
         Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
-    /// The same, after checking that it ended well.
+    /// Returns the program's output after a check of its exit code.
     ///
     /// # Panics
-    /// Where it did not, with all that it printed.
+    /// If the exit code is not 0. The message has the output.
     #[track_caller]
     pub fn success(self) -> Self {
         assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
@@ -67,21 +67,21 @@ impl Finished {
     }
 }
 
-/// What curl was told.
+/// The result of curl.
 #[derive(Debug)]
 pub struct Curled {
-    /// The HTTP status; 0 where there was no answer.
+    /// The HTTP status; 0 without a response.
     pub status: u16,
-    /// The status of the CONNECT; 0 where there was none.
+    /// The status of the CONNECT; 0 without a CONNECT.
     pub connect: u16,
     /// The body.
     pub body: String,
-    /// What curl itself had to say.
+    /// The messages of curl itself.
     pub stderr: String,
 }
 
 impl Curled {
-    /// The rule of a refusal: from its JSON, or from the text that git is given.
+    /// The rule of a refusal: from its JSON, or from the text for git.
     pub fn rule(&self) -> Option<String> {
         if let Ok(body) = serde_json::from_str::<serde_json::Value>(&self.body) {
             return body["rule"].as_str().map(ToOwned::to_owned);
@@ -114,7 +114,7 @@ impl Sandbox {
         Self { address, gateway_address, proxy, home, ca_pem, name, variables, sockets }
     }
 
-    /// Gives it the variables that `sallyport env` prints for it.
+    /// Sets the variables that `sallyport env` prints for it.
     #[must_use]
     pub fn behind(mut self, gateway: &Gateway) -> Self {
         self.proxy = Some(SocketAddr::from((self.gateway_address, gateway.proxy_port)));
@@ -123,7 +123,7 @@ impl Sandbox {
         self
     }
 
-    /// Makes every address of `10.(100+N).0.0/16` one of its own, besides [`Sandbox::address`], and returns the first.
+    /// Gives the sandbox every address of `10.(100+N).0.0/16` besides [`Sandbox::address`], and returns the first.
     pub fn widen(&self) -> Ipv4Addr {
         let [_, _, number, _] = self.address.octets();
         let first = Ipv4Addr::new(10, 100 + number, 0, 0);
@@ -133,8 +133,8 @@ impl Sandbox {
         first
     }
 
-    /// A program in the sandbox, with a clean home, the variables of `sallyport env` and nothing of the test's own
-    /// environment. It is stopped after two minutes.
+    /// A program in the sandbox, with a clean home and only the variables of `sallyport env`. It is stopped after two
+    /// minutes.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("timeout");
         command
@@ -183,15 +183,15 @@ impl Sandbox {
     }
 }
 
-/// A thread in the namespace `name` that makes sockets for whoever asks. A socket belongs to the namespace it was
-/// made in for as long as it lives, whichever thread then uses it.
+/// A thread in the namespace `name` that makes sockets for other threads. A socket belongs for its lifetime to the
+/// namespace in which it was made, and any thread may use it.
 fn socket_maker(name: &str) -> mpsc::Sender<mpsc::Sender<TcpSocket>> {
     let namespace = File::open(format!("/run/netns/{name}")).unwrap();
     let (sender, orders) = mpsc::channel::<mpsc::Sender<TcpSocket>>();
     std::thread::spawn(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         for order in orders {
-            // Whoever asked may be gone.
+            // The requesting thread may be gone.
             let _ = order.send(TcpSocket::new_v4().unwrap());
         }
     });

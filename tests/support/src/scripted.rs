@@ -1,5 +1,5 @@
-//! A TLS server whose answers a test scripts: what it says to a request, and where in its answer it stops until the
-//! test has seen what came before. It records each request with its body.
+//! A TLS server whose responses a test scripts: their content, and the point where a response stops until the test
+//! opens a gate. The server records each request with its body.
 
 use crate::upstream::{ADDRESS, Recorded, tls};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 /// A request with its body.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// All but the body.
+    /// The request without its body.
     pub head: Recorded,
     /// The body.
     pub body: Bytes,
@@ -32,43 +32,43 @@ impl Asked {
         self.head.path.split('?').next().unwrap_or_default()
     }
 
-    /// The body, where it is JSON; otherwise null.
+    /// The body as JSON. Null if it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 
-/// Where answers stop until a test opens it.
+/// A point at which responses wait until a test opens it.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
 impl Gate {
-    /// One that is closed.
+    /// A closed gate.
     pub fn closed() -> Self {
         Self(Arc::new(watch::channel(false).0))
     }
 
-    /// Lets go on what waits at it, now and later.
+    /// Opens the gate, for current and later responses.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 
-    /// Whether it was opened.
+    /// Whether it is open.
     pub fn is_open(&self) -> bool {
         *self.0.borrow()
     }
 }
 
-/// A part of an answer.
+/// A part of a response.
 #[derive(Clone, Debug)]
 pub enum Part {
     /// These bytes.
     Bytes(Bytes),
-    /// Nothing, until it is open.
+    /// A wait until the gate is open.
     Gate(Gate),
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Play {
     /// Its status.
@@ -80,12 +80,12 @@ pub struct Play {
 }
 
 impl Play {
-    /// JSON, whole.
+    /// A complete JSON response.
     pub fn json(status: u16, body: &serde_json::Value) -> Self {
         Self::whole(status, "application/json", body.to_string())
     }
 
-    /// A body at once.
+    /// A response whose body comes at once.
     pub fn whole(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, parts: vec![Part::Bytes(body.into())] }
     }
@@ -101,7 +101,7 @@ type Script = dyn Fn(&Asked) -> Play + Send + Sync;
 
 /// The running server.
 pub struct Scripted {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     /// Its CA, a PEM file.
     pub ca: PathBuf,
@@ -142,7 +142,7 @@ impl Scripted {
         Self { address, ca, hosts, asked, runtime: Some(runtime) }
     }
 
-    /// The lines below `upstreams:` that put it behind its names.
+    /// The lines below `upstreams:` that pin its names to it.
     pub fn pins(&self) -> String {
         let (address, port, ca) = (self.address.ip(), self.address.port(), self.ca.display());
         self.hosts.iter().map(|host| format!("  {host}: {{address: {address}, port: {port}, ca: {ca}}}\n")).collect()
@@ -170,7 +170,7 @@ async fn serve(stream: tokio_rustls::server::TlsStream<TcpStream>, asked: Arc<Mu
         async move { Ok::<_, Infallible>(answer(request, &asked, script.as_ref(), sni, alpn).await) }
     });
     let io = TokioIo::new(stream);
-    // An error here is the peer's way of leaving.
+    // A client may leave at any time, which is an error here.
     if h2 {
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
     } else {

@@ -1,14 +1,14 @@
-//! Looking for a secret where none may be.
+//! The search for a secret in texts where no secret may be.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use std::path::Path;
 
-/// Fails if one of `texts` (name and content) holds `secret`: raw, which for the fixtures is also their URL-encoded
-/// form, or in base64 of any alignment, alone or behind a user name.
+/// Checks that none of `texts` (name and content) contains `secret`: raw, which for the fixtures is also their
+/// URL-encoded form, or in base64 of any alignment, alone or after a user name.
 ///
 /// # Panics
-/// Naming the text.
+/// If a text contains it. The message names the text.
 #[track_caller]
 pub fn assert_absent(secret: &str, texts: &[(String, Vec<u8>)]) {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';

@@ -1,5 +1,5 @@
-//! What stands for the internet: one TLS server that is github.com (real git behind it), api.github.com,
-//! api.anthropic.com and files.example.net, and remembers every request that reached it.
+//! The upstream, which plays the internet: one TLS server that is github.com (real git behind it), api.github.com,
+//! api.anthropic.com and files.example.net. It records every request that arrives.
 //!
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
@@ -30,13 +30,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
-/// Where the upstream listens: an address that no sandbox has a route to.
+/// The upstream's address. No sandbox has a route to it.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
-/// The names it answers to.
+/// The names that it serves.
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
-/// Further names it answers to, which the rig's usual policy does not allow.
+/// Further names that it serves. The rig's usual policy does not allow them.
 pub const OTHER_HOSTS: [&str; 17] = [
     "large.example.net",
     "aliased.example.net",
@@ -57,13 +57,13 @@ pub const OTHER_HOSTS: [&str; 17] = [
     IDN,
 ];
 
-/// bücher.example, as it stands in DNS (RFC 5891 section 4.4).
+/// bücher.example, as in DNS (RFC 5891 section 4.4).
 pub const IDN: &str = "xn--bcher-kva.example";
 
-/// A request that arrived, as it arrived.
+/// A request, unchanged, as it arrived.
 #[derive(Clone)]
 pub struct Recorded {
-    /// The host it was for.
+    /// The requested host.
     pub host: String,
     /// The method.
     pub method: String,
@@ -71,16 +71,16 @@ pub struct Recorded {
     pub path: String,
     /// The headers in the order of their first occurrence; names are lower case.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// How many bytes of body have arrived.
+    /// The number of bytes of body that have arrived.
     pub body_bytes: u64,
     /// The name in the TLS handshake.
     pub sni: String,
-    /// The protocol that was agreed on in the TLS handshake.
+    /// The protocol that the TLS handshake agreed on.
     pub alpn: String,
 }
 
 impl Recorded {
-    /// Whether it is a question of the gateway's own, and no sandbox's request.
+    /// Whether the request is the gateway's own and not a sandbox's.
     pub fn is_own(&self) -> bool {
         self.header("user-agent").iter().any(|agent| agent.starts_with(b"sallyport"))
     }
@@ -102,16 +102,16 @@ impl std::fmt::Debug for Recorded {
     }
 }
 
-/// Who may read a repository without a credential.
+/// The clients that may read a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
-    /// Everybody.
+    /// All clients.
     Public,
-    /// Only who shows the token.
+    /// Only clients with the token.
     Private,
 }
 
-/// What connections share.
+/// The state that connections share.
 struct Shared {
     basic: String,
     bearer: String,
@@ -132,7 +132,7 @@ impl Shared {
 
 /// The running server.
 pub struct Upstream {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     /// Its CA, a PEM file.
     pub ca: PathBuf,
@@ -141,7 +141,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Starts the server on a free port of [`ADDRESS`]. It takes [`crate::TOKEN`] and no other credential.
+    /// Starts the server on a free port of [`ADDRESS`]. It accepts [`crate::TOKEN`] and no other credential.
     pub fn start() -> Self {
         let directory = crate::scratch("upstream");
         crate::sandbox::ip(&["address", "replace", &format!("{ADDRESS}/32"), "dev", "lo"]);
@@ -172,7 +172,7 @@ impl Upstream {
         self.shared.requests.lock().unwrap().clone()
     }
 
-    /// The requests so far whose `host/path` holds `text`: tests use paths of their own to find theirs.
+    /// The requests so far whose `host/path` contains `text`. Tests use unique paths to find their requests.
     pub fn requests_with(&self, text: &str) -> Vec<Recorded> {
         let requests = self.shared.requests.lock().unwrap();
         requests.iter().filter(|request| format!("{}{}", request.host, request.path).contains(text)).cloned().collect()
@@ -183,7 +183,7 @@ impl Upstream {
         &self.shared.tokens
     }
 
-    /// How many connections were ever accepted.
+    /// The number of connections that were ever accepted.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -197,7 +197,7 @@ impl Upstream {
         git(&work, &["add", "."]);
         git(&work, &["commit", "--quiet", "-m", "seed"]);
         git(&work, &["clone", "--quiet", "--bare", ".", bare.to_str().unwrap()]);
-        // Random blobs of hundreds of megabytes are neither compressed nor searched for deltas.
+        // git neither compresses random blobs of hundreds of megabytes nor searches them for deltas.
         for (key, value) in [("core.compression", "0"), ("core.bigFileThreshold", "1m"), ("http.receivepack", "true")] {
             git(&bare, &["config", key, value]);
         }
@@ -208,19 +208,19 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        // In the background: dropped as it is, a runtime would wait, which it must not within an async test.
+        // In the background: a drop in place would block until the runtime ends, which an async test must not do.
         self.runtime.take().unwrap().shutdown_background();
     }
 }
 
-/// Runs the host's git in `directory`, outside every sandbox, and returns what it printed.
+/// Runs the host's git in `directory`, outside every sandbox, and returns its output.
 pub fn git(directory: &Path, args: &[&str]) -> String {
     let output = host_git(directory).args(args).output().unwrap();
     assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-/// git with no configuration of this machine or its user.
+/// git without the configuration of this machine or its user.
 pub(crate) fn host_git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir(directory);
@@ -241,7 +241,7 @@ async fn accept(listener: std::net::TcpListener, acceptor: TlsAcceptor, shared: 
 }
 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
-    // Small answers on kept connections would otherwise wait for delayed acknowledgements.
+    // Small responses on persistent connections would otherwise wait for delayed acknowledgements.
     stream.set_nodelay(true).unwrap();
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let session = stream.get_ref().1;
@@ -253,18 +253,18 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
         async move { answer(request, shared, sni, alpn).await }
     });
     let io = TokioIo::new(stream);
-    // An error here is the peer's way of leaving.
+    // A client may leave at any time, which is an error here.
     if h2 {
         let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        // The gateway's own limit comes first.
+        // The gateway's own limit applies first.
         let _ = server.max_header_list_size(1 << 20).serve_connection(io, service).await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
     }
 }
 
-/// A request whose target holds this has its own headers and target back in the answer's headers and in its trailers,
-/// as `seen-…`, beside a cookie.
+/// A request whose target contains this text gets its own headers and target back, in the headers and in the trailers
+/// of the response, as `seen-…`, beside a cookie.
 pub const REPEAT: &str = "please-repeat";
 
 async fn answer(

@@ -1,4 +1,4 @@
-//! One request in every form in which a sandbox can put it to the gateway. What stands for its host is any bytes.
+//! One request in every form in which a sandbox can send it to the gateway. Any bytes can be its host.
 
 use crate::client::{tls, tunnel_to};
 use crate::raw::{self, h2};
@@ -29,43 +29,31 @@ pub enum Way {
     CleartextTwo,
 }
 
-/// All but CONNECT.
+/// All forms except CONNECT.
 pub const REQUESTS: [Way; 6] =
     [Way::Absolute, Way::AbsoluteTwo, Way::Tls, Way::TlsTwo, Way::Cleartext, Way::CleartextTwo];
 
-/// All of them.
-pub const ALL: [Way; 8] = [
-    Way::Connect,
-    Way::ConnectTwo,
-    Way::Absolute,
-    Way::AbsoluteTwo,
-    Way::Tls,
-    Way::TlsTwo,
-    Way::Cleartext,
-    Way::CleartextTwo,
-];
-
-/// What is asked for.
+/// The request.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The method, but for a CONNECT.
+    /// The method. Unused for a CONNECT.
     pub method: &'a str,
-    /// What stands for the host; where there has to be a port, it is in there.
+    /// The bytes of the host, with the port if the form requires one.
     pub authority: &'a [u8],
-    /// The path, but for a CONNECT.
+    /// The path. Unused for a CONNECT.
     pub path: &'a str,
-    /// The host of the tunnel and of its handshake, where there is one.
+    /// The host of the tunnel and of its handshake, in forms with a tunnel.
     pub tunnel: &'a str,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug)]
 pub enum Outcome {
-    /// An answer.
+    /// A response.
     Answered(Answer),
     /// A tunnel.
     Opened,
-    /// The stream or the connection ended without an answer.
+    /// The stream or the connection ended without a response.
     Cut(String),
 }
 
@@ -75,10 +63,10 @@ impl Way {
         matches!(self, Self::Connect | Self::ConnectTwo)
     }
 
-    /// Sends it from `source` on a connection of its own.
+    /// Sends the request from `source` on its own connection.
     ///
     /// # Errors
-    /// Already the tunnel that it was to be put into was refused, or nothing came in time.
+    /// If the gateway refuses the tunnel around the request, or the step times out.
     pub async fn ask(self, sandbox: &Sandbox, source: Ipv4Addr, asked: Asked<'_>) -> io::Result<Outcome> {
         let proxy = async || -> io::Result<TcpStream> {
             let stream = sandbox.socket(source).connect(sandbox.proxy.unwrap()).await?;

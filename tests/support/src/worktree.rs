@@ -1,4 +1,4 @@
-//! A git of this machine, and a clone by it in a sandbox beside the server's repository.
+//! A git of this machine, and its clone in a sandbox, beside the server's repository.
 
 use crate::process::working_in;
 use crate::upstream::{Visibility, git};
@@ -11,10 +11,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The longest that the server may take to let go of a request's end.
+/// The timeout for the server's processes to end after a request.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// What every script of a [`Worktree`] may use beside `$URL`, `$BARE` and `$HOME`.
+/// Functions for every script of a [`Worktree`], beside `$URL`, `$BARE` and `$HOME`.
 const WORDS: &str = r#"
 set -e
 git() { command "$GIT" -c http.version="$HTTP" "$@"; }
@@ -29,7 +29,7 @@ first() { git checkout -qb sandbox/x; change one; }
 pushed() { first; git push -q origin sandbox/x; }
 "#;
 
-/// A git, and the HTTP that it is told to speak.
+/// A git, and its configured HTTP version.
 #[derive(Clone, Debug)]
 pub struct Git {
     /// The program.
@@ -38,7 +38,7 @@ pub struct Git {
     pub http: &'static str,
 }
 
-/// The git on PATH, the system's own where that is another, and the one in `OPENSSL_GIT` (`openssl-git.sh`).
+/// The git on PATH, the system's own if that is another one, and the one in `OPENSSL_GIT` (`openssl-git.sh`).
 pub fn gits() -> Vec<String> {
     let found = Finished::of(Command::new("sh").args(["-c", "command -v git"])).success().stdout;
     let mut gits = vec![found.trim().to_owned()];
@@ -59,14 +59,14 @@ impl Git {
         gits().into_iter().flat_map(both).collect()
     }
 
-    /// The libcurl that it speaks HTTP by.
+    /// The version of its libcurl.
     pub fn libcurl(&self) -> PathBuf {
         let script = r#"ldd "$("$0" --exec-path)/git-remote-https" | sed -n 's/.*libcurl.* => \([^ ]*\).*/\1/p'"#;
         let found = Finished::of(Command::new("sh").args(["-c", script, &self.program])).success().stdout;
         PathBuf::from(found.trim())
     }
 
-    /// Whether its large pushes break now and then without any gateway: docs/shortcomings.md, "Running it".
+    /// Whether its large pushes sometimes break without any gateway: docs/shortcomings.md, "Running it".
     pub fn breaks_large_pushes(&self) -> bool {
         let version = b"libcurl/7.88.1";
         let libcurl = fs::read(self.libcurl()).unwrap_or_default();
@@ -74,7 +74,7 @@ impl Git {
     }
 }
 
-/// A clone of a repository of its own.
+/// A clone of its own repository.
 pub struct Worktree<'a> {
     /// `owner/name`.
     pub repo: String,
@@ -87,7 +87,7 @@ pub struct Worktree<'a> {
 }
 
 impl<'a> Worktree<'a> {
-    /// Makes a repository, registers `sandbox` with it and what else is in `record`, and clones it there.
+    /// Makes a repository, registers `sandbox` with it and with the other fields of `record`, and clones it there.
     pub fn new(upstream: &Upstream, gateway: &Gateway, sandbox: &'a Sandbox, git: &Git, record: Value) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("clone-{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -111,7 +111,7 @@ impl<'a> Worktree<'a> {
         Finished::of(self.command().arg(format!("{WORDS}{script}")))
     }
 
-    /// A shell in the clone that lacks its script.
+    /// A shell in the clone. The caller adds the script.
     pub fn command(&self) -> Command {
         let mut command = self.sandbox.command("sh");
         command.current_dir(&self.directory).env("GIT", &self.git.program).env("HTTP", self.git.http);
@@ -119,7 +119,7 @@ impl<'a> Worktree<'a> {
         command
     }
 
-    /// Where the sandbox finds the repository.
+    /// The URL of the repository for the sandbox.
     pub fn url(&self) -> String {
         format!("https://github.com/{}.git", self.repo)
     }
@@ -129,7 +129,7 @@ impl<'a> Worktree<'a> {
         format!("/{}.git/git-receive-pack", self.repo)
     }
 
-    /// What `revision` is in the clone.
+    /// The object id of `revision` in the clone.
     pub fn revision(&self, revision: &str) -> String {
         self.sh(&format!("git rev-parse --verify '{revision}'")).success().stdout.trim_end().to_owned()
     }
@@ -141,12 +141,12 @@ impl<'a> Worktree<'a> {
         listed.lines().filter_map(pair).collect()
     }
 
-    /// Every object that the server has. What waits in quarantine it has not.
+    /// Every object of the server. Objects in quarantine do not count.
     pub fn objects(&self) -> String {
         git(&self.bare, &["cat-file", "--batch-all-objects", "--batch-check"])
     }
 
-    /// The pushes that have reached `upstream`, but for a client's question whether it may push at all (`0000`).
+    /// The pushes that have reached `upstream`, without a client's probe for write access (`0000`).
     pub fn arrived(&self, upstream: &Upstream) -> Vec<Recorded> {
         let mut posts = upstream.requests_with(&format!("github.com{}", self.path()));
         posts.retain(|post| post.method == "POST" && post.body_bytes != 4);
@@ -159,12 +159,12 @@ impl<'a> Worktree<'a> {
         eventually("the server's git has ended", SETTLED, || busy().is_empty().then_some(()));
     }
 
-    /// The audit's lines of its pushes so far.
+    /// The audit lines of its pushes so far.
     pub fn audit(&self, gateway: &Gateway) -> Vec<Value> {
         gateway.audit().into_iter().filter(|line| line["path"] == self.path().as_str()).collect()
     }
 
-    /// Waits for the line of a push that `wanted` recognises.
+    /// Waits for the audit line of a push that `wanted` recognises.
     pub fn audit_line(&self, gateway: &Gateway, wanted: impl Fn(&Value) -> bool) -> Value {
         let path = self.path();
         gateway.audit_line(&format!("a push to {path}"), |line| line["path"] == path.as_str() && wanted(line))

@@ -1,12 +1,12 @@
-//! What the docs say of the tree, held against the tree: the tests that they name are there, and the crates lean on
-//! each other as docs/architecture.md draws them. Needs no gateway.
+//! The docs' statements about the tree, checked against the tree: the tests that the docs name exist, and the crates
+//! depend on each other as docs/architecture.md draws them. Needs no gateway.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What looks like the name of a test in the docs, and is somebody else's word: Envoy's, or that of a metric.
+/// Words in the docs that look like names of tests, but are Envoy's or names of metrics.
 const NO_TESTS: [&str; 9] = [
     "access_log_flush_interval",
     "dns_address_filter_out",
@@ -60,7 +60,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// The files below `directory` whose names end like this, but for what was built.
+/// The files below `directory` whose names have this ending. Built files are left out.
 fn files(directory: &Path, end: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -90,7 +90,7 @@ fn functions(source: &str) -> Vec<(String, bool)> {
         if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
             test = true;
         } else if !line.starts_with("#[") && !line.starts_with("//") {
-            // What stands between an attribute and its function belongs to both.
+            // The lines between an attribute and its function keep the attribute.
             test = false;
         }
     }
@@ -121,6 +121,10 @@ fn every_test_that_the_docs_name_is_there() {
         let long = named(&text).filter(|word| word.matches('_').count() >= LONG && !NO_TESTS.contains(word));
         let not_there = long.filter(|word| !functions.contains_key(*word));
         missing.extend(not_there.map(|word| format!("{}: {word}", path.display())));
+        // Cases in place of a test.
+        let cases = text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("tests/corpus/"));
+        let not_there = cases.filter(|word| !word.contains('*') && !root.join(word).exists());
+        missing.extend(not_there.map(|word| format!("{}: {word}", path.display())));
     }
     let map = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
     let (_, invariants) = map.split_once("\n## What always holds\n").expect("the invariants have a heading");
@@ -140,7 +144,7 @@ fn arrows_between_crates_point_inward() {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let packages = metadata["packages"].as_array().unwrap();
     let own: BTreeSet<String> = packages.iter().map(|package| text(&package["name"])).collect();
-    // What tests need beside it changes nothing of what is built.
+    // Dependencies of tests change nothing of the built crates.
     let needs = |package: &Value| -> BTreeSet<String> {
         let all = package["dependencies"].as_array().unwrap().iter();
         let built = all.filter(|dependency| dependency["kind"] != "dev").map(|dependency| text(&dependency["name"]));

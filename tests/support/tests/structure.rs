@@ -144,7 +144,7 @@ fn arrows(sources: &Sources) -> Arrows {
     arrows
 }
 
-/// What is left of `arrows` when modules that nobody imports, or that import nobody, are taken away one by one.
+/// The rest of `arrows` after modules without importers or without imports are removed, one by one.
 fn circle(arrows: &BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
     let mut left = arrows.clone();
     loop {

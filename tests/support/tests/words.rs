@@ -47,14 +47,18 @@ const BEGINNINGS: [&str; 11] =
 
 /// Files and directories that nobody has rewritten yet. Each must still have a finding.
 const UNSWEPT: &[&str] = &[
-    "control-plane/audit",
-    "control-plane/base",
-    "control-plane/credentials",
-    "control-plane/src",
-    "filters/identity-filter",
-    "filters/policy",
-    "tests/e2e",
-    "tests/support",
+    "control-plane/credentials/src/decide.rs",
+    "control-plane/src/cli/explain.rs",
+    "control-plane/src/cli/push.rs",
+    "filters/policy/src/explain.rs",
+    "tests/e2e/tests/shared/hostile.rs",
+    "tests/e2e/tests/shared/hostile/admin.rs",
+    "tests/e2e/tests/shared/hostile/handshake.rs",
+    "tests/e2e/tests/shared/hostile/policy_file.rs",
+    "tests/e2e/tests/shared/hostile/refused.rs",
+    "tests/e2e/tests/shared/hostile/requests.rs",
+    "tests/e2e/tests/shared/refusals.rs",
+    "tests/e2e/tests/shared/spellings.rs",
 ];
 
 /// Sentences that may stay: the file, a part of the sentence, the reason.

@@ -1,4 +1,4 @@
-//! The question to a token endpoint, and what its answer means.
+//! The request to a token endpoint, and the meaning of the response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use outbound::dns::Resolver;
 use outbound::https::{self, Limits, Place};
 use outbound::upstreams::Upstreams;
 
-/// How long a connection may take.
+/// The time limit for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long a question may take, its connection included. Long: an answer that is not waited for may hold the only
-/// refresh token that is left.
+/// The time limit for a request, including the connection. The limit is long, because a lost response may hold the only
+/// valid refresh token.
 const DEADLINE: Duration = Duration::from_secs(70);
 
-/// The longest answer, in bytes. An answer has some KiB.
+/// The longest response, in bytes. A response has some KiB.
 const MAX_ANSWER: usize = 256 << 10;
 
 const LIMITS: Limits = Limits { at_a_time: 1, connect: CONNECT, deadline: DEADLINE, max_answer: MAX_ANSWER };
 
-/// Errors (RFC 6749 section 5.2, and OpenAI's own) after which asking again is of no use.
+/// Errors (RFC 6749 section 5.2, and OpenAI's own) after which a retry is useless.
 const FINAL: [&str; 12] = [
     "invalid_grant",
     "invalid_client",
@@ -47,17 +47,17 @@ const FINAL: [&str; 12] = [
     "app_session_terminated",
 ];
 
-/// Who we are to a token endpoint.
+/// The OAuth client that the gateway is to a token endpoint.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Client {
-    /// Its id.
+    /// The client id.
     pub id: String,
-    /// Its secret, where it has one.
+    /// The client secret, if any.
     #[serde(serialize_with = "exposed_where_there_is_one")]
     pub secret: Option<SecretString>,
 }
 
-/// Writes a secret in the clear: only for the pipes of the process that refreshes a login.
+/// Serializes a secret in plain text. Only for the pipes of the process that refreshes a login.
 pub(super) fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose_secret())
 }
@@ -69,16 +69,16 @@ fn exposed_where_there_is_one<S: Serializer>(secret: &Option<SecretString>, seri
     }
 }
 
-/// Why there is no new token.
+/// The reason why there is no new token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefreshError {
-    /// It can be asked again.
+    /// The request can be retried.
     ForNow(String),
-    /// Only a new login helps.
+    /// A retry is useless. The user must log in again.
     ForGood(String),
 }
 
-/// A token endpoint, and who we are to it.
+/// A token endpoint and the gateway's OAuth client there.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     service: Service,
@@ -89,10 +89,10 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The one that refreshes what is `service`'s.
+    /// The endpoint of `service`.
     ///
     /// # Errors
-    /// The roots cannot be read.
+    /// If the CA certificates can't be read.
     pub fn of(
         service: Service,
         client: Client,
@@ -101,15 +101,15 @@ impl Endpoint {
     ) -> anyhow::Result<Self> {
         let host = HostName::parse(service.endpoint().0.as_bytes())?;
         let (place, roots) = upstreams.place(&host, Place::Public(resolver));
-        // Roots that cannot be used are an error now, and not at the first refresh.
+        // This check reports unusable CA certificates at start, before the first refresh.
         https::Client::new(host.clone(), place.clone(), roots, LIMITS)?;
         Ok(Self { service, client, host, place, roots_pem: roots.to_owned() })
     }
 
-    /// What asks it now.
+    /// The data for a request to the endpoint, with addresses resolved now.
     ///
     /// # Errors
-    /// Its name cannot be resolved: [`RefreshError::ForNow`].
+    /// If the endpoint's name can't be resolved: [`RefreshError::ForNow`].
     pub async fn question(&self) -> Result<Question, RefreshError> {
         let (service, client, roots_pem) = (self.service, self.client.clone(), self.roots_pem.clone());
         match self.place.addresses(&self.host).await {
@@ -119,19 +119,19 @@ impl Endpoint {
     }
 }
 
-/// All that is needed to ask a token endpoint, but the refresh token.
+/// The data for a request to a token endpoint, except the refresh token.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Question {
     service: Service,
     client: Client,
-    /// Where the service's endpoint is.
+    /// The addresses of the service's endpoint.
     addresses: Vec<SocketAddr>,
-    /// Who vouches for it there.
+    /// The CA certificates that the endpoint's certificate must chain to.
     roots_pem: String,
 }
 
 impl Question {
-    /// Asks for a new token.
+    /// Requests a new token.
     ///
     /// # Errors
     /// See [`RefreshError`].
@@ -144,7 +144,7 @@ impl Question {
             [(ACCEPT, HeaderValue::from_static("application/json")), (CONTENT_TYPE, HeaderValue::from_static(kind))];
         let answered = async {
             let client = https::Client::new(host, place, &self.roots_pem, LIMITS)?;
-            // Never twice: a token endpoint may have taken the refresh token out of force.
+            // Without retry: the token endpoint may already have invalidated the refresh token.
             client.call_once(Method::POST, path, headers, body).await
         };
         let answer = answered.await.map_err(|error| RefreshError::ForNow(error.to_string()))?;
@@ -152,8 +152,8 @@ impl Question {
     }
 }
 
-/// The content type and the body of the question. One of the three places in this directory where a secret leaves its
-/// wrapper; the others are [`exposed`] and [`super::home::Room::fill`].
+/// The content type and the body of the request. Three places in this directory expose a secret: this function,
+/// [`exposed`] and [`super::home::Room::fill`].
 fn body(service: Service, client: &Client, token: &SecretString) -> (&'static str, Bytes) {
     let mut fields = vec![
         ("grant_type", "refresh_token"),
@@ -176,10 +176,11 @@ fn body(service: Service, client: &Client, token: &SecretString) -> (&'static st
     }
 }
 
-/// What an answer means. Of its body nothing is told but an error that is on our own list.
+/// Reads a response. The error message quotes only error codes that are in [`FINAL`], and no other part of the body.
 fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, RefreshError> {
     if status == 200 {
-        return Renewed::read(body).ok_or_else(|| RefreshError::ForNow(format!("{host} answers 200 without a token")));
+        return Renewed::read(body)
+            .ok_or_else(|| RefreshError::ForNow(format!("{host} returned status 200 without a token")));
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     // {"error": "code"} is RFC 6749's, {"error": {"code": …}} and {"code": …} are OpenAI's.
@@ -187,9 +188,9 @@ fn read(host: &str, status: u16, body: &[u8]) -> Result<Renewed, RefreshError> {
     let known = FINAL.iter().find(|code| told.iter().any(|told| told.as_str() == Some(code)));
     match known {
         Some(code) if matches!(status, 400 | 401 | 403) => {
-            Err(RefreshError::ForGood(format!("{host} answers {status} {code}")))
+            Err(RefreshError::ForGood(format!("{host} returned {status} {code}")))
         }
-        _ => Err(RefreshError::ForNow(format!("{host} answers with status {status}"))),
+        _ => Err(RefreshError::ForNow(format!("{host} returned status {status}"))),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Where a login lives: in the state directory, copied there from its program's file and from then on the gateway's own.
+//! The home of a login in the state directory. The login is copied there from its program's file. From then on, the
+//! copy is the gateway's own.
 //!
-//! Beside it stands what its file was when it was copied. A file that is another one and newer was written by a new
-//! login, and is copied again.
+//! The home also stores the hash and the time of the program's file at the copy. If the file later has another hash and
+//! a newer time, a new login wrote the file, and the file is copied again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -17,13 +18,13 @@ use sha2::{Digest, Sha256};
 use base::files::Reserved;
 use base::hash::hex;
 
-/// Only for its owner.
+/// The mode of all files: access for the owner only.
 const MODE: u32 = 0o600;
 
-/// The longest file; one has some KiB.
+/// The longest file, in bytes. A file has some KiB.
 const MAX_FILE: u64 = 256 << 10;
 
-/// Room for a login that has grown.
+/// Additional space for a login that has grown, in bytes.
 const GROWTH: usize = 16 << 10;
 
 /// The directory of all logins, below the state directory.
@@ -38,15 +39,16 @@ pub struct Home {
     lock: PathBuf,
 }
 
-/// A login that nobody else refreshes until this is dropped, or its process has ended in whatever way.
+/// A lock on a login: no other process refreshes the login. The lock is released when this is dropped, or when the
+/// process ends in any way.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "it is held, not used")] File);
 
 impl Lock {
-    /// Takes the lock `path`; none where somebody has it.
+    /// Takes the lock `path`. Returns `None` if another process has the lock.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// If the file system fails.
     pub fn take(path: &Path) -> io::Result<Option<Self>> {
         Self::of(OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?)
     }
@@ -60,61 +62,61 @@ impl Lock {
     }
 }
 
-/// What a file was when it was copied.
+/// The hash and the modification time of a file when it was copied.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Copied {
     sha256: String,
     modified: (i64, i64),
 }
 
-/// A login, and whether it was copied just now, in place of another one or as the first.
+/// A login, and whether it was copied just now.
 #[derive(Debug)]
 pub struct Found {
-    /// The text of its file.
+    /// The text of the login's file.
     pub text: SecretString,
-    /// It is not the one that was there before.
+    /// Whether the login was copied just now, as the first login or in place of another.
     pub copied: bool,
 }
 
-/// Room on disk for a login that is about to change.
+/// Reserved disk space for a login that is about to change.
 #[derive(Debug)]
 pub struct Room(Reserved);
 
 impl Home {
-    /// In `state_dir`, for the credential `name` whose program has the file `source`.
+    /// The home in `state_dir` for the credential `name`. `source` is the program's file.
     pub fn new(state_dir: &Path, name: &str, source: &Path) -> Self {
         let directory = state_dir.join(DIRECTORY);
         let file = |kind: &str| directory.join(format!("{name}.{kind}"));
         Self { source: source.to_owned(), own: file("json"), copied: file("copied"), lock: file("lock") }
     }
 
-    /// What is locked while it is refreshed. It holds nothing, and stays.
+    /// The file that is locked during a refresh. It is empty and is never removed.
     pub fn lock_file(&self) -> &Path {
         &self.lock
     }
 
-    /// Whether it is being refreshed. Takes no room on the disk.
+    /// Whether a process refreshes the login now. Creates no file.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// If the file system fails.
     pub fn busy(&self) -> io::Result<bool> {
         match OpenOptions::new().write(true).open(&self.lock) {
             Ok(file) => Ok(Lock::of(file)?.is_none()),
-            // Nobody has ever refreshed it.
+            // The login has never been refreshed.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// The gateway's own file.
+    /// The content of the gateway's own file.
     ///
     /// # Errors
-    /// There is none, or it cannot be read.
+    /// If the file doesn't exist or can't be read.
     pub fn own(&self) -> Result<SecretString, String> {
         read(&self.own).map(|(text, _)| text)
     }
 
-    /// Removes what a process left that was killed while it wrote. Only one at a time writes.
+    /// Removes the temporary files of a process that was killed during a write. Only one process writes at a time.
     fn sweep(&self) -> io::Result<()> {
         let (Some(directory), Some(name)) = (self.own.parent(), self.own.file_name().and_then(|name| name.to_str()))
         else {
@@ -135,16 +137,16 @@ impl Home {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
     }
 
-    /// What changes when the program's file does.
+    /// Metadata that changes with the program's file: inode, size and modification time. `None` if there is no file.
     pub fn stamp(&self) -> Option<(u64, u64, i64, i64)> {
         std::fs::metadata(&self.source).ok().map(|m| (m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
     }
 
-    /// The login, from the program's file where that is newer than what was copied of it and another one. `usable` says
-    /// what is wrong with a text.
+    /// The login. If the program's file has changed and is newer than at the last copy, the file is copied first.
+    /// `usable` returns the problem with a text.
     ///
     /// # Errors
-    /// There is none that can be used, or it cannot be copied.
+    /// If there is no usable login, or the copy fails.
     pub fn find(&self, usable: impl Fn(&str) -> Result<(), String>) -> Result<Found, String> {
         let own = read(&self.own);
         let source = read(&self.source);
@@ -155,7 +157,7 @@ impl Home {
         {
             match usable(text.expose_secret()) {
                 Ok(()) => {
-                    // In this order: where the second fails, it is done again before anything is refreshed.
+                    // In this order: if the second write fails, the copy is repeated before any refresh.
                     let problem = |error: io::Error| format!("cannot be copied into the state directory: {error}");
                     self.room(0).map_err(problem)?.fill(text).map_err(problem)?;
                     let copied = SecretString::from(serde_json::to_string(now).map_err(|error| error.to_string())?);
@@ -163,10 +165,10 @@ impl Home {
                     stamp.fill(&copied).map_err(problem)?;
                     return Ok(Found { text: text.clone(), copied: true });
                 }
-                // A file that is being written, or a broken one, takes nothing from a login that works.
+                // A partly written or invalid file does not replace a working login.
                 Err(problem) if own.is_err() => return Err(problem),
                 Err(problem) => {
-                    tracing::warn!(file = %self.source.display(), problem, "the file of a login is left alone")
+                    tracing::warn!(file = %self.source.display(), problem, "the changed file of a login is invalid and is ignored")
                 }
             }
         }
@@ -180,15 +182,15 @@ impl Home {
     fn newer(&self, now: &Copied, known: Option<&Copied>) -> bool {
         match known {
             Some(known) => now.sha256 != known.sha256 && now.modified > known.modified,
-            // The copy was not finished, or somebody has removed what is known of it.
+            // The copy was not completed, or the record of the copy was removed.
             None => std::fs::metadata(&self.own).is_ok_and(|own| now.modified > (own.mtime(), own.mtime_nsec())),
         }
     }
 
-    /// Room for a login of about `size` bytes, on disk before anything is asked that cannot be asked twice.
+    /// Reserves disk space for a login of about `size` bytes, before a request that can't be repeated.
     ///
     /// # Errors
-    /// The disk is full, or the state directory cannot be written.
+    /// If the disk is full, or the state directory can't be written.
     pub fn room(&self, size: usize) -> io::Result<Room> {
         self.make_directory()?;
         self.sweep()?;
@@ -197,11 +199,11 @@ impl Home {
 }
 
 impl Room {
-    /// Writes the login: file, name and directory are on disk when this returns. One of the three places in this directory
-    /// where a secret leaves its wrapper; the others are the body in `endpoint` and the pipes in `refresh`.
+    /// Writes the login. File, name and directory are on disk when this returns. Three places in this directory expose
+    /// a secret: this function, the body in `endpoint` and the pipes in `refresh`.
     ///
     /// # Errors
-    /// Whatever the file system says; the login on disk is then the old one.
+    /// If the file system fails. The login on disk is then unchanged.
     pub fn fill(self, text: &SecretString) -> io::Result<()> {
         self.0.fill(text.expose_secret().as_bytes())
     }
@@ -209,7 +211,7 @@ impl Room {
 
 fn read(path: &Path) -> Result<(SecretString, Copied), String> {
     let metadata = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
-    // A pipe would keep us waiting.
+    // A read from a pipe would block.
     if !metadata.is_file() || metadata.len() > MAX_FILE {
         return Err(format!("is no regular file of up to {MAX_FILE} bytes"));
     }

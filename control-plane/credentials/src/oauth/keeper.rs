@@ -1,4 +1,4 @@
-//! Keeps one login fresh. The one task that does is the only one that changes what is in force.
+//! The task that refreshes one login. Only this task changes the login's current tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,32 +15,32 @@ use super::tokens::{self, Tokens};
 use super::{Login, Outlook, Refresher, State, schedule};
 use base::telemetry::{self, Refresh};
 
-/// How often a login is looked at, and its file.
+/// How often a login and its file are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The least time between two refreshes, whatever a provider says of how long its tokens live.
+/// The least time between two refreshes, even if a provider returns a shorter lifetime.
 const APART: Duration = Duration::from_secs(10);
 
-/// What that task knows.
+/// The state of the task.
 pub struct Keeper<'a> {
     login: &'a Arc<Login>,
     home: Home,
     refresher: Refresher,
-    /// The file, as it is on disk or should be.
+    /// The content of the login's file. It may not be on disk yet: see `unsaved`.
     text: Option<SecretString>,
     seen: Option<Option<(u64, u64, i64, i64)>>,
-    /// What is not on disk yet.
+    /// The new tokens, while they are not on disk.
     unsaved: Option<Arc<Tokens>>,
     turn: Turn,
 }
 
-/// Whether it may ask.
+/// Whether the task may request a new token.
 #[derive(Debug, Default)]
 struct Turn {
     failures: u32,
-    /// Not before.
+    /// No request before this time.
     after: Option<Instant>,
-    /// Never again, with this login.
+    /// No further request with this login.
     ended: bool,
 }
 
@@ -52,12 +52,12 @@ impl Turn {
 }
 
 impl<'a> Keeper<'a> {
-    /// The one of `login`, which is at `home`.
+    /// The task's state for `login`, whose home is `home`.
     pub fn new(login: &'a Arc<Login>, home: Home, refresher: Refresher) -> Self {
         Self { login, home, refresher, text: None, seen: None, unsaved: None, turn: Turn::default() }
     }
 
-    /// Keeps it fresh until `stopped`.
+    /// Refreshes the login until `stopped`.
     pub async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         loop {
             self.step().await;
@@ -79,7 +79,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Takes up the login, at first and whenever its file has changed.
+    /// Loads the login, at the start and after each change of its file.
     async fn look(&mut self) {
         let seen = self.home.stamp();
         let waits = self.turn.after.is_some_and(|after| Instant::now() < after);
@@ -104,14 +104,14 @@ impl<'a> Keeper<'a> {
                 self.turn.failed();
                 self.fails(&problem, Outlook::Later);
             }
-            // What is in force goes on, and the file is looked at again.
+            // The current login stays in use, and the file is checked again.
             Err(problem) => return self.fails(&problem, Outlook::Soon),
         }
         self.seen = Some(seen);
     }
 
-    /// A process refreshes it that is not ours to wait for: of an earlier run, or one that does not end. Until it has, the
-    /// token goes on that was there before.
+    /// Handles a refresh by a process of an earlier run, or by a process that does not end. Until the process ends, the
+    /// token on disk stays in use.
     async fn wait(&mut self) {
         let (home, layout) = (self.home.clone(), self.login.layout.clone());
         let own = blocking(move || home.own().and_then(|text| tokens::read(&layout, text.expose_secret()))).await;
@@ -120,7 +120,7 @@ impl<'a> Keeper<'a> {
         {
             self.publish(Arc::new(tokens), None);
         }
-        self.fails("is being refreshed by a process that an earlier run has begun", Outlook::Soon);
+        self.fails("is being refreshed by a process of an earlier run", Outlook::Soon);
     }
 
     fn take(&mut self, text: SecretString, copied: bool) {
@@ -128,12 +128,12 @@ impl<'a> Keeper<'a> {
         let (name, file) = (&self.login.name, self.login.source.display());
         match (copied, self.text.is_some()) {
             (true, true) => {
-                tracing::warn!(credential = name, %file, "the file of a login is newer; it is taken in place of the gateway's own")
+                tracing::warn!(credential = name, %file, "the file of a login is newer and replaces the gateway's own copy")
             }
             (true, false) => {
-                tracing::info!(credential = name, %file, "a login was copied; it is the gateway's own from now on")
+                tracing::info!(credential = name, %file, "a login was copied; the gateway refreshes its own copy from now on")
             }
-            (false, _) => tracing::info!(credential = name, "a login is the one of an earlier run"),
+            (false, _) => tracing::info!(credential = name, "a login of an earlier run is used"),
         }
         (self.text, self.unsaved, self.turn) = (Some(text), None, Turn::default());
         self.publish(Arc::new(tokens), None);
@@ -145,7 +145,7 @@ impl<'a> Keeper<'a> {
                 tokens: Some(tokens),
                 since: Timestamp::now(),
                 refreshed: refreshed.or(state.refreshed),
-                // A refresh that was due by itself ends the row.
+                // A refresh that was due by time ends the row of refreshes that a 401 triggered.
                 blamed: match refreshed {
                     Some(_) if state.rejected => state.blamed.saturating_add(1),
                     Some(_) if self.unsaved.is_none() => 0,
@@ -156,7 +156,7 @@ impl<'a> Keeper<'a> {
         });
     }
 
-    /// Whether a new token is to be asked for.
+    /// Whether a request for a new token is due.
     fn due(&self, now: Timestamp) -> bool {
         let state = self.login.state.borrow();
         let Some(tokens) = &state.tokens else { return false };
@@ -168,11 +168,13 @@ impl<'a> Keeper<'a> {
     async fn refresh(&mut self) {
         let held = self.login.state.borrow().tokens.clone();
         let (Some(text), Some(_)) = (self.text.clone(), held.and_then(|tokens| tokens.refresh.clone())) else {
-            return self.ends("ends, and has no refresh token; log in again");
+            return self.ends("expires and has no refresh token; log in again");
         };
         if self.login.refreshed_by().is_none() {
-            return self
-                .ends("ends, and the gateway does not know how to refresh it; log in again, or set `from.client_id`");
+            return self.ends(
+                "expires and the gateway knows no service or no client id to refresh the login; log in again, or set \
+                 `from.client_id`",
+            );
         }
         self.login.update(|state| state.outlook = Outlook::Soon);
         let order = Order { home: self.home.clone(), layout: self.login.layout.clone(), text };
@@ -190,7 +192,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// What has become of a refresh is not known. What is on disk holds, and may be the new login.
+    /// Handles a refresh with an unknown outcome. The login on disk is the current one, and may be the new one.
     async fn unknown(&mut self, why: &str) {
         let (turn, rejected) = (std::mem::take(&mut self.turn), self.login.state.borrow().rejected);
         let old = self.text.take();
@@ -240,7 +242,7 @@ impl<'a> Keeper<'a> {
             move || home.room(text.expose_secret().len()).and_then(|room| room.fill(&text)).map_err(|e| e.to_string());
         match blocking(save).await.and_then(|saved| saved) {
             Ok(()) => {
-                tracing::info!(credential = self.login.name, "the refreshed login is saved after all");
+                tracing::info!(credential = self.login.name, "the refreshed login is saved after a retry");
                 self.publish(tokens, Some(Timestamp::now()));
                 self.unsaved = None;
             }
@@ -248,15 +250,15 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// The new token is in memory alone. The old one goes on for as long as it lasts: its successor's use may be the end
-    /// of what is on disk.
+    /// Handles a new token that is only in memory. The old token stays in use until it expires: the provider may
+    /// invalidate the login on disk when the new token is used.
     fn unsaved(&self, error: &str) {
         if let Some(tokens) = &self.unsaved
             && self.login.state.borrow().usable(Timestamp::now()).is_none()
         {
             self.publish(Arc::clone(tokens), Some(Timestamp::now()));
         }
-        let problem = format!("was refreshed and cannot be saved: {error}; a stop now loses it");
+        let problem = format!("was refreshed and cannot be saved: {error}; a stop of the gateway loses the login");
         self.fails(&problem, Outlook::Soon);
     }
 
@@ -270,7 +272,7 @@ impl<'a> Keeper<'a> {
         self.login.state.send_if_modified(|state| {
             let changed = state.problem.as_ref() != Some(&problem) || state.outlook != outlook;
             if state.problem.as_ref() != Some(&problem) {
-                tracing::warn!(credential = self.login.name, problem, "look at a login");
+                tracing::warn!(credential = self.login.name, problem, "a login has a problem");
             }
             (state.problem, state.outlook) = (Some(problem), outlook);
             changed
@@ -278,7 +280,7 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Does something with the disk, which may be slow.
+/// Runs disk operations, which may be slow, on a blocking thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| format!("BUG: {error}"))
 }
@@ -295,7 +297,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// A login that ends in so many seconds, in a directory of its own, and the stand-in of its token endpoint.
+    /// A login that expires after a number of seconds, in its own directory, with a stand-in for its token endpoint.
     struct Rig {
         directory: tempfile::TempDir,
         login: Arc<Login>,
@@ -315,7 +317,7 @@ mod tests {
     }
 
     impl Rig {
-        /// Its endpoint takes `delay`, and then answers what `answer` gives for its n-th call.
+        /// The endpoint waits for `delay`, and returns the result of `answer` for the number of the call.
         fn start(seconds: i64, delay: Duration, answer: impl Fn(usize) -> Scripted + Send + Sync + 'static) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let source = directory.path().join("oauth_creds.json");
@@ -388,7 +390,7 @@ mod tests {
     #[tokio::test]
     async fn a_login_that_is_refused_is_not_asked_for_again_until_its_file_is_another() {
         let rig = Rig::start(-1, Duration::ZERO, |call| match call {
-            1 => Err(RefreshError::ForGood("h answers 400 invalid_grant".into())),
+            1 => Err(RefreshError::ForGood("h returned 400 invalid_grant".into())),
             _ => Ok(NEXT),
         });
         rig.until("it is refused", |rig| rig.login.problem().is_some()).await;
@@ -405,14 +407,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_failures_the_pauses_grow() {
-        let rig = Rig::start(-1, Duration::ZERO, |_| Err(RefreshError::ForNow("h answers with status 500".into())));
+        let rig = Rig::start(-1, Duration::ZERO, |_| Err(RefreshError::ForNow("h returned status 500".into())));
         while rig.asked() < 6 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let times = rig.times.lock().unwrap().clone();
         for (failures, pair) in (1..).zip(times.windows(2)) {
             let (pause, longest) = (pair[1] - pair[0], schedule::RETRIES.pause(failures));
-            // It looks once a second.
+            // The task checks the login once a second.
             assert!(pause >= longest / 2 && pause <= longest + LOOK + LOOK, "{failures}: {pause:?}");
         }
         assert!(rig.login.problem().unwrap().contains("status 500"));
@@ -424,7 +426,7 @@ mod tests {
         let rig = Rig::start(20, Duration::ZERO, |_| Ok(NEXT));
         rig.until("it is refreshed", |rig| rig.asked() == 1).await;
         let other = tempfile::tempdir().unwrap();
-        // The next one of the same login, whose directory is then in the way.
+        // A second login with the same file. Later, a file replaces the directory of its home.
         let rig = Rig::start(3_000, Duration::ZERO, |_| Ok(NEXT));
         rig.until("it is there", |rig| rig.login.state.borrow().tokens.is_some()).await;
         let tokens = rig.directory.path().join("tokens");
@@ -442,7 +444,7 @@ mod tests {
     async fn a_disk_that_fails_after_the_rotation_loses_nothing_that_it_need_not() {
         let rig = Rig::start(3, Duration::from_millis(500), |_| Ok(NEXT));
         rig.until("it is asked", |rig| rig.asked() == 1).await;
-        // Between the question and its answer.
+        // Between the request and its response.
         let (tokens, other) = (rig.directory.path().join("tokens"), tempfile::tempdir().unwrap());
         std::fs::rename(&tokens, other.path().join("away")).unwrap();
         std::fs::write(&tokens, "in the way").unwrap();

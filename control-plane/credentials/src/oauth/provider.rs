@@ -1,4 +1,4 @@
-//! Whose logins these are: the programs that made them, and the services that refresh them.
+//! The programs that create logins, and the services that refresh them.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +12,11 @@ pub enum Program {
     Gemini,
     /// `~/.claude/.credentials.json`
     Claude,
-    /// `~/.local/share/opencode/auth.json`, which has several.
+    /// `~/.local/share/opencode/auth.json`, which holds several logins.
     OpenCode,
 }
 
-/// How a file is laid out.
+/// The layout of a login's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     /// Codex.
@@ -25,11 +25,11 @@ pub enum Layout {
     Gemini,
     /// Claude Code.
     Claude,
-    /// OpenCode, and the provider in its file.
+    /// OpenCode, and the key of the provider in its file.
     OpenCode(String),
 }
 
-/// Who refreshes a login.
+/// A service that refreshes logins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Service {
     /// auth.openai.com
@@ -40,15 +40,15 @@ pub enum Service {
     Anthropic,
 }
 
-/// A built-in credential that a login may be for.
+/// The login that a built-in credential can use.
 pub struct BuiltIn {
-    /// Whose file it is.
+    /// The program of the login's file.
     pub program: Program,
-    /// The placeholder that its program wants in a sandbox.
+    /// The variable that needs a placeholder in a sandbox, if any.
     pub placeholder: Option<&'static str>,
 }
 
-/// The login that the built-in credential of this name may come from.
+/// The login that the built-in credential `name` can use. `None` if the credential has no login.
 pub fn built_in(name: &str) -> Option<BuiltIn> {
     let (program, placeholder) = match name {
         "codex" => (Program::Codex, None),
@@ -60,7 +60,7 @@ pub fn built_in(name: &str) -> Option<BuiltIn> {
 }
 
 impl Program {
-    /// The variable that names its file, where the configuration does not.
+    /// The variable with the path of the login's file. The configuration takes precedence.
     pub fn variable(self) -> &'static str {
         match self {
             Self::Codex => "CODEX_AUTH_FILE",
@@ -72,7 +72,7 @@ impl Program {
 }
 
 impl Layout {
-    /// Whose file it is.
+    /// The program that owns the file.
     pub fn program(&self) -> &'static str {
         match self {
             Self::Codex => "Codex",
@@ -91,7 +91,7 @@ impl Layout {
         }
     }
 
-    /// Who refreshes it, where we know how.
+    /// The service that refreshes the login. `None` if the gateway does not know the service.
     pub fn service(&self) -> Option<Service> {
         match self {
             Self::Codex => Some(Service::OpenAi),
@@ -107,7 +107,7 @@ impl Layout {
 }
 
 impl Service {
-    /// The hosts and paths of its token endpoint. The gateway asks the first, a sandbox may ask any.
+    /// The hosts and paths of the service's token endpoints. The gateway uses the first. A sandbox may use any.
     pub fn endpoints(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::OpenAi => &[("auth.openai.com", "/oauth/token")],
@@ -118,12 +118,12 @@ impl Service {
         }
     }
 
-    /// The one that the gateway asks.
+    /// The token endpoint that the gateway uses.
     pub fn endpoint(self) -> (&'static str, &'static str) {
         self.endpoints().first().copied().unwrap_or_default()
     }
 
-    /// The client that its programs are, where that is the same in all of them.
+    /// The OAuth client id of the service's programs. `None` if they have different ids.
     pub fn client_id(self) -> Option<&'static str> {
         match self {
             Self::OpenAi => Some("app_EMoamEEZ73f0CkXaXp7hrann"),

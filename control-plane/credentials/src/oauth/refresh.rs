@@ -1,10 +1,10 @@
-//! One refresh, by a process of its own.
+//! One refresh, in a separate process.
 //!
-//! A service that rotates refresh tokens takes each of them once. From when it has made the next one until that is on
-//! disk, the login is nowhere but in the answer on its way, and whoever reads the answer must not end before. So that is
-//! a process which does nothing else: it is told on its standard input all that it needs, saves the answer, says on its
-//! standard output what became of it, and ends by itself, whatever becomes of the gateway meanwhile. It locks the login
-//! before it is told anything, and the next gateway waits for the lock.
+//! A service that rotates refresh tokens accepts each token once. When the service has issued the next token, the old
+//! one is invalid. Until the new token is on disk, the login exists only in the service's response. So the process that
+//! reads the response must not end early. This process does nothing else. It reads its order from standard input, saves
+//! the new login, writes the outcome to standard output, and exits. It continues even if the gateway stops or crashes.
+//! It locks the login before it reads the order, and the next gateway waits for the lock.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -28,60 +28,60 @@ use base::process::OURSELVES;
 /// The hidden command.
 const COMMAND: &str = "refresh-login";
 
-/// What the process says when it has the lock.
+/// The byte that the process writes when it has the lock.
 const READY: u8 = b'\n';
 
-/// The longest login, and what stands around it.
+/// The longest outcome, in bytes: a login in JSON.
 const MAX_OUTCOME: u64 = 1 << 20;
 
-/// The longest reason why it has no lock.
+/// The longest message, in bytes, from a process that could not take the lock.
 const MAX_WHY: u64 = 1 << 10;
 
-/// How long it may take to start.
+/// The time limit for the start of the process.
 const START: Duration = Duration::from_secs(10);
 
-/// How long it may take to end: more than the exchange may take, and the disk twice.
+/// The time limit for the process: longer than the time limit of the exchange plus two writes to disk.
 pub const LIFETIME: Duration = Duration::from_secs(75);
 
-/// A login that is to be refreshed.
+/// An order to refresh a login.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
-    /// Where it is saved.
+    /// The login's home on disk.
     pub home: Home,
-    /// How its file is laid out.
+    /// The layout of the login's file.
     pub layout: Layout,
-    /// Its file.
+    /// The content of the login's file.
     #[serde(serialize_with = "exposed")]
     pub text: SecretString,
 }
 
-/// What the process is told.
+/// The input of the process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Told {
     order: Order,
     question: Question,
 }
 
-/// What became of a refresh.
+/// The outcome of a refresh.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Outcome {
-    /// The login is a new one.
+    /// The login was refreshed.
     Renewed {
-        /// Its file.
+        /// The content of the new login's file.
         #[serde(serialize_with = "exposed")]
         text: SecretString,
-        /// Why that is not on disk, if it is not.
+        /// The reason why the new login is not on disk. `None` if it is.
         unsaved: Option<String>,
     },
-    /// Nobody was asked: the new login could not have been saved.
+    /// No request was sent, because the new login could not have been saved.
     NoRoom(String),
-    /// There is no new login.
+    /// The refresh failed. There is no new login.
     Refused(RefreshError),
-    /// The process has ended without a word. What is on disk holds.
+    /// The process has ended without an outcome. The login on disk is the current one.
     Unknown(String),
 }
 
-/// Carries out an order. `ask` is the exchange with the token endpoint.
+/// Executes an order. `ask` is the exchange with the token endpoint.
 pub async fn carry_out(
     order: Order,
     ask: impl AsyncFnOnce(Arc<SecretString>) -> Result<Renewed, RefreshError>,
@@ -89,7 +89,7 @@ pub async fn carry_out(
     let Order { home, layout, text } = order;
     let held = tokens::read(&layout, text.expose_secret());
     let Ok(Some(token)) = held.map(|tokens| tokens.refresh) else {
-        return Outcome::Refused(RefreshError::ForGood("there is no refresh token".into()));
+        return Outcome::Refused(RefreshError::ForGood("the login has no refresh token".into()));
     };
     let room = match home.room(text.expose_secret().len()) {
         Ok(room) => room,
@@ -105,26 +105,27 @@ pub async fn carry_out(
             let unsaved = room.fill(&text).err().map(|error| error.to_string());
             Outcome::Renewed { text, unsaved }
         }
-        Err(problem) => Outcome::Refused(RefreshError::ForGood(format!("BUG: it {problem}"))),
+        Err(problem) => Outcome::Refused(RefreshError::ForGood(format!("BUG: the new login {problem}"))),
     }
 }
 
-/// Has a process carry it out, which asks `endpoint`.
+/// Executes an order in a new process, which sends the request to `endpoint`.
 pub async fn apart(order: Order, endpoint: &Endpoint) -> Outcome {
     let question = match endpoint.question().await {
         Ok(question) => question,
         Err(refused) => return Outcome::Refused(refused),
     };
-    let for_now =
-        |why: String| Outcome::Refused(RefreshError::ForNow(format!("a process for it cannot be started: {why}")));
+    let for_now = |why: String| {
+        Outcome::Refused(RefreshError::ForNow(format!("the process `refresh-login` cannot be started: {why}")))
+    };
     let told = Told { order, question };
     let Ok(bytes) = serde_json::to_vec(&told) else {
-        return for_now("a path of it is no text".into());
+        return for_now("a path of the login is not UTF-8 text".into());
     };
     let begun = tokio::time::timeout(START, begin(told.order.home.lock_file())).await;
     let (mut stdin, mut stdout) = match begun {
         Ok(Ok(pipes)) => pipes,
-        // It has been told nothing.
+        // The process has not received the order.
         Ok(Err(error)) => return for_now(error.to_string()),
         Err(_) => return for_now(format!("not within {} s", START.as_secs())),
     };
@@ -133,30 +134,31 @@ pub async fn apart(order: Order, endpoint: &Endpoint) -> Outcome {
         drop(stdin);
         let mut answer = Vec::new();
         (&mut stdout).take(MAX_OUTCOME).read_to_end(&mut answer).await?;
-        // What serde says of a text may quote it.
-        serde_json::from_slice(&answer).map_err(|_| std::io::Error::other("it has ended by itself"))
+        // serde's error is dropped, because it can quote the secret.
+        serde_json::from_slice(&answer).map_err(|_| std::io::Error::other("the process has ended early"))
     };
     match tokio::time::timeout(LIFETIME, exchange).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => Outcome::Unknown(format!("the process that refreshed it failed: {error}")),
-        Err(_) => Outcome::Unknown("the process that refreshes it does not end".into()),
+        Ok(Err(error)) => Outcome::Unknown(format!("the process `refresh-login` failed: {error}")),
+        Err(_) => Outcome::Unknown("the process `refresh-login` does not end".into()),
     }
 }
 
-/// Starts the process and waits until it has the lock.
+/// Starts the process, and waits until the process has the lock.
 async fn begin(lock: &Path) -> std::io::Result<(tokio::process::ChildStdin, tokio::process::ChildStdout)> {
     let mut child = tokio::process::Command::new(OURSELVES)
         .arg0("sallyport")
         .arg(COMMAND)
         .arg(lock)
         .env_clear()
-        // What ends our process group does not end it, and who waits for the end of our output does not wait for it.
+        // A process group of its own, and no inherited output: a signal to the gateway's group does not end the
+        // process, and a reader of the gateway's output does not wait for the process.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let gone = || std::io::Error::other("BUG: it has no pipes");
+    let gone = || std::io::Error::other("BUG: the process has no pipes");
     let (stdin, mut stdout) = (child.stdin.take().ok_or_else(gone)?, child.stdout.take().ok_or_else(gone)?);
     let mut first = [0];
     let length = stdout.read(&mut first).await?;
@@ -165,17 +167,17 @@ async fn begin(lock: &Path) -> std::io::Result<(tokio::process::ChildStdin, toki
         stdout.take(MAX_WHY).read_to_end(&mut why).await?;
         return Err(std::io::Error::other(String::from_utf8_lossy(&why).into_owned()));
     }
-    // The runtime reaps it.
+    // The runtime reaps the process.
     Ok((stdin, stdout))
 }
 
-/// Is that process, for the login whose lock is the file `lock`.
+/// The main function of that process. `lock` is the login's lock file.
 ///
 /// # Errors
-/// Another one has the lock, or what it is told cannot be understood: then nobody was asked.
+/// If another process has the lock, or the order can't be parsed. In both cases no request was sent.
 pub fn run(lock: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // While these are kept, the signals end nothing.
+    // While these handlers exist, the signals do not end the process.
     let _kept = {
         let _entered = runtime.enter();
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
@@ -184,7 +186,9 @@ pub fn run(lock: &Path) -> anyhow::Result<()> {
             .collect::<std::io::Result<Vec<_>>>()?
     };
     let mut stdout = std::io::stdout().lock();
-    let locked = Lock::take(lock).context("the login cannot be locked").and_then(|lock| lock.context("it is locked"));
+    let locked = Lock::take(lock)
+        .context("the login cannot be locked")
+        .and_then(|lock| lock.context("another process has locked the login"));
     let _lock = match locked {
         Ok(lock) => lock,
         Err(error) => {
@@ -196,11 +200,11 @@ pub fn run(lock: &Path) -> anyhow::Result<()> {
     stdout.flush()?;
     let mut told = Vec::new();
     std::io::stdin().lock().read_to_end(&mut told)?;
-    // What serde says of a text may quote it.
+    // serde's error is dropped, because it can quote the secret.
     let Told { order, question } =
         serde_json::from_slice(&told).map_err(|_| anyhow::anyhow!("the order ends too early"))?;
     let outcome = runtime.block_on(carry_out(order, async |token| question.ask(&token).await));
-    // Whoever wanted to know may be gone.
+    // The gateway may have ended.
     drop(stdout.write_all(&serde_json::to_vec(&outcome)?));
     Ok(())
 }

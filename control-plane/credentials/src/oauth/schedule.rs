@@ -1,4 +1,4 @@
-//! When a login is refreshed. Pure.
+//! The times at which logins are refreshed. Pure.
 
 use std::time::Duration;
 
@@ -7,13 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 use super::tokens::Tokens;
 use base::backoff::Backoff;
 
-/// How long before its end a token is refreshed, at the least.
+/// The least time between the refresh of a token and its expiry.
 const MARGIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// The pause after a failed refresh.
 pub const RETRIES: Backoff = Backoff { first: Duration::from_secs(1), last: Duration::from_secs(300) };
 
-/// When a new token is due: a tenth of its life before its end, and five minutes at the least; of a short life the half.
+/// The time when a new token is due: a tenth of the token's lifetime before its expiry, but at least [`MARGIN`] before.
+/// For a short lifetime, the time is at most half the lifetime before the expiry. `None` if the expiry is unknown.
 pub fn due(tokens: &Tokens) -> Option<Timestamp> {
     let expires = tokens.expires?;
     let margin = match tokens.issued {

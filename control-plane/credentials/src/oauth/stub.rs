@@ -1,4 +1,5 @@
-//! What a sandbox gets that asks a token endpoint for a new token: one that its program takes, and that is worth nothing.
+//! The response to a sandbox that requests a new token from a token endpoint: a token that the program accepts, and
+//! that gives no access.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,13 +8,13 @@ use serde_json::{Value, json};
 use super::provider::Service;
 use crate::format::PLACEHOLDER;
 
-/// When the placeholders end, in Unix time: the year 2100.
+/// The expiry of the placeholders, in Unix time: the year 2100.
 const END: i64 = 4_102_444_800;
 
-/// Ten years, in seconds: what JavaScript adds to its clock.
+/// The lifetime of the placeholders, in seconds: ten years. Programs in JavaScript add this number to the current time.
 const LIFETIME: i64 = 315_360_000;
 
-/// The body of the answer, JSON.
+/// The body of the response, in JSON.
 pub fn body(service: Service) -> String {
     let body: Value = match service {
         Service::OpenAi => json!({
@@ -43,7 +44,7 @@ pub fn body(service: Service) -> String {
     body.to_string()
 }
 
-/// Three parts that parse, with the claims that Codex looks at.
+/// A JSON Web Token whose three parts can be parsed, with the claims that Codex reads.
 fn web_token() -> String {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({

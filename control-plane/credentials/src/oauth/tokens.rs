@@ -1,6 +1,7 @@
-//! The files in which programs keep their logins: what of them counts, and how a refresh changes them. Pure.
+//! The files in which programs keep their logins: the fields that the gateway reads, and the changes of a refresh.
+//! Pure.
 //!
-//! Only what has changed is set. Fields that we do not know, and the nesting, stay as they were.
+//! A refresh sets only fields whose values change. Unknown fields and the nesting are kept.
 
 use std::sync::Arc;
 
@@ -12,38 +13,38 @@ use serde_json::{Map, Value, json};
 
 use super::provider::Layout;
 
-/// How long a Codex token counts that does not say so itself: Codex refreshes as often.
+/// The lifetime of a Codex token without an expiry. Codex refreshes its tokens at this interval.
 const CODEX_LIFETIME: SignedDuration = SignedDuration::from_hours(8 * 24);
 
-/// How long a refreshed token counts of which nobody says so.
+/// The lifetime of a refreshed token if the response has no expiry.
 const UNKNOWN_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 
-/// The longest token. Many servers take no header over 8 KiB, and web tokens have two or three.
+/// The longest token, in bytes. Many servers accept no header over 8 KiB, and web tokens have two or three KiB.
 const MAX_TOKEN: usize = 8 << 10;
 
-/// What counts of a login.
+/// The tokens of a login.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    /// What goes into requests.
+    /// The access token, which is injected into requests.
     pub access: Arc<SecretString>,
-    /// What a new one is asked for with. An API key has none.
+    /// The refresh token. An API key has no refresh token.
     pub refresh: Option<Arc<SecretString>>,
-    /// The account, where requests name it.
+    /// The account, if requests name the account.
     pub account: Option<String>,
-    /// When the access token was made, where that is known.
+    /// When the access token was issued, if known.
     pub issued: Option<Timestamp>,
-    /// When it ends, where that is known.
+    /// When the access token expires, if known.
     pub expires: Option<Timestamp>,
 }
 
-/// What a token endpoint has answered.
+/// The response of a token endpoint.
 #[derive(Debug)]
 pub struct Renewed {
     fields: Map<String, Value>,
 }
 
 impl Renewed {
-    /// Reads an answer of status 200.
+    /// Parses a response with status 200. Returns `None` if the response has no access token.
     pub fn read(body: &[u8]) -> Option<Self> {
         let Ok(Value::Object(fields)) = serde_json::from_slice(body) else { return None };
         fields.get("access_token")?.as_str().filter(|token| !token.is_empty())?;
@@ -62,10 +63,11 @@ impl Renewed {
     }
 }
 
-/// Reads a file.
+/// Parses a file.
 ///
 /// # Errors
-/// What is wrong with it, to be read behind its name, without anything that is in it.
+/// If the file holds no valid login. The error is the problem, to be shown after the file's name. It never quotes the
+/// file.
 pub fn read(layout: &Layout, text: &str) -> Result<Tokens, String> {
     let document: Value = serde_json::from_str(text).map_err(|_| "is no JSON")?;
     let none = || format!("holds no login of {}", layout.program());
@@ -105,10 +107,10 @@ pub fn read(layout: &Layout, text: &str) -> Result<Tokens, String> {
     Ok(Tokens { access: secret(access), refresh: text(refresh).map(secret), account, issued, expires })
 }
 
-/// The same file after a refresh at `now`.
+/// The content of the file after a refresh at `now`.
 ///
 /// # Errors
-/// It is none any more.
+/// If `text` holds no login.
 pub fn renew(layout: &Layout, text: &str, renewed: &Renewed, now: Timestamp) -> Result<SecretString, String> {
     let mut document: Value = serde_json::from_str(text).map_err(|_| "is no JSON")?;
     let expires = renewed.expires(now);
@@ -151,7 +153,7 @@ fn secret(text: &str) -> Arc<SecretString> {
     Arc::new(text.into())
 }
 
-/// Where the tokens stand. Codex also has them at the top.
+/// The object with the tokens. Codex can also have the tokens at the top level.
 fn place<'a>(layout: &Layout, document: &'a Value) -> Option<&'a Map<String, Value>> {
     match layout {
         Layout::Codex => document.get("tokens").and_then(Value::as_object).or_else(|| document.as_object()),
@@ -174,7 +176,7 @@ fn place_mut<'a>(layout: &Layout, document: &'a mut Value) -> Option<&'a mut Map
     }
 }
 
-/// A claim of a JSON Web Token that is a time. Its signature is the provider's business.
+/// A time among the claims of a JSON Web Token. The signature is not checked: the provider checks its own tokens.
 fn claim(token: &str, name: &str) -> Option<Timestamp> {
     Timestamp::from_second(number(claims(token)?.get(name)?)?).ok()
 }
@@ -195,7 +197,7 @@ fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
 }
 
-/// Above this a number is in milliseconds: in seconds it would be the year 5138.
+/// A larger number is in milliseconds. In seconds, it would be after the year 5138.
 const MILLISECONDS: i64 = 100_000_000_000;
 
 fn time(value: &Value) -> Option<Timestamp> {
@@ -206,7 +208,7 @@ fn time(value: &Value) -> Option<Timestamp> {
     }
 }
 
-/// Replaces a time as it is written, where it is.
+/// Replaces a time, if present, in its own notation.
 fn set_time(old: Option<&mut Value>, new: Timestamp) {
     let Some(old) = old else { return };
     *old = match number(old) {
@@ -237,7 +239,7 @@ mod tests {
         Renewed::read(fields.to_string().as_bytes()).unwrap()
     }
 
-    /// What `before` is after a refresh that gives A2 and R2 for an hour.
+    /// The file `before` after a refresh that returns A2 and R2 for an hour.
     fn refreshed(layout: &Layout, before: &Value) -> Value {
         let renewed = answer(&json!({"access_token": "A2", "refresh_token": "R2", "expires_in": 3600}));
         let text = renew(layout, &before.to_string(), &renewed, now()).unwrap();

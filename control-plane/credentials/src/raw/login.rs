@@ -1,5 +1,5 @@
 //! Logins as sources: `from: {oauth: …}`, the variables that name a login's file, and the token endpoints for which the
-//! gateway answers.
+//! gateway responds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ impl Sources<'_> {
             .or_else(|| google.then(|| text("GEMINI_OAUTH_CLIENT_SECRET").map(Into::into)).flatten());
         if google && (id.is_none() || secret.is_none()) {
             let problem = "and from.client_secret are required for Gemini CLI, or the variables \
-                           GEMINI_OAUTH_CLIENT_ID and GEMINI_OAUTH_CLIENT_SECRET: those that it is shipped with";
+                           GEMINI_OAUTH_CLIENT_ID and GEMINI_OAUTH_CLIENT_SECRET: the values that Gemini CLI contains";
             return Err(FieldError::new("from.client_id", problem));
         }
         Ok(id.map(|id| Client { id, secret }))
@@ -115,16 +115,16 @@ fn layout(program: Program, provider: Option<&str>) -> Result<Layout, FieldError
     match (program, provider) {
         (Program::OpenCode, Some(provider)) => Ok(Layout::OpenCode(provider.to_owned())),
         (Program::OpenCode, None) => {
-            Err(FieldError::new("from.provider", "is required: which of the logins in OpenCode's file"))
+            Err(FieldError::new("from.provider", "is required: the name of a login in OpenCode's file"))
         }
-        (_, Some(_)) => Err(FieldError::new("from.provider", "is for OpenCode, whose file has several")),
+        (_, Some(_)) => Err(FieldError::new("from.provider", "is for OpenCode, whose file has several logins")),
         (Program::Codex, None) => Ok(Layout::Codex),
         (Program::Gemini, None) => Ok(Layout::Gemini),
         (Program::Claude, None) => Ok(Layout::Claude),
     }
 }
 
-/// Adds an entry for each token endpoint of the logins in `entries`: the gateway answers there by itself. A host that
+/// Adds an entry for each token endpoint of the logins in `entries`: the gateway itself responds there. A host that
 /// has an entry keeps it.
 pub fn add_token_endpoints(entries: &mut BTreeMap<HostPattern, Entry>) {
     let services: BTreeSet<Service> =

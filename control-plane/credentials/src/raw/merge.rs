@@ -68,15 +68,15 @@ fn scope(raw: &RawEntry, built_in: Option<&BuiltIn>) -> Result<Scope, FieldError
         (Some(built_in::Scope::GitHubGit | built_in::Scope::GitHubApi), paths)
             if paths.is_some() || raw.methods.is_some() =>
         {
-            let problem = "what the token is for at GitHub depends on the container's repositories; switch this one \
-                           off and write one of your own to have it otherwise";
+            let problem = "the scope of the token at GitHub depends on the container's repositories; for another scope, \
+                           switch this credential off and write one of your own";
             return Err(FieldError::new(if paths.is_some() { "paths" } else { "methods" }, problem));
         }
         (Some(built_in::Scope::GitHubGit), _) => Scope::GitHubGit,
         (Some(built_in::Scope::GitHubApi), _) => Scope::GitHubApi,
         (_, Some(paths)) => Scope::Endpoints(endpoints(&mut paths.iter().map(String::as_str).chain(also))?),
         (Some(built_in::Scope::Endpoints(_)), None) if methods.is_some() => {
-            let problem = "each path of a built-in credential has its own; write `paths` too";
+            let problem = "each path of a built-in credential has its own methods; set `paths` too";
             return Err(FieldError::new("methods", problem));
         }
         (Some(built_in::Scope::Endpoints(paths)), None) => {
@@ -94,7 +94,10 @@ fn injections(
 ) -> Result<Vec<Injection>, FieldError> {
     let location = match (&raw.header, &raw.query) {
         (Some(_), Some(_)) => {
-            return Err(FieldError::new("query", "a credential stands in a header or in the query"));
+            return Err(FieldError::new(
+                "query",
+                "a credential stands in a header or in the query; remove one of the keys",
+            ));
         }
         (Some(header), None) => Some(read_header(header)?),
         (None, query) => query.as_deref().map(read_query).transpose()?,
@@ -118,7 +121,7 @@ fn injections(
     if let Location::Query(_) = location
         && format.is_some()
     {
-        let problem = "is for a header; a parameter of the query is the value and nothing else";
+        let problem = "is for a header; a parameter of the query is the bare value";
         return Err(FieldError::new("format", problem));
     }
     let format = match (format, usual.filter(|injection| at(injection.header) == location)) {
@@ -136,7 +139,8 @@ fn injections(
     Ok(vec![Injection { source, location, format, variables }])
 }
 
-/// The injections of a built-in credential without `from`: its login, its variables, and at GitHub the App of variables.
+/// The injections of a built-in credential without `from`: its login, its variables, and at GitHub the App of
+/// variables.
 fn built_in_injections(name: &str, built_in: &BuiltIn, sources: &Sources<'_>) -> Result<Vec<Injection>, FieldError> {
     let login = sources.built_in_login_injection(name)?;
     let variables = built_in.injections.iter().map(|injection| sources.variable_injection(injection));

@@ -107,7 +107,7 @@ impl<'de> Visitor<'de> for Entries {
         while let Some(name) = map.next_key::<String>()? {
             let raw = map.next_value_seed(Named(&name))?;
             if entries.insert(name.clone(), raw).is_some() {
-                return Err(de::Error::custom(format!("{name} stands here twice")));
+                return Err(de::Error::custom(format!("{name} is set twice")));
             }
         }
         Ok(entries)

@@ -136,7 +136,7 @@ fn read_names(names: &Names) -> Result<Vec<String>, FieldError> {
         Names::Several(names) => names.clone(),
     };
     if let Some(name) = names.iter().find(|name| !is_variable(name)) {
-        return Err(FieldError::new("from.env", format!("{name:?} is no variable's name")));
+        return Err(FieldError::new("from.env", format!("invalid name of a variable: {name:?}")));
     }
     if names.is_empty() {
         return Err(FieldError::new("from.env", "names no variable"));

@@ -1,13 +1,13 @@
-//! Which requests to GitHub get the token: git and the API on the container's own repositories, GraphQL, and reads of the
-//! resources that are nobody's. What they do is the github stage's to decide, which comes before; this is the second
-//! lock behind it, and knows names only.
+//! The requests to GitHub that get the token: git and the API on the container's own repositories, GraphQL, and reads
+//! of resources that belong to no repository. The earlier github stage decides about the operations. This module is a
+//! second check behind that stage, and checks names only.
 
 use policy::{Container, Denial, Repo, Rule};
 
 use crate::endpoint::canonical;
 
-/// API resources that belong to no repository, to be read: what is the same for everybody, the token's own account,
-/// public profiles, and searches, which the github stage has narrowed. `*` is one segment.
+/// API resources that belong to no repository, for reads only: resources that are the same for all accounts, the
+/// token's own account, public profiles, and searches, which the github stage has narrowed. `*` is one segment.
 const COMMON_READS: [&str; 24] = [
     "",
     "advisories",
@@ -35,45 +35,50 @@ const COMMON_READS: [&str; 24] = [
     "zen",
 ];
 
-/// What is sent to be answered, and changes nothing.
+/// API resources whose POST requests are queries. The github stage decides about the body of a GraphQL request.
 const QUESTIONS: [&str; 3] = ["graphql", "markdown", "markdown/raw"];
 
-/// `/{owner}/{repo}` or `/{owner}/{repo}.git`, followed by what git asks for. Returns the repository.
+/// Checks a git request: `/{owner}/{repo}` or `/{owner}/{repo}.git`, followed by a service of git. Returns the
+/// repository.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is not a git request, or the repository is not the container's.
 pub fn git<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<&'a Repo, Denial> {
     let refuse = |rule, reason: String| Denial::new(rule, reason);
     let mut parts = path.splitn(4, |b| *b == b'/').skip(1);
     let (owner, repo, service) = match (parts.next(), parts.next(), parts.next()) {
         (Some(owner), Some(repo), Some(service)) => (owner, repo, service),
-        _ => return Err(refuse(Rule::CredentialsPath, "only git is spoken to github.com through the gateway".into())),
+        _ => return Err(refuse(Rule::CredentialsPath, "the gateway sends only git requests to github.com".into())),
     };
     let asked = matches!((method, service), ("GET", b"info/refs") | ("POST", b"git-upload-pack" | b"git-receive-pack"));
     let lfs = matches!(method, "GET" | "POST") && service.starts_with(b"info/lfs/");
     if !asked && !lfs {
-        return Err(refuse(Rule::CredentialsPath, "only git is spoken to github.com through the gateway".into()));
+        return Err(refuse(Rule::CredentialsPath, "the gateway sends only git requests to github.com".into()));
     }
     let name = repo.strip_suffix(b".git").unwrap_or(repo);
     own(container, owner, name)
 }
 
-/// A call on a repository of the container's, or one that is on none. Returns the repository.
+/// Checks an API request on a repository of the container, or on a resource that belongs to no repository. Returns the
+/// repository, or `None` for the other resources.
 ///
 /// # Errors
-/// The refusal.
+/// If the request is on another repository or resource.
 pub fn api<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<Option<&'a Repo>, Denial> {
     let refuse = |rule, reason: &str| Err(Denial::new(rule, reason));
     let reads = matches!(method, "GET" | "HEAD");
     let mut parts = path.splitn(5, |b| *b == b'/').skip(1);
     match (parts.next(), parts.next(), parts.next()) {
         (Some(b"repos"), Some(owner), Some(name)) => return own(container, owner, name).map(Some),
-        // The form of GitHub's own links.
+        // GitHub's own links have this form.
         (Some(b"repositories"), Some(id), _) if reads => {
             let id = str::from_utf8(id).ok().and_then(|id| id.parse::<u64>().ok());
             return match id.and_then(|id| container.repos.iter().find(|repo| repo.id() == Some(id))) {
                 Some(repo) => Ok(Some(repo)),
-                None => refuse(Rule::CredentialsRepo, "this is the number of none of the container's repositories"),
+                None => refuse(
+                    Rule::CredentialsRepo,
+                    "the repository id is not the id of one of the container's repositories",
+                ),
             };
         }
         _ => {}
@@ -84,11 +89,11 @@ pub fn api<'a>(container: &'a Container, method: &str, path: &[u8]) -> Result<Op
     {
         Ok(None)
     } else {
-        refuse(Rule::CredentialsPath, "this API resource is not one of the container's repositories")
+        refuse(Rule::CredentialsPath, "the API resource does not belong to one of the container's repositories")
     }
 }
 
-/// Whether the canonical `path` is `pattern`, in which `*` is one segment.
+/// Whether the canonical `path` matches `pattern`. `*` matches one segment.
 fn fits(pattern: &str, path: &[u8]) -> bool {
     let Some(path) = path.strip_prefix(b"/") else { return false };
     let (mut wanted, mut found) = (pattern.split('/'), path.split(|b| *b == b'/'));
@@ -102,8 +107,9 @@ fn fits(pattern: &str, path: &[u8]) -> bool {
     }
 }
 
-/// Whether a path of the API can be read one way only. As elsewhere, but for names behind the repository's, which may
-/// have to be encoded: the github stage writes them so (`release%2F1.0`, `a%20file`).
+/// Whether a path of the API can be parsed in one way only. The rules are those of [`canonical`], except for names
+/// after the repository's. These names may need encoding, and the github stage encodes them (`release%2F1.0`,
+/// `a%20file`).
 pub fn canonical_api(path: &[u8]) -> bool {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -118,11 +124,12 @@ pub fn canonical_api(path: &[u8]) -> bool {
             return false;
         };
         let byte = high << 4 | low;
-        // Decoded once more it would be something else again; decoded where nobody expects it, an end.
+        // A server that decodes a second time would read `%` as another character. A server that decodes early could
+        // read a backslash or a control character as the end of the path or of a segment.
         if byte == b'%' || byte == b'\\' || byte.is_ascii_control() {
             return false;
         }
-        // What is judged below is where a path's segments end, not what else is in them.
+        // The check below needs only the ends of the segments. All other encoded bytes become `_`.
         decoded.push(if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/') { byte } else { b'_' });
         rest = after.get(2..).unwrap_or_default();
     }
@@ -146,7 +153,7 @@ fn own<'a>(container: &'a Container, owner: &[u8], name: &[u8]) -> Result<&'a Re
 mod tests {
     use super::*;
 
-    /// The repository that is asked about, if it is one.
+    /// The repository of the request `target`, if any.
     fn asked(target: &str) -> Result<Option<String>, &'static str> {
         let container: Container = serde_json::from_str(
             r#"{"container_ip":"172.18.0.5","container_id":"a","repos":["acme/app",{"name":"acme/lib","id":7}],"expires_at":"2027-01-15T00:00:00Z"}"#,

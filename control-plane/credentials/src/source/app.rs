@@ -1,10 +1,11 @@
-//! Tokens of a GitHub App: for each container one that is good for exactly its repositories and can do exactly what the
-//! operator says, whatever slips past the filters.
+//! Tokens of a GitHub App. Each container gets a token for exactly its repositories, with exactly the permissions that
+//! the operator has set. This limit holds even if a request slips past the filters.
 //!
-//! A token is asked for when a request needs it, once for all that need the same, and counts until five minutes before
-//! its end. A container without repositories has none: an empty list would mean all of them to GitHub.
+//! A token is requested when a request needs it, once for all requests that need the same token. A token is replaced
+//! five minutes before it expires. A container without repositories gets no token: to GitHub, an empty list would mean
+//! all repositories.
 //!
-//! **Invariant:** a token that can do more than was asked for is not used.
+//! **Invariant:** a token with more rights than requested is not used.
 
 mod answer;
 mod jwt;
@@ -30,25 +31,25 @@ use super::{Subject, Unavailable};
 use base::backoff::Backoff;
 use outbound::https::{Answer, Client};
 
-/// How long before its end a token is replaced. It is used until then where that fails.
+/// How long before its expiry a token is replaced. If the replacement fails, the token is used until it expires.
 const EARLY: SignedDuration = SignedDuration::from_mins(5);
 
-/// How long a request waits for a token: less than Envoy waits for us (5 s), so that the answer is ours.
+/// How long a request waits for a token: less than Envoy's timeout for the gateway (5 s), so that the gateway responds.
 const WAIT: Duration = Duration::from_secs(4);
 
 /// The pause after a failure to get a token.
 const RETRIES: Backoff = Backoff { first: Duration::from_secs(5), last: Duration::from_secs(60) };
 
-/// Tokens that are kept. Past it the one that was not used for longest is forgotten.
+/// The number of cached tokens. If the cache is full, the least recently used token is removed.
 const MAX_TOKENS: usize = 4_096;
 
-/// Repositories of one token: GitHub takes no more.
+/// GitHub's limit for the repositories of one token.
 const MAX_REPOSITORIES: usize = 500;
 
-/// How long an owner's installation is remembered.
+/// How long an owner's installation is cached.
 const KEEP: Duration = Duration::from_secs(3_600);
 
-/// How long a failure that nobody runs into again is an operator's concern.
+/// How long a failure is reported to the operator if no request meets it again.
 const CONCERN: Duration = Duration::from_secs(600);
 
 /// An App, and its tokens.
@@ -60,18 +61,18 @@ pub struct App {
     installations: Mutex<HashMap<String, (u64, Instant)>>,
 }
 
-/// What a token is for: repositories of one owner. An App has one installation there, and one set of permissions for all
-/// its tokens. In lower case, sorted.
+/// The key of a token: the repositories of one owner, in lower case, sorted. An App has one installation at the owner,
+/// and one set of permissions for all tokens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     owner: String,
     names: Vec<String>,
 }
 
-/// The place of one token.
+/// The cache entry of one token.
 #[derive(Debug, Default)]
 struct Slot {
-    /// One question at a time.
+    /// Held during a request to GitHub.
     flight: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
 }
@@ -90,31 +91,32 @@ struct Failure {
     failures: u32,
 }
 
-/// A token, or none.
+/// A token, or the reason why there is no token.
 type Told = Result<Arc<SecretString>, Unavailable>;
 
 impl App {
-    /// The App of these settings. It has no tokens before [`App::reach`].
+    /// The App with these settings. Requests to GitHub need [`App::reach`] first.
     pub fn new(settings: Settings) -> Self {
         let (github, slots, installations) = Default::default();
         Self { settings, github, slots, installations }
     }
 
-    /// What it was made of.
+    /// The App's settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Asks GitHub by this client from now on.
+    /// Sets the client for requests to GitHub.
     pub fn reach(&self, github: &Arc<Client>) {
-        // A second one leads to the same place.
+        // A second client has the same destination, so the first is kept.
         self.github.get_or_init(|| Arc::clone(github));
     }
 
-    /// The token for the repositories of `subject` at the owner of the one that the request is about, or of the first.
+    /// The token for the repositories of `subject` at one owner: the owner of the request's repository, or else of the
+    /// container's first repository.
     ///
     /// # Errors
-    /// There is none.
+    /// If there is no token.
     pub async fn value(self: &Arc<Self>, subject: Option<Subject<'_>>) -> Told {
         let key = subject.and_then(Key::of).ok_or(Unavailable::NoRepository)?;
         let slot = self.slot(&key)?;
@@ -122,7 +124,7 @@ impl App {
             return told;
         }
         let (app, its) = (Arc::clone(self), Arc::clone(&slot));
-        // It goes on when the request that began it has gone.
+        // The task continues if the request that started it is cancelled.
         let flight = tokio::spawn(async move {
             let _only = its.flight.lock().await;
             if let Some(told) = its.settled(Timestamp::now()) {
@@ -134,14 +136,14 @@ impl App {
         match tokio::time::timeout(WAIT, flight).await {
             Ok(Ok(told)) => told,
             Ok(Err(error)) => {
-                tracing::error!(%error, "BUG: a question for a GitHub App's token panicked");
+                tracing::error!(%error, "BUG: a request for a GitHub App's token panicked");
                 Err(Unavailable::Failed)
             }
             Err(_) => slot.good(Timestamp::now()),
         }
     }
 
-    /// What is wrong with the key now, or was with the last questions.
+    /// The current problem with the key, or else the problem of a recent request to GitHub.
     pub fn problem(&self) -> Option<String> {
         if let Err(problem) = jwt::key(&self.settings.key) {
             return Some(problem);
@@ -158,7 +160,7 @@ impl App {
     fn slot(&self, key: &Key) -> Result<Arc<Slot>, Unavailable> {
         let mut slots = locked(&self.slots);
         if slots.len() >= MAX_TOKENS && !slots.contains_key(key) {
-            // One that somebody waits for stays.
+            // A slot for which a request waits is kept.
             let unused = slots.iter().filter(|(_, (_, slot))| Arc::strong_count(slot) == 1);
             let oldest = unused.min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone());
             slots.remove(&oldest.ok_or(Unavailable::Failed)?);
@@ -172,7 +174,7 @@ impl App {
         })
     }
 
-    /// Asks GitHub for a token.
+    /// Requests a token from GitHub.
     async fn mint(&self, key: &Key) -> Result<Token, String> {
         if key.names.len() > MAX_REPOSITORIES {
             return Err(format!("{} has more than {MAX_REPOSITORIES} repositories in one record", key.owner));
@@ -187,13 +189,13 @@ impl App {
         let path = format!("/app/installations/{installation}/access_tokens");
         let answer = self.call(Method::POST, &path, jwt, body).await?;
         if answer.status == 404 {
-            // It was perhaps installed anew.
+            // The App may have been installed again, with another number.
             locked(&self.installations).remove(&key.owner);
         }
         answer::token(&answer, key, permissions, Timestamp::now())
     }
 
-    /// The number of its installation at the owner of `key`.
+    /// The number of the App's installation at the owner of `key`.
     async fn installation(&self, key: &Key, jwt: &HeaderValue) -> Result<u64, String> {
         let known = locked(&self.installations).get(&key.owner).copied();
         if let Some((number, _)) = known.filter(|(_, at)| at.elapsed() < KEEP) {
@@ -212,12 +214,13 @@ impl App {
     }
 
     async fn call(&self, method: Method, path: &str, jwt: HeaderValue, body: String) -> Result<Answer, String> {
-        let github = self.github.get().ok_or("BUG: the way to GitHub is not known yet")?;
+        let github = self.github.get().ok_or("BUG: the App has no client for GitHub yet")?;
         let answer = github.call(method, path, [(AUTHORIZATION, jwt)], body.into()).await;
         answer.map_err(|error| error.to_string())
     }
 
-    /// The key is read and used on a thread where it delays nobody.
+    /// The header for the App's own requests. The key is read and used on a blocking thread, so that other requests are
+    /// not delayed.
     async fn authorization(&self) -> Result<HeaderValue, String> {
         let (id, key) = (self.settings.id.clone(), self.settings.key.clone());
         let signed = tokio::task::spawn_blocking(move || jwt::authorization(&id, &key, Timestamp::now()));
@@ -226,7 +229,8 @@ impl App {
 }
 
 impl Key {
-    /// What the token of `subject` is for; `None` where that is nothing.
+    /// The key of the token for `subject`. `None` if the container has no repositories, or not the request's
+    /// repository.
     fn of(subject: Subject<'_>) -> Option<Self> {
         let Subject { container, repo } = subject;
         if repo.is_some_and(|repo| !container.repos.contains(repo)) {
@@ -240,7 +244,7 @@ impl Key {
         Some(Self { owner: owner.to_ascii_lowercase(), names })
     }
 
-    /// Whether `owner/name` is one of its repositories.
+    /// Whether the repository `full_name`, as `owner/name`, is in the key.
     fn has(&self, full_name: &str) -> bool {
         full_name.split_once('/').is_some_and(|(owner, name)| {
             owner.eq_ignore_ascii_case(&self.owner) && self.names.contains(&name.to_ascii_lowercase())
@@ -259,7 +263,8 @@ impl fmt::Display for Key {
 }
 
 impl Slot {
-    /// What needs no question: a token that counts for long enough, or a failure of a moment ago.
+    /// The cached result: a token that is valid for long enough, or a recent failure. `None` if a request to GitHub is
+    /// due.
     fn settled(&self, now: Timestamp) -> Option<Told> {
         let known = locked(&self.known);
         if let Some((token, until)) = &known.token
@@ -273,7 +278,7 @@ impl Slot {
         failed.then(|| self.good(now))
     }
 
-    /// The token, as long as it is good at all.
+    /// The cached token, until it expires.
     fn good(&self, now: Timestamp) -> Told {
         let known = locked(&self.known);
         let good = known.token.as_ref().filter(|(_, until)| now < *until);
@@ -282,12 +287,12 @@ impl Slot {
 
     fn keep(&self, minted: Result<Token, String>, key: &Key, now: Timestamp) -> Told {
         let mut known = locked(&self.known);
-        // One that has to be replaced at once would be asked for again and again.
+        // A token that is due for replacement at once would cause a request to GitHub for each use.
         let minted = minted.and_then(|token| {
             if now.duration_until(token.until) > EARLY {
                 Ok(token)
             } else {
-                Err("GitHub's token ends too soon; look at this machine's clock".to_owned())
+                Err("GitHub's token expires too soon; check this machine's clock".to_owned())
             }
         });
         match minted {
@@ -297,7 +302,7 @@ impl Slot {
                 Ok(value)
             }
             Err(problem) => {
-                tracing::warn!(%key, problem, "there is no token of the GitHub App for a container");
+                tracing::warn!(%key, problem, "GitHub issued no token of the App for a container");
                 let failures = known.failure.as_ref().map_or(0, |last| last.failures).saturating_add(1);
                 known.failure = Some(Failure { problem, at: Instant::now(), failures });
                 drop(known);
@@ -332,7 +337,7 @@ mod tests {
         .unwrap()
     }
 
-    /// What GitHub answers for these repositories and permissions.
+    /// GitHub's response to a request for a token with these repositories and permissions.
     fn minted(repos: &[&str], permissions: &Value) -> Value {
         let repositories: Vec<Value> = repos.iter().map(|name| json!({"full_name": name, "id": 1})).collect();
         let until = Timestamp::now() + SignedDuration::from_mins(59);
@@ -343,7 +348,7 @@ mod tests {
         })
     }
 
-    /// A GitHub at which acme has installation 7 and other has 8.
+    /// A stand-in for GitHub. The App's installation has the number 7 at acme and 8 at other.
     fn github(line: &str, body: &str) -> (u16, String) {
         let owner = match line {
             "POST /app/installations/7/access_tokens" => "acme",
@@ -377,7 +382,7 @@ mod tests {
         app.value(Some(subject)).await.map(|token| token.expose_secret().to_owned())
     }
 
-    /// No repository: the request is about none.
+    /// An index past the container's repositories: the request has no repository.
     const NONE: usize = usize::MAX;
 
     #[tokio::test]
@@ -413,7 +418,7 @@ mod tests {
         let server = Server::start(github).await;
         assert_eq!(told(&app(&server, ""), &record(&["odd/x"]), 0).await, Err(Unavailable::Failed));
         assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 0);
-        // Named in the configuration, it has a repository of the same name.
+        // The installation that the configuration names has a repository of the same name.
         let named = app(&server, "installation: 7");
         assert_eq!(told(&named, &record(&["odd/app"]), 0).await, Err(Unavailable::Failed));
         assert!(named.problem().unwrap().contains("acme/app"), "{:?}", named.problem());
@@ -521,7 +526,7 @@ mod tests {
         assert_eq!(none, Err(Unavailable::Failed));
         assert!(waited < WAIT + Duration::from_millis(900), "{waited:?}");
         assert!(other < Duration::from_secs(2), "{other:?}");
-        // The question went on without who asked it.
+        // The request to GitHub continued without the request that started it.
         assert_eq!(told(&app, &slow, 0).await.unwrap(), "ghs_for_acme_slow");
         assert_eq!(server.asked("POST /app/installations/7/access_tokens"), 2);
     }

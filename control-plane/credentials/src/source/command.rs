@@ -1,7 +1,7 @@
-//! What a command prints, kept for a while.
+//! The output of a command, cached for a time.
 //!
-//! One run at a time, and it goes on when the request that began it has gone. A request waits for a run no longer than
-//! [`TIMEOUT`]: who waited for one that failed does not wait for the next.
+//! A command has one run at a time. A run continues if the request that started it is cancelled. A request waits at
+//! most [`TIMEOUT`] for a run. A request whose run failed does not wait for the next run.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,22 +16,22 @@ use tokio::time::Instant;
 use super::{MAX_VALUE, accept};
 use crate::format::Format;
 
-/// How long a run may take: less than Envoy waits for us (5 s), so that the answer is ours.
+/// The time limit of a run: less than Envoy's timeout for the gateway (5 s), so that the gateway responds.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long after a failure the next run is.
+/// The pause after a failure before the next run.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// White space around a value that may be read beside it.
+/// The longest output, in bytes: a value and white space around it.
 const MAX_OUTPUT: u64 = MAX_VALUE as u64 + 1024;
 
-/// A command.
+/// A command and its cached value.
 #[derive(Debug)]
 pub struct Command {
     program: String,
     arguments: Vec<String>,
     ttl: Duration,
-    /// One run at a time.
+    /// Held during a run.
     run: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
 }
@@ -42,17 +42,17 @@ struct Known {
     failure: Option<(String, Instant)>,
 }
 
-/// A value, which may be older than it should be, and what is wrong.
+/// A value, which may be older than its TTL, and the problem with the last run.
 type Told = (Option<Arc<SecretString>>, Option<String>);
 
 impl Command {
-    /// `program` with `arguments`, whose output counts for `ttl`.
+    /// The command `program` with `arguments`. Its output is cached for `ttl`.
     pub fn new(program: String, arguments: Vec<String>, ttl: Duration) -> Self {
         Self { program, arguments, ttl, run: tokio::sync::Mutex::default(), known: Mutex::default() }
     }
 
-    /// The value. Where a run fails, the last one goes on to count: it may still be good, and if not, the provider
-    /// says so.
+    /// The value. If a run fails, the last value stays in use: it may still be valid, and otherwise the provider
+    /// rejects it.
     pub async fn value(self: &Arc<Self>, format: &Format) -> Told {
         if let Some(told) = self.settled() {
             return told;
@@ -66,10 +66,12 @@ impl Command {
             let outcome = command.output().await.and_then(|bytes| command.taken(bytes, &format));
             command.keep(outcome)
         });
-        renewed.await.unwrap_or_else(|_| (None, Some(format!("BUG: the command {} was not waited for", self.program))))
+        renewed
+            .await
+            .unwrap_or_else(|_| (None, Some(format!("BUG: the task of the command {} has ended early", self.program))))
     }
 
-    /// What needs no run: a value that counts, or a failure of a moment ago.
+    /// The cached result: a value within its TTL, or a recent failure. `None` if a run is due.
     fn settled(&self) -> Option<Told> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let value = known.value.as_ref().map(|(value, _)| Arc::clone(value));
@@ -99,14 +101,14 @@ impl Command {
         }
     }
 
-    /// Runs it. What it says on stderr is not kept: it may be the secret.
+    /// Runs the command. Its stderr is discarded, because it may contain the secret.
     async fn output(&self) -> Result<Vec<u8>, String> {
         let mut child = tokio::process::Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // All that it starts can be ended with it.
+            // A process group of its own, so that the command's children can be killed with it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -124,16 +126,16 @@ impl Command {
             if status.success() {
                 Ok(std::mem::take(&mut *bytes))
             } else {
-                Err(format!("fails ({status}); run by hand it says why"))
+                Err(format!("fails ({status}); run the command by hand to see why"))
             }
         };
         let late = || Err(format!("takes longer than {} s", TIMEOUT.as_secs()));
         let done = tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| late());
-        // It has an id for as long as it was not waited for, so this is no other process's group.
+        // `id` returns `None` once the child has been waited for, so this is never another process's group.
         if let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
             && let Err(error) = kill_process_group(group, Signal::KILL)
         {
-            tracing::debug!(%error, "a command could not be ended");
+            tracing::debug!(%error, "the process group of a command could not be killed");
         }
         done
     }

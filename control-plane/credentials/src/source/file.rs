@@ -1,4 +1,4 @@
-//! A file that is read again when it changes.
+//! A file that is read again after a change.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use super::{MAX_VALUE, Reading, accept};
 use crate::format::Format;
 
-/// How long a reading counts until the file is looked at again.
+/// How long a reading is used before the file's metadata is checked again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A file that is found empty is read again after this: an editor empties before it writes.
+/// The pause before an empty file is read again: editors truncate a file before they write it.
 const SETTLE: Duration = Duration::from_millis(25);
 
-/// White space around a value that may be read beside it.
+/// The longest file, in bytes: a value and white space around it.
 const MAX_FILE: u64 = MAX_VALUE as u64 + 1024;
 
 /// A file.
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
-    /// One look at a time.
+    /// Held during a check of the file.
     look: tokio::sync::Mutex<()>,
     last: Arc<Mutex<Option<Looked>>>,
 }
@@ -34,16 +34,16 @@ struct Looked {
     warning: Option<String>,
 }
 
-/// What changes when a file does: device, inode, size, and the times of content and of inode.
+/// Metadata that changes with the file: device, inode, size, modification time and inode change time.
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl File {
-    /// `path`, which need not be there yet.
+    /// The file at `path`, which may not exist yet.
     pub fn new(path: PathBuf) -> Self {
         Self { path, look: tokio::sync::Mutex::default(), last: Arc::default() }
     }
 
-    /// What is in it, at most [`LOOK_EVERY`] old; and what an operator should look at all the same.
+    /// The content, at most [`LOOK_EVERY`] old, and a warning for the operator, which is independent of the content.
     pub async fn read(&self, format: &Format) -> (Reading, Option<String>) {
         if let Some(fresh) = self.fresh() {
             return fresh;
@@ -55,11 +55,11 @@ impl File {
         let (path, last, format) = (self.path.clone(), Arc::clone(&self.last), format.clone());
         match tokio::task::spawn_blocking(move || look(&path, &last, &format)).await {
             Ok(looked) => looked,
-            Err(_) => (Err(format!("the file {} could not be looked at", self.path.display())), None),
+            Err(_) => (Err(format!("the file {} cannot be read: the task has ended early", self.path.display())), None),
         }
     }
 
-    /// The same at once, for the start.
+    /// Same as [`File::read`], but blocking and without cache, for the start.
     pub fn read_now(&self, format: &Format) -> (Reading, Option<String>) {
         look(&self.path, &self.last, format)
     }
@@ -71,7 +71,7 @@ impl File {
     }
 }
 
-/// Looks at the file, and reads it where it has changed.
+/// Checks the file's metadata, and reads the file if they have changed.
 fn look(path: &Path, last: &Mutex<Option<Looked>>, format: &Format) -> (Reading, Option<String>) {
     let before = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let at = Instant::now();
@@ -84,7 +84,7 @@ fn look(path: &Path, last: &Mutex<Option<Looked>>, format: &Format) -> (Reading,
         Some(before) if stamp.is_some() && before.stamp == stamp => Looked { at, ..before },
         _ => {
             let readable = metadata.as_ref().is_ok_and(|metadata| metadata.mode() & 0o004 != 0);
-            let warning = readable.then(|| format!("everybody may read {}; chmod 600 keeps it", path.display()));
+            let warning = readable.then(|| format!("all users may read {}; run chmod 600 on the file", path.display()));
             Looked { at, stamp, reading: read(path, metadata, format), warning }
         }
     };
@@ -99,10 +99,10 @@ fn read(path: &Path, metadata: std::io::Result<std::fs::Metadata>, format: &Form
     accept(bytes, format).map_err(|error| problem(&error))
 }
 
-/// What is in the file, if it is there and no longer than `limit`.
+/// The content of the file. `None` if the file does not exist. `limit` is the longest content in bytes.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the file can't be read, is not a regular file, or is too long. The error is a message with the path.
 pub fn content(
     path: &Path,
     metadata: std::io::Result<std::fs::Metadata>,
@@ -112,7 +112,7 @@ pub fn content(
     match metadata {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(problem(&format!("cannot be read: {error}"))),
-        // A pipe would keep us waiting.
+        // A read from a pipe would block.
         Ok(metadata) if !metadata.is_file() => return Err(problem("is no regular file")),
         Ok(metadata) if metadata.len() > limit => return Err(problem(&format!("is longer than {limit} bytes"))),
         Ok(_) => {}

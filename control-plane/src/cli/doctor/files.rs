@@ -11,7 +11,7 @@ use super::{Context, Finding};
 use crate::{envoy, live};
 use config::policy_file;
 
-/// A CA that ends within so many days is a warning.
+/// A CA that expires within this number of days is a warning.
 const CA_WARNING_DAYS: i64 = 60;
 
 /// Whether the policy file can be used.
@@ -20,8 +20,8 @@ pub fn policy(context: &Context) -> Vec<Finding> {
     vec![match policy_file::load(&config.policy_file, &config.credentials) {
         Ok(_) if !config.policy_file.exists() => Finding::warn(
             "policy",
-            format!("there is no {}, so nothing is allowed", config.policy_file.display()),
-            "write one; config/policy.yaml.example explains it",
+            format!("{} does not exist, so nothing is allowed", config.policy_file.display()),
+            "write a policy; config/policy.yaml.example explains the format",
         ),
         Ok(policy) => Finding::ok("policy", format!("understood, version {}", policy.version)),
         Err(error) => Finding::fail("policy", error, "correct the file"),
@@ -32,7 +32,7 @@ pub fn policy(context: &Context) -> Vec<Finding> {
 pub fn state(context: &Context) -> Vec<Finding> {
     vec![match &context.state_dir {
         Ok(directory) => state_in(directory),
-        Err(error) => Finding::fail("state", error, "name one"),
+        Err(error) => Finding::fail("state", error, "name a state directory"),
     }]
 }
 
@@ -40,16 +40,16 @@ fn state_in(directory: &Path) -> Finding {
     let shown = directory.display();
     let metadata = match std::fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => metadata,
-        Ok(_) => return Finding::fail("state", format!("{shown} is no directory"), "name another"),
+        Ok(_) => return Finding::fail("state", format!("{shown} is no directory"), "name another path"),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Finding::ok("state", format!("{shown} is not there yet; the first start makes it"));
+            return Finding::ok("state", format!("{shown} does not exist yet; the first start creates it"));
         }
         Err(error) => return Finding::fail("state", format!("{shown}: {error}"), "make it readable for you"),
     };
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != me {
         let found = format!("{shown} belongs to user {}, and you are {me}", metadata.uid());
-        return Finding::warn("state", found, "look as the user who runs the gateway");
+        return Finding::warn("state", found, "run doctor as the user who runs the gateway");
     }
     let open = |metadata: &Metadata| metadata.permissions().mode() & 0o077 != 0;
     let mut secret: Vec<PathBuf> =
@@ -63,11 +63,11 @@ fn state_in(directory: &Path) -> Finding {
         .map(|path| path.display().to_string())
         .collect();
     if !exposed.is_empty() {
-        let found = format!("others than you may use {}", exposed.join(", "));
+        let found = format!("other users may use {}", exposed.join(", "));
         return Finding::fail("state", found, format!("chmod go= {}", exposed.join(" ")));
     }
     match rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
-        Ok(()) => Finding::ok("state", format!("{shown}, its secrets for you alone")),
+        Ok(()) => Finding::ok("state", format!("{shown}; only you can read its secrets")),
         Err(error) => Finding::fail("state", format!("{shown} cannot be written: {error}"), "make it writable"),
     }
 }
@@ -84,7 +84,7 @@ fn ca_in(directory: &Path) -> Finding {
         Ok(pem) => pem,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return if directory.join("ca.key").exists() {
-                Finding::fail("ca", format!("{shown} is missing beside its key"), "restore it")
+                Finding::fail("ca", format!("{shown} is missing, but its key exists"), "restore the certificate")
             } else {
                 Finding::ok("ca", "no CA yet; the first start creates it")
             };
@@ -96,23 +96,23 @@ fn ca_in(directory: &Path) -> Finding {
         Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
     });
     let Some((from, until)) = valid else {
-        return Finding::fail("ca", format!("{shown} is no certificate"), "restore it");
+        return Finding::fail("ca", format!("{shown} is no certificate"), "restore the certificate");
     };
     let now = Timestamp::now().as_second();
     let days = (until - now) / 86_400;
     match until {
         _ if now < from => Finding::fail("ca", format!("{shown} is not valid yet"), "set this machine's clock"),
         _ if until < now => {
-            Finding::fail("ca", format!("{shown} has expired"), "make a new one: `sallyport ca rotate`")
+            Finding::fail("ca", format!("{shown} has expired"), "create a new CA: `sallyport ca rotate`")
         }
         _ if days < CA_WARNING_DAYS => {
-            Finding::warn("ca", format!("{shown} ends in {days} days"), "change it in time: `sallyport ca rotate`")
+            Finding::warn("ca", format!("{shown} expires in {days} days"), "replace it before: `sallyport ca rotate`")
         }
-        _ => Finding::ok("ca", format!("{shown}, for {days} more days")),
+        _ => Finding::ok("ca", format!("{shown}, valid for {days} more days")),
     }
 }
 
-/// Whether Envoy is there, in the release that we support.
+/// Whether Envoy is installed, in the supported release.
 pub fn envoy(context: &Context) -> Vec<Finding> {
     vec![match envoy::find(context.envoy.clone()) {
         Ok(program) => Finding::ok("envoy", format!("1.40, {}", program.display())),
@@ -120,7 +120,7 @@ pub fn envoy(context: &Context) -> Vec<Finding> {
     }]
 }
 
-/// Whether the filters' module is there.
+/// Whether the filters' module exists.
 pub fn filters(context: &Context) -> Vec<Finding> {
     vec![match live::Filters::find(context.filters.clone()).and_then(|filters| filters.read()) {
         Ok(module) => Finding::ok("filters", format!("{}, {} KiB", live::MODULE, module.len() >> 10)),

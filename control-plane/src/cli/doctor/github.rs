@@ -16,7 +16,11 @@ pub fn credentials(context: &Context) -> Vec<Finding> {
     let mut problems = config.credentials.problems();
     problems.extend(config.credentials.logins_that_fail());
     if !problems.is_empty() {
-        return vec![Finding::warn("credentials", problems.join("; "), "correct `credentials:`, or its source")];
+        return vec![Finding::warn(
+            "credentials",
+            problems.join("; "),
+            "correct `credentials:` in the configuration, or the source",
+        )];
     }
     let app = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let names = GITHUB_VARIABLES.join(" or ");
@@ -24,19 +28,21 @@ pub fn credentials(context: &Context) -> Vec<Finding> {
     vec![match set {
         Some((name, value)) if value.trim() == PLACEHOLDER => {
             let found = format!("{name} holds the placeholder of a sandbox");
-            Finding::warn("credentials", found, "this shell is set up as a sandbox; set the token itself")
+            Finding::warn("credentials", found, "this shell has a sandbox's variables; set the token itself")
         }
         Some((name, value)) if !value.trim().is_empty() => Finding::ok("credentials", format!("{name} is set here")),
         _ if app("GITHUB_APP_ID") => Finding::ok("credentials", "GITHUB_APP_ID is set here"),
         _ => Finding::warn(
             "credentials",
             "no GitHub token in this shell",
-            format!("a gateway started from here adds none, unless `credentials:` names another source; set {names}"),
+            format!(
+                "set {names}, or name another source in `credentials:`; else a gateway started from here adds no token"
+            ),
         ),
     }]
 }
 
-/// What GitHub says of the token. No finding if there is no token: [`credentials`] says so.
+/// Checks the token with GitHub. Returns no finding if there is no token, because [`credentials`] reports that.
 pub fn token(context: &Context) -> Vec<Finding> {
     let config = &context.config;
     let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
@@ -44,7 +50,7 @@ pub fn token(context: &Context) -> Vec<Finding> {
         let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let response = runtime.block_on(client.get(None, "/"));
-        // Does not wait for a lookup of the host that is under way.
+        // A shutdown in the background doesn't wait for a DNS lookup under way.
         runtime.shutdown_background();
         response
     };
@@ -52,30 +58,28 @@ pub fn token(context: &Context) -> Vec<Finding> {
         Ok(response) => vec![judge(response.status, response.scopes.as_deref())],
         Err(client::Error::NoCredential(_)) => Vec::new(),
         Err(error) => {
-            vec![Finding::warn("github", format!("the token cannot be looked at: {error}"), "check the network")]
+            vec![Finding::warn("github", format!("the token cannot be checked: {error}"), "check the network")]
         }
     }
 }
 
-/// What GitHub's response to `GET /` says of the token. `scopes` are those of a classic token; the response to another
-/// token has none.
+/// The finding from GitHub's response to `GET /` with the token. `scopes` are the scopes of a classic token. A response
+/// to another token has no scopes.
 fn judge(status: u16, scopes: Option<&str>) -> Finding {
     let scopes: Option<Vec<&str>> = scopes.map(|scopes| scopes.split(',').map(str::trim).collect());
     match (status, scopes) {
-        (401, _) => Finding::fail("github", "GitHub does not take the token", "make a new one"),
+        (401, _) => Finding::fail("github", "GitHub rejects the token", "create a new token"),
         (200, Some(scopes)) if scopes.contains(&"workflow") => Finding::warn(
             "github",
-            "the token may write workflows, which run with rights of their own",
-            "use one without the scope `workflow`, so that the gateway is not the only lock",
+            "the token may write workflows, which run with their own permissions",
+            "use a token without the scope `workflow`, so that the gateway is not the only protection",
         ),
         (200, Some(_)) => Finding::ok("github", "the token may not write workflows"),
         (200, None) => Finding::ok(
             "github",
-            "GitHub takes the token; whether a fine-grained one may write workflows cannot be told from here, its page says so",
+            "GitHub accepts the token; whether a fine-grained token may write workflows is unknown here, see the token's page on GitHub",
         ),
-        (status, _) => {
-            Finding::warn("github", format!("api.github.com answers with status {status}"), "try again later")
-        }
+        (status, _) => Finding::warn("github", format!("api.github.com returned status {status}"), "try again later"),
     }
 }
 
@@ -91,8 +95,8 @@ mod tests {
             (200, Some("workflow"), State::Warn, "may write workflows"),
             (200, Some("repo, workflows:read"), State::Ok, "may not write workflows"),
             (200, Some(""), State::Ok, "may not"),
-            (200, None, State::Ok, "cannot be told"),
-            (401, None, State::Fail, "does not take"),
+            (200, None, State::Ok, "is unknown here"),
+            (401, None, State::Fail, "rejects"),
             (503, None, State::Warn, "503"),
         ] {
             let finding = judge(status, scopes);

@@ -9,7 +9,7 @@ use super::{Context, Finding};
 /// The plausible years, from the first release on.
 const YEARS: std::ops::Range<i16> = 2026..2100;
 
-/// The kernel's settings that let a sandbox use another's address, or bypass the gateway.
+/// Checks the kernel's settings that let a sandbox use another sandbox's address, or bypass the gateway.
 pub fn spoofing(_: &Context) -> Vec<Finding> {
     spoofing_in(Path::new("/proc/sys/net/ipv4"))
 }
@@ -36,7 +36,7 @@ fn spoofing_in(root: &Path) -> Vec<Finding> {
     if !local.is_empty() {
         findings.push(Finding::fail(
             "spoofing",
-            format!("route_localnet is on for {local}: what comes in there can reach 127.0.0.1, and so the admin API"),
+            format!("route_localnet is on for {local}: packets from there can reach 127.0.0.1, and so the admin API"),
             "sysctl net.ipv4.conf.IFACE.route_localnet=0",
         ));
     }
@@ -44,20 +44,20 @@ fn spoofing_in(root: &Path) -> Vec<Finding> {
     if !loose.is_empty() {
         findings.push(Finding::warn(
             "spoofing",
-            format!("rp_filter is off for {loose}: what comes in there may carry another network's source address"),
+            format!("rp_filter is off for {loose}: packets from there may have another network's source address"),
             "sysctl net.ipv4.conf.all.rp_filter=1",
         ));
     }
     if read(root.join("ip_forward")) == Some(1) {
         findings.push(Finding::warn(
             "spoofing",
-            "this machine forwards (ip_forward=1), so a sandbox may have another way out",
+            "this machine forwards packets (ip_forward=1), so a sandbox may bypass the gateway",
             "put sandboxes on an internal network, as config/compose.yaml does",
         ));
     }
     if findings.is_empty() {
         findings.push(if interfaces.is_empty() {
-            Finding::warn("spoofing", "the kernel's settings cannot be read", "look at them by hand")
+            Finding::warn("spoofing", "the kernel's settings cannot be read", "check them by hand")
         } else {
             Finding::ok("spoofing", "no forwarding, no route to loopback, reverse paths are checked")
         });
@@ -75,7 +75,11 @@ fn clock_at(now: Timestamp) -> Finding {
     if year.parse().is_ok_and(|year: i16| YEARS.contains(&year)) {
         Finding::ok("clock", now.strftime("%Y-%m-%dT%H:%MZ"))
     } else {
-        Finding::fail("clock", format!("says the year {year}"), "set it: certificates and expiry depend on it")
+        Finding::fail(
+            "clock",
+            format!("the clock shows the year {year}"),
+            "set the clock: certificates and expiry depend on it",
+        )
     }
 }
 

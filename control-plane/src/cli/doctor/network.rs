@@ -10,19 +10,21 @@ use serde_json::Value;
 use super::{Context, Finding, Readyz, TIMEOUT};
 use crate::app::Addresses;
 
-/// Whether the ports are free, or the running gateway's.
+/// Whether each port is free, or in use by the running gateway.
 pub fn ports(context: &Context) -> Vec<Finding> {
     let running = context.gateway.is_some();
     let Addresses { proxy, admin } = Addresses::find(&context.config, context.state_dir.as_deref().ok());
     [("proxy", proxy), ("admin", admin)]
         .map(|(key, address)| match TcpListener::bind(address) {
             // A running gateway listens on its ports.
-            Ok(_) if running => {
-                Finding::fail("ports", format!("{key} {address} is free though a gateway runs"), "its log says why")
-            }
+            Ok(_) if running => Finding::fail(
+                "ports",
+                format!("{key} {address} is free, although a gateway runs"),
+                "read its log for the cause",
+            ),
             Ok(_) => Finding::ok("ports", format!("{key} {address} is free")),
             Err(error) if error.kind() == ErrorKind::AddrInUse && running => {
-                Finding::ok("ports", format!("{key} {address} is the gateway's"))
+                Finding::ok("ports", format!("{key} {address} is in use by the running gateway"))
             }
             Err(error) => {
                 let todo = format!("free it, or set listen.{key}");
@@ -35,20 +37,20 @@ pub fn ports(context: &Context) -> Vec<Finding> {
 /// Whether a gateway runs, and is ready.
 pub fn gateway(context: &Context) -> Vec<Finding> {
     let Some(Readyz { status, body }) = &context.gateway else {
-        return vec![Finding::warn("gateway", "does not run", "start it with `sallyport up`")];
+        return vec![Finding::warn("gateway", "not running", "start it with `sallyport up`")];
     };
     let list = |key: &str| -> String {
         let entries = body[key].as_array().into_iter().flatten().filter_map(Value::as_str);
         entries.collect::<Vec<_>>().join("; ")
     };
     vec![match (*status, list("warnings")) {
-        (200, warnings) if warnings.is_empty() => Finding::ok("gateway", "runs and is ready"),
+        (200, warnings) if warnings.is_empty() => Finding::ok("gateway", "running and ready"),
         (200, warnings) => {
-            Finding::warn("gateway", format!("runs and is ready, and warns: {warnings}"), "its log says more")
+            Finding::warn("gateway", format!("running and ready, with warnings: {warnings}"), "its log says more")
         }
-        (503, _) => Finding::fail("gateway", format!("is not ready: {}", list("missing")), "its log says more"),
+        (503, _) => Finding::fail("gateway", format!("running, not ready: {}", list("missing")), "its log says more"),
         (status, _) => {
-            let found = format!("something else answers at its admin address, with status {status}");
+            let found = format!("another program responds at the admin address, with status {status}");
             Finding::fail("gateway", found, "free the port, or set listen.admin")
         }
     }]
@@ -71,8 +73,10 @@ pub fn nameservers(context: &Context) -> Vec<Finding> {
         .collect();
     let answering = servers.iter().find(|server| query(SocketAddr::from((**server, 53))).is_ok());
     let list: Vec<String> = servers.iter().map(ToString::to_string).collect();
-    let (found, todo) =
-        (format!("no nameserver answers: [{}]", list.join(", ")), "set one that does in /etc/resolv.conf");
+    let (found, todo) = (
+        format!("no nameserver responds: [{}]", list.join(", ")),
+        "set a nameserver that responds in /etc/resolv.conf",
+    );
     vec![match answering {
         Some(server) => Finding::ok("dns", format!("{server} answers")),
         // Pinned hosts need no nameserver.
@@ -96,7 +100,7 @@ fn query(server: SocketAddr) -> std::io::Result<()> {
     if ours { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
 }
 
-/// Whether a connection to each pinned upstream, and to github.com where it is not pinned, can be made.
+/// Whether each pinned upstream accepts a connection, and github.com if it is not pinned.
 pub fn upstreams(context: &Context) -> Vec<Finding> {
     let pinned = context.config.pins.iter().map(|(host, at)| (host.to_string(), at.address.clone(), at.port));
     let mut all: Vec<_> = pinned.collect();
@@ -106,7 +110,7 @@ pub fn upstreams(context: &Context) -> Vec<Finding> {
     let (sender, results) = mpsc::channel();
     for (place, (_, address, port)) in all.iter().enumerate() {
         let (sender, address, port) = (sender.clone(), address.clone(), *port);
-        // The system resolver may take minutes; a thread that is late is left behind.
+        // The system resolver may take minutes. A late thread is abandoned.
         std::thread::spawn(move || {
             let connected = (address.as_str(), port).to_socket_addrs().and_then(|addresses| {
                 let mut last = Err(ErrorKind::NotFound.into());
@@ -135,11 +139,11 @@ pub fn upstreams(context: &Context) -> Vec<Finding> {
         .filter_map(|((host, address, port), result)| match result {
             Some(Ok(())) => None,
             Some(Err(error)) => Some(format!("{host} ({address}:{port}: {error})")),
-            None => Some(format!("{host} ({address}:{port}: no answer in time)")),
+            None => Some(format!("{host} ({address}:{port}: timeout)")),
         })
         .collect();
     vec![if unreachable.is_empty() {
-        Finding::ok("upstream", format!("{} can be reached", all.len()))
+        Finding::ok("upstream", format!("{} upstreams can be reached", all.len()))
     } else {
         let found = format!("cannot be reached from here: {}", unreachable.join(", "));
         Finding::warn("upstream", found, "check the network and `upstreams:`")

@@ -1,7 +1,7 @@
-//! Stub logins: files of the form that a client keeps its login in, with placeholders for what is secret. They parse,
-//! and expire in 2100, so that the client starts and does not try to renew them.
+//! Stub logins: files in the form of a client's stored login, with placeholders for the secrets. A client can parse
+//! them, and they expire in 2100, so the client starts and does not try to refresh them.
 //!
-//! Never decides what a sandbox may do: the gateway removes whatever a client sends of these.
+//! Stubs grant no access: the gateway removes them from every request.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use credentials::PLACEHOLDER;
 
 /// The end of 2099, in seconds since 1970: every stub's expiry.
 const EXPIRY: u64 = 4_102_444_800;
-/// The same as a date: Codex renews a login eight days after this.
+/// The same as a date. Codex refreshes a login eight days after this date.
 const EXPIRY_DATE: &str = "2100-01-01T00:00:00Z";
-/// For its owner alone, as the clients themselves write them.
+/// Readable by the owner only, like the files that the clients write.
 const MODE: u32 = 0o600;
 
-/// Writes all stubs below `home` and returns where. None is written if one of them would replace a file that is no
-/// stub, unless `force` says so.
+/// Writes all stubs below `home` and returns their paths. `force` allows to replace files that are no stubs.
 ///
 /// # Errors
-/// There is such a file, or one cannot be read or written.
+/// If a stub would replace a file that is no stub, and `force` is false; no file is then written. If a file cannot be
+/// read or written.
 pub fn write(home: &Path, codex_account_id: &str, force: bool) -> Result<Vec<PathBuf>, Error> {
     let stubs = [
         (".claude/.credentials.json", claude()),
@@ -38,7 +38,7 @@ pub fn write(home: &Path, codex_account_id: &str, force: bool) -> Result<Vec<Pat
     for (path, _) in &stubs {
         if !force && !replaceable(path)? {
             return Err(Error::Usage(format!(
-                "{} is there and is no stub of ours; --force replaces it, and what it holds is then lost",
+                "{} exists and is not a stub file; --force replaces it, and its content is lost",
                 path.display()
             )));
         }
@@ -52,7 +52,7 @@ pub fn write(home: &Path, codex_account_id: &str, force: bool) -> Result<Vec<Pat
     Ok(stubs.map(|(path, _)| path).into())
 }
 
-/// Whether nothing is lost when `path` is written.
+/// Whether `path` can be replaced without a loss: it doesn't exist, or is a stub.
 fn replaceable(path: &Path) -> Result<bool, Error> {
     match std::fs::read(path) {
         Ok(text) => Ok(serde_json::from_slice(&text).is_ok_and(|there| is_stub(&there))),
@@ -61,7 +61,7 @@ fn replaceable(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Whether a file has placeholders, and in no place of a secret anything else.
+/// Whether a file has secrets, and all of them are placeholders.
 fn is_stub(there: &Value) -> bool {
     let mut secrets = Vec::new();
     collect_secrets(there, &mut secrets);
@@ -91,7 +91,7 @@ fn collect_secrets<'a>(value: &'a Value, into: &mut Vec<&'a str>) {
     }
 }
 
-/// Three parts that decode, as clients read claims without checking the signature.
+/// A token with three parts that can be decoded. Clients read its claims without checking the signature.
 fn jwt(claims: &Value) -> String {
     let header = json!({"alg": "none", "typ": "JWT"}).to_string();
     [header, claims.to_string(), PLACEHOLDER.to_owned()].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".")

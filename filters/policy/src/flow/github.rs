@@ -94,6 +94,23 @@ impl From<Broken> for Stop {
     }
 }
 
+impl Allowed {
+    /// Judges the answer to [`Confirm`]; `None` if the question failed.
+    ///
+    /// # Errors
+    /// If the nodes are not confirmed.
+    pub fn confirmed(&self, answer: Option<Confirmed>) -> Result<(), Refused> {
+        match answer {
+            Some(Confirmed { confirmed: true, .. }) => Ok(()),
+            Some(Confirmed { reason, .. }) => Err(Refused::of(&self.operation, Rule::GithubNode, reason)),
+            None => {
+                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
+                Err(Refused::of(&self.operation, Rule::GithubUnconfirmed, reason))
+            }
+        }
+    }
+}
+
 impl Flow {
     /// A request whose headers haven't come, under these rules.
     pub fn new(judge: Option<Rc<Judge>>) -> Self {
@@ -120,7 +137,7 @@ impl Flow {
             State::Reading(_) if size > MAX_BODY => {
                 let refused = Refused::unknown(Rule::GithubBody, "the body is longer than 1 MiB");
                 let mut step = self.stop(refused.into(), end);
-                step.effects.insert(0, Effect::DropRequestBody { size });
+                step.effects.push(Effect::DropRequestBody { size });
                 step
             }
             State::Reading(reading) if end => {
@@ -176,18 +193,10 @@ impl Flow {
                 return Step::only(Then::Continue);
             }
         };
-        let operation = &asking.allowed.operation;
-        let refused = match answer {
-            Some(Confirmed { confirmed: true, .. }) => {
-                return self.pass(&asking.allowed, &asking.strays, asking.size, Then::Resume(Paused::Request));
-            }
-            Some(Confirmed { reason, .. }) => Refused::of(operation, Rule::GithubNode, reason),
-            None => {
-                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
-                Refused::of(operation, Rule::GithubUnconfirmed, reason)
-            }
-        };
-        self.stop(refused.into(), true)
+        match asking.allowed.confirmed(answer) {
+            Ok(()) => self.pass(&asking.allowed, &asking.strays, asking.size, Then::Resume(Paused::Request)),
+            Err(refused) => self.stop(refused.into(), true),
+        }
     }
 
     /// An effect of the last step failed. A request that was not refused is refused now, and answered at once: nothing of
@@ -210,7 +219,6 @@ impl Flow {
         if head.value(":method") == b"CONNECT" {
             return Ok(self.elsewhere());
         }
-        self.note = head.note()?;
         let host = head.host()?;
         if github::kind(&host).is_none() {
             return Ok(self.elsewhere());

@@ -98,8 +98,13 @@ impl World {
         Self { policy, judge }
     }
 
-    /// Judges a case by all stages.
+    /// Judges a case by the stages identity and github.
     pub fn explain(&self, case: &Case) -> Explained {
+        self.answered(case, None)
+    }
+
+    /// The same with an answer to the questions for GitHub.
+    pub fn answered(&self, case: &Case, answer: Option<bool>) -> Explained {
         let whole = Whole {
             method: case.method.as_bytes(),
             authority: case.authority.as_bytes(),
@@ -107,7 +112,7 @@ impl World {
             headers: &case.headers,
             body: case.body.as_bytes(),
         };
-        explain(whole, &case.container, &self.policy, &self.judge, NOW.parse().unwrap())
+        explain(whole, &case.container, &self.policy, &self.judge, answer, NOW.parse().unwrap())
     }
 
     /// The request that is sent, if the case is allowed.

@@ -1,4 +1,4 @@
-//! Memory does not grow with what is transferred: 200 MB that cannot be compressed, down and up, twice each.
+//! Memory does not grow with the size of transfers: 200 MB of incompressible data, down and up, twice each.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,16 +9,16 @@ use test_support::{Finished, Gateway, Rig, scratch};
 
 /// The size of the blob.
 const SIZE: u64 = 200 << 20;
-/// How much more a second transfer of equal size may take.
+/// The limit of growth in a second transfer of equal size.
 const SECOND: u64 = 32 << 20;
-/// How much more all transfers together may take than small ones. A gateway that held a whole transfer would need
-/// [`SIZE`] at the first and nothing more at the second, so the second alone proves little.
+/// The limit of growth of all transfers over small ones. A gateway that held a whole transfer would need [`SIZE`] at
+/// the first and no more at the second, so the second alone proves little.
 const ALL: u64 = 96 << 20;
 
-/// git that neither compresses nor compares, and does not hold a large blob in memory.
+/// git without compression and delta search, which does not hold a large blob in memory.
 const PLAIN: [&str; 4] = ["-c", "core.compression=0", "-c", "core.bigFileThreshold=1m"];
 
-/// The peaks of sallyport and of Envoy.
+/// The peak memory of sallyport and of Envoy.
 fn peaks(gateway: &Gateway) -> [u64; 2] {
     [peak_memory(gateway.pid()), peak_memory(gateway.envoy_pid().expect("Envoy runs"))]
 }
@@ -76,7 +76,7 @@ fn clones_and_pushes_of_200_mb_do_not_grow_memory() {
     assert_growth("the second push", first, second, SECOND);
     assert_growth("all transfers", idle, second, ALL);
 
-    // So much did pass.
+    // Check that so many bytes did pass.
     for repo in [one, two] {
         let pushes = rig.upstream.requests_with(&format!("{repo}/git-receive-pack"));
         assert!(pushes.iter().any(|push| push.body_bytes > SIZE), "{pushes:?}");

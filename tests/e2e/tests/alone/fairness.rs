@@ -1,9 +1,9 @@
-//! A sandbox that floods takes nothing from the others: how long another one's requests last meanwhile, measured
-//! against how long they lasted just before.
+//! A flooding sandbox takes nothing from the others: the latency of another sandbox's requests during the flood,
+//! measured against their latency just before.
 //!
-//! The flood is made at the lowest priority: a sandbox has its own CPU, and here it must not be counted as the
-//! gateway's that the test itself burns it. Each round measures both within seconds, and three rounds at least count:
-//! `factors` says how.
+//! The flood runs at the lowest priority: a real sandbox has its own CPU, and the flood's CPU time here must not count
+//! as the gateway's. Each round measures both latencies within seconds, and at least three rounds count. `factors`
+//! compares them.
 
 use std::io;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use test_support::{Client, Http, Rig, Sandbox, eventually_async};
 
 /// A host without a credential.
 const PLAIN: &str = "api.anthropic.com";
-/// A host with one.
+/// A host with a credential.
 const API: &str = "api.github.com";
 const REPO: &str = "acme/app";
-/// The longest that a step of the flood may take.
+/// The timeout of a step of the flood.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const ROUNDS: usize = 3;
-/// As many, where others use the machine.
+/// The number of rounds if other programs use the machine.
 const MOST_ROUNDS: usize = 9;
-/// Of these, one in a hundred is the slowest that counts.
+/// The requests in each measurement. The slowest one in a hundred is left out.
 const SAMPLES: usize = 400;
-/// Connections that one address may open at once, in two workers.
+/// Connections that one address may open at once, on two workers.
 const AT_ONCE: u64 = 2 * 256;
-/// How much slower the others may become.
+/// The limit for the slowdown of the others.
 const FACTOR: f64 = 2.0;
 
-/// What the flood has done.
+/// The progress of the flood.
 #[derive(Default)]
 struct Done {
     stop: AtomicBool,
@@ -51,11 +51,11 @@ impl Done {
     }
 }
 
-/// Opens tunnels and leaves them, again and again.
+/// Opens tunnels and drops them, in a loop.
 async fn flood_of_tunnels(sandbox: &Sandbox, done: &Done) {
     let mut open = Vec::new();
     while !done.stop.load(Ordering::SeqCst) {
-        // One that is refused is an answer, too.
+        // A refusal counts as a response, too.
         open.push(tunnel(sandbox, sandbox.address, PLAIN).await);
         Done::count(&done.tunnels);
         if open.len() == 6 {
@@ -64,7 +64,7 @@ async fn flood_of_tunnels(sandbox: &Sandbox, done: &Done) {
     }
 }
 
-/// Requests of an address where nobody is known, about which the registry is asked.
+/// Requests of an unregistered address. Each needs a lookup at the registry.
 async fn flood_of_lookups(sandbox: &Sandbox, done: &Done) -> io::Result<()> {
     let client = Client::connect(sandbox, sandbox.address, PLAIN, Http::Two).await?;
     let streams = (0..STREAMS).map(|_| async {
@@ -78,20 +78,20 @@ async fn flood_of_lookups(sandbox: &Sandbox, done: &Done) -> io::Result<()> {
     futures::future::try_join_all(streams).await.map(drop)
 }
 
-/// The requests that flood each connection at a time.
+/// The number of requests at a time on each connection of the flood.
 const STREAMS: usize = 8;
 
-/// Handshakes that name what nobody has named before.
+/// Handshakes with names that no other handshake has used.
 async fn flood_of_names(sandbox: &Sandbox, done: &Done) {
     while !done.stop.load(Ordering::SeqCst) {
         let name = format!("n{}.flood.example", done.names.load(Ordering::SeqCst));
-        // Refused where there are too many tunnels.
+        // The gateway refuses the tunnel if too many are open.
         let _refused = greet(sandbox, sandbox.address, PLAIN, name.as_bytes(), PATIENCE).await;
         Done::count(&done.names);
     }
 }
 
-/// Everything at once, on threads of its own, until it is told to stop.
+/// All floods at once, on their own threads, until `stop` is set.
 fn flood(sandbox: &Arc<Sandbox>, done: &Arc<Done>) -> std::thread::JoinHandle<()> {
     let (sandbox, done) = (Arc::clone(sandbox), Arc::clone(done));
     std::thread::spawn(move || {
@@ -102,12 +102,12 @@ fn flood(sandbox: &Arc<Sandbox>, done: &Arc<Done>) -> std::thread::JoinHandle<()
             let (s, d) = (Arc::clone(&sandbox), Arc::clone(&done));
             tasks.push(runtime.spawn(async move {
                 while !d.stop.load(Ordering::SeqCst) {
-                    // Whoever is refused comes again.
+                    // Start again after a refusal.
                     let _refused = flood_of_lookups(&s, &d).await;
                 }
             }));
         }
-        // Each waits for three seconds for most of its answers.
+        // Most refusals come after a delay of three seconds.
         for _ in 0..64 {
             let (s, d) = (Arc::clone(&sandbox), Arc::clone(&done));
             tasks.push(runtime.spawn(async move { flood_of_tunnels(&s, &d).await }));
@@ -122,7 +122,7 @@ fn flood(sandbox: &Arc<Sandbox>, done: &Arc<Done>) -> std::thread::JoinHandle<()
     })
 }
 
-/// The slowest but one in a hundred, of requests on kept connections and of new connections with their handshakes.
+/// The 99th percentile of requests on persistent connections, and of new connections with their handshakes.
 #[derive(Clone, Copy, Debug)]
 struct Slowest {
     kept: Duration,
@@ -158,7 +158,7 @@ async fn slowest(sandbox: &Sandbox) -> Slowest {
 async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
     let rig = Rig::start();
     let (known, flooder) = (rig.registered(&[REPO]), Arc::new(rig.sandbox()));
-    // Everything is warm.
+    // A first measurement warms all caches.
     slowest(&known).await;
     let mut rounds = Vec::new();
     for round in 0..MOST_ROUNDS {
@@ -167,7 +167,7 @@ async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
         let thread = flood(&flooder, &done);
         eventually_async("the flood is at its height", PATIENCE, async || {
             let all = done.all();
-            // What an address may do at once is behind it.
+            // The flood has used up the burst of its address.
             let at_once = if round == 0 { AT_ONCE } else { 0 };
             if all.iter().all(|count| *count > 50) && all[0] + all[2] > at_once { Ok(()) } else { Err(all) }
         })
@@ -184,19 +184,20 @@ async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
             rate(1),
             rate(2)
         );
-        // Tunnels and names may all wait for the three seconds that one more costs.
-        assert!(to[1] > from[1] + 20 && to.iter().all(|count| *count > 50), "this was no flood: {from:?} {to:?}");
+        // All tunnels and names may be in the three-second delay of a refusal.
+        assert!(to[1] > from[1] + 20 && to.iter().all(|count| *count > 50), "the flood was too small: {from:?} {to:?}");
         rounds.push((before, meanwhile));
         if round + 1 >= ROUNDS && factors(&rounds).iter().all(|(_, factor)| *factor <= FACTOR) {
             return;
         }
     }
-    panic!("times as long: {:?}, {rounds:?}", factors(&rounds));
+    panic!("slowdown factors: {:?}, {rounds:?}", factors(&rounds));
 }
 
-/// How much longer a request takes meanwhile. Other work on the machine makes requests slower too, so the smaller of two
-/// ratios counts: that of the best rounds of each kind, where the machine is mostly idle, and the median ratio of the
-/// rounds, where it is busy all the time, before the flood as well as meanwhile. A queue makes both larger.
+/// The factor by which requests are slower during the flood. Other work on the machine makes requests slower too, so
+/// the smaller of two ratios counts. The ratio of the best rounds of each kind holds if the machine is mostly idle. The
+/// median ratio of the rounds holds if the machine is always busy, before and during the flood. A queue makes both
+/// larger.
 fn factors(rounds: &[(Slowest, Slowest)]) -> [(&'static str, f64); 2] {
     let factor = |pick: fn(&Slowest) -> Duration| {
         let best =

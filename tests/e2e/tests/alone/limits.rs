@@ -1,5 +1,5 @@
-//! What one address may have going at a time, to the number: the last that is granted and the first that is not. Envoy
-//! has one worker here, since limits count in each.
+//! The limits of one address, exactly: the last granted one and the first refused one. Envoy has one worker here, since
+//! limits count in each worker.
 
 use serde_json::{Value, json};
 use std::io;
@@ -15,24 +15,24 @@ use tokio::task::JoinSet;
 
 /// A host without a credential.
 const PLAIN: &str = "files.example.net";
-/// A host that streams.
+/// A host with a stream.
 const STREAMS: &str = "api.anthropic.com";
-/// The longest that what is only awaited may take.
+/// The timeout of a wait whose length is not tested.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Tunnels that are open.
+/// The limit of open tunnels.
 const TUNNELS: usize = 256;
-/// As many at once, and then as many in a second: of who is registered, and of nobody.
+/// The rates after the burst, each second: for a registered and for an unregistered address.
 const PER_SECOND: [usize; 2] = [32, 8];
-/// Tunnels that the test opens at a time: one after the other they might come too slowly.
+/// The number of tunnels that the test opens at a time. One after the other, they might come too slowly.
 const AT_A_TIME: usize = 32;
-/// Questions to the registry about an address where nobody is known, at once.
+/// The burst of registry lookups for an unregistered address.
 const QUESTIONS: usize = 128;
-/// Requests under way.
+/// The limit of requests under way.
 const REQUESTS: usize = 256;
-/// Tunnels in an hour to hosts that the policy does not name.
+/// The limit of tunnels in an hour to hosts that the policy does not name.
 const NAMES: usize = 200;
-/// Requests that wait for the registry.
+/// The limit of requests that wait for the registry.
 const LOOKUPS: usize = 64;
 
 fn rig() -> Rig {
@@ -42,9 +42,9 @@ fn rig() -> Rig {
     Rig { upstream, gateway }
 }
 
-/// A CONNECT that has to be refused with 429, and the rule of the refusal.
+/// Sends a CONNECT, expects a 429, and returns the rule of the refusal.
 async fn refused(sandbox: &Sandbox, host: &str) -> String {
-    rule_of(&tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel too many"))
+    rule_of(&tunnel(sandbox, sandbox.address, host).await.expect_err("a tunnel beyond the limit is refused"))
 }
 
 /// The rule of a CONNECT's refusal with 429.
@@ -67,7 +67,7 @@ fn assert_refusal(audit: &Value, rule: &str) {
 #[tokio::test]
 async fn an_address_has_256_tunnels_and_not_one_more() {
     let rig = rig();
-    // A stranger has no fewer and no more.
+    // The limit is the same for an unregistered address.
     let (known, stranger, other) = (rig.registered(&[]), rig.sandbox(), rig.registered(&[]));
     for sandbox in [&known, &stranger] {
         let mut tunnels = Vec::new();
@@ -79,22 +79,25 @@ async fn an_address_has_256_tunnels_and_not_one_more() {
         }
         let line = rig.gateway.audit_line("the refusal", |line| line["container_ip"] == json!(sandbox.address));
         assert_refusal(&line, "limit.connections");
-        // Nobody else is concerned.
+        // Another address is unaffected.
         let mut client = Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap();
         client.get("/beside").await.unwrap().ok().unwrap();
-        // One less, one more, and again no further.
+        // One tunnel closes, one more opens, and the next is refused again.
         drop(tunnels.pop());
-        tunnels.push(eventually_async("a tunnel is free again", SOON, async || opened(sandbox, PLAIN).await).await);
+        tunnels.push(
+            eventually_async("the limit admits a tunnel again", SOON, async || opened(sandbox, PLAIN).await).await,
+        );
         assert_eq!(refused(sandbox, PLAIN).await, "limit.connections");
     }
 }
 
-/// At once as many may be done, and in a second. `done` were done since `begun`, and none was refused before.
+/// Checks `done` grants since `begun` against a burst of `at_once` and a rate of `per_second`. No grant was refused
+/// before.
 fn assert_rate(done: usize, at_once: usize, per_second: usize, begun: Instant) {
-    assert!(begun.elapsed() < Duration::from_secs(60), "too slow to come to the limit: {done}");
-    // One second may have begun before, and one may not have ended.
+    assert!(begun.elapsed() < Duration::from_secs(60), "too slow to reach the limit: {done}");
+    // The first and the last second may both be incomplete.
     let most = at_once + per_second * (usize::try_from(begun.elapsed().as_secs()).unwrap() + 2);
-    assert!(done <= most, "{done}, and not {most} at most");
+    assert!(done <= most, "{done} granted, the limit is {most}");
 }
 
 #[tokio::test]
@@ -117,11 +120,11 @@ async fn an_address_opens_256_tunnels_at_once_and_then_so_many_in_a_second() {
         assert!(refused.iter().all(|error| rule_of(error) == "limit.rate"), "{refused:?}");
         let line = rig.gateway.audit_line("the refusal", |line| line["container_ip"] == json!(sandbox.address));
         assert_refusal(&line, "limit.rate");
-        // Nobody else is concerned.
+        // Another address is unaffected.
         beside.get("/beside-a-flood").await.unwrap().ok().unwrap();
         opened(&other, PLAIN).await.unwrap();
-        // What was too many is made good by time.
-        eventually_async("a tunnel is opened again", 3 * SOON, async || opened(sandbox, PLAIN).await).await;
+        // The limit recovers with time.
+        eventually_async("the limit admits a tunnel again", 3 * SOON, async || opened(sandbox, PLAIN).await).await;
     }
 }
 
@@ -145,7 +148,7 @@ async fn where_nobody_is_known_128_requests_are_looked_up_at_once_and_then_8_in_
     let line = rig.gateway.audit_line("the refusal", |line| line["status"] == 429);
     assert_refusal(&line, "limit.rate");
     Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap().get("/beside").await.unwrap().ok().unwrap();
-    // Who is registered is known at once, whatever was asked before.
+    // A registration takes effect at once, whatever the address requested before.
     rig.gateway.register(stranger.address, &[]);
     client.get("/known").await.unwrap().ok().unwrap();
     assert!(rig.upstream.requests_with("/flood").is_empty());
@@ -155,7 +158,7 @@ async fn where_nobody_is_known_128_requests_are_looked_up_at_once_and_then_8_in_
 async fn an_address_has_256_requests_under_way_and_not_one_more() {
     let rig = rig();
     let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
-    // One connection over HTTP/2 is allowed fewer streams than the address.
+    // One connection over HTTP/2 may have fewer streams than the address.
     let mut clients = Vec::new();
     for _ in 0..3 {
         clients.push(Client::connect(&sandbox, sandbox.address, STREAMS, Http::Two).await.unwrap());
@@ -174,11 +177,11 @@ async fn an_address_has_256_requests_under_way_and_not_one_more() {
     assert_eq!(one.get("/too-many").await.unwrap().rule.as_deref(), Some("limit.streams"));
     assert!(rig.upstream.requests_with("/too-many").is_empty());
     assert_refusal(&rig.gateway.audit_line("the refusal", |line| line["path"] == "/too-many"), "limit.streams");
-    assert!(streams.iter().all(|stream| !stream.ended()), "those that were granted go on");
+    assert!(streams.iter().all(|stream| !stream.ended()), "the granted streams continue");
     Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap().get("/beside").await.unwrap().ok().unwrap();
-    // One less, one more, and again no further.
+    // One request ends, one more is granted, and the next is refused again.
     drop(streams.pop());
-    let again = eventually_async("a request is free again", SOON, async || {
+    let again = eventually_async("the limit admits a request again", SOON, async || {
         let response = clients[0].open("/v1/stream").await.unwrap();
         if response.status() == 200 { Ok(Followed::new(response.into_body())) } else { Err(response.status()) }
     })
@@ -194,14 +197,14 @@ async fn an_address_asks_for_200_strange_names_in_an_hour_and_not_one_more() {
     for number in 1..=NAMES {
         opened(&sandbox, &format!("n{number}.example")).await.unwrap_or_else(|error| panic!("name {number}: {error}"));
     }
-    // What has been asked for is no cheaper.
+    // A repeated name counts again.
     for name in ["one-more.example", "n1.example"] {
         assert_eq!(refused(&sandbox, name).await, "limit.names");
     }
     let line =
         rig.gateway.audit_line("the refusal", |line| line["host"].as_str().is_some_and(|h| h.contains("one-more")));
     assert_refusal(&line, "limit.names");
-    // Hosts that the policy names cost nothing, and nobody else is concerned.
+    // Hosts that the policy names do not count, and another address is unaffected.
     Client::connect(&sandbox, sandbox.address, PLAIN, Http::Two)
         .await
         .unwrap()
@@ -217,12 +220,12 @@ async fn an_address_asks_for_200_strange_names_in_an_hour_and_not_one_more() {
 async fn an_address_has_64_requests_wait_for_the_registry_and_not_one_more() {
     let rig = rig();
     let (stranger, other) = (rig.sandbox(), rig.registered(&[]));
-    // Over one connection requests come in the order in which they are sent; a tunnel needs no registry.
+    // On one connection requests arrive in the order of sending. A tunnel needs no registry.
     let stranger_client = Client::connect(&stranger, stranger.address, PLAIN, Http::Two).await.unwrap();
     let mut other = Client::connect(&other, other.address, PLAIN, Http::Two).await.unwrap();
     other.get("/before").await.unwrap().ok().unwrap();
     rig.gateway.signal(Signal::STOP);
-    eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+    eventually("the control plane is stopped", SOON, || stopped(rig.gateway.pid()).then_some(()));
     let mut waiting = JoinSet::new();
     for number in 0..LOOKUPS + 2 {
         let mut client = stranger_client.again();
@@ -237,7 +240,7 @@ async fn an_address_has_64_requests_wait_for_the_registry_and_not_one_more() {
     rig.gateway.signal(Signal::CONT);
     while let Some(answer) = waiting.join_next().await {
         let (_, answer) = answer.unwrap();
-        // The registry says that nobody is there, or is too late to say it.
+        // The registry reports no container, or its response comes too late.
         assert!(matches!(answer.rule.as_deref(), Some("identity.unknown" | "identity.unavailable")), "{answer:?}");
         answers.push(answer);
     }
@@ -245,8 +248,8 @@ async fn an_address_has_64_requests_wait_for_the_registry_and_not_one_more() {
     assert!(rig.upstream.requests_with("/waits").is_empty());
 }
 
-/// Leaves that are issued at once for names that nobody may reach, for all addresses together, and how many more in a
-/// second.
+/// The burst of leaves for names that no sandbox may reach, for all addresses together, and the rate in each second
+/// after it.
 const LEAVES: u32 = 4_096;
 const MORE: u32 = 10;
 
@@ -254,11 +257,11 @@ const MORE: u32 = 10;
 async fn handshakes_for_strange_names_in_tunnels_to_known_hosts_get_4096_certificates_and_then_10_in_a_second() {
     let rig = rig();
     let (flooder, other) = (rig.sandbox(), rig.registered(&[]));
-    // Each address opens fewer tunnels than one may at once.
+    // Each address opens fewer tunnels than its burst.
     let sources = flooder.widen();
     let begun = Instant::now();
     let (next, issued) = (AtomicU32::new(0), AtomicU32::new(0));
-    // A little more than are issued while this lasts.
+    // A few more names than the limit grants in the elapsed time.
     let work = async || {
         loop {
             let number = next.fetch_add(1, Ordering::SeqCst);
@@ -280,7 +283,7 @@ async fn handshakes_for_strange_names_in_tunnels_to_known_hosts_get_4096_certifi
     let (asked, issued) = (next.into_inner(), issued.into_inner());
     println!("{issued} certificates for {asked} names in {elapsed} s");
     assert!((LEAVES..=LEAVES + MORE * elapsed).contains(&issued) && issued < asked, "{issued} of {asked}");
-    // Names that may be reached get theirs, by the policy and by a container's own record, though nobody had them yet.
+    // Allowed names get leaves although they are new: names in the policy, and names in a container's own record.
     Client::connect(&other, other.address, STREAMS, Http::Two)
         .await
         .unwrap()

@@ -1,4 +1,5 @@
-//! Pushes of hundreds of megabytes: all but their end goes on while they wait, and none of them is in memory.
+//! Pushes of hundreds of megabytes: all bytes but their end are forwarded while they wait, and memory holds none of
+//! them.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,20 +15,20 @@ use test_support::upstream::pranks::{Api, End, Prank};
 use test_support::{Answer, Rig, Sandbox, eventually_async};
 
 const X: &str = "refs/heads/sandbox/x";
-/// The end of a pack, without which no server takes it.
+/// The trailer of a pack. No server accepts a pack without it.
 const TRAILER: u64 = 20;
-/// How much more memory a second push of equal size may take.
+/// The limit of growth in a second push of equal size.
 const SECOND: u64 = 32 << 20;
-/// How much more all may take than a small one.
+/// The limit of growth of all pushes over a small one.
 const ALL: u64 = 96 << 20;
-/// The longest that so much may take on its way.
+/// The timeout of a push of this size.
 const WHILE: Duration = Duration::from_secs(60);
 
-/// One of these at a time: they measure.
+/// One test at a time: they measure.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// A repository in which a push to [`X`] has to be compared at GitHub: what is pushed descends from where it is by a
-/// commit that is not in the pack.
+/// A repository in which a push to [`X`] needs a comparison by GitHub: the pushed commit descends from the ref through
+/// a commit that is not in the pack.
 struct Place<'a> {
     rig: &'a Rig,
     repo: String,
@@ -63,7 +64,7 @@ impl<'a> Place<'a> {
         head.len() as u64 + fs::metadata(&self.pack).unwrap().len()
     }
 
-    /// Pushes `pack` behind `head`, and prints what that has cost.
+    /// Pushes `head` and then `pack`, and prints the cost.
     async fn push(&self, what: &str, head: &[u8], pack: &Path) -> Answer {
         let envoy = self.rig.gateway.envoy_pid().unwrap();
         let (begun, before) = (Instant::now(), cpu_time(envoy));
@@ -82,7 +83,7 @@ impl<'a> Place<'a> {
         answer
     }
 
-    /// From now on github.com only counts what comes, so that git's own work is not measured.
+    /// From now on github.com only counts the bytes, so that git's own work is not measured.
     fn sink(&self) {
         let report = [pkt(b"unpack ok\n"), pkt(format!("ok {X}\n").as_bytes()), b"0000".to_vec()].concat();
         let body = [pkt(&[&[1], &report[..]].concat()), b"0000".to_vec()].concat();
@@ -111,12 +112,12 @@ async fn of_200_mb_all_but_the_end_goes_on_while_the_push_waits() {
     upload.send(&head).await.unwrap();
     upload.send_file(&place.pack).await.unwrap();
     upload.end().await.unwrap();
-    eventually_async("the comparison is asked for", WHILE, async || match rig.upstream.requests_with(&compare).len() {
+    eventually_async("the comparison is requested", WHILE, async || match rig.upstream.requests_with(&compare).len() {
         0 => Err(place.arrived()),
         _ => Ok(()),
     })
     .await;
-    let came = eventually_async("what may go on has gone on", Duration::from_secs(5), async || {
+    let came = eventually_async("all forwardable bytes were forwarded", Duration::from_secs(5), async || {
         let came = place.arrived();
         if came >= length / 100 * 99 { Ok(came) } else { Err(came) }
     })
@@ -129,7 +130,7 @@ async fn of_200_mb_all_but_the_end_goes_on_while_the_push_waits() {
     assert_eq!((at(&place.bare, X).as_ref(), place.arrived()), (Some(&place.new), length));
 }
 
-/// The peaks of sallyport and of Envoy.
+/// The peak memory of sallyport and of Envoy.
 fn peaks(rig: &Rig) -> [u64; 2] {
     [peak_memory(rig.gateway.pid()), peak_memory(rig.gateway.envoy_pid().expect("Envoy runs"))]
 }
@@ -149,7 +150,7 @@ async fn memory_does_not_grow(size: u64) {
     assert_done(&small.push("small", &list(&[(&small.seed, &small.new, X)]), &small.pack).await);
     let idle = peaks(&rig);
 
-    // Twice through git, read to its end each time since no part of it proves anything.
+    // Twice through git. The gateway reads each pack to its end, since no part of it proves the descent.
     let mut first = idle;
     for round in ["the first", "the second"] {
         let place = Place::new(&rig, size);
@@ -161,7 +162,7 @@ async fn memory_does_not_grow(size: u64) {
         first = now;
     }
 
-    // Refused by its names, by its pack, and by what GitHub says: all of it is read, and dropped.
+    // Pushes refused by their names, by their pack, and by GitHub's response. All of each is read and dropped.
     let place = Place::new(&rig, size);
     let head = list(&[(&place.seed, &place.new, "refs/heads/main")]);
     let answer = place.push("refused by its name", &head, &place.pack).await;
@@ -189,8 +190,8 @@ async fn pushes_of_1_gb_that_pass_or_are_refused_do_not_grow_memory() {
     memory_does_not_grow(1 << 30).await;
 }
 
-/// What reading costs: the same pack where nothing has to be proved, and so nearly all of it goes unread, where all of
-/// it is read, and where it is dropped.
+/// The cost of reading a pack: the same pack without a need of proof, so that nearly all of it goes unread; read as a
+/// whole; and dropped.
 #[tokio::test]
 #[ignore = "it proves nothing: it prints what reading a push costs"]
 async fn what_reading_costs() {

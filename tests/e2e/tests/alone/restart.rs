@@ -1,4 +1,4 @@
-//! The time in which Envoy is back after kill -9, which other work on the machine would lengthen.
+//! The time until Envoy serves again after kill -9. Other work on the machine would lengthen it.
 
 use std::time::{Duration, Instant};
 use test_support::process::{self, Signal};
@@ -22,12 +22,12 @@ async fn envoy_is_back_and_serves_within_two_seconds_of_kill_9() {
     let gateway = Gateway::before(&upstream).build();
     let begun = Instant::now();
     gateway.up();
-    // On a machine that is busy a start takes longer, and so does this: it is hardly more than a start.
+    // A busy machine lengthens every start. A restart takes hardly more time than the first start.
     let within = Duration::from_secs(2).max(begun.elapsed() + Duration::from_millis(500));
     let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&[REPO]);
     served(&sandbox, API, "/repos/acme/app/commits/before").await.unwrap();
-    // Whatever else this machine does only makes it later, so the best of three is what the gateway needs.
+    // Other work on the machine only delays a restart, so the best of three is the gateway's own time.
     let mut took = Vec::new();
     for _ in 0..3 {
         let envoy = rig.gateway.envoy_pid().expect("Envoy runs");

@@ -1,4 +1,4 @@
-//! What happened stands in the audit: once, with the rule that decided, whoever answered.
+//! The audit has one line for each decision, with the deciding rule, whether a filter or Envoy responded.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use test_support::raw::{self, Greeting};
 use test_support::{Client, Http, Rig, client, gateway};
 
-/// The longest that an answer to a ClientHello may take.
+/// The timeout of a response to a ClientHello.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// Lines with `text` in their path.
+/// The lines with `text` in their path.
 fn about<'a>(lines: &'a [Value], text: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["path"].as_str().is_some_and(|path| path.contains(text))).collect()
 }
@@ -27,7 +27,7 @@ async fn a_request_has_one_line_with_the_method_that_was_sent() {
         assert_eq!(line["container_id"], gateway::container_id(sandbox.address), "{line}");
         assert_eq!(line["host"], "api.anthropic.com", "{line}");
     }
-    // A last line that comes after all others, so that none of theirs is still on its way.
+    // A last request, whose line comes after all others.
     sandbox.curl(&["https://api.anthropic.com/last"]);
     rig.gateway.audit_line("/last", |line| line["path"] == "/last");
     let lines = rig.gateway.audit();
@@ -48,7 +48,7 @@ async fn whoever_refuses_the_line_has_stage_and_rule() {
     for (url, ..) in refusals {
         sandbox.curl(&[url]);
     }
-    // What Envoy itself refuses, no filter has seen.
+    // Envoy refuses this one itself, and no filter sees it.
     let mut tls = client::tls(&sandbox, sandbox.address, "api.anthropic.com", Http::One).await.unwrap();
     let answer = raw::ask(&mut tls, b"G@T / HTTP/1.1\r\nhost: api.anthropic.com\r\n\r\n").await.unwrap();
     assert_eq!(answer.rule.as_deref(), Some("request.malformed"), "{answer:?}");
@@ -65,7 +65,8 @@ async fn a_refused_handshake_has_a_line_and_a_good_one_has_none() {
     let rig = Rig::start();
     let sandbox = rig.registered(&["acme/app"]);
     let host = "api.anthropic.com";
-    // A name that nothing is served for; a client that does not trust us; TLS that we do not speak.
+    // A name that the gateway does not serve, a client that does not trust its CA, and a TLS version that it does not
+    // speak.
     let greeting = raw::greet(&sandbox, sandbox.address, host, b"localhost", GREETING).await.unwrap();
     assert_eq!(greeting, Greeting::Failed);
     let line = rig.gateway.audit_line("localhost", |line| line["host"] == "localhost");
@@ -78,18 +79,18 @@ async fn a_refused_handshake_has_a_line_and_a_good_one_has_none() {
     let line = rig.gateway.audit_line("an untrusted CA", |line| line["host"] == host);
     assert_eq!((&line["rule"], &line["status"]), (&"listener.handshake".into(), &0.into()), "{line}");
     assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
-    // Handshakes that are finished, with a request and without, and a tunnel in which there is none.
+    // Completed handshakes, with a request and without, and a tunnel without a handshake.
     drop(client::tls(&sandbox, sandbox.address, host, Http::One).await.unwrap());
     drop(client::tunnel(&sandbox, sandbox.address, host).await.unwrap());
     sandbox.curl(&[&format!("https://{host}/good")]);
-    // It is refused after all of those, on the same way.
+    // Its line comes after those of all earlier handshakes, by the same path.
     raw::greet(&sandbox, sandbox.address, host, b"last", GREETING).await.unwrap();
     rig.gateway.audit_line("the last", |line| line["host"] == "last");
     let refused = rig.gateway.audit().into_iter().filter(|line| line["rule"] == "listener.handshake");
     assert_eq!(refused.count(), 3);
 }
 
-// The waits for lines block a thread, and the connections have to go on meanwhile.
+// The waits for lines block a thread, and the connections must continue meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_over_five_seconds_has_a_start_and_an_end() {
     let rig = Rig::start();
@@ -98,7 +99,7 @@ async fn a_stream_over_five_seconds_has_a_start_and_an_end() {
     let response = client.open("/v1/stream").await.unwrap();
     let start = rig.gateway.audit_event("the start", |line| line["path"] == "/v1/stream");
     assert_eq!((&start["event"], &start["verdict"]), (&"start".into(), &"allow".into()), "{start}");
-    // Envoy would tell again after ten seconds; a second stream's start says that they have passed.
+    // Envoy would report again after ten seconds. The start line of a second stream shows that they have passed.
     client.get("/short").await.unwrap();
     let mut second = Client::connect(&sandbox, sandbox.address, "api.anthropic.com", Http::Two).await.unwrap();
     let other = second.open("/v1/stream?second").await.unwrap();
@@ -137,7 +138,7 @@ async fn numbers_have_no_gaps_and_the_api_shows_what_the_file_has() {
         assert_eq!(status, 200, "{query}: {body}");
         body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    // More lines may come than those that were waited for.
+    // More lines may come than the awaited ones.
     let shown = test_support::eventually("the API shows what the file has", GREETING, || {
         Some(asked("last=1000")).filter(|shown| *shown == rig.gateway.audit())
     });

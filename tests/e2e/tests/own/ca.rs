@@ -1,5 +1,5 @@
-//! A change of the CA, as an operator makes it while sandboxes work: who was given the bundle in time is cut off at no
-//! step of it, and what is open goes on.
+//! A change of the CA, as an operator makes it while sandboxes work. A sandbox that received the bundle in time is
+//! never cut off, and open streams continue.
 
 use serde_json::Value;
 use std::io;
@@ -7,29 +7,29 @@ use std::time::Duration;
 use test_support::client::Followed;
 use test_support::{Client, Finished, Gateway, Http, Rig, Sandbox, Upstream, eventually_async};
 
-/// The longest that anything here may take.
+/// The timeout of every step.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Hosts whose leaves are asked for before the change, in the middle of it, and after it.
+/// Hosts whose leaves are requested before the change, during it, and after it.
 const HOSTS: [&str; 3] = ["files.example.net", "api.github.com", "api.anthropic.com"];
 
 fn sallyport(gateway: &Gateway, arguments: &[&str]) -> Finished {
     Finished::of(&mut gateway.operator(arguments))
 }
 
-/// The certificates in `pem`, each by itself.
+/// The single certificates in `pem`.
 fn certificates(pem: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let begun = |part: &str| part.find("-----BEGIN").map(|at| format!("{}{END}\n", &part[at..]));
     pem.split(END).filter_map(begun).collect()
 }
 
-/// What `ca show` says: which CA issues, and the fingerprint of each.
+/// The output of `ca show`: whether each CA issues, and its fingerprint.
 fn shown(gateway: &Gateway) -> Vec<(bool, String)> {
     let printed = sallyport(gateway, &["ca", "show", "--json"]).success().stdout;
     let rows: Vec<Value> = serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    // As an operator reads it.
+    // The text form for operators.
     let lines = sallyport(gateway, &["ca", "show"]).success().stdout;
     for row in &rows {
         assert!(lines.contains(&text(&row["sha256"])) && lines.contains(&text(&row["not_after"])), "{row}: {lines}");
@@ -38,20 +38,20 @@ fn shown(gateway: &Gateway) -> Vec<(bool, String)> {
     rows.iter().map(|row| (row["issues"] == true, text(&row["sha256"]))).collect()
 }
 
-/// A request on a connection of its own: it fails where the leaf is of none of the CAs that `sandbox` trusts.
+/// A request on its own connection. It fails if `sandbox` trusts no CA that has signed the leaf.
 async fn ask(sandbox: &Sandbox, host: &str, path: &str) -> io::Result<()> {
     Client::connect(sandbox, sandbox.address, host, Http::Two).await?.get(path).await?.ok().map(drop)
 }
 
-/// `sandbox` reaches `host`.
+/// Checks that `sandbox` reaches `host`.
 async fn assert_trusts(sandbox: &Sandbox, host: &str) {
     ask(sandbox, host, "/repos/acme/app/commits/trusted").await.unwrap_or_else(|error| panic!("{host}: {error}"));
 }
 
-/// `sandbox` ends the handshake itself, and nothing arrives.
+/// Checks that `sandbox` ends the handshake itself, and that no request arrives.
 async fn assert_distrusts(rig: &Rig, sandbox: &Sandbox, host: &str) {
     let path = format!("/repos/acme/app/commits/distrusted/{}", sandbox.address);
-    let error = ask(sandbox, host, &path).await.expect_err("the leaf is of a CA that is not trusted");
+    let error = ask(sandbox, host, &path).await.expect_err("the CA of the leaf is not trusted");
     assert!(error.to_string().contains("invalid peer certificate"), "{host}: {error}");
     assert!(rig.upstream.requests_with(&path).is_empty(), "{host}");
 }
@@ -59,7 +59,7 @@ async fn assert_distrusts(rig: &Rig, sandbox: &Sandbox, host: &str) {
 #[tokio::test]
 async fn a_change_of_ca_cuts_off_nobody_who_was_given_the_bundle_in_time() {
     let upstream = Upstream::start();
-    // One worker has all leaves at one moment.
+    // With one worker, all leaves change at the same moment.
     let gateway = Gateway::before(&upstream).workers(1).build();
     gateway.up();
     let rig = Rig { upstream, gateway };
@@ -76,7 +76,7 @@ async fn a_change_of_ca_cuts_off_nobody_who_was_given_the_bundle_in_time() {
     assert_eq!(stream.status(), 200);
     let stream = Followed::new(stream.into_body());
 
-    // The overlap: both are trusted, and the old one issues.
+    // The overlap: both CAs are trusted, and the old one issues.
     sallyport(&rig.gateway, &["ca", "rotate"]).success();
     let again = sallyport(&rig.gateway, &["ca", "rotate"]);
     assert!(again.code != Some(0) && again.stderr.contains("staged already"), "{again:?}");
@@ -102,11 +102,11 @@ async fn a_change_of_ca_cuts_off_nobody_who_was_given_the_bundle_in_time() {
         assert_distrusts(&rig, &new, host).await;
     }
 
-    // The new one issues; whatever was issued before is issued anew.
+    // The new CA issues, and earlier leaves are issued anew.
     sallyport(&rig.gateway, &["ca", "rotate", "--finish"]).success();
     for host in HOSTS {
         eventually_async("the leaf is of the new CA", WITHIN, async || {
-            // At no moment of it is somebody cut off who trusts both.
+            // A sandbox that trusts both CAs is never cut off.
             assert_trusts(&both, host).await;
             ask(&new, host, "/repos/acme/app/commits/trusted").await
         })
@@ -121,9 +121,9 @@ async fn a_change_of_ca_cuts_off_nobody_who_was_given_the_bundle_in_time() {
     );
     assert_eq!(shown(&rig.gateway), [(true, next.clone()), (false, before.1.clone())]);
 
-    // What was open is open, and carries more.
+    // Open streams are still open, and carry more data.
     let seen = stream.bytes();
-    eventually_async("the stream brings more", WITHIN, async || {
+    eventually_async("the stream carries more data", WITHIN, async || {
         assert!(!stream.ended(), "the stream has ended");
         if stream.bytes() > seen { Ok(()) } else { Err("silent") }
     })

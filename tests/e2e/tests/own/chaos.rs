@@ -1,4 +1,5 @@
-//! What is killed, filled up, taken twice or exchanged while it runs: what was promised holds, and nobody else notices.
+//! A gateway under kills, a full disk, a second gateway or an exchange of filters while it runs: promises hold, and no
+//! other container is affected.
 
 mod kills;
 
@@ -17,38 +18,38 @@ use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, disk, eventual
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// What every registered container here has.
+/// The repository of every registered container here.
 const REPO: &str = "acme/app";
-/// A host for which there is no credential, so that the control plane has no part in its requests.
+/// A host without a credential, so that the control plane has no part in its requests.
 const PLAIN: &str = "files.example.net";
 /// A host with a credential.
 const API: &str = "api.github.com";
-/// The longest that what is only awaited may take.
+/// The timeout of a wait whose length is not tested.
 const SOON: Duration = Duration::from_secs(10);
 
-/// One of these at a time: some take all of the machine, and some are about time.
+/// One test at a time: some use all of the machine, and some measure time.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Asks for `https://host/path` on a connection of its own, and wants a 200.
+/// Sends a GET for `https://host/path` on its own connection, and expects a 200.
 async fn served(sandbox: &Sandbox, host: &str, path: &str) -> std::io::Result<()> {
     Client::connect(sandbox, sandbox.address, host, Http::Two).await?.get(path).await?.ok().map(drop)
 }
 
-/// A record in which everything follows from its number, so that half of one shows.
+/// A record whose fields all follow from its number, so that a partial record shows.
 fn record(number: u32) -> Value {
     let repos: Vec<String> = (0..20).map(|repo| format!("acme/r{number}-{repo}")).collect();
     json!({"container_id": format!("n-{number}"), "repos": repos, "labels": {"number": number.to_string()},
            "allowed_branches": [format!("n{number}/*")]})
 }
 
-/// The records that are there, by address; each has to be whole.
+/// The existing records, by address. Each must be complete.
 fn records(gateway: &Gateway) -> std::io::Result<HashMap<IpAddr, u32>> {
     let (status, body) = gateway.try_call("GET", "/internal/containers", None)?;
     let list: Vec<Value> = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{status} {error}: {body}"));
     let numbered = list.iter().filter_map(|found| {
         let number = found["container_id"].as_str()?.strip_prefix("n-")?.parse().unwrap();
         for (field, value) in record(number).as_object().unwrap() {
-            assert_eq!(&found[field], value, "half of a record: {found}");
+            assert_eq!(&found[field], value, "an incomplete record: {found}");
         }
         Some((found["container_ip"].as_str()?.parse().unwrap(), number))
     });
@@ -57,14 +58,14 @@ fn records(gateway: &Gateway) -> std::io::Result<HashMap<IpAddr, u32>> {
 
 // A full disk.
 
-/// A large record, of which not many have room.
+/// A large record. Few of them fit on the disk.
 fn large(address: Ipv4Addr) -> Value {
-    // With their numbers, so that they are not looked up.
+    // With their ids, so that the gateway does not look them up.
     let repo = |id: u32| json!({"name": format!("acme/{}-{id}", "r".repeat(60)), "id": id, "default_branch": "main"});
     json!({"container_ip": address, "repos": (0..100).map(repo).collect::<Vec<_>>()})
 }
 
-/// How many audit lines did not come to disk because it refused them.
+/// The number of audit lines that were lost because the disk was full.
 fn lost(gateway: &Gateway) -> u64 {
     let metrics = gateway.call("GET", "/metrics", None).1;
     let line = metrics.lines().find_map(|line| line.strip_prefix("sallyport_audit_lost_total{why=\"disk\"} "));
@@ -85,7 +86,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     let filler = rig.gateway.state.join("filler");
     disk::fill(&filler);
 
-    // The file may have room inside.
+    // The file may still have free space inside.
     let mut registered = Vec::new();
     let (refused, status, body) = (1..=250)
         .find_map(|number| {
@@ -97,7 +98,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
             }
             Some((address, status, body))
         })
-        .expect("a full disk refuses a record at last");
+        .expect("the full disk refuses a record");
     println!("{} records went in, the next was refused: {status} {body}", registered.len());
     assert_eq!(status, 507, "{body}");
     let told: Value = serde_json::from_str(&body).unwrap();
@@ -105,11 +106,11 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     let path = |address: Ipv4Addr| format!("/internal/containers/{address}");
     let there = |address: Ipv4Addr| rig.gateway.call("GET", &path(address), None).0;
     assert_eq!(there(refused), 404);
-    // A change, and a removal that cannot be kept, change nothing either; the old record is in force.
+    // A failed change leaves the old record in force.
     let (status, body) =
         rig.gateway.call("PATCH", &path(sandbox.address), Some(&json!({"repos": large(refused)["repos"]})));
     assert_eq!(status, 507, "{body}");
-    // What was refused may have let go of room.
+    // The refused write may have freed some space.
     let more = rig.gateway.state.join("more");
     disk::fill(&more);
     let before = lost(&rig.gateway);
@@ -130,7 +131,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
         rig.gateway.warnings().iter().any(|warning| warning.contains("audit")).then_some(())
     });
 
-    // A gateway that starts now serves, too.
+    // A gateway that starts on the full disk serves, too.
     rig.gateway.signal(Signal::KILL);
     rig.gateway.ended(SOON);
     rig.gateway.up();
@@ -138,7 +139,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     assert_eq!(there(refused), 404);
     assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&large(refused))).0, 507);
 
-    // Room again: everything works, without a restart.
+    // With free space again, everything works without a restart.
     fs::remove_file(&filler).unwrap();
     fs::remove_file(&more).unwrap();
     let (status, body) = rig.gateway.call("POST", "/internal/containers", Some(&large(refused)));
@@ -148,15 +149,12 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
     assert_eq!(rig.gateway.warnings(), [""; 0]);
     assert_eq!(written() + lost_now, REQUESTS);
 
-    // And it is what is on disk.
+    // The records on disk are the same.
     let before = rig.gateway.call("GET", "/internal/containers", None).1;
     rig.gateway.signal(Signal::KILL);
     rig.gateway.ended(SOON);
     rig.gateway.up();
-    assert!(
-        rig.gateway.call("GET", "/internal/containers", None).1 == before,
-        "the records are others after a restart"
-    );
+    assert!(rig.gateway.call("GET", "/internal/containers", None).1 == before, "the records differ after a restart");
     for address in registered.into_iter().chain([refused]) {
         assert_eq!(there(address), 200, "{address}");
     }
@@ -165,7 +163,7 @@ async fn a_full_disk_refuses_changes_as_a_whole_and_holds_up_nothing_else() {
 
 // Two gateways.
 
-/// Every file below `directory`, and what tells whether somebody has touched it.
+/// Every file below `directory`, with the metadata that a change alters.
 fn touched(directory: &Path) -> Vec<(std::path::PathBuf, u64, u64, i64, i64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -193,7 +191,7 @@ async fn a_second_gateway_on_a_state_directory_says_so_and_touches_nothing() {
             "up" => gateway.up(),
             _ => {
                 gateway.serve();
-                eventually("it listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
+                eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
             }
         }
         let before = touched(&state);
@@ -209,14 +207,14 @@ async fn a_second_gateway_on_a_state_directory_says_so_and_touches_nothing() {
         }
         assert_eq!(touched(&state), before, "beside {first}");
         assert_eq!(gateway.call("GET", "/healthz", None).0, 200);
-        // The lock ends with the process, however that ends.
+        // The lock ends with the process, however the process ends.
         gateway.signal(Signal::KILL);
         gateway.ended(SOON);
         gateway.up();
     }
 }
 
-// What is left.
+// No leftovers.
 
 #[tokio::test]
 async fn nothing_is_left_running_or_taken_after_sigterm_and_kill_9() {
@@ -236,7 +234,7 @@ async fn nothing_is_left_running_or_taken_after_sigterm_and_kill_9() {
     };
     let before = names();
     for signal in [Signal::TERM, Signal::KILL, Signal::TERM, Signal::KILL] {
-        // Something is under way.
+        // A stream is under way.
         let mut client = Client::connect(&sandbox, sandbox.address, "api.anthropic.com", Http::Two).await.unwrap();
         let stream = Followed::new(client.open("/v1/stream").await.unwrap().into_body());
         eventually_async("the stream flows", SOON, async || if stream.bytes() > 0 { Ok(()) } else { Err("silent") })
@@ -251,7 +249,7 @@ async fn nothing_is_left_running_or_taken_after_sigterm_and_kill_9() {
         eventually("no process is left", Duration::from_secs(2), || {
             process::working_in(directory).is_empty().then_some(())
         });
-        // The kernel closes a killed process's sockets a moment after it has let go of its directory.
+        // The kernel closes a killed process's sockets a moment after it has released the working directory.
         for port in ports {
             eventually(&format!("{port} is free after {signal:?}"), Duration::from_secs(2), || {
                 TcpListener::bind(port).ok()
@@ -290,7 +288,7 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     }
     let flow = async |streams: &[&Followed]| {
         let before: Vec<u64> = streams.iter().map(|stream| stream.bytes()).collect();
-        eventually_async("every stream brings more", SOON, async || {
+        eventually_async("every stream carries more data", SOON, async || {
             assert!(streams.iter().all(|stream| !stream.ended()), "a stream has ended");
             let silent = streams.iter().zip(&before).filter(|(stream, before)| stream.bytes() <= **before).count();
             if silent == 0 { Ok(()) } else { Err(format!("{silent} streams are silent")) }
@@ -312,7 +310,7 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
         versions.push(now);
         eventually("Envoy runs the new code", SOON, || (in_force() > reloads).then_some(()));
         flow(&all).await;
-        // On the connections of before, and on new ones.
+        // On the existing connections, and on new ones.
         for (_, client) in clients.iter_mut().filter(|(http, _)| *http == Http::Two) {
             client.get("/after").await.unwrap().ok().unwrap();
         }
@@ -323,7 +321,7 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     println!("versions of the filter: {versions:?}");
     assert_eq!(rig.gateway.envoy_stat("extension_config_discovery.http_filter.identity.config_fail"), 0);
     assert_eq!(rig.gateway.warnings(), [""; 0]);
-    // The code of before still guards the streams that it has let pass.
+    // The old code still guards the streams that it has admitted.
     rig.gateway.remove(sandboxes[0].address);
     eventually_async("the streams of the removed container end", SOON, async || {
         let open = streams[0].iter().filter(|stream| !stream.ended()).count();
@@ -334,7 +332,7 @@ async fn a_new_filter_is_in_force_and_drops_none_of_50_open_streams() {
     flow(&others).await;
 }
 
-// One of two.
+// One of two containers.
 
 #[tokio::test]
 async fn a_web_socket_stays_open_through_the_removal_of_another_container() {
@@ -350,12 +348,12 @@ async fn a_web_socket_stays_open_through_the_removal_of_another_container() {
         rig.gateway.remove(first.address);
         let ended = timeout(SOON, one.read(&mut [0; 1])).await.expect("the removed container's WebSocket ends");
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
-        // RFC 6455 section 5.7: the upstream sends back whatever it gets.
+        // RFC 6455 section 5.7: the upstream echoes every message.
         let message = [0x82, 0x84, 0, 0, 0, 0, b'o', b'p', b'e', b'0' + round];
         two.write_all(&message).await.unwrap();
         two.flush().await.unwrap();
         let mut echoed = [0; 10];
-        timeout(SOON, two.read_exact(&mut echoed)).await.expect("the other's goes on").unwrap();
+        timeout(SOON, two.read_exact(&mut echoed)).await.expect("the other WebSocket stays open").unwrap();
         assert_eq!(echoed, message);
         rig.gateway.register(first.address, &[]);
         *one = web_socket(&first, "api.anthropic.com", "/v1/echo").await.unwrap();

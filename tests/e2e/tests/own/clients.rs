@@ -1,6 +1,6 @@
-//! The clients that agents use, unmodified, with no more than what `sallyport env` prints, against stand-ins that
-//! check the credential: each does its work, is streamed to as the upstream sends, and never holds a secret.
-//! docs/clients.md says what each needs; its table is this test's.
+//! The clients that agents use, unmodified, with only the output of `sallyport env`, against stand-ins that check the
+//! credential. Each does its work, gets its stream as the upstream sends it, and never holds a secret. docs/clients.md
+//! lists the needs of each client; this test makes its table.
 
 mod agents;
 mod libraries;
@@ -33,12 +33,12 @@ const CHATGPT: &str = "chatgpt_fixture_Mw2hS7";
 const ANTHROPIC_HOST: &str = "api.anthropic.com";
 const OPENAI_HOST: &str = "api.openai.com";
 const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
-/// Where Codex goes with a login instead of a key.
+/// The host of Codex with a login instead of a key.
 const CHATGPT_HOST: &str = "chatgpt.com";
-/// Where Codex and Claude Code ask for a new token.
+/// The token endpoints of Codex and Claude Code.
 const TOKEN_ENDPOINTS: [&str; 3] = ["auth.openai.com", "console.anthropic.com", "platform.claude.com"];
 const REPO: &str = "acme/clients";
-/// The longest that a client may take to print the first word, or the last.
+/// The timeout for a client's first word, and for its last.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
 /// Every client, in the order of the table.
 const CLIENTS: [(&str, Client); 19] = [
@@ -65,39 +65,39 @@ const CLIENTS: [(&str, Client); 19] = [
 
 type Client = fn(&World) -> Result<Row, Skipped>;
 
-/// What was found about one client.
+/// The result for one client.
 struct Row {
     version: String,
     needs: &'static str,
     outcome: String,
 }
 
-/// Why one was not tried, and whether it is because its package can't be had.
+/// The reason for skipping a client, and whether its package is unavailable.
 struct Skipped {
     why: String,
     cannot_be_had: bool,
 }
 
-/// A gateway, and all that its clients reach.
+/// A gateway, and the servers that its clients reach.
 struct World {
     gateway: Gateway,
     upstream: Upstream,
     scripted: Scripted,
-    /// Where the answers stop, for the client that is running.
+    /// The gate in the responses to the running client.
     gate: Arc<Mutex<Gate>>,
 }
 
-/// What stands for a login at chatgpt.com, where the gateway has none: one that is never asked to be refreshed.
+/// The credential for chatgpt.com where the gateway has no login: a token that is never refreshed.
 const CHATGPT_LOGIN: &str = "codex: false, login: {host: chatgpt.com, header: authorization, format: 'Bearer {}', \
                              paths: ['/backend-api/codex/**', /backend-api/wham/accounts/check], from: {env: CHATGPT_TOKEN}}";
 
 impl World {
-    /// With this variable for api.anthropic.com.
+    /// Starts with this variable for api.anthropic.com.
     fn start(anthropic: (&str, &str)) -> Self {
         Self::start_with(&[anthropic, ("CHATGPT_TOKEN", CHATGPT)], CHATGPT_LOGIN)
     }
 
-    /// With these variables for api.anthropic.com and chatgpt.com, and these entries of `credentials:`.
+    /// Starts with these variables for api.anthropic.com and chatgpt.com, and these entries of `credentials:`.
     fn start_with(variables: &[(&str, &str)], credentials: &str) -> Self {
         let upstream = Upstream::start();
         upstream.create_repo(REPO, Visibility::Private);
@@ -136,7 +136,7 @@ impl World {
         sandbox
     }
 
-    /// That `command`, with none of the variables for trust, ends badly and nothing of it arrives.
+    /// Checks that `command` fails without the variables for trust, and that no request arrives.
     fn distrusts(&self, command: &mut Command) {
         let arrived = || (self.scripted.asked().len(), self.upstream.requests().iter().filter(|r| !r.is_own()).count());
         let before = arrived();
@@ -145,7 +145,7 @@ impl World {
         assert_eq!(arrived(), before, "{finished:?}");
     }
 
-    /// Runs `command`, whose answer stops nowhere. Returns all that it printed, and what arrived of it.
+    /// Runs `command` with an open gate. Returns its output and its requests.
     fn runs(&self, command: &mut Command) -> (String, Vec<Asked>) {
         let before = self.scripted.asked().len();
         let gate = Gate::closed();
@@ -157,8 +157,8 @@ impl World {
         (finished.stdout, asked)
     }
 
-    /// Runs `command`, whose answer stops at a gate: the first word is printed while the gate is closed, the last when
-    /// it has been opened. Returns all that it printed, and what arrived of it.
+    /// Runs `command` with a gate in its response: it prints the first word while the gate is closed, and the last when
+    /// the gate is open. Returns its output and its requests.
     fn streams(&self, command: &mut Command) -> (String, Vec<Asked>) {
         let before = self.scripted.asked().len();
         let gate = Gate::closed();
@@ -183,7 +183,7 @@ impl World {
         let mut printed = String::new();
         let mut wait_for = |word: &str| {
             let until = Instant::now() + WORD_WITHIN;
-            // The prompt may be printed, too, but holds neither word.
+            // The client may print the prompt, too, but the prompt has neither word.
             while !printed.contains(word) {
                 match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                     Ok(line) => printed += &format!("{line}\n"),
@@ -193,7 +193,7 @@ impl World {
             }
             Ok(())
         };
-        // What printed both words at the end only would wait here for ever, since the upstream does.
+        // A client that prints both words only at the end would wait here forever, since the upstream waits.
         let streamed = wait_for(FIRST);
         let closed = !gate.is_open();
         gate.open();
@@ -208,7 +208,7 @@ impl World {
     }
 }
 
-/// Whether a request to a model's API has the credential and nothing else of that kind.
+/// Whether a request to a model's API has exactly its credential.
 fn has_its_credential(asked: &Asked) -> bool {
     let all = ["authorization", "x-api-key", "x-goog-api-key"];
     let own = |name: &str| asked.head.header(name);
@@ -275,7 +275,7 @@ fn claude_code_uses_a_login_that_the_gateway_has() {
     assert_credentials(&asked, ANTHROPIC_HOST, 1);
     for asked in &asked {
         assert_eq!(asked.head.header("authorization"), [format!("Bearer {CLAUDE_LOGIN}").as_bytes()]);
-        // Without it the provider takes no login.
+        // Without this header the provider accepts no login.
         let beta = asked.head.header("anthropic-beta").concat();
         assert!(String::from_utf8_lossy(&beta).contains("oauth-"), "{asked:#?}");
     }
@@ -283,8 +283,8 @@ fn claude_code_uses_a_login_that_the_gateway_has() {
     secrets::assert_absent(CLAUDE_LOGIN, &world.gateway.readable());
 }
 
-/// Their stubs have ended, as those do of a sandbox that is older than this gateway's: they ask for new tokens, take what
-/// the gateway answers, and go on.
+/// The stubs have expired, like those of a sandbox that is older than this gateway. The clients request new tokens,
+/// accept the gateway's response, and continue.
 #[test]
 fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
     let (claude, codex) = match (file_of("agents", "claude_agent_sdk", "_bundled/claude"), codex_program()) {
@@ -326,7 +326,7 @@ fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
         stub["last_refresh"] = json!("2020-01-01T00:00:00Z");
         stub["tokens"]["access_token"] = json!(format!("e30.{}.e30", BASE64_URL_SAFE_NO_PAD.encode(r#"{"exp": 1}"#)));
     });
-    // With one of these it looks for no login.
+    // With one of these variables it looks for no login.
     let mut command = sandbox.command(&claude);
     command.env_remove("ANTHROPIC_API_KEY").env_remove("CLAUDE_CODE_OAUTH_TOKEN");
     let (printed, asked) = world.runs(command.args(["-p", "hello"]));
@@ -342,8 +342,8 @@ fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
     refused(&world, &sandbox);
 }
 
-/// The table in docs/clients.md is the one that was found, but for versions, which are those of the machine, and for
-/// clients that were skipped. With SALLYPORT_WRITE_CLIENTS=1 it is written.
+/// Compares the table in docs/clients.md with the results. Versions, which depend on the machine, and skipped clients
+/// do not count. SALLYPORT_WRITE_CLIENTS=1 writes the table.
 fn compare(rows: &[(&str, [String; 3])]) {
     const BEGIN: &str = "<!-- made by tests/e2e/tests/own/clients.rs -->\n";
     const END: &str = "<!-- end -->";
@@ -374,7 +374,7 @@ fn compare(rows: &[(&str, [String; 3])]) {
     }
 }
 
-/// Of the variables for trust, which name the bundle, only these, so that a row names what is enough.
+/// Keeps only these of the variables for trust, which name the bundle, so that a row names the sufficient ones.
 fn trusting<'a>(command: &'a mut Command, variables: &[&str]) -> &'a mut Command {
     let bundle = |value: Option<&OsStr>| value.is_some_and(|value| value.to_string_lossy().ends_with("/ca-bundle.pem"));
     let set = command.get_envs().filter(|(_, value)| bundle(*value)).map(|(name, _)| name.to_owned());
@@ -386,7 +386,7 @@ fn trusting<'a>(command: &'a mut Command, variables: &[&str]) -> &'a mut Command
     command
 }
 
-// Where the clients are.
+// The paths of the clients.
 
 fn clients() -> PathBuf {
     PathBuf::from(std::env::var_os("SDK_CLIENTS").unwrap_or_else(|| "/nonexistent".into()))
@@ -402,8 +402,8 @@ fn python_of(environment: &str) -> Result<String, Skipped> {
 }
 
 impl Skipped {
-    /// Without `name`, because of `why`. That it can't be had is believed only of what a script of tests/support has
-    /// tried to get: then its file in `missing` says what came of that.
+    /// A client without `name`, because of `why`. It counts as unavailable only if a script of tests/support has tried
+    /// to install it: then a file in `missing` has the error.
     fn without(name: &str, why: &str) -> Self {
         match std::fs::read_to_string(clients().join("missing").join(name)) {
             Ok(tried) => Self { why: format!("{why}, and can't be had: {}", tried.trim()), cannot_be_had: true },
@@ -411,19 +411,19 @@ impl Skipped {
         }
     }
 
-    /// Where all clients are wanted, only what can't be had may be skipped.
+    /// Whether the client may be skipped. If all clients are required, only unavailable ones may.
     fn may_be(&self) -> bool {
         self.cannot_be_had || std::env::var("SALLYPORT_ALL_CLIENTS").as_deref() != Ok("1")
     }
 
-    /// Says that `what` is skipped.
+    /// Reports that `what` is skipped.
     fn skip(&self, what: &str) {
         skip(what, &self.why);
         assert!(self.may_be(), "{what}: skipped: {}", self.why);
     }
 }
 
-/// A file of a package of such an environment.
+/// A file of a package in one of these environments.
 fn file_of(environment: &str, package: &str, file: &str) -> Result<String, Skipped> {
     let python = python_of(environment)?;
     let script = format!("import {package}, os; print(os.path.join(os.path.dirname({package}.__file__), '{file}'))");
@@ -431,7 +431,7 @@ fn file_of(environment: &str, package: &str, file: &str) -> Result<String, Skipp
     if Path::new(&path).exists() {
         return Ok(path);
     }
-    // The package was had, so this is what its makers have for this machine.
+    // The package is installed, so its makers provide no such file for this machine.
     Err(Skipped { why: format!("the package {package} has no {file}"), cannot_be_had: true })
 }
 
@@ -440,14 +440,14 @@ fn version_of(python: &str, package: &str) -> String {
     Finished::of(Command::new(python).args(["-c", &script])).success().stdout.trim().to_owned()
 }
 
-/// A program of the machine.
+/// Checks that the machine has a program.
 fn installed(program: &str) -> Result<(), Skipped> {
     let there = Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", program]).status().unwrap();
     let missing = || Skipped::without(program, &format!("{program} is not on this machine"));
     there.success().then_some(()).ok_or_else(missing)
 }
 
-/// The word behind `before` in what `program argument` prints first.
+/// The word after `before` in the output of `program argument`.
 fn version(program: &str, argument: &str, before: &str) -> String {
     let finished = Finished::of(Command::new(program).arg(argument));
     let text = finished.stdout + &finished.stderr;
@@ -473,7 +473,7 @@ fn codex_program() -> Result<String, Skipped> {
     file_of("agents", "codex_cli_bin", "bin/codex")
 }
 
-/// Prints what was refused to an agent while it worked all the same.
+/// Prints the refusals of an agent that completed its work.
 fn refused(world: &World, sandbox: &Sandbox) {
     let address = sandbox.address.to_string();
     let mut refused = BTreeMap::<String, u32>::new();

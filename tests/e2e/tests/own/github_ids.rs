@@ -1,5 +1,5 @@
-//! Numbers and default branches of repositories are looked up after a registration, and nothing that the container has
-//! open notices.
+//! Ids and default branches of repositories are looked up after a registration, without an effect on the container's
+//! open streams.
 
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -11,10 +11,10 @@ use test_support::upstream::{HOSTS, Visibility, number};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, TOKEN, Upstream, eventually, scratch};
 
 const API: &str = "api.github.com";
-/// A host without a credential, with a stream that does not end.
+/// A host without a credential, with an endless stream.
 const STREAMS: &str = "api.anthropic.com";
 const REPO: &str = "acme/app";
-/// Longer than a lookup that has failed a few times.
+/// Longer than a lookup with a few failures.
 const SOON: Duration = Duration::from_secs(20);
 
 fn register(gateway: &Gateway, address: Ipv4Addr, repos: &Value) {
@@ -29,7 +29,7 @@ fn record(gateway: &Gateway, address: Ipv4Addr) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// The record at `address` once its first repository has its number.
+/// The record at `address` once its first repository has its id.
 fn looked_up(gateway: &Gateway, address: Ipv4Addr) -> Value {
     eventually("the number is looked up", SOON, || {
         let record = record(gateway, address);
@@ -44,8 +44,8 @@ fn a_registration_by_name_gets_number_and_default_branch() {
     let sandbox = rig.sandbox();
     let address = sandbox.address;
     register(&rig.gateway, address, &json!(["Acme/App", {"name": "acme/own", "id": 5, "default_branch": "trunk"}]));
-    // GitHub knows one name for it, whatever the letters' case; this one knows that name only.
-    let warned = eventually("what is not there is told", SOON, || rig.gateway.warnings().into_iter().next());
+    // GitHub ignores the case of a name. This stand-in knows one spelling only.
+    let warned = eventually("the missing repository is a warning", SOON, || rig.gateway.warnings().into_iter().next());
     assert!(warned.contains("Acme/App: there is none of that name"), "{warned}");
 
     register_again(&rig.gateway, address, &json!([REPO, {"name": "acme/own", "id": 5, "default_branch": "trunk"}]));
@@ -54,13 +54,13 @@ fn a_registration_by_name_gets_number_and_default_branch() {
     assert_eq!(found["repos"][0], json!({"name": REPO, "id": number(REPO), "default_branch": "main"}));
     assert_eq!(found["repos"][1], json!({"name": "acme/own", "id": 5, "default_branch": "trunk"}));
     assert_eq!(found["generation"], generation, "it is the same registration");
-    eventually("what was told is over", SOON, || rig.gateway.warnings().is_empty().then_some(()));
+    eventually("the warning is gone", SOON, || rig.gateway.warnings().is_empty().then_some(()));
 
     let asked = rig.upstream.requests_with("api.github.com/repos/acme/app");
     assert_eq!(asked.len(), 1, "{asked:?}");
     assert!(asked[0].is_own());
     assert_eq!(asked[0].header("authorization"), [format!("Bearer {TOKEN}").as_bytes()]);
-    // It is kept through a restart, and not asked for again.
+    // A restart keeps it without a new lookup.
     rig.gateway.signal(test_support::process::Signal::TERM);
     rig.gateway.ended(SOON);
     rig.gateway.up();
@@ -78,7 +78,7 @@ fn register_again(gateway: &Gateway, address: Ipv4Addr, repos: &Value) {
 async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
     let upstream = Upstream::start();
     upstream.create_repo(REPO, Visibility::Private);
-    // A token that comes later keeps the lookup back for as long as the test wants.
+    // A delayed token holds back the lookup for as long as the test needs.
     let token = scratch("keys").join("token");
     let github = format!("credentials: {{github: {{from: {{file: {}}}}}, ", token.display());
     let credentials = NO_CREDENTIAL_BUT_GITHUB.replace("credentials: {", &github);
@@ -94,12 +94,12 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
     let mut streaming = Client::connect(&sandbox, sandbox.address, STREAMS, Http::Two).await.unwrap();
     let stream = streaming.open("/v1/stream").await.unwrap();
     assert_eq!(stream.status(), 200);
-    assert!(upstream.requests().iter().all(|request| !request.is_own()), "nothing is asked without a token");
+    assert!(upstream.requests().iter().all(|request| !request.is_own()), "no lookup without a token");
 
     std::fs::write(&token, TOKEN).unwrap();
     let after = looked_up(&gateway, sandbox.address);
     assert_eq!(after["generation"], before["generation"]);
-    // Every worker has the record by the time that it serves by the number.
+    // Every worker has the record when it serves by the id.
     let until = std::time::Instant::now() + SOON;
     loop {
         let answer = api.get(&by_number).await.unwrap();
@@ -108,10 +108,10 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
         }
         assert!(answer.status == 503 && std::time::Instant::now() < until, "{answer:?}");
     }
-    drain(stream.into_body(), Duration::from_millis(500)).await.expect_err("the stream goes on");
+    drain(stream.into_body(), Duration::from_millis(500)).await.expect_err("the stream stays open");
     assert!(upstream.requests_with("/repositories/").iter().all(|request| !request.is_own()));
 
-    // The control: what is a replacement ends such a stream.
+    // The control: a replaced record ends such a stream.
     let stream = streaming.open("/v1/stream").await.unwrap();
     register_again(&gateway, sandbox.address, &json!([REPO]));
     drain(stream.into_body(), SOON).await.expect("a replaced record ends its streams");

@@ -1,4 +1,5 @@
-//! Git LFS through the real Envoy: its API by the policy and with our credential, its store by signed URLs and without.
+//! Git LFS through the real Envoy: its API by the policy and with the gateway's credential, its store by signed URLs
+//! and without a credential.
 
 use serde_json::json;
 use test_support::upstream::Visibility;
@@ -68,7 +69,7 @@ fn lfs_is_by_the_policy_and_its_store_gets_no_credential_of_ours() {
             }
         }
     }
-    // Of a strange repository there is nothing to be had.
+    // Objects of a repository outside the record are refused.
     let body = json!({"operation": "download", "objects": [{"oid": OID, "size": 3}]}).to_string();
     let strange = "https://github.com/acme/other.git/info/lfs/objects/batch";
     assert_eq!(sandbox.curl(&["-H", "content-type: application/vnd.git-lfs+json", "-d", &body, strange]).status, 403);

@@ -1,4 +1,4 @@
-//! The gateway is one thing: what ends the one process ends the other, and what Envoy loses is put back.
+//! The gateway is one unit: the end of one process ends the other, and Envoy gets its lost state back.
 
 use std::time::{Duration, Instant};
 use test_support::client::tls;
@@ -7,10 +7,10 @@ use test_support::raw::hear;
 use test_support::{Client, Http, Rig, Sandbox, eventually, eventually_async};
 use tokio::io::AsyncWriteExt;
 
-/// The longest that the end of all may take.
+/// The timeout of the end of both processes.
 const END: Duration = Duration::from_secs(10);
 
-/// What is asked for: with a credential, so that all parts of the gateway have a part in it.
+/// A path with a credential, so that all parts of the gateway take part in its requests.
 const PATH: &str = "/repos/acme/app/commits/served";
 
 /// Waits until a request from `sandbox` is served.
@@ -53,12 +53,12 @@ async fn sigterm_lets_what_is_under_way_end_and_waits_for_no_tunnel() {
     let head = "POST /upload HTTP/1.1\r\nHost: files.example.net\r\nContent-Length: 8\r\n\r\nhalf";
     upload.write_all(head.as_bytes()).await.unwrap();
     upload.flush().await.unwrap();
-    eventually("it is under way", END, || (rig.upstream.requests_with("/upload").len() == 1).then_some(()));
+    eventually("the upload is under way", END, || (rig.upstream.requests_with("/upload").len() == 1).then_some(()));
     rig.gateway.signal(Signal::TERM);
-    eventually_async("nothing new is taken", END, async || {
+    eventually_async("new connections are refused", END, async || {
         match sandbox.socket(sandbox.address).connect(sandbox.proxy.unwrap()).await {
             Err(_) => Ok(()),
-            Ok(_) => Err("a connection was taken"),
+            Ok(_) => Err("a connection was accepted"),
         }
     })
     .await;
@@ -79,7 +79,7 @@ async fn the_audit_is_kept_through_restarts_and_sigterm_loses_none_of_it() {
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await.unwrap();
         client.get(&path).await.unwrap().ok().unwrap();
         if signal == Signal::KILL {
-            // What was written a moment ago is lost with kill -9, and what has been on disk before is not.
+            // kill -9 loses lines that are not on disk yet, so wait until this line is.
             rig.gateway.audit_line(&path, |line| line["path"] == path.as_str());
         }
         rig.gateway.signal(signal);
@@ -102,7 +102,7 @@ async fn a_second_start_on_the_same_state_has_the_same_ca_and_serves_at_once() {
         rig.gateway.ended(END);
         rig.gateway.up();
         assert_eq!(rig.gateway.ca_pem(), ca);
-        // The sandbox still trusts what it was given before; /readyz has promised that it is served now.
+        // The sandbox still trusts the CA from before the restart. `/readyz` has promised that requests are served now.
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
         assert_eq!(client.get(PATH).await.unwrap().status, 200);
     }

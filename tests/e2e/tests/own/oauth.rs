@@ -1,4 +1,4 @@
-//! A login that the gateway owns: refreshed once whoever asks, on disk before it is used, and never in a sandbox.
+//! A login that the gateway owns: refreshed once for all requests, on disk before its use, and never in a sandbox.
 
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -12,18 +12,18 @@ use test_support::{
 
 const PATH: &str = "/backend-api/codex/responses";
 
-/// As long as a refresh may take to be begun and ended.
+/// The timeout for the start and the end of a refresh.
 const REFRESHED: Duration = Duration::from_secs(20);
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// How often the gateway is killed around a refresh.
+/// The number of kills around a refresh.
 const KILLS: u32 = 12;
 
-/// How much later each of them comes, so that they fall on different moments of a refresh.
+/// The additional delay of each kill, so that kills hit different moments of a refresh.
 const LATER: Duration = Duration::from_micros(1_500);
 
-/// How often the gateway looks at its logins.
+/// The interval in which the gateway checks its logins.
 const LOOK: Duration = Duration::from_secs(1);
 
 struct Login {
@@ -44,7 +44,7 @@ fn write(file: &PathBuf, number: u64, seconds: i64) {
     std::fs::write(file, text.to_string()).unwrap();
 }
 
-/// A gateway with these entries of `credentials:` and these variables, at endpoints that take `delay`.
+/// A gateway with these entries of `credentials:` and these variables. Its token endpoints take `delay`.
 fn rig(credentials: &str, variables: &[(&str, &str)], delay: Duration, before: impl FnOnce(&Gateway)) -> Rig {
     let upstream = Upstream::start();
     upstream.tokens().set(delay, HOUR);
@@ -56,18 +56,18 @@ fn rig(credentials: &str, variables: &[(&str, &str)], delay: Duration, before: i
     Rig { upstream, gateway }
 }
 
-/// The JSON in a file; null where there is none.
+/// The JSON in a file. Null if the file does not exist or is not JSON.
 fn read(file: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(file).unwrap_or_default()).unwrap_or_default()
 }
 
 impl Login {
-    /// One of Codex that ends in `seconds`, at an endpoint that takes `delay`.
+    /// A login of Codex that ends in `seconds`, with an endpoint that takes `delay`.
     fn start(seconds: i64, delay: Duration) -> Self {
         Self::start_after(seconds, delay, |_| {})
     }
 
-    /// The same, with something done before the gateway's start.
+    /// A login with an action before the gateway's start.
     fn start_after(seconds: i64, delay: Duration, before: impl FnOnce(&Gateway)) -> Self {
         let file = scratch("keys").join("auth.json");
         write(&file, 0, seconds);
@@ -87,10 +87,10 @@ impl Login {
         });
     }
 
-    /// The endpoint is asked, and has made the token of this number.
+    /// Waits until the endpoint has issued the token of this number.
     fn asked(&self, number: u64) {
         let tokens = self.rig.upstream.tokens();
-        eventually("the endpoint is asked", REFRESHED, || (tokens.newest() == number).then_some(()));
+        eventually("the endpoint gets the request", REFRESHED, || (tokens.newest() == number).then_some(()));
     }
 
     fn arrived(&self, path: &str) -> Vec<(String, String)> {
@@ -98,14 +98,14 @@ impl Login {
     }
 }
 
-/// The access tokens and the accounts of what arrived at `path`.
+/// The access tokens and the accounts of the requests for `path`.
 fn arrived(upstream: &Upstream, path: &str) -> Vec<(String, String)> {
     let text = |value: &[&[u8]]| String::from_utf8_lossy(&value.concat()).into_owned();
     let requests = upstream.requests_with(path);
     requests.iter().map(|r| (text(&r.header("authorization")), text(&r.header("chatgpt-account-id")))).collect()
 }
 
-/// What Codex asks for.
+/// The request of Codex.
 fn post(sandbox: &Sandbox) -> Curled {
     sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")])
 }
@@ -125,7 +125,7 @@ async fn a_hundred_requests_at_its_end_are_one_refresh_and_all_carry_the_new_tok
     write(&login.file, 0, -1);
     login.asked(1);
     let waiting = login.saved()["tokens"]["refresh_token"] == tokens::refresh(0).as_str();
-    assert!(waiting, "the answer has not come yet");
+    assert!(waiting, "the endpoint has not responded yet");
     let began = Instant::now();
     let tasks: Vec<_> = clients
         .into_iter()
@@ -145,7 +145,7 @@ async fn a_hundred_requests_at_its_end_are_one_refresh_and_all_carry_the_new_tok
     let saved = login.saved();
     assert_eq!((&saved["kept"], &saved["tokens"]["account_id"]), (&json!({"by": ["us"]}), &json!("account-1")));
 
-    // A 401 begins one more, which the floor of a minute then puts off: none here.
+    // A 401 asks for one more refresh. The minimum interval of a minute delays it, so the count stays the same.
     sandbox.curl(&["https://chatgpt.com/backend-api/wham/usage"]);
     login.rig.gateway.audit_line("the 401", |line| line["status"] == 401);
     assert_eq!(login.rig.upstream.tokens().asked(), (1, 0));
@@ -161,20 +161,20 @@ fn no_secret_is_anywhere_else(login: &Login, sandbox: &Sandbox) {
     assert!(texts.iter().any(|(_, text)| String::from_utf8_lossy(text).contains("sallyport_credentials_refreshed")));
 }
 
-/// One program's login, and what it is for.
+/// One program's login and its use.
 struct Program {
     /// The credential, which is also the name of the gateway's own file.
     credential: &'static str,
-    /// The login of a number that ends at a time in milliseconds, as the program writes it.
+    /// The login with a number and an end in milliseconds, as the program writes it.
     file: fn(u64, i64) -> Value,
-    /// Where its end stands.
+    /// The path of its end in the JSON.
     ends: &'static str,
     /// Its entry in `credentials:`, and the variables beside `FILE`'s; `FILE` is the file.
     entry: &'static str,
     variables: &'static [(&'static str, &'static str)],
-    /// What a sandbox asks.
+    /// The sandbox's request.
     url: &'static str,
-    /// Who gives a new token, and how its program asks for one.
+    /// The token endpoint, and the program's request for a new token.
     endpoint: &'static str,
     question: &'static [&'static str],
 }
@@ -236,7 +236,7 @@ const PROGRAMS: [Program; 3] = [
     },
 ];
 
-/// Codex's is the one of the other tests.
+/// Codex's login is that of the other tests.
 #[test]
 fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
     for program in &PROGRAMS {
@@ -283,13 +283,15 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
     assert_eq!(post().status, 200);
     assert!(metric(r#"sallyport_credentials_failing{credential="codex"} 0"#));
 
-    // A login whose refresh token somebody else has used.
+    // A login whose refresh token another program has used.
     write(&login.file, 77, -1);
-    eventually("it is told", REFRESHED, || told("401 refresh_token_reused; log in again").then_some(()));
+    eventually("a warning names the problem", REFRESHED, || {
+        told("401 refresh_token_reused; log in again").then_some(())
+    });
     let begun = Instant::now();
     let refused = post();
     assert_eq!((refused.status, refused.rule().as_deref()), (503, Some("credentials.source")), "{refused:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "nobody waits for what does not come");
+    assert!(begun.elapsed() < Duration::from_secs(2), "the refusal comes at once");
     assert!(metric(r#"sallyport_credentials_failing{credential="codex"} 1"#));
     assert!(metric(r#"sallyport_credentials_refreshed_total{credential="codex",what="refused"} 1"#));
     let doctor = Finished::of(&mut gateway.operator(&["doctor"]));
@@ -297,7 +299,7 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
     holds("the refusal is final", 3 * LOOK, || upstream.tokens().asked() == (1, 1));
 
     write(&login.file, 0, -1);
-    eventually("all is well", REFRESHED, || (post().status == 200).then_some(()));
+    eventually("the request is served", REFRESHED, || (post().status == 200).then_some(()));
     assert!(!told("auth.json") && metric(r#"sallyport_credentials_failing{credential="codex"} 0"#));
     assert_eq!(arrived(upstream, PATH).last().unwrap().0, format!("Bearer {}", tokens::access(1)));
 }
@@ -339,7 +341,7 @@ fn a_sandbox_that_asks_a_token_endpoint_gets_a_placeholder_and_nothing_goes_on()
     let line = login.rig.gateway.audit_line("the stub", |line| line["path"] == "/oauth/token");
     assert_eq!((&line["rule"], &line["verdict"]), (&json!("credentials.stub"), &json!("allow")), "{line}");
     assert!(login.rig.upstream.requests_with("auth.openai.com").is_empty());
-    // Those of logins that there are not are not there.
+    // Endpoints without a configured login do not exist.
     let other = sandbox.curl(&["--http1.1", "-d", &body, "https://oauth2.googleapis.com/token"]);
     assert_eq!((other.status, other.rule().as_deref()), (403, Some("egress.host")));
 }
@@ -359,7 +361,7 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
         times.sort();
         times[times.len() / 2]
     };
-    // Whatever else this machine does only makes it later.
+    // Other work on the machine only adds delay.
     let median = async |client: &mut Client| {
         let mut best = Duration::MAX;
         for _ in 0..3 {
@@ -373,14 +375,14 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
     let refused = codex.post(PATH, "application/json", "{}".into()).await.unwrap();
     println!("waited {:?}, then {} {:?}", began.elapsed(), refused.status, refused.rule);
     assert_eq!((refused.status, refused.rule.as_deref()), (503, Some("credentials.source")));
-    assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "it still hangs");
+    assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the endpoint still hangs");
     login.refreshed(1);
     let after = median(&mut keyed).await;
     println!("median while the endpoint hangs {during:?}, after {after:?}");
     assert!(during < after + Duration::from_millis(5), "{during:?} {after:?}");
 }
 
-/// The endpoint takes no token twice: one that is lost, or used again, is the end of the login.
+/// The endpoint accepts no token twice: a lost or reused token is the end of the login.
 #[test]
 fn a_kill_around_a_refresh_loses_no_login() {
     let login = Login::start(-1, Duration::ZERO);
@@ -390,15 +392,15 @@ fn a_kill_around_a_refresh_loses_no_login() {
     for kill in 0..KILLS {
         gateway.signal(Signal::KILL);
         gateway.ended(REFRESHED);
-        // A new login that has ended: the next start refreshes it at once.
+        // A new, expired login: the next start refreshes it at once.
         let newest = upstream.tokens().newest();
         write(&login.file, newest, -1);
-        // A killed gateway is of no use to the one answer; for that it takes longer, in every second round.
+        // In every second round the endpoint takes longer, so that the kill comes before its response.
         let delay = Duration::from_millis(if kill % 2 == 0 { 0 } else { 1_500 });
         upstream.tokens().set(delay, HOUR);
         gateway.serve();
         login.asked(newest + 1);
-        // Each kill comes later in the life of the refresh than the one before.
+        // Each kill comes later in the refresh than the one before.
         std::thread::sleep(kill * LATER);
         gateway.signal(Signal::KILL);
         gateway.ended(REFRESHED);
@@ -406,7 +408,7 @@ fn a_kill_around_a_refresh_loses_no_login() {
             let saved = login.saved();
             assert_eq!(saved["tokens"]["refresh_token"], tokens::refresh(newest).as_str(), "kill {kill} was too late");
         }
-        // The next one finds either the new login, or that it is on its way and worth waiting for.
+        // The next start finds the new login, or a refresh under way for which it waits.
         gateway.up();
         let served = post(&sandbox);
         assert_eq!(served.status, 200, "kill {kill}: {served:?}");
@@ -418,7 +420,7 @@ fn a_kill_around_a_refresh_loses_no_login() {
 
 #[test]
 fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
-    // Due, and good for some minutes more.
+    // Due for a refresh, and valid for some minutes more.
     let login = Login::start(200, Duration::from_secs(15));
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
@@ -437,12 +439,12 @@ fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
     assert_eq!(first, format!("Bearer {}", tokens::access(0)));
     login.refreshed(1);
     let renewed = format!("Bearer {}", tokens::access(1));
-    eventually("the new one is in force", REFRESHED, || (carried() == renewed).then_some(()));
+    eventually("the new token is in force", REFRESHED, || (carried() == renewed).then_some(()));
     assert_eq!(upstream.tokens().asked(), (1, 0));
     assert!(gateway.warnings().iter().all(|warning| !warning.contains("auth.json")), "{:?}", gateway.warnings());
 }
 
-/// The processes that refresh a login of `gateway`'s.
+/// The processes that refresh a login of `gateway`.
 fn refreshing(gateway: &Gateway) -> Vec<u32> {
     let command = format!("sallyport\0refresh-login\0{}/", gateway.state.display());
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -459,17 +461,17 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
     login.asked(1);
     upstream.tokens().set(Duration::ZERO, HOUR);
     let [child] = refreshing(gateway)[..] else { panic!("{:?}", refreshing(gateway)) };
-    // What it was told is not where anybody could read it.
+    // The process gets the tokens neither by arguments nor by variables, which other processes could read.
     let seen = ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{child}/{file}")).unwrap_or_default());
     assert!(!String::from_utf8_lossy(&seen.concat()).contains("fixture"), "{seen:?}");
     process::signal(child, Signal::KILL);
-    // The endpoint has taken that token. It is the one party that this can't be kept from, and says so.
-    eventually("it is told", REFRESHED, || {
+    // The endpoint has used up that token. The gateway can't prevent this, and reports the endpoint's error.
+    eventually("a warning names the problem", REFRESHED, || {
         gateway.warnings().iter().any(|warning| warning.contains("refresh_token_reused")).then_some(())
     });
     assert_eq!(upstream.tokens().asked(), (2, 1));
     let served = post(&sandbox);
-    assert_eq!(served.status, 200, "the token in force goes on to its end: {served:?}");
+    assert_eq!(served.status, 200, "the token in force is used until its end: {served:?}");
 }
 
 #[test]
@@ -486,19 +488,23 @@ fn on_a_full_disk_nothing_is_asked_and_what_was_asked_before_has_its_room() {
     for _ in 0..2 {
         assert_eq!(sandbox.curl(&["https://chatgpt.com/backend-api/wham/usage"]).status, 401);
     }
-    eventually("it is told", REFRESHED, || problem("No space left on device").then_some(()));
+    eventually("a warning names the problem", REFRESHED, || problem("No space left on device").then_some(()));
     assert_eq!(upstream.tokens().asked(), (0, 0));
     let served = post(&sandbox);
-    assert_eq!(served.status, 200, "the token in force goes on: {served:?}");
+    assert_eq!(served.status, 200, "the token in force is still used: {served:?}");
 
-    // There is room again, and none from when the endpoint was asked.
+    // Free space before the request to the endpoint, and a full disk from then on.
     std::fs::remove_file(&filler).unwrap();
     login.asked(1);
     disk::fill(&filler);
-    assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the answer has not come");
+    assert_eq!(
+        login.saved()["tokens"]["refresh_token"],
+        tokens::refresh(0).as_str(),
+        "the endpoint has not responded yet"
+    );
     login.refreshed(1);
-    eventually("nothing is wrong", REFRESHED, || (!problem("auth.json")).then_some(()));
-    // Neither on a full disk nor after it.
+    eventually("the warning is gone", REFRESHED, || (!problem("auth.json")).then_some(()));
+    // No login is lost, neither on a full disk nor after it.
     gateway.signal(Signal::KILL);
     gateway.ended(REFRESHED);
     gateway.up();

@@ -1,4 +1,4 @@
-//! What an operator looks at: metrics, the doctor, the policy's check, the audit as it goes.
+//! The operator's views: metrics, the doctor, the policy's check, the audit as it grows.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use test_support::process::{self, Signal};
 use test_support::{Finished, Gateway, Rig, TOKEN, Upstream, eventually, gateway};
 
-/// The longest that anything here may take.
+/// The timeout of every step.
 const WITHIN: Duration = Duration::from_secs(10);
 
 fn metrics(rig: &Rig) -> String {
@@ -16,7 +16,7 @@ fn metrics(rig: &Rig) -> String {
     body
 }
 
-/// The value of the metric with these labels, as the text has them.
+/// The value of the metric with these labels, in the spelling of the text.
 fn value(metrics: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
@@ -31,8 +31,8 @@ fn metrics_count_by_rule_and_name_nothing_that_a_sandbox_chose() {
     sandbox.curl(&["-X", "CHOSEN", "https://api.anthropic.com/chosen-path"]);
     sandbox.curl(&["https://api.github.com/repos/acme/app"]);
     let denied = r#"sallyport_requests_total{verdict="deny",stage="identity",rule="egress.host"}"#;
-    eventually("all are counted", WITHIN, || (value(&metrics(&rig), denied) == Some(20.0)).then_some(()));
-    let text = eventually("the allowed ones too", WITHIN, || {
+    eventually("the refusals are counted", WITHIN, || (value(&metrics(&rig), denied) == Some(20.0)).then_some(()));
+    let text = eventually("the allowed requests are counted too", WITHIN, || {
         let text = metrics(&rig);
         (value(&text, "sallyport_request_duration_seconds_count") >= Some(22.0)).then_some(text)
     });
@@ -58,20 +58,20 @@ fn metrics_count_by_rule_and_name_nothing_that_a_sandbox_chose() {
     assert_eq!(value(&metrics(&rig), "sallyport_containers"), Some(0.0));
 }
 
-/// A spell without requests, in which processor time is measured: nothing but the clock ends it.
+/// The length of a spell without requests, in which processor time is measured. Only the clock ends it.
 const SPELL: Duration = Duration::from_secs(5);
 
-/// The spells of which one has to be idle.
+/// The number of spells. One of them must be idle.
 const SPELLS: usize = 4;
 
 #[test]
 fn a_gateway_without_requests_does_next_to_nothing() {
     let rig = Rig::start();
     let policy = std::fs::read(rig.gateway.policy_file()).unwrap();
-    // Something to read anew; not what was read is what it then looks at.
+    // A change for the gateway to read. Its own reading must not count as a change.
     std::fs::write(rig.gateway.policy_file(), policy).unwrap();
     let total = || value(&metrics(&rig), "process_cpu_seconds_total").unwrap();
-    // In the first spell it may still read the policy anew, and what else the machine does can only make it spend more.
+    // In the first spell the gateway may still read the policy. Other work on the machine only adds to the time.
     let spells = (0..SPELLS).map(|_| {
         let before = total();
         std::thread::sleep(SPELL);
@@ -83,7 +83,7 @@ fn a_gateway_without_requests_does_next_to_nothing() {
     assert!(idle, "{spent:?} s of processor time in {SPELL:?} each");
 }
 
-/// The line that `doctor` has for `check`; the first, where there are more.
+/// The first line of `doctor` for `check`.
 fn finding(rig: &Rig, check: &str) -> (Option<i32>, Value) {
     let finished = Finished::of(&mut rig.gateway.operator(&["doctor", "--json"]));
     let printed: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
@@ -123,7 +123,7 @@ fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
     let (code, found) = finding(&rig, "policy");
     assert_eq!((code, &found["state"]), (Some(1), &"fail".into()), "{found}");
     assert!(found["found"].as_str().unwrap().contains("policy.yaml:2:5"), "{found}");
-    let warned = eventually("the gateway warns of it", WITHIN, || {
+    let warned = eventually("the gateway warns of the problem", WITHIN, || {
         let found = finding(&rig, "gateway").1;
         (found["state"] == "warn").then_some(found)
     });
@@ -152,7 +152,9 @@ fn readiness_names_what_is_missing() {
     gateway.start_envoy();
     assert_eq!(readyz(), Some((200, json!(true), json!([]))));
     process::signal(gateway.envoy_pid().unwrap(), Signal::KILL);
-    eventually("it is said that Envoy is gone", WITHIN, || (readyz().as_ref() == Some(&without_envoy)).then_some(()));
+    eventually("/readyz reports that Envoy is gone", WITHIN, || {
+        (readyz().as_ref() == Some(&without_envoy)).then_some(())
+    });
 }
 
 #[test]
@@ -191,7 +193,7 @@ fn the_audit_is_followed_as_it_goes() {
     sandbox.curl(&["https://unlisted.example.com/after"]);
     let second = lines.next().unwrap().unwrap();
     assert!(second.contains("unlisted.example.com/after") && second.contains("egress.host"), "{second}");
-    // It holds up no stop, and ends with the gateway.
+    // It does not delay a stop, and ends with the gateway.
     rig.gateway.signal(Signal::TERM);
     let stopped = std::time::Instant::now();
     rig.gateway.ended(WITHIN);

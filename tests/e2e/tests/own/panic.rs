@@ -1,5 +1,6 @@
-//! A filter that panics, in a build of its own that does so over `/panic`: the request is refused, the filter starts
-//! again, the audit names whose request it was, and whoever does it three times is blocked, and nobody else.
+//! A filter that panics, in a separate build that does so for `/panic`: the request is refused, the filter starts
+//! again, and the audit names the container. A container that causes three panics is blocked, and no other container
+//! is.
 
 use std::time::Duration;
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, policy};
@@ -8,7 +9,7 @@ use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, ev
 const HOST: &str = "api.anthropic.com";
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// In absolute form: a tunnel is a stream of the same VM, and ends with it before the answer has come through.
+/// In absolute form: a tunnel is a stream of the same VM, and would end with it before the response has come through.
 fn ask(sandbox: &Sandbox, path: &str) -> (u16, Option<String>) {
     let curled = sandbox.curl(&[&format!("http://{HOST}{path}")]);
     (curled.status, curled.rule())
@@ -18,7 +19,7 @@ fn refused(status: u16, rule: &str) -> (u16, Option<String>) {
     (status, Some(rule.to_owned()))
 }
 
-/// Waits until `sandbox` is served: a filter that has started again knows nobody at first.
+/// Waits until `sandbox` is served. A filter that has started again knows no containers at first.
 fn served(sandbox: &Sandbox) {
     eventually("served", WITHIN, || (ask(sandbox, "/after").0 == 200).then_some(()));
 }
@@ -27,14 +28,15 @@ fn served(sandbox: &Sandbox) {
 async fn whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time() {
     let filters = std::env::var("SALLYPORT_FILTERS_PANIC").expect("SALLYPORT_FILTERS_PANIC is set by run-e2e.sh");
     let upstream = Upstream::start();
-    // With one worker there is one VM, and whoever is served is served by the one that panics next.
+    // With one worker there is one VM, which serves all containers and panics next.
     let builder = Gateway::with(&policy(&[HOST])).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(&upstream);
     let gateway = builder.env("SALLYPORT_FILTERS", &filters).workers(1).up();
     let rig = Rig { upstream, gateway };
     let (culprit, bystander) = (rig.registered(&[]), rig.registered(&[]));
     served(&culprit);
     for time in 1..=3 {
-        // An open stream of somebody else in the same VM: what a panic ends is not held against it.
+        // An open stream of another container in the same VM. A panic that ends it does not count against its
+        // container.
         let stream = eventually_async("a stream", WITHIN, async || {
             let mut client = Client::connect(&bystander, bystander.address, HOST, Http::Two).await?;
             client.open("/v1/stream").await

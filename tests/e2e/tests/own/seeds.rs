@@ -1,5 +1,5 @@
-//! What the design that this project grew from wants to see: its registration, its policy file and its command lines,
-//! run as they are (tests/corpus/seeds/README.md).
+//! The requirements of the original design: its registration, its policy file and its command lines, run unchanged
+//! (tests/corpus/seeds/README.md).
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use test_support::upstream::Visibility;
 use test_support::{Finished, Gateway, Recorded, Sandbox, TOKEN, Upstream, eventually};
 
-/// What stands for the key of a model's API.
+/// A fake key of a model's API.
 const KEY: &str = "fixture_key_of_the_model_5Tn8";
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/seeds")
 }
 
-/// A command line, and what is said of it.
+/// A command line, and its expected effects.
 struct Case {
     name: String,
     text: String,
@@ -111,7 +111,7 @@ fn the_command_lines_of_the_original_design_do_what_it_says() {
         case.check(&Finished::of(command.args(["-c", &text])), &upstream);
     }
 
-    // The credentials were added on the way, each to its own host, and the sandbox has sent none.
+    // The gateway added the credentials, each for its own host, and the sandbox sent none.
     for request in upstream.requests() {
         let carries = |name: &str, secret: &str| {
             request.header(name).iter().any(|value| String::from_utf8_lossy(value).contains(secret))
@@ -145,6 +145,6 @@ fn a_pattern_of_the_policy_refuses_what_is_allowed_without_it() {
     let arrived = upstream.requests_with("repo1/issues").len();
     assert_eq!(ask("issues?page=2").rule().as_deref(), Some("github.blocked-pattern"));
     assert_eq!(upstream.requests_with("repo1/issues").len(), arrived);
-    // It ends with `$`, and it is for GET.
+    // The pattern ends with `$`, and it is for GET.
     assert_eq!(ask("issues/1").status, 200);
 }

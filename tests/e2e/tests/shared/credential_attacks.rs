@@ -1,6 +1,6 @@
-//! What a hostile sandbox does about credentials: it brings its own, in every place and spelling, follows what leads away
-//! from a host that has one, reaches for what others of the same account have stored, and asks for what its record does
-//! not name. Each time both sides are looked at: what the client is told, and what arrives.
+//! Attacks of a hostile sandbox on credentials. It sends its own in every place and spelling, and follows redirects
+//! away from a host with a credential. It uses resources that others of the same account have stored, and requests
+//! resources outside its record. Each test checks both sides: the client's response, and the requests that arrive.
 
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ const OPENAI: &str = "openai_fixture_Jn4wX8";
 const GEMINI: &str = "gemini_fixture_Tc9rL5";
 const QUERIED: &str = "queried_fixture_Gh3yK7";
 
-/// What the sandbox sends by itself.
+/// The sandbox's own credential.
 const OWN: &str = "own_of_the_sandbox_4Wz";
 
 const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
@@ -36,7 +36,7 @@ const HOSTS: [&str; 8] = [
     "files.example.net",
 ];
 
-/// Entries of the operator's: one in the query, one for a suffix, one that only some containers may use.
+/// The operator's entries: one in the query, one for a suffix, one for some containers only.
 const ENTRIES: &str = "credentials:\n  query: {host: keyed.example.com, query: sig, from: {env: QUERIED}}\n  \
                        suffix: {host: '*.example.net', header: x-suffix-key, from: {env: OPENAI_API_KEY}}\n";
 
@@ -59,7 +59,7 @@ fn shared() -> &'static Rig {
     SHARED.get_or_init(|| start(&policy(&HOSTS), &ENTRIES.replace("  suffix", "  #suffix")))
 }
 
-/// The header with which each class of hosts is reached, and a target there: with GET.
+/// The credential's header for each class of hosts, and a target there, for GET.
 fn credentialed() -> [(&'static str, &'static str, String); 4] {
     [
         ("api.openai.com/v1/models", "authorization", format!("Bearer {OPENAI}")),
@@ -84,7 +84,7 @@ fn told(curled: &Curled) -> (u16, Option<String>) {
     (curled.status, curled.rule())
 }
 
-/// What of a sandbox arrived with `mark` in its path.
+/// The sandbox's requests with `mark` in their path that have arrived.
 fn arrived(rig: &Rig, mark: &str) -> Vec<Recorded> {
     rig.upstream.requests_with(mark).into_iter().filter(|request| !request.is_own()).collect()
 }
@@ -118,7 +118,7 @@ fn the_sandbox_s_own_authorization_reaches_no_host_that_has_a_credential_and_oth
                 assert_nothing_of(OWN, &request);
             }
         }
-        // git: what the sandbox has in its remote's URL is a header too.
+        // git: a credential in the remote's URL becomes a header too.
         let url = format!("https://x:{OWN}@github.com/acme/app/info/refs?service=git-upload-pack");
         assert_eq!(told(&sandbox.curl(&[&url])).0, 200);
         let request = arrived(rig, "github.com/acme/app/info/refs").pop().unwrap();
@@ -134,7 +134,7 @@ fn the_sandbox_s_own_authorization_reaches_no_host_that_has_a_credential_and_oth
     }
 }
 
-/// A server in cleartext, and the heads of what it got.
+/// A server in cleartext, and the heads of its requests.
 fn mirror() -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind((ADDRESS, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -200,7 +200,7 @@ async fn headers_twice_joined_and_in_odd_case_are_all_replaced() {
             let mut stream = client::tls(&sandbox, sandbox.address, host, Http::One).await.unwrap();
             let request = format!("GET /{path}?{mark} HTTP/1.1\r\nHost: {host}\r\n{own}\r\n\r\n");
             let answer = raw::ask(&mut stream, request.as_bytes()).await.unwrap();
-            // To GitHub nothing goes that has a header twice.
+            // The gateway refuses requests to GitHub with a repeated header.
             if host == "api.github.com" && answer.rule.as_deref() == Some("github.header") {
                 assert!(arrived(rig, &format!("{target}?{mark}")).is_empty(), "{own}");
                 continue;
@@ -210,7 +210,7 @@ async fn headers_twice_joined_and_in_odd_case_are_all_replaced() {
             assert_eq!(request.header(header), [value.as_bytes()], "{request:?}");
             assert_nothing_of(OWN, &request);
         }
-        // What two servers could read differently does not arrive at all, or not as a header.
+        // A header that two servers could parse differently does not arrive, or not as a header.
         let odd = [
             (format!("Authorization : Bearer {OWN}"), "page=300"),
             (format!("x-other: 1\r\n Authorization: Bearer {OWN}"), "page=301"),
@@ -261,7 +261,7 @@ fn a_credential_in_the_query_stands_there_once_and_is_ours() {
     let refused = sandbox.curl(&[&format!("https://keyed.example.com/v1/semi?a=1;sig={OWN}")]);
     assert_eq!(told(&refused), (403, Some("credentials.query".into())));
     assert!(arrived(rig, "/v1/semi").is_empty());
-    // The audit has the path as it went out, without the value.
+    // The audit has the forwarded path, without the value.
     rig.gateway.audit_line("a query", |line| line["path"].as_str().is_some_and(|path| path.contains("queried")));
     secrets::assert_absent(QUERIED, &rig.gateway.readable());
 }
@@ -271,7 +271,7 @@ fn a_redirect_leads_no_credential_to_another_host() {
     let rig = shared();
     let sandbox = rig.registered(&[]);
     for (to, header) in [("files.example.net/led", None), ("api.openai.com/v1/models?led", Some(OPENAI))] {
-        // Trusted: curl sends its own to the second host, too.
+        // Trusted: curl sends its own credential to the second host, too.
         let args = ["-L", "--location-trusted", "-H", &format!("Authorization: Bearer {OWN}")];
         let url = format!("https://keyed.example.com/v1/redirect?to=https://{to}");
         let curled = sandbox.curl(&[&args[..], &[&url]].concat());
@@ -385,7 +385,7 @@ fn a_record_has_the_credentials_that_it_names_and_no_others() {
 
 #[test]
 fn a_suffix_has_a_credential_only_where_an_entry_is_for_that_suffix() {
-    // The list names suffixes only; the exact entry for keyed.example.com is for that name alone.
+    // The list has suffixes only; the exact entry for keyed.example.com is for that name alone.
     let rig = start(&policy(&["\"*.example.com\"", "\"*.example.net\""]), ENTRIES);
     let sandbox = rig.registered(&[]);
     let own = ["-H", &format!("Authorization: Bearer {OWN}")];
@@ -402,7 +402,7 @@ fn a_suffix_has_a_credential_only_where_an_entry_is_for_that_suffix() {
     }
 }
 
-/// A gateway whose GitHub credential is an App, whose repositories are all at one owner but one.
+/// A gateway whose GitHub credential is an App. All of its repositories but one have one owner.
 fn with_app() -> Rig {
     let key = scratch("app").join("key.pem");
     let fixture =
@@ -429,7 +429,7 @@ fn an_app_s_token_is_for_the_repositories_of_one_record_and_without_any_there_is
     let api = |sandbox: &Sandbox, repo: &str| sandbox.curl(&[&format!("https://api.github.com/repos/{repo}")]);
     assert_eq!(told(&none.curl(&["https://api.github.com/user"])), (502, Some("credentials.missing".into())));
     assert!(rig.upstream.minted().is_empty(), "{:?}", rig.upstream.minted());
-    assert!(rig.upstream.requests_with("api.github.com").is_empty(), "nothing was asked either");
+    assert!(rig.upstream.requests_with("api.github.com").is_empty(), "GitHub got no request");
 
     assert_eq!(told(&api(&one, "acme/app")), (200, None));
     assert_eq!(told(&api(&two, "acme/lib")), (200, None));
@@ -448,26 +448,26 @@ fn an_app_s_token_is_for_the_repositories_of_one_record_and_without_any_there_is
     let repos: Vec<Vec<&str>> = minted.iter().map(|m| m.repos.iter().map(String::as_str).collect()).collect();
     assert_eq!(repos, [["acme/app"], ["acme/lib"], ["other/app"]]);
 
-    // The same tokens serve git, and each container has its own.
+    // The same tokens serve git, and each container has its own token.
     let refs = |sandbox: &Sandbox, repo: &str| {
         sandbox.curl(&[&format!("https://github.com/{repo}/info/refs?service=git-upload-pack")]).status
     };
     assert_eq!((refs(&one, "acme/app"), refs(&two, "acme/lib"), refs(&one, "acme/lib")), (200, 200, 403));
-    assert_eq!(rig.upstream.minted().len(), 3, "nothing more was asked for");
+    assert_eq!(rig.upstream.minted().len(), 3, "no more tokens were requested");
     for (path, token) in [("repos/acme/app", 0), ("repos/acme/lib", 1), ("repos/other/app", 2)] {
         let request = arrived(rig, &format!("api.github.com/{path}")).pop().unwrap();
         assert_eq!(request.header("authorization"), [format!("Bearer {}", minted[token].token).as_bytes()]);
     }
 
-    // A record that is narrowed has another token from its next request on.
+    // After a change to fewer repositories, the next request gets another token.
     register(rig, &two, &["other/app"], Value::Null);
     assert_eq!(api(&two, "acme/lib").status, 403);
     assert_eq!(told(&api(&two, "other/app")), (200, None));
 
-    // A repository without its number is looked up with a token that is good for it.
+    // The lookup of a missing id uses a token that is valid for the repository.
     let record = json!({"container_ip": none.address, "container_id": "late", "repos": ["acme/secret"]});
     assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 200);
-    eventually("its number is known", Duration::from_secs(10), || {
+    eventually("the id is known", Duration::from_secs(10), || {
         let (_, body) = rig.gateway.call("GET", "/internal/containers", None);
         body.contains(&number("acme/secret").to_string()).then_some(())
     });
@@ -506,7 +506,7 @@ fn memory_is_kept_out_of_core_files_and_envoy_has_no_variables() {
         assert_eq!(values, ["0", "0"], "{core}");
     }
     assert!(std::fs::read(format!("/proc/{envoy}/environ")).unwrap().is_empty(), "Envoy has variables");
-    // What the gateway has itself shows that this would have been seen.
+    // The gateway's own variables are visible here, so this check would find Envoy's.
     let own = std::fs::read(format!("/proc/{}/environ", rig.gateway.pid())).unwrap();
     assert!(own.windows(OPENAI.len()).any(|window| window == OPENAI.as_bytes()));
 }

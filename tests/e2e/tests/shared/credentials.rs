@@ -1,5 +1,6 @@
-//! The credentials of the model APIs and of the operator's own entries, from variables, a file and a command: each in
-//! its own header on its own endpoints, nothing of the sandbox's beside it, and no value where anybody could read it.
+//! The credentials of the model APIs and of the operator's own entries, from variables, a file and a command. Each has
+//! its own header on its own endpoints, without any credential of the sandbox beside it, and no value is readable
+//! anywhere.
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,12 @@ const GEMINI: &str = "gemini_fixture_Zr5wN1";
 const FILED: &str = "filed_fixture_Lm7cX4";
 const PRINTED: &str = "printed_fixture_Hd2sB6";
 
-/// What the sandbox sends by itself.
+/// The sandbox's own credential.
 const OWN: &str = "own_of_the_sandbox_9Fj";
 
 const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
 
-/// As long as a changed file may take to be taken up.
+/// The timeout for a changed file to take effect.
 const TAKEN_UP: Duration = Duration::from_secs(2);
 
 const HOSTS: [&str; 7] = [
@@ -66,7 +67,7 @@ fn keyed() -> &'static Keyed {
     KEYED.get_or_init(Keyed::start)
 }
 
-/// Replaces a file as one should, readable for its owner alone.
+/// Replaces a file by a rename, readable for its owner alone.
 fn write(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     let new = path.with_extension("new");
@@ -75,8 +76,8 @@ fn write(path: &Path, text: &str) {
     std::fs::rename(new, path).unwrap();
 }
 
-/// POSTs to `url` with `args` before. Over HTTP/1.1 where they do not say otherwise: answered before it has sent its
-/// body, curl gives up an HTTP/2 stream without reading the answer.
+/// POSTs to `url`, with `args` before it. The default is HTTP/1.1: if the response comes before curl has sent its body,
+/// curl gives up an HTTP/2 stream without reading the response.
 fn post(sandbox: &Sandbox, args: &[&str], url: &str) -> (u16, Option<String>) {
     let curled = sandbox.curl(&[&["--http1.1", "-d", "{}"], args, &[url]].concat());
     assert_ne!(curled.status, 0, "{url}: {curled:?}");
@@ -89,7 +90,7 @@ fn only(rig: &Rig, text: &str) -> Recorded {
     arrived.into_iter().next().unwrap()
 }
 
-/// Every endpoint of the test: its target, the header that is added, and what stands in it.
+/// Every endpoint of the test: its target, the added header, and the header's value.
 fn endpoints() -> [(&'static str, &'static str, String); 4] {
     [
         ("api.anthropic.com/v1/messages", "x-api-key", ANTHROPIC.to_owned()),
@@ -103,7 +104,7 @@ fn endpoints() -> [(&'static str, &'static str, String); 4] {
 fn each_credential_stands_in_its_header_and_nothing_of_the_sandbox_s_beside_it() {
     let Keyed { rig, .. } = keyed();
     let sandbox = rig.registered(&[]);
-    // Names in odd letter case, and twice.
+    // Header names in odd letter case, and repeated.
     let own: Vec<String> = [
         "Authorization",
         "authorization",
@@ -128,7 +129,7 @@ fn each_credential_stands_in_its_header_and_nothing_of_the_sandbox_s_beside_it()
             );
             let told = post(&sandbox, &[&[http], &own[..]].concat(), &format!("https://{target}?{query}"));
             assert_eq!(told, (200, None), "{http} {target}");
-            // Envoy writes the query anew, sorted.
+            // Envoy rewrites the query, sorted.
             let mut arrived = rig.upstream.requests_with(target);
             arrived.retain(|request| request.path.contains(&mark));
             assert_eq!(arrived.len(), 1, "{http} {target}: {arrived:?}");
@@ -136,7 +137,7 @@ fn each_credential_stands_in_its_header_and_nothing_of_the_sandbox_s_beside_it()
             assert_eq!(arrived.header(header), [value.as_bytes()], "{arrived:?}");
             assert_eq!(arrived.header("anthropic-beta"), [&b"oauth-2025-04-20,other"[..]], "{arrived:?}");
             let whole = format!("{arrived:?}");
-            // The one header that only keyed.example.com replaces.
+            // The only header that keyed.example.com replaces.
             let whole = if header == "x-own-key" { whole } else { whole.replace(&format!("{OWN}7"), "") };
             assert!(!whole.contains(OWN), "{whole}");
             assert!(arrived.path.contains("alt=sse") && arrived.path.contains("flag"), "{}", arrived.path);
@@ -148,7 +149,7 @@ fn each_credential_stands_in_its_header_and_nothing_of_the_sandbox_s_beside_it()
 #[tokio::test]
 async fn a_body_that_comes_faster_than_the_credential_arrives_whole() {
     let Keyed { rig, .. } = keyed();
-    // Registered just now: more of it comes than may be held while a worker asks who this is.
+    // Registered just now: the body exceeds the buffer while a worker looks up the address.
     let sandbox = rig.registered(&[]);
     for (http, path) in [(Http::One, "/v1/responses?one"), (Http::Two, "/v1/responses?two")] {
         let mut client = Client::connect(&sandbox, sandbox.address, "api.openai.com", http).await.unwrap();
@@ -288,7 +289,7 @@ fn a_changed_file_and_a_changed_output_are_taken_up_in_time_and_what_fails_is_to
     assert_eq!(post(&sandbox, &[], &url("api.openai.com", "responses?before")), (200, None));
     write(&keys.join("openai"), "filed_fixture_second");
     let changed = Instant::now();
-    eventually("the changed file is taken up", TAKEN_UP, || {
+    eventually("the changed file is in force", TAKEN_UP, || {
         post(&sandbox, &[], &url("api.openai.com", "responses?after"));
         let arrived = rig.upstream.requests_with("api.openai.com/v1/responses?after");
         let last = arrived.last().map(|request| request.header("authorization")[0].to_vec());
@@ -302,21 +303,21 @@ fn a_changed_file_and_a_changed_output_are_taken_up_in_time_and_what_fails_is_to
     });
     assert!(warned("keys") && warned("no header can carry"), "{:?}", rig.gateway.warnings());
     std::fs::remove_file(keys.join("openai")).unwrap();
-    eventually("a file that has gone is missing", TAKEN_UP, || {
+    eventually("requests without the removed file are refused", TAKEN_UP, || {
         (post(&sandbox, &[], &url("api.openai.com", "responses")) == (502, Some("credentials.missing".into())))
             .then_some(())
     });
 
-    // A command: its output is kept for a second, one run serves all, and a failure leaves the last value.
+    // A command: its output is cached for a second, one run serves all, and after a failure the last value stays.
     assert_eq!(post(&sandbox, &[], &url("keyed.example.com", "before")), (200, None));
     write(&keys.join("printed"), "printed_fixture_second");
-    eventually("the changed output is taken up", TAKEN_UP, || {
+    eventually("the changed output is in force", TAKEN_UP, || {
         post(&sandbox, &[], &url("keyed.example.com", "after"));
         let arrived = rig.upstream.requests_with("keyed.example.com/v1/after");
         (arrived.last()?.header("x-own-key") == [b"key=printed_fixture_second"]).then_some(())
     });
     std::fs::remove_file(keys.join("printed")).unwrap();
-    eventually("the failure is pointed out", TAKEN_UP, || {
+    eventually("the failure is a warning", TAKEN_UP, || {
         assert_eq!(post(&sandbox, &[], &url("keyed.example.com", "kept")), (200, None));
         warned("credentials: own: ").then_some(())
     });

@@ -1,5 +1,5 @@
-//! Names that resolve to anything but a public address are not reachable, by whatever way the address comes; names
-//! that are not allowed are not asked for.
+//! A name is reachable only if it resolves to a public address, by whatever way the address comes. Names that are not
+//! allowed are not resolved.
 
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,13 +12,13 @@ use test_support::{Curled, Gateway, Sandbox, Upstream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// A host with a certificate and without a credential, found by DNS alone.
+/// A host with a certificate and without a credential. Only DNS has its address.
 const HOST: &str = "files.example.net";
-/// The same over a truncated answer.
+/// The host after a truncated response.
 const LARGE: &str = "large.example.net";
-/// The same through CNAMEs, by a public address next to others.
+/// The host through CNAMEs, with a public address next to others.
 const ALIASED: &str = "aliased.example.net";
-/// What stands for the internet's addresses.
+/// A public address, which plays the internet's.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 114, 7);
 /// A public address of the gateway's own machine.
 const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 114, 200);
@@ -34,7 +34,7 @@ fn address(text: &str) -> Record {
     Record::Address(text.parse().unwrap())
 }
 
-/// Names of which not one may be reached.
+/// Names that must be unreachable.
 fn inward() -> Vec<(&'static str, Vec<Record>)> {
     vec![
         ("loopback.example.com", vec![address("127.0.0.1")]),
@@ -109,8 +109,8 @@ fn a_name_that_resolves_inward_is_not_reached() {
     let (internet, sandbox) = (internet(), registered());
     for (host, _) in inward() {
         assert_unresolved(host, &sandbox.curl(&[format!("https://{host}/inward")]));
-        assert!(!internet.nameserver.asked_for(host).is_empty(), "{host} was not asked for");
-        // Once more: what Envoy remembers is no way around.
+        assert!(!internet.nameserver.asked_for(host).is_empty(), "{host} was not resolved");
+        // Once more: Envoy's DNS cache is no way around.
         assert_unresolved(host, &sandbox.curl(&[format!("https://{host}/inward")]));
     }
     assert_eq!(internet.trap.caught(), 0);
@@ -155,11 +155,11 @@ async fn a_web_socket_reaches_a_host_that_only_dns_knows() {
             stream.flush().await?;
             stream.read_exact(&mut echoed).await
         };
-        timeout(Duration::from_secs(10), both).await.expect("the upstream sends it back").unwrap();
+        timeout(Duration::from_secs(10), both).await.expect("the upstream echoes the message").unwrap();
         assert_eq!(&echoed, message);
     }
     let [arrived] = &internet.upstream.requests_with("/v1/echo/by-dns")[..] else { panic!("not exactly one") };
-    // It prefers HTTP/2, over which it would be no WebSocket.
+    // curl prefers HTTP/2, over which this would be no WebSocket.
     assert_eq!((arrived.alpn.as_str(), arrived.sni.as_str()), ("http/1.1", HOST), "{arrived:?}");
     assert!(!internet.nameserver.asked_for(HOST).is_empty(), "the host is pinned");
     let refused = web_socket(&sandbox, "private.example.com", "/v1/echo/inward").await.unwrap_err().to_string();
@@ -177,7 +177,7 @@ fn a_name_that_is_not_allowed_is_never_asked_for() {
     }
     let answer = stranger.curl(&["https://by-a-stranger.example.com/"]);
     assert_eq!(answer.rule().as_deref(), Some("identity.unknown"), "{answer:?}");
-    // One's extra host is nobody else's.
+    // An extra host is allowed only for its own container.
     let id = container_id(sandbox.address);
     let record = json!({"container_ip": sandbox.address, "container_id": id, "repos": [], "egress_allow": ["extra.example.net"]});
     let other = registered();
@@ -195,7 +195,7 @@ fn a_name_that_is_not_allowed_is_never_asked_for() {
     let allowed = |name: &str| {
         [HOST, LARGE, ALIASED, "extra.example.net", "localhost"].contains(&name)
             || (name.ends_with(".example.com") && name != "by-a-stranger.example.com")
-            // Where CNAMEs of allowed names lead.
+            // The targets of allowed names' CNAMEs.
             || ["one", "two", "target"].iter().any(|label| name == format!("{label}.elsewhere.example"))
     };
     let asked = internet.nameserver.asked();
@@ -214,14 +214,14 @@ fn a_nameserver_that_does_not_answer_is_a_warning_until_it_does() {
     assert!(gateway.warnings().iter().all(|warning| !warning.starts_with("dns:")));
     nameserver.set_silent(true);
     assert_unresolved("a.example.com", &sandbox.curl(&["https://a.example.com/"]));
-    // Envoy asks again by itself.
+    // Envoy retries by itself.
     eventually("a warning about the nameserver", Duration::from_secs(30), || {
         let warnings = gateway.warnings();
         warnings.iter().any(|warning| warning.starts_with("dns: no nameserver answers")).then_some(())
     });
-    eventually("ready all the same", Duration::from_secs(5), || gateway.ready().then_some(()));
+    eventually("the gateway is ready nevertheless", Duration::from_secs(5), || gateway.ready().then_some(()));
     nameserver.set_silent(false);
-    eventually("no warning any more", Duration::from_secs(30), || {
+    eventually("the warning is gone", Duration::from_secs(30), || {
         gateway.warnings().iter().all(|warning| !warning.starts_with("dns:")).then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! The real `gh` through the gateway: what an agent works with works, what is refused says why.
+//! The real `gh` through the gateway: an agent's usual commands work, and a refusal names its reason.
 
 use std::process::Command;
 use test_support::upstream::Visibility;
@@ -8,13 +8,13 @@ const REPO: &str = "acme/app";
 
 fn gh(sandbox: &Sandbox, program: &str, args: &[&str]) -> Finished {
     let mut command = sandbox.command(program);
-    // gh keeps some answers there for a day.
+    // gh caches some responses there for a day.
     command.env("TMPDIR", &sandbox.home);
     command.env("GH_NO_UPDATE_NOTIFIER", "1").env("NO_COLOR", "1").env("GH_PROMPT_DISABLED", "1").args(args);
     Finished::of(&mut command)
 }
 
-/// The machine's `gh` and a newer one; what is not there is named.
+/// The machine's `gh` and a newer one. A missing one is reported as skipped.
 fn programs() -> Vec<String> {
     let newer = std::env::var("NEWER_GH").unwrap_or_default();
     let there = |program: &&str| Command::new(program).arg("--version").output().is_ok();
@@ -25,7 +25,7 @@ fn programs() -> Vec<String> {
     found.into_iter().map(str::to_owned).collect()
 }
 
-/// A rig whose sandbox has its repository with GitHub's number for it, as a registration may bring it.
+/// A rig whose sandbox has its repository with GitHub's id, as a registration may have it.
 fn rig() -> (Rig, Sandbox) {
     let rig = Rig::start();
     rig.upstream.create_repo(REPO, Visibility::Private);
@@ -94,7 +94,7 @@ fn refused(rig: &Rig, sandbox: &Sandbox, program: &str) {
         (&["repo", "fork", REPO, "--clone=false"], "carrying content"),
         (&["secret", "set", "S", "-R", REPO, "--body", "x"], "reading a repository's settings"),
         (&["workflow", "run", "ci.yml", "-R", REPO], "running workflows"),
-        // A newer gh looks first whether the key is there.
+        // A newer gh first checks whether the key exists.
         (&["ssh-key", "add", "key.pub"], " organisations and accounts"),
         (&["gist", "create", "-f", "x", "/etc/hostname"], "carrying content"),
         (&["api", "-X", "PUT", "repos/acme/app/pulls/7/merge"], "merging pull requests"),

@@ -1,4 +1,4 @@
-//! What an agent does all day, with the programs it uses: real git and real curl in a sandbox that holds no credential.
+//! An agent's daily work with its usual programs: real git and real curl in a sandbox without a credential.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -21,7 +21,7 @@ fn basic() -> Vec<u8> {
     format!("Basic {}", BASE64_STANDARD.encode(format!("x-access-token:{TOKEN}"))).into_bytes()
 }
 
-/// The audit line of a request from `address` to a path that holds `path`.
+/// The audit line of a request from `address` to a path that contains `path`.
 fn audit(address: Ipv4Addr, host: &str, path: &str) -> Value {
     rig().gateway.audit_line(&format!("{address} {host}{path}"), |line| {
         line["container_ip"] == address.to_string()
@@ -79,12 +79,12 @@ fn a_push_of_many_megabytes_arrives_whole() {
     let sandbox = rig.registered(&[repo]);
     sandbox.git(&sandbox.home, &["clone", &format!("https://github.com/{repo}"), "work"]).success();
     let work = sandbox.home.join("work");
-    // Above http.postBuffer: a probe and then a body of unknown length.
+    // Above http.postBuffer: a probe, then a body of unknown length.
     fs::write(work.join("file"), "medium".repeat(1_000_000)).unwrap();
     sandbox.git(&work, &["add", "."]).success();
     sandbox.git(&work, &["-c", "core.compression=0", "commit", "-m", "large"]).success();
-    // HTTP/1.1, as `sallyport env` has set it: over HTTP/2 libcurl 7.88.1, which is Debian 12's, may send 64 KiB of a
-    // body twice when an answer before it was slow (seen without any gateway).
+    // HTTP/1.1, as `sallyport env` has set it. Over HTTP/2 libcurl 7.88.1 of Debian 12 may send 64 KiB of a body twice
+    // after a slow response (seen without any gateway).
     sandbox.git(&work, &["-c", "core.compression=0", "push", "origin", "HEAD:refs/heads/sandbox/large"]).success();
     assert_eq!(git(&bare, &["rev-parse", "sandbox/large"]), git(&work, &["rev-parse", "HEAD"]));
     git(&bare, &["fsck", "--full"]);
@@ -120,7 +120,7 @@ fn a_client_s_own_credential_is_replaced() {
         for own in ["Bearer placeholder_of_the_agent", "Basic eDp5", "token placeholder"] {
             let header = format!("Authorization: {own}");
             let args = [http, "-H", &header, "-H", "Cookie: session=placeholder"];
-            // No client of the API sends cookies, and one that does is told.
+            // No client of the API sends cookies, and a request with a cookie is refused with the reason.
             let api =
                 sandbox.curl(&[&args[..2], &[header.as_str(), "https://api.github.com/repos/acme/replaced"]].concat());
             assert_eq!(api.status, 200, "{own}: {api:?}");
@@ -207,7 +207,7 @@ fn connect_to_an_address_a_bad_name_or_another_port_is_refused_at_once() {
         "https://intranet/",
     ];
     for url in targets {
-        // What a sandbox is told to reach directly must not save it here.
+        // `--noproxy ""`: a sandbox's list of direct hosts must not decide this test.
         let curled = sandbox.curl(&["--noproxy", "", url]);
         assert_eq!((curled.connect, curled.status), (403, 0), "{url}: {curled:?}");
     }
@@ -227,7 +227,7 @@ fn hosts_without_a_credential_are_reached_as_they_are() {
     assert_eq!(raw.status, 200, "{raw:?}");
     let message = sandbox.curl(&["-d", "{}", "https://api.anthropic.com/v1/messages"]);
     assert_eq!(message.status, 200, "{message:?}");
-    // curl itself resolves dot segments unless it is told not to.
+    // curl itself resolves dot segments without this option.
     let raw = sandbox.curl(&["--path-as-is", "https://files.example.net/as-is//a/../b%2fc?x=%6d"]);
     assert_eq!(raw.status, 200, "{raw:?}");
     let arrived = rig.upstream.requests_with("files.example.net/as-is");

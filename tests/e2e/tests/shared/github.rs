@@ -1,5 +1,5 @@
-//! Stage 3 in the real Envoy: the corpus of ways round a filter for GitHub, each request as it is by the byte, with what
-//! the sandbox got and what arrived upstream.
+//! Stage 3 in the real Envoy: the corpus of ways around a filter for GitHub, each request byte by byte, with the
+//! sandbox's response and the requests that arrived upstream.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -13,7 +13,7 @@ use test_support::{Answer, Finished, Gateway, Http, Rig, Sandbox, Upstream, clie
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/github/bypass-cases.jsonl");
 
-/// How long a step of the rig may take.
+/// The timeout of a step of the rig.
 const SOON: Duration = Duration::from_secs(10);
 
 /// The bytes of a case's request.
@@ -39,7 +39,7 @@ fn request(case: &Value, authority: &str, target: &str) -> Vec<u8> {
     [head.as_bytes(), b"\r\n", &body].concat()
 }
 
-/// What the sandbox gets for a case; `None` where the tunnel was not opened.
+/// The response to a case. `None` if the tunnel was refused.
 async fn send(rig: &Rig, sandbox: &Sandbox, case: &Value) -> Option<Answer> {
     let mut record = case["container"].clone();
     record["container_ip"] = sandbox.address.to_string().into();
@@ -51,7 +51,7 @@ async fn send(rig: &Rig, sandbox: &Sandbox, case: &Value) -> Option<Answer> {
     let host = authority.split(':').next().unwrap();
     let mut stream = client::tls(sandbox, sandbox.address, host, Http::One).await.ok()?;
     let bytes = match case["method"].as_str() {
-        // It is opened by its form; what comes inside is refused.
+        // The tunnel opens by the form of its request; the gateway refuses the request inside.
         Some("CONNECT") => format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes(),
         _ => request(case, authority, if target.is_empty() { "/" } else { target }),
     };
@@ -61,12 +61,12 @@ async fn send(rig: &Rig, sandbox: &Sandbox, case: &Value) -> Option<Answer> {
 #[test]
 fn explain_says_of_every_way_round_what_is_expected_and_ten_thousand_lines_take_seconds() {
     let explain = |file: &str| {
-        // With its processor time, which does not grow with what else runs.
+        // With its processor time, which does not depend on other work.
         let mut command = Command::new("bash");
         command
             .args(["-c", r#"TIMEFORMAT="%U %S"; time "$@""#, "bash"])
             .arg(std::env::var_os("SALLYPORT_BIN").unwrap());
-        // Where there is no policy, the built-in one is meant.
+        // Without a policy file, the built-in policy applies.
         command.current_dir(scratch("explain")).args(["policy", "explain", "--batch", file]);
         let finished = Finished::of(&mut command).success();
         let said: Vec<Value> = finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -81,7 +81,7 @@ fn explain_says_of_every_way_round_what_is_expected_and_ten_thousand_lines_take_
         assert_eq!(case["id"], said["id"]);
         let graphql = case["url"].as_str().unwrap().ends_with("/graphql");
         let fits = match case["expect"].as_str().unwrap() {
-            // A write by a node's id is confirmed first.
+            // A write by a node's id needs a confirmation first.
             "allow" => said["verdict"] == "allow" || (said["verdict"] == "ask" && graphql),
             "resolve" => said["verdict"] == "ask",
             _ => said["verdict"] == "deny",
@@ -108,7 +108,7 @@ async fn every_way_round_has_the_verdict_that_is_expected_and_what_is_refused_ne
         let before = rig.upstream.requests().len();
         let answer = send(&rig, &sandbox, &case).await;
         let arrived = rig.upstream.requests().split_off(before);
-        // The gateway's own questions are no sandbox's.
+        // The gateway's own requests are not the sandbox's.
         let arrived: Vec<_> = arrived.iter().filter(|request| !request.is_own()).collect();
         let refused = answer.as_ref().is_none_or(|answer| answer.rule.is_some());
         let fits = match case["expect"].as_str().unwrap() {
@@ -150,7 +150,7 @@ async fn a_write_that_cannot_be_confirmed_is_refused_to_try_again() {
     });
     assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 201);
     let mut stream = client::tls(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
-    // The record is known to the worker, and nothing was confirmed yet.
+    // The worker knows the record, and nothing was confirmed yet.
     let read = request(&json!({"method": "GET", "headers": {}}), "api.github.com", "/repos/acme/app");
     assert_eq!(raw::ask(&mut stream, &read).await.unwrap().status, 200);
     rig.gateway.signal(Signal::KILL);
@@ -177,7 +177,7 @@ async fn what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused() {
     for passed in 1..=2 {
         let answer = raw::ask(&mut stream, &comment(graphql::PULL_REQUEST)).await.unwrap();
         assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{answer:?}");
-        assert_eq!((asked(true), asked(false)), (1, passed), "GitHub is asked once");
+        assert_eq!((asked(true), asked(false)), (1, passed), "GitHub gets one request");
     }
     let answer = raw::ask(&mut stream, &comment(graphql::FORGED)).await.unwrap();
     assert_eq!((answer.status, answer.rule.as_deref()), (403, Some("github.node")), "{answer:?}");

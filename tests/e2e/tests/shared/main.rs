@@ -1,6 +1,7 @@
-//! Tests that share one gateway in each module and disturb nobody. tests/run-e2e.sh runs each module in namespaces of
-//! its own, several modules at once.
+//! Tests that share one gateway in each module without an effect on each other. tests/run-e2e.sh runs each module in
+//! its own namespaces, several modules at once.
 
+mod chain;
 mod credential_attacks;
 mod credentials;
 mod dns;

@@ -1,5 +1,5 @@
-//! HTTP as it is really spoken: events, silence, trailers, 100 Continue, odd bytes, limits, HTTP/1.0. Each looks at what
-//! the sandbox gets and at what arrives upstream.
+//! HTTP as real clients and servers speak it: events, silence, trailers, 100 Continue, odd bytes, limits, HTTP/1.0.
+//! Each test checks the sandbox's response and the request upstream.
 
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 /// A host without a credential.
 const PLAIN: &str = "files.example.net";
-/// How late an event may come to the sandbox.
+/// The limit for the delay of an event to the sandbox.
 const PROMPT: u128 = 100_000;
-/// Longer than any limit of a request's total time that Envoy has by default (15 s).
+/// Longer than each of Envoy's default limits of a request's total time (15 s).
 const SILENCE: Duration = Duration::from_secs(17);
 
 fn rig() -> &'static Rig {
@@ -23,7 +23,7 @@ fn rig() -> &'static Rig {
     RIG.get_or_init(Rig::start)
 }
 
-/// The one request that arrived with `path`.
+/// The only request that arrived with `path`.
 #[track_caller]
 fn arrived(path: &str) -> Recorded {
     let mut requests = rig().upstream.requests_with(path);
@@ -59,7 +59,7 @@ async fn one(sandbox: &Sandbox, request: &[u8]) -> Answer {
     raw::ask(&mut stream, request).await.unwrap()
 }
 
-// Answers that take their time.
+// Slow responses.
 
 #[tokio::test]
 async fn each_event_is_there_within_100_ms_of_its_sending() {
@@ -67,12 +67,12 @@ async fn each_event_is_there_within_100_ms_of_its_sending() {
     let sandbox = rig.registered(&[]);
     for http in [Http::One, Http::Two] {
         let mut client = Client::connect(&sandbox, sandbox.address, PLAIN, http).await.unwrap();
-        // The connection to the upstream is made by then.
+        // By then the connection to the upstream is open.
         client.get("/odd/events/1").await.unwrap().ok().unwrap();
         let mut late = Vec::new();
         let body = client.open("/odd/events/10").await.unwrap().into_body();
         let note = |event: &[u8]| {
-            // The end of the stream may be a frame of its own.
+            // The end of the stream may be a separate frame.
             if event.is_empty() {
                 return;
             }
@@ -85,7 +85,7 @@ async fn each_event_is_there_within_100_ms_of_its_sending() {
         assert_eq!(late.len(), 10, "events come together");
         late.sort_unstable();
         println!("{http:?}: events are late by {late:?} µs");
-        // A busy machine may hold up one or another; a buffer would hold up each by the 150 ms between two.
+        // A busy machine may delay a few events. A buffer would delay each of them by the 150 ms between two.
         assert!(late[7] < PROMPT, "{late:?}");
     }
 }
@@ -118,7 +118,7 @@ fn no_request_has_a_limit_of_its_total_time_and_silence_is_allowed_an_hour() {
             managers += 1;
             assert_eq!(value, "3600s");
         }
-        // The route configurations' own; nothing else of that name stands beside `cluster`.
+        // The routes of the route configurations: no other `route` has a `cluster` beside it.
         "route" if value.get("cluster").is_some() => {
             routes += 1;
             assert_eq!(value["timeout"], "0s", "{value}");
@@ -143,7 +143,7 @@ fn walk(value: &Value, look: &mut impl FnMut(&str, &Value)) {
     }
 }
 
-// What not every request and answer has.
+// Optional parts of requests and responses.
 
 #[tokio::test]
 async fn trailers_pass_both_ways_over_http2() {
@@ -155,7 +155,7 @@ async fn trailers_pass_both_ways_over_http2() {
     assert_eq!((heard.status, &heard.body[..], heard.end), (200, &b"and trailers"[..], h2::End::Whole), "{heard:?}");
     let trailer = |name: &str| heard.trailers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_slice());
     assert_eq!(trailer("x-checksum"), Some(&b"of-the-upstream"[..]), "{heard:?}");
-    // These went up, and came back down.
+    // These trailers went upstream, and came back.
     assert_eq!((trailer("x-of-the-sandbox"), trailer("grpc-status")), (Some(&b"1"[..]), Some(&b"0"[..])), "{heard:?}");
 }
 
@@ -167,7 +167,7 @@ async fn who_expects_100_continue_gets_it_and_is_refused_with_the_reason() {
         let mut stream = tls(sandbox, sandbox.address, PLAIN, Http::One).await.unwrap();
         let head =
             format!("POST {path} HTTP/1.1\r\nHost: {PLAIN}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
-        // The first answer comes before the body.
+        // The 100 Continue comes before the body.
         let first = raw::ask(&mut stream, head.as_bytes()).await.unwrap();
         assert_eq!(first.status, 100, "{first:?}");
         let answer = raw::ask(&mut stream, b"hello").await.unwrap();
@@ -204,7 +204,7 @@ async fn bytes_beyond_ascii_in_headers_harm_nobody() {
         assert_eq!(arrived[0].header("x-odd"), [odd], "{arrived:?}");
     }
     assert!(rig.upstream.requests_with("/beyond/403").is_empty());
-    // And in an answer.
+    // In a response, too.
     let fields = fields("GET", "/odd/headers", &[]);
     let heard = two(&known, h2::Request { fields: &fields, ..Default::default() }).await;
     assert_eq!(heard.status, 200, "{heard:?}");
@@ -234,7 +234,7 @@ async fn an_upstream_s_headers_that_lead_past_the_gateway_or_speak_for_it_never_
     }
 }
 
-/// Headers about the connection alone, about another method or peer, or to Envoy's router.
+/// Headers for the connection alone, for another method or peer, or for Envoy's router.
 const NEVER: [(&str, &str); 24] = [
     ("keep-alive", "timeout=5"),
     ("proxy-connection", "keep-alive"),
@@ -279,7 +279,7 @@ async fn headers_for_the_way_only_and_such_that_make_another_request_never_arriv
         let url = format!("http://{PLAIN}{}", path("absolute"));
         assert_eq!(raw::ask(&mut proxy, head(&url).as_bytes()).await.unwrap().status, 200, "{name}");
         let mut ways = vec!["tunnel", "absolute"];
-        // Over HTTP/2 those of the connection are malformed (RFC 9113 section 8.2.2).
+        // Over HTTP/2 connection headers are malformed (RFC 9113 section 8.2.2).
         if !matches!(name, "keep-alive" | "proxy-connection") {
             let path = path("two");
             let fields = fields("GET", &path, &[(name.as_bytes(), value.as_bytes()), (b"x-kept", b"1")]);
@@ -300,10 +300,10 @@ async fn headers_for_the_way_only_and_such_that_make_another_request_never_arriv
 
 // Limits.
 
-/// Fields of a request's head altogether, as Envoy counts them.
+/// The total size of a request's head, as Envoy counts it.
 const HEAD: usize = 60 * 1024;
 
-/// The status for a head with a filler of that size.
+/// The response to a head with a filler of `size` bytes.
 async fn filled(sandbox: &Sandbox, http: Http, size: usize) -> Answer {
     let filler = "x".repeat(size);
     match http {
@@ -337,7 +337,7 @@ async fn a_head_of_60_kib_passes_and_not_one_byte_more() {
         let told = filled(&sandbox, http, refused).await;
         match http {
             Http::One => assert_refused("HTTP/1.1", &told, 431, "limit.headers"),
-            // Envoy's reader of HTTP/2 resets the stream before there is a request to answer.
+            // Envoy's HTTP/2 codec resets the stream before there is a request to respond to.
             Http::Two => assert_eq!(told.status, 0, "{told:?}"),
         }
         assert_eq!(rig.upstream.requests_with("/head").len(), before);
@@ -351,7 +351,7 @@ const FIELDS: usize = 100;
 async fn a_head_of_100_fields_passes_and_not_one_field_more() {
     let rig = rig();
     let sandbox = rig.registered(&[]);
-    // Those that begin with a colon are four of them, over HTTP/1.1 the method and the path are not, yet.
+    // The four pseudo-headers count. Over HTTP/1.1 the method and the path do not count at this point.
     for (http, own) in [(Http::One, 1), (Http::Two, 4)] {
         for (more, passes) in [(FIELDS - own, true), (FIELDS - own + 1, false)] {
             let names: Vec<String> = (0..more).map(|number| format!("x-n{number}")).collect();
@@ -417,7 +417,8 @@ async fn a_head_that_takes_too_long_is_refused_with_its_rule() {
     stream.flush().await.unwrap();
     let mut answer = Vec::new();
     // A reset is an end too.
-    let _ = timeout(HEAD_TIME + Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("it ends");
+    let _ =
+        timeout(HEAD_TIME + Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("the stream ends");
     let answer = String::from_utf8_lossy(&answer);
     assert!(begun.elapsed() >= HEAD_TIME, "{:?}: {answer}", begun.elapsed());
     assert!(
@@ -427,7 +428,7 @@ async fn a_head_that_takes_too_long_is_refused_with_its_rule() {
     assert!(rig.upstream.requests_with("/slow-head").is_empty());
 }
 
-/// How long a request's head may take.
+/// The limit for the arrival of a request's head.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 
 #[tokio::test]
@@ -452,7 +453,7 @@ async fn a_target_without_a_path_is_refused_with_its_rule() {
     assert_eq!((before, after), (0, 0));
 }
 
-// Old ways in.
+// Old protocols.
 
 #[tokio::test]
 async fn a_connect_of_http_1_0_opens_a_tunnel_and_is_refused_as_any_other() {

@@ -1,5 +1,5 @@
-//! Real git pushes, over both versions of HTTP: what is allowed arrives as git means it, what is refused moves no ref and
-//! leaves no object, and git prints why.
+//! Real git pushes, over both versions of HTTP. An allowed push arrives as git means it. A refused push moves no ref
+//! and leaves no object, and git prints the reason.
 
 mod wire;
 
@@ -23,7 +23,7 @@ fn worktree<'a>(sandbox: &'a Sandbox, git: &Git, record: Value) -> Worktree<'a> 
 struct Allowed {
     before: &'static str,
     push: &'static str,
-    /// Refs at the server, and what of the clone they are then. None: nothing is pushed at all.
+    /// Refs at the server, and the revisions of the clone that they then equal. Empty: the push changes nothing.
     moved: &'static [(&'static str, &'static str)],
 }
 
@@ -90,7 +90,7 @@ const ALLOWED: &[Allowed] = &[
         push: "git push --force-with-lease origin sandbox/x",
         moved: &[(X, "HEAD")],
     },
-    // An own branch of which GitHub, and not the pack, knows that it descends.
+    // An own branch. Only GitHub can prove the descent, since the pack lacks the commits.
     Allowed {
         before: "pushed; grow refs/heads/sandbox/x; git pull -q origin sandbox/x; grow refs/heads/sandbox/x; git fetch -q; change two; git merge -q origin/sandbox/x",
         push: "git push origin sandbox/x",
@@ -99,7 +99,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed { before: "pushed", push: "git push origin sandbox/x", moved: &[] },
     Allowed { before: "first", push: "git push --dry-run origin sandbox/x", moved: &[] },
 ];
-/// Above http.postBuffer: a question first, and then a body of unknown length.
+/// Above http.postBuffer: a probe first, then a body of unknown length.
 const ALLOWED_LARGE: &[Allowed] = &[
     Allowed { before: "pushed; random 3000000", push: "git push origin sandbox/x", moved: &[(X, "HEAD")] },
     Allowed { before: "first; huge", push: "git push origin sandbox/x", moved: &[(X, "HEAD")] },
@@ -140,7 +140,7 @@ impl Allowed {
     }
 }
 
-/// The updates of an audit's line in an order of their own.
+/// The updates of an audit line, sorted.
 fn sorted(updates: &Value) -> BTreeSet<String> {
     updates.as_array().into_iter().flatten().map(Value::to_string).collect()
 }
@@ -159,9 +159,9 @@ struct Refused {
     before: &'static str,
     push: &'static str,
     rule: &'static str,
-    /// What git prints beside the rule.
+    /// The texts that git prints beside the rule.
     says: &'static [&'static str],
-    /// The names of its refs decide, so that nothing at all may reach the server.
+    /// Its ref names decide, so that no byte may reach the server.
     by_name: bool,
 }
 
@@ -187,7 +187,7 @@ const REFUSED: &[Refused] = &[
         push: "git push --force-with-lease origin sandbox/x",
         ..BY_CONTENT
     },
-    // The pack is empty, so that only GitHub knows.
+    // The pack is empty, so only GitHub can prove the descent.
     Refused {
         before: "pushed; change two; git push -q origin sandbox/x",
         push: "git push -f origin HEAD~1:sandbox/x",
@@ -351,7 +351,7 @@ fn large_pushes_are_the_same() {
     }
 }
 
-/// A hook of git's that runs between the server's list of refs and the push.
+/// A hook of git that runs between the server's list of refs and the push.
 fn meanwhile(script: &str) -> String {
     format!("printf '%s\\n' '#!/bin/sh' '{script}' >.git/hooks/pre-push; chmod +x .git/hooks/pre-push;")
 }
@@ -388,7 +388,7 @@ fn a_ref_that_moves_in_between_is_stale() {
     }
 }
 
-/// A push from `place` ends with this code and, where it is refused, these texts.
+/// Checks that a push from `place` ends with this code and, if refused, prints these texts.
 fn assert_push(place: &Worktree<'_>, push: &str, code: i32, says: &[&str]) {
     let pushed = place.sh(push);
     assert_eq!(pushed.code, Some(code), "{push}: {}", pushed.stderr);

@@ -1,6 +1,6 @@
 //! The corpus of pushes (tests/corpus/push) through the command line, and through Envoy with real git behind it.
 
-// The corpus is read, and its bodies are made, by what runs it natively.
+// The native tests' module reads the corpus and makes the bodies.
 #[path = "../../../../filters/push/tests/support/mod.rs"]
 mod support;
 
@@ -16,7 +16,7 @@ use test_support::raw::{self, h2};
 use test_support::upstream::{HOSTS, Visibility, git};
 use test_support::{Answer, Http, Rig, Sandbox, scratch};
 
-/// Rules that decide before anything goes upstream.
+/// Rules that decide before any byte goes upstream.
 const BY_THE_LIST: [&str; 8] = [
     "push.branch",
     "push.delete",
@@ -28,11 +28,11 @@ const BY_THE_LIST: [&str; 8] = [
     "push.tag",
 ];
 
-/// What the gateway lets pass and git's server does not take: a pack that is damaged, and commits with parents that
-/// nobody has. The server's own refusal is told.
+/// Cases that the gateway allows and git's server refuses: a damaged pack, and commits with missing parents. The client
+/// gets the server's own refusal.
 const NOT_TAKEN: [&str; 3] = ["trailer-is-wrong", "second-parent", "16-ways-out"];
 
-/// The cases by the rules that they are judged by, as a policy file has them.
+/// The cases by their rules, each in the form of a policy file.
 fn by_rules() -> BTreeMap<String, Vec<Case>> {
     let mut groups = BTreeMap::<String, Vec<Case>>::new();
     for case in corpus() {
@@ -67,7 +67,7 @@ fn push_explain_says_of_each_what_the_filter_would() {
             let same = said["verdict"] == "deny" && said["rule"] == json!(case.expect.rule);
             let fits = match (case.expect.verdict, case.expect.rule.as_deref()) {
                 (Verdict::Allow, _) => said["verdict"] != "deny",
-                // Only the server's history tells it, or its refs, of which a command can't ask.
+                // The server's history or its refs decide these, and a command can't read them.
                 (Verdict::Deny, Some("push.force")) => said["verdict"] == "ask" || same,
                 (Verdict::Deny, Some("push.stale")) => said["verdict"] != "deny" || same,
                 (Verdict::Deny, _) => same,
@@ -136,7 +136,7 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
     assert!(wrong.is_empty() && ran > 100, "{} wrong of {ran}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// A repository as the case has it.
+/// A repository in the state of the case.
 fn server(rig: &Rig, repo: &str, case: &Case) -> PathBuf {
     let bare = rig.upstream.create_repo(repo, Visibility::Private);
     git(&bare, &["update-ref", "-d", "refs/heads/main"]);
@@ -158,7 +158,7 @@ fn refs(bare: &Path) -> String {
     git(bare, &["for-each-ref", "--format=%(refname) %(objectname)"])
 }
 
-/// Whether each ref is where the push wants it.
+/// Whether each ref has the push's target.
 fn done(bare: &Path, case: &Case, body: &[u8]) -> bool {
     let mut push = push::Inspection::new(case.rules.clone(), case.container.clone());
     push.feed(body);

@@ -1,5 +1,5 @@
-//! Pushes that no git sends, lies about what is where, servers and answers that are nobody's friend: each test looks at
-//! what the client was told, at how much arrived upstream, and at where the refs are.
+//! Pushes that no git sends, false claims about refs, and hostile servers and responses. Each test checks the client's
+//! response, the bytes that arrived upstream, and the refs.
 
 mod answers;
 mod body;
@@ -16,15 +16,15 @@ use test_support::upstream::pranks::Api;
 use test_support::upstream::{Recorded, Visibility};
 use test_support::{Answer, Http, Rig, Sandbox, eventually, eventually_async};
 
-/// The longest that what is only awaited may take.
+/// The timeout of a wait whose length is not tested.
 const SOON: Duration = Duration::from_secs(10);
-/// The longest that a push waits for an answer, with something for the machine.
+/// The longest wait of a push for a response, with a margin for the machine.
 const PATIENCE: Duration = Duration::from_secs(18);
 /// The time in which a byte or a ref that must wait would have moved.
 const COULD_PASS: Duration = Duration::from_millis(500);
-/// The end of a pack, without which no server takes it.
+/// The trailer of a pack. No server accepts a pack without it.
 const TRAILER: u64 = 20;
-/// The branch that most pushes are about.
+/// The branch of most pushes.
 const X: &str = "refs/heads/sandbox/x";
 const Y: &str = "refs/heads/sandbox/y";
 
@@ -33,7 +33,7 @@ fn rig() -> &'static Rig {
     RIG.get_or_init(Rig::start)
 }
 
-/// A repository of a test's own, with a container that may push to it.
+/// A repository of one test, with a container that may push to it.
 struct Place<'a> {
     rig: &'a Rig,
     repo: String,
@@ -56,7 +56,7 @@ impl<'a> Place<'a> {
         at(&self.bare, name)
     }
 
-    /// What arrived of pushes.
+    /// The requests of pushes that have arrived.
     fn arrived(&self) -> Vec<Recorded> {
         let mut requests = self.rig.upstream.requests_with(&self.repo);
         let [plain, suffixed] = [format!("/{}/", self.repo), format!("/{}.git", self.repo)];
@@ -74,21 +74,21 @@ impl<'a> Place<'a> {
         self.rig.upstream.requests_with(&format!("{}/compare/", self.repo)).len()
     }
 
-    /// The body of a push with all that `updates` need and `without` has not.
+    /// The body of a push with the objects that `updates` need and `without` lacks.
     fn body(&self, updates: &[Update<'_>], without: &[&str]) -> Vec<u8> {
         let wanted: Vec<&str> = updates.iter().map(|update| update.1).filter(|new| *new != ZERO).collect();
         let pack = if wanted.is_empty() { vec![] } else { self.work.pack(&wanted, without) };
         [list(updates), pack].concat()
     }
 
-    /// One that makes [`X`] from a new commit, and that commit.
+    /// A push that creates [`X`] from a new commit, and the commit.
     fn new_branch(&self, text: &str) -> (String, Vec<u8>) {
         let new = self.work.commit(&[&self.seed], text);
         let body = self.body(&[(ZERO, &new, X)], &[&self.seed]);
         (new, body)
     }
 
-    /// A new commit that [`X`] is at, and a push that takes it to be where that began.
+    /// Moves [`X`] to a new commit, and returns the commit with a push that claims the old value.
     fn overtaken(&self) -> (String, Vec<u8>) {
         let (work, seed) = (&self.work, &self.seed);
         let (tip, aside) = (work.commit(&[seed], "tip"), work.commit(&[seed], "aside"));
@@ -104,7 +104,7 @@ impl<'a> Place<'a> {
         self.send(http, "POST", &self.path(), &[("content-type", CONTENT_TYPE)], body).await
     }
 
-    /// Any request to github.com, on a connection of its own.
+    /// Any request to github.com, on its own connection.
     async fn send(&self, http: Http, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut stream = tls(&self.sandbox, self.sandbox.address, "github.com", http).await.unwrap();
         match http {
@@ -144,7 +144,7 @@ fn assert_refused(what: &str, answer: &Answer, status: u16, rule: &str) {
     assert_eq!((answer.status, answer.rule.as_deref()), (status, Some(rule)), "{what}: {answer:?}");
 }
 
-/// By git's own report: no ref of the push is said to be moved.
+/// Checks git's own report: no ref of the push is reported as moved.
 #[track_caller]
 fn assert_reported(what: &str, answer: &Answer, rule: &str) {
     assert_refused(what, answer, 200, rule);
@@ -160,9 +160,9 @@ fn assert_done(what: &str, answer: &Answer, name: &str) {
 
 const BOTH: [Http; 2] = [Http::One, Http::Two];
 
-// What a push waits for.
+// The wait of a push.
 
-/// A push of which all has come but an answer: the pack has gone on but for its trailer.
+/// A push that waits for a response of GitHub. All of it has arrived, and all but the trailer was forwarded.
 struct Waiting<'a> {
     place: Place<'a>,
     upload: Upload,
@@ -180,8 +180,8 @@ impl<'a> Waiting<'a> {
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body).await.unwrap();
         let all_but = body.len() as u64 - TRAILER;
-        eventually("all but the trailer has gone on", SOON, || (place.bytes() == all_but).then_some(()));
-        eventually("the ref is asked for", SOON, || (rig.upstream.requests_with(&api).len() == 1).then_some(()));
+        eventually("all but the trailer was forwarded", SOON, || (place.bytes() == all_but).then_some(()));
+        eventually("the ref is requested", SOON, || (rig.upstream.requests_with(&api).len() == 1).then_some(()));
         Self { place, upload, body, new, api }
     }
 
@@ -207,7 +207,7 @@ impl<'a> Waiting<'a> {
 
 // Servers.
 
-/// What git's server says when all went well.
+/// The report of git's server on a success.
 fn success(name: &str) -> Vec<u8> {
     let report = [pkt(b"unpack ok\n"), pkt(format!("ok {name}\n").as_bytes()), b"0000".to_vec()].concat();
     [pkt(&[&[1], &report[..]].concat()), b"0000".to_vec()].concat()

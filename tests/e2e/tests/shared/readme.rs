@@ -1,4 +1,4 @@
-//! The commands in README.md and docs/ work as they are printed there, and print the text that stands below them.
+//! The commands in README.md and docs/ work as printed there, and print the text below them.
 //!
 //! Every fenced block of the documents has one of these marks:
 //!
@@ -13,7 +13,7 @@
 //! | `json` | it parses |
 //! | none | a picture, or bytes on the wire; it has no command |
 //!
-//! WHO says whose part of the session it is. The commands of `operator` and `sandbox` succeed. `refused`, `force` and
+//! The word WHO is the role in the session. The commands of `operator` and `sandbox` succeed. `refused`, `force` and
 //! `stranger` are refused: a registered sandbox, its forced push, and an unregistered address. `audit` is the operator
 //! once the audit has been written. `up` is the gateway's own terminal, whose command is not run here.
 
@@ -32,7 +32,7 @@ const PLACEHOLDER: &str = "OWNER/REPO";
 /// The branch that the session pushes.
 const BRANCH: &str = "sandbox/hello";
 
-/// Its gateway is the first of this process, so it has the ports that the README speaks of.
+/// Its gateway is the first of this process, so it has the ports that the README names.
 fn rig() -> &'static Rig {
     static RIG: OnceLock<Rig> = OnceLock::new();
     RIG.get_or_init(|| {
@@ -54,7 +54,7 @@ struct Block {
 struct Fenced {
     /// The document and the line of the block, for messages.
     at: String,
-    /// The words behind the opening fence.
+    /// The words after the opening fence.
     mark: String,
     text: String,
 }
@@ -109,8 +109,8 @@ fn texts(blocks: &[Block], wanted: impl Fn(&Block) -> bool) -> Vec<&str> {
     blocks.iter().filter(|block| wanted(block)).map(|block| block.text.as_str()).collect()
 }
 
-/// One script that prints all in one stream. It ends at the first command of a block that fails, unless the block is
-/// about being refused.
+/// One script that prints all in one stream. It ends at the first failing command of a block, unless the block shows
+/// refusals.
 fn script<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> String {
     let mut script = "exec 2>&1\n".to_owned();
     for block in blocks.into_iter().filter(|block| block.commands) {
@@ -129,7 +129,7 @@ fn matches_line(pattern: &str, line: &str) -> bool {
     middle.split('…').try_fold(line, |line, part| line.split_once(part).map(|(_, behind)| behind)).is_some()
 }
 
-/// Fails unless the lines of `expected` are among those of `printed`, in their order.
+/// Checks that the lines of `expected` are among those of `printed`, in their order.
 #[track_caller]
 fn assert_prints(printed: &str, expected: &[&str]) {
     let mut lines = printed.lines();
@@ -138,7 +138,7 @@ fn assert_prints(printed: &str, expected: &[&str]) {
     }
 }
 
-/// The push has arrived, with the gateway's credential and no other, and nothing of what is refused has.
+/// Checks that the push has arrived, with only the gateway's credential, and that no refused request has.
 #[track_caller]
 fn assert_pushed_with_the_credential(repo: &str, bare: &Path) {
     assert_eq!(git(bare, &["log", "-1", "--format=%an: %s", BRANCH]), "Agent: Say hello");
@@ -151,12 +151,12 @@ fn assert_pushed_with_the_credential(repo: &str, bare: &Path) {
         assert_eq!(request.header("authorization"), [expected.as_bytes()], "{request:?}");
         assert!(matches!(request.method.as_str(), "GET" | "POST") && !request.path.contains("/pulls/"), "{request:?}");
     }
-    // What the README shows as refused goes to other repositories and hosts.
+    // The README's refused requests go to other repositories and hosts.
     let strays = rig().upstream.requests().into_iter().filter(|request| !request.path.contains("/acme/"));
     assert_eq!(strays.count(), 0);
 }
 
-/// The program's directory in front of the machine's PATH.
+/// The machine's PATH with the program's directory in front.
 fn path() -> String {
     let program = PathBuf::from(std::env::var_os("SALLYPORT_BIN").expect("SALLYPORT_BIN is set by run-e2e.sh"));
     format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap())
@@ -168,7 +168,7 @@ fn the_quick_start_works_as_it_is_printed_on_one_machine() {
     let repo = "acme/quick";
     let bare = rig.upstream.create_repo(repo, Visibility::Private);
     let blocks = session(repo);
-    // A home of its own whose default state directory is the gateway's.
+    // A home directory of its own, whose default state directory is the gateway's.
     let home = scratch("home");
     fs::create_dir_all(home.join(".local/state")).unwrap();
     std::os::unix::fs::symlink(&rig.gateway.state, home.join(".local/state/sallyport")).unwrap();
@@ -208,7 +208,7 @@ fn the_quick_start_works_in_a_sandbox_of_its_own() {
     let repo = "acme/boxed";
     let bare = upstream.create_repo(repo, Visibility::Private);
     let blocks = session(repo);
-    // The other test lists what is registered.
+    // The other test lists the registered containers.
     let gateway = Gateway::start(upstream);
     let sandbox = Sandbox::start().behind(&gateway);
     gateway.register(sandbox.address, &[repo]);
@@ -218,7 +218,7 @@ fn the_quick_start_works_in_a_sandbox_of_its_own() {
         command.env("TMPDIR", &sandbox.home);
         let script = format!("{first}\n{}", script(blocks.iter().filter(|block| wanted(block))));
         let printed = Finished::of(command.args(["-c", &script])).success().stdout;
-        // Who is refused is named by its id, which is the address where the operator has given none.
+        // A refusal names the container by its id. The default id is its address.
         let printed = printed.replace(&container_id(sandbox.address), "127.0.0.1");
         let expected = texts(&blocks, |block| !block.commands && wanted(block));
         assert!(!expected.is_empty(), "the documents have nothing for {parts:?}");
@@ -266,7 +266,7 @@ impl Shipped {
     }
 }
 
-/// The commands of ours in `script`, without redirections and pipes.
+/// The sallyport commands in `script`, without redirections and pipes.
 fn commands_of_ours(script: &str) -> Vec<String> {
     let script = script.replace("\\\n", " ");
     let mut commands = Vec::new();

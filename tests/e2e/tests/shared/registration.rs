@@ -1,4 +1,4 @@
-//! A record holds from the moment its registration is answered to the moment its removal is, and through a restart.
+//! A record is in force from the response to its registration until the response to its removal, and through a restart.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -14,10 +14,10 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Every container here has this repository, so that api.github.com, where the control plane adds a credential, serves
-/// what is below `/repos/acme/app`.
+/// Every container here has this repository. api.github.com, where the control plane adds a credential, serves the
+/// paths below `/repos/acme/app`.
 const REPO: &str = "acme/app";
-/// A host for which there is no credential, so that the control plane has no part in its requests.
+/// A host without a credential, so that the control plane has no part in its requests.
 const PLAIN: &str = "files.example.net";
 
 fn rig() -> &'static Rig {
@@ -34,8 +34,8 @@ fn assert_refused(answer: &Answer, rule: &str) {
     assert_eq!((answer.status, answer.rule.as_deref()), (403, Some(rule)), "{answer:?}");
 }
 
-/// Asks on a connection whose record has just gone or changed: whether it was told so by `rule`. The connection may have
-/// ended before, which takes a tenth of a second.
+/// Sends a request on a connection whose record has just gone or changed. Returns whether a refusal by `rule` came. The
+/// connection may have ended before, which takes a tenth of a second.
 async fn told(client: &mut Client, path: &str, rule: &str) -> bool {
     match client.get(path).await {
         Ok(answer) => {
@@ -63,12 +63,12 @@ async fn an_address_is_served_in_the_millisecond_after_it_is_registered_a_thousa
                 rig.gateway.register(source, &[REPO]);
                 client = Client::connect(&sandbox, source, host, http).await.unwrap();
             }
-            // The connection is open, so that the request follows the answer of the registration at once.
+            // The connection is open, so that the request follows the registration's response at once.
             1 => {
                 client = Client::connect(&sandbox, source, host, http).await.unwrap();
                 rig.gateway.register(source, &[REPO]);
             }
-            // The address was refused a moment ago: nobody may remember that.
+            // The address was refused a moment ago, and the refusal must not be cached.
             _ => {
                 client = Client::connect(&sandbox, source, host, http).await.unwrap();
                 assert_refused(&client.get("/repos/acme/app/commits/early").await.unwrap(), "identity.unknown");
@@ -97,13 +97,13 @@ async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answe
                 let path = "/repos/acme/app/commits/removed";
                 refusals += u32::from(told(&mut client, path, "identity.unknown").await);
             }
-            assert!(refusals > 0, "{host} {http:?}: nobody was told why");
+            assert!(refusals > 0, "{host} {http:?}: no refusal named its rule");
         }
     }
     assert!(rig.upstream.requests_with("/repos/acme/app/commits/removed").is_empty());
 }
 
-/// All that a container can have open, and when each of it has ended.
+/// Every kind of stream that a container can have, and the moment of each one's end.
 async fn open(sandbox: &Sandbox) -> Vec<(&'static str, JoinHandle<Instant>)> {
     let mut open = Vec::new();
     for (what, http) in [("a stream over HTTP/1.1", Http::One), ("a stream over HTTP/2", Http::Two)] {
@@ -130,7 +130,7 @@ async fn open(sandbox: &Sandbox) -> Vec<(&'static str, JoinHandle<Instant>)> {
     open
 }
 
-/// Takes `way` the record from `sandbox`, and returns what of its own was open for a second after that, or more.
+/// Takes the record from `sandbox` by `way`, and returns its streams that stayed open for at least a second after that.
 async fn late(rig: &Rig, sandbox: &Sandbox, way: &str) -> Vec<(&'static str, Duration)> {
     let path = format!("/internal/containers/{}", sandbox.address);
     let patch = |change: Value| {
@@ -166,7 +166,7 @@ async fn what_is_open_ends_within_a_second_of_its_record_and_nobody_else_s_does(
     let (sandbox, kept) = (rig.registered(&[REPO]), rig.registered(&[REPO]));
     let others = open(&kept).await;
     for way in ["removed", "replaced", "narrowed", "expired"] {
-        // What else this machine does can only make it later: one of three times has to be in time.
+        // Other work on the machine only adds delay, so one of three tries has to be in time.
         let mut times = Vec::new();
         while times.last().is_none_or(|late: &Vec<_>| !late.is_empty()) {
             assert!(times.len() < 3, "{way}: {times:?}");
@@ -198,7 +198,7 @@ async fn a_record_is_worth_nothing_from_the_moment_it_expires() {
     })
     .await;
     assert_eq!(refused.status, 403);
-    // Once the control plane has tidied it away, the address is an unknown one.
+    // After the control plane's cleanup, the address is unregistered.
     let rule = refused.rule.unwrap();
     assert!(rule == "identity.expired" || rule == "identity.unknown", "{rule}");
 }
@@ -223,7 +223,7 @@ async fn a_replaced_record_counts_at_once_on_kept_connections() {
             let (status, body) = rig.gateway.call("PATCH", &path, Some(&json!({"repos": ["acme/one", "acme/two"]})));
             assert_eq!(status, 200, "{body}");
         }
-        assert!(refusals > 0, "{http:?}: nobody was told why");
+        assert!(refusals > 0, "{http:?}: no refusal named its rule");
     }
 }
 
@@ -278,7 +278,7 @@ async fn known_containers_reach_plain_hosts_while_the_control_plane_is_stopped()
     let rig = Rig::start();
     let sandbox = rig.registered(&[REPO]);
     let connect = async |http| Client::connect(&sandbox, sandbox.address, PLAIN, http).await.unwrap();
-    // Both workers of Envoy have served it, so the certificate and the record are known to both.
+    // Both workers of Envoy have served it, so both have the certificate and the record.
     for _ in 0..20 {
         assert_eq!(connect(Http::One).await.get("/before").await.unwrap().status, 200);
     }
@@ -291,9 +291,9 @@ async fn known_containers_reach_plain_hosts_while_the_control_plane_is_stopped()
         let answer = connect(http).await.get(&format!("/stopped/{number}")).await.unwrap();
         assert_eq!(answer.status, 200, "new connection, request {number}: {answer:?}");
     }
-    assert!(!rig.gateway.ready(), "the control plane was not stopped at all");
+    assert!(!rig.gateway.ready(), "the control plane was not stopped");
     rig.gateway.signal(Signal::CONT);
-    eventually_async("all is as before", Duration::from_secs(10), async || {
+    eventually_async("a request with a credential is served again", Duration::from_secs(10), async || {
         let mut client = Client::connect(&sandbox, sandbox.address, "api.github.com", Http::Two).await?;
         client.get("/repos/acme/app/commits/after").await?.ok()
     })

@@ -1,4 +1,4 @@
-//! The rig proves itself, without the gateway: an upstream that guards its repositories, sandboxes that reach nothing.
+//! Tests of the rig itself, without the gateway: the upstream guards its repositories, and sandboxes reach nothing.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,7 +7,7 @@ use std::process::Command;
 use test_support::upstream::{self, Visibility, git};
 use test_support::{Finished, Sandbox, TOKEN, Upstream, scratch};
 
-/// git in the namespace of the upstream, which trusts its CA and finds github.com there, with `credential`.
+/// git in the namespace of the upstream, with `credential`. It trusts the upstream's CA and resolves github.com to it.
 fn direct(upstream: &Upstream, directory: &Path, credential: Option<&str>, args: &[&str]) -> Finished {
     let mut command = Command::new("git");
     command.current_dir(directory).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
@@ -32,7 +32,7 @@ fn the_upstream_is_git_for_those_who_show_the_token() {
         let name = version.replace('/', "-");
         direct(&upstream, &directory, Some(TOKEN), &["-c", &http, "clone", &url, &name]).success();
         let work = directory.join(&name);
-        // Large enough for the chunked way: a probe and a request without content-length.
+        // Large enough for the chunked form: a probe, then a request without content-length.
         std::fs::write(work.join("large"), name.repeat(500_000)).unwrap();
         direct(&upstream, &work, None, &["add", "."]).success();
         direct(&upstream, &work, None, &["-c", "core.compression=0", "commit", "-m", "large"]).success();

@@ -1,4 +1,4 @@
-//! Identity is the peer's address: no header a client can send makes it another container.
+//! A container's identity is its peer address: no header of a client changes it.
 
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
@@ -6,11 +6,11 @@ use test_support::gateway::container_id;
 use test_support::upstream::Visibility;
 use test_support::{Curled, Rig, Sandbox};
 
-/// Headers by which some proxy or another is told where a request came from.
+/// Headers by which proxies report the origin of a request.
 const HEADERS: [&str; 6] =
     ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Envoy-External-Address", "X-Client-IP", "True-Client-IP"];
 
-/// Headers that Envoy itself sets or believes; sent along where all are sent together.
+/// Headers that Envoy itself sets or trusts, for the test with all headers together.
 const ENVOY: [&str; 7] = [
     "X-Request-Id: forged-request-id",
     "X-Forwarded-Host: api.anthropic.com",
@@ -21,7 +21,7 @@ const ENVOY: [&str; 7] = [
     "X-Envoy-Upstream-Alt-Stat-Name: forged",
 ];
 
-/// Where the headers are put.
+/// The place of the headers.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     OnConnect,
@@ -30,7 +30,7 @@ enum Way {
     InAbsoluteForm,
 }
 
-/// The containers of this file: `a` has acme/alpha, `b` has acme/bravo, nobody registered the stranger.
+/// The containers of this file: `a` has acme/alpha, `b` has acme/bravo, the stranger is unregistered.
 struct Actors {
     rig: Rig,
     a: Sandbox,
@@ -62,7 +62,7 @@ fn forgeries(victim: Ipv4Addr) -> Vec<Vec<String>> {
     sets
 }
 
-/// Asks for `host/path` from `sandbox` with `headers` put in by `way`.
+/// Requests `host/path` from `sandbox`, with `headers` in the place of `way`.
 fn ask(sandbox: &Sandbox, way: Way, headers: &[String], host_and_path: &str) -> Curled {
     let flag = if matches!(way, Way::OnConnect) { "--proxy-header" } else { "-H" };
     let mut args: Vec<&str> = headers.iter().flat_map(|header| [flag, header.as_str()]).collect();
@@ -74,7 +74,7 @@ fn ask(sandbox: &Sandbox, way: Way, headers: &[String], host_and_path: &str) -> 
     let scheme = if matches!(way, Way::InAbsoluteForm) { "http" } else { "https" };
     let url = format!("{scheme}://{host_and_path}");
     args.push(&url);
-    // Bodies of git are bytes that nobody here looks at.
+    // No caller reads the bodies of git.
     sandbox.curl(&args)
 }
 

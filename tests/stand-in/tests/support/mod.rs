@@ -1,4 +1,4 @@
-//! Shared code of the chain's tests: a policy, a container, a push, and a GitHub that agrees.
+//! Shared code of the chain's tests: a policy, a container, a push, and a GitHub that confirms.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]

@@ -1,4 +1,4 @@
-//! The least HTTP client that speaks to the admin API, and to Envoy's: one call for each connection, blocking.
+//! A minimal HTTP client for the admin API and for Envoy's: one call for each connection, blocking.
 
 use crate::kept;
 use serde_json::Value;
@@ -8,13 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// The longest that the API may take.
+/// The timeout of a call.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Makes one call, with `headers` before or in place of the usual ones, and returns status and body.
+/// Makes one call and returns status and body. `headers` come before the usual ones or replace them.
 ///
 /// # Errors
-/// Nobody listens, or the answer is none.
+/// If the port refuses the connection, or the response can't be parsed.
 pub fn call(
     address: SocketAddr,
     method: &str,
@@ -64,13 +64,13 @@ fn unchunked(mut body: &str) -> Option<String> {
     }
 }
 
-/// Begins one call and closes the connection `after` it was sent, without reading.
+/// Begins one call, then closes the connection after `after` without reading.
 ///
 /// # Errors
-/// Nobody listens.
+/// If the port refuses the connection.
 pub fn abort(address: SocketAddr, method: &str, path: &str, body: Option<&Value>, after: Duration) -> io::Result<()> {
     let stream = begin(address, method, path, &[], body)?;
-    // The one moment in the rig that is about time itself.
+    // The only sleep in the rig whose length is itself under test.
     std::thread::sleep(after);
     drop(stream);
     Ok(())
@@ -92,7 +92,7 @@ fn begin(
         head += &format!("host: {address}\r\n");
     }
     head += &format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
-    // HTTP/1.0, so that the answer is never chunked and ends with the connection.
+    // HTTP/1.0, so that the response is never chunked and ends with the connection.
     stream.write_all(format!("{method} {path} HTTP/1.0\r\n{head}{body}").as_bytes())?;
     Ok(stream)
 }

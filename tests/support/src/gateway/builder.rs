@@ -1,4 +1,4 @@
-//! A gateway to be: its policy, its settings, its variables and its threads.
+//! The configuration of a gateway before its start: policy, settings, variables and threads.
 
 use super::{Gateway, logs};
 use crate::{Upstream, upstream};
@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The setting that leaves GitHub's credential alone: api.anthropic.com is the rig's host without a credential.
+/// The setting that keeps only GitHub's credential: api.anthropic.com is the rig's host without a credential.
 pub const NO_CREDENTIAL_BUT_GITHUB: &str = "credentials: {anthropic: false, openai: false, gemini: false}\n";
 
 /// The configuration of a gateway that does not exist yet.
@@ -20,13 +20,13 @@ pub struct Builder {
 }
 
 impl Gateway {
-    /// A gateway with this policy, and with nothing but its addresses in sallyport.yaml.
+    /// A gateway with this policy. Its sallyport.yaml has only its addresses.
     pub fn with(policy: &str) -> Builder {
         Builder { policy: policy.to_owned(), settings: String::new(), environment: Vec::new(), workers: 2 }
     }
 
-    /// A gateway as most tests need it: `upstream` is behind all of its names, its policy allows [`upstream::HOSTS`],
-    /// and GitHub's is its only credential.
+    /// A gateway as most tests need it: `upstream` serves all of its names, the policy allows [`upstream::HOSTS`], and
+    /// GitHub's is the only credential.
     pub fn before(upstream: &Upstream) -> Builder {
         Self::with(&policy(&upstream::HOSTS)).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(upstream)
     }
@@ -44,7 +44,7 @@ impl Builder {
         self
     }
 
-    /// Puts `upstream` behind all of its names.
+    /// Pins all of the names of `upstream` to it.
     pub fn upstream(self, upstream: &Upstream) -> Self {
         self.settings(&pins(upstream, &[]))
     }
@@ -60,13 +60,14 @@ impl Builder {
         variables.iter().fold(self, |builder, (name, value)| builder.env(name, value))
     }
 
-    /// Sets the number of Envoy's threads, which is 2 otherwise. Limits count in each thread, so with one they are exact.
+    /// Sets the number of Envoy's threads; the default is 2. Limits count in each thread, so with one thread they are
+    /// exact.
     pub fn workers(mut self, workers: u16) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Writes the configuration, with ports and a state directory of the gateway's own. [`Gateway::up`] starts it, or
+    /// Writes the configuration, with its own ports and state directory. [`Gateway::up`] starts the gateway, or
     /// [`Gateway::serve`] and [`Gateway::start_envoy`].
     pub fn build(self) -> Gateway {
         static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -84,7 +85,7 @@ impl Builder {
             beside: Mutex::new(None),
             directory,
         };
-        // Gateways of one test share its namespace, so each has a resolver's port of its own.
+        // Gateways of one test share its namespace, so each has its own resolver port.
         let config = format!(
             "listen:\n  proxy: 0.0.0.0:{proxy_port}\n  admin: {}\n  resolver: {}\npolicy: policy.yaml\n{}",
             gateway.admin,
@@ -104,7 +105,7 @@ impl Builder {
     }
 }
 
-/// The lines of sallyport.yaml that put `upstream` behind all of its names but those that are pinned elsewhere.
+/// The lines of sallyport.yaml that pin the names of `upstream` to it, except names that are pinned elsewhere.
 pub fn pins(upstream: &Upstream, elsewhere: &[(&str, SocketAddr)]) -> String {
     let mut pins = String::from("upstreams:\n");
     for host in upstream::HOSTS.into_iter().chain(upstream::OTHER_HOSTS) {
@@ -115,7 +116,7 @@ pub fn pins(upstream: &Upstream, elsewhere: &[(&str, SocketAddr)]) -> String {
     pins
 }
 
-/// The text of a policy that allows `hosts` and nothing else.
+/// The text of a policy that allows only `hosts`.
 pub fn policy(hosts: &[&str]) -> String {
     let entries: String = hosts.iter().map(|host| format!("  - {host}\n")).collect();
     format!("egress:\n{entries}")

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once};
 use std::thread::{self, ThreadId};
 
-/// The lines of each log that are printed.
+/// The number of lines of each log that are printed.
 const LOG_TAIL: usize = 40;
 
-/// The gateway of `directory` belongs to the thread, which is the test, that starts it.
+/// Registers the gateway of `directory` for the thread of the test that starts it.
 pub(super) fn print_when_a_test_fails(directory: &Path) {
     static HOOK: Once = Once::new();
     static STARTED: Mutex<Vec<(ThreadId, PathBuf)>> = Mutex::new(Vec::new());
@@ -21,7 +21,7 @@ pub(super) fn print_when_a_test_fails(directory: &Path) {
             if started.iter().any(|(thread, _)| *thread == own) {
                 started.retain(|(thread, _)| *thread == own);
             }
-            // A test that started none shares one; which, is not known here.
+            // A test that started no gateway shares one. Its directory is unknown here, so all are printed.
             for log in started.iter().flat_map(|(_, d)| [d.join("stdout.log"), d.join("stderr.log")]) {
                 let text = std::fs::read(&log).unwrap_or_default();
                 let text = String::from_utf8_lossy(&text);

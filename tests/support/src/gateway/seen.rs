@@ -1,14 +1,14 @@
-//! What can be seen of a gateway from outside, for the searches for secrets.
+//! The visible data of a gateway from outside, for the searches for secrets.
 
 use super::{Gateway, admin};
 use crate::kept;
 use std::path::Path;
 use std::process::Child;
 
-/// What of the admin API anybody may read who may use it, and no secret may be in.
+/// Paths of the admin API whose responses every user of the API may read. No secret may be in them.
 const READABLE: [&str; 6] = ["/metrics", "/internal/containers", "/readyz", "/healthz", "/", "/ca.pem"];
 
-/// What of Envoy's own is kept at a gateway's end: all but the filters' code.
+/// Envoy's own admin data that is kept at a gateway's end. Only the filters' code is left out.
 const KEPT_OF_ENVOY: [&str; 9] = [
     "/config_dump?resource=bootstrap",
     "/config_dump?resource=dynamic_listeners",
@@ -22,7 +22,7 @@ const KEPT_OF_ENVOY: [&str; 9] = [
 ];
 
 impl Gateway {
-    /// Every file that the gateway has written but the ones for its secrets, and the answers of its API.
+    /// The files that the gateway has written, except the files for its secrets, and the responses of its API.
     pub fn readable(&self) -> Vec<(String, Vec<u8>)> {
         let mut found = crate::secrets::files(&self.directory);
         let secret = self.state.join("tokens").display().to_string();
@@ -33,20 +33,20 @@ impl Gateway {
         found
     }
 
-    /// Keeps what a look from outside shows of a gateway that runs, for the search for secrets at the end of all.
+    /// Keeps the visible data of a running gateway, for the search for secrets when the test binary has ended.
     pub(super) fn keep_what_is_seen(&self) {
         let pid = self.child.lock().unwrap().as_ref().map(Child::id);
         let Some(pid) = pid.filter(|_| self.ready()) else { return };
         let Some(envoy) = self.envoy_pid() else { return };
         for path in READABLE {
-            // It is noted where it is read.
+            // `try_call` keeps the response.
             drop(self.try_call("GET", path, None));
         }
         let socket = self.state.join("run/envoy-admin.sock");
         for path in KEPT_OF_ENVOY {
             kept::all(path, admin::envoy(&socket, path).unwrap_or_default().as_bytes());
         }
-        // What is in our own environment was put there by whoever started us.
+        // The environment of `sallyport up` is the choice of the program that started it, so it is not kept.
         for file in [format!("{pid}/cmdline"), format!("{envoy}/cmdline"), format!("{envoy}/environ")] {
             kept::note(&file, &std::fs::read(Path::new("/proc").join(&file)).unwrap_or_default());
         }

@@ -1,5 +1,5 @@
-//! HTTP/2 frame by frame (RFC 9113): one request on a connection of its own, whose fields are any bytes, and all that
-//! comes of it. Clients check what they send; this one does not.
+//! HTTP/2 frame by frame (RFC 9113): one request on its own connection, with any bytes in its fields, and the whole
+//! response. Real clients check the fields that they send; this client does not.
 
 use crate::client::STEP;
 use crate::{Answer, kept};
@@ -7,9 +7,9 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// The largest frame that every peer takes (RFC 9113 section 6.5.2).
+/// The largest frame that every peer accepts (RFC 9113 section 6.5.2).
 const FRAME: usize = 16_384;
-/// What may be sent, on the connection and on a stream, before the peer gives more (RFC 9113 section 6.9.2).
+/// The initial flow-control window of a connection and of a stream (RFC 9113 section 6.9.2).
 const WINDOW: usize = 65_535;
 const INITIAL_WINDOW_SIZE: u8 = 4;
 const DATA: u8 = 0;
@@ -26,48 +26,48 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
-/// A field: name and value, as they are.
+/// A field to send: unchanged name and value.
 pub type Field<'a> = (&'a [u8], &'a [u8]);
 
-/// A field that came.
+/// A received field.
 pub type Got = (String, Vec<u8>);
 
 /// A request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'a> {
-    /// All of its fields, `:method` and the like among them.
+    /// All of its fields, pseudo-headers such as `:method` included.
     pub fields: &'a [Field<'a>],
     /// Its body.
     pub body: &'a [u8],
-    /// The fields behind its body.
+    /// The trailers.
     pub trailers: &'a [Field<'a>],
 }
 
-/// How an answer ended.
+/// The end of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As it should.
+    /// The stream ended regularly.
     Whole,
     /// A tunnel is open.
     Open,
     /// The stream was reset, with this code.
     Reset(u32),
-    /// The connection was closed, with this code of a GOAWAY if there was one.
+    /// The connection was closed, with the code of its GOAWAY if there was one.
     Closed(Option<u32>),
 }
 
-/// All that came.
+/// The whole response.
 #[derive(Debug)]
 pub struct Heard {
-    /// The status; 0 where none came.
+    /// The status; 0 if no status came.
     pub status: u16,
-    /// The fields of the answer but its status.
+    /// The headers of the response, without the status.
     pub headers: Vec<Got>,
     /// Its body.
     pub body: Vec<u8>,
-    /// The fields behind it.
+    /// The trailers.
     pub trailers: Vec<Got>,
-    /// Its end.
+    /// The way in which it ended.
     pub end: End,
 }
 
@@ -77,30 +77,30 @@ impl Heard {
         self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_slice()).collect()
     }
 
-    /// For the search for secrets.
+    /// Keeps the response for the search for secrets.
     fn keep(&self) {
         let fields = self.headers.iter().chain(&self.trailers);
         let lines = fields.flat_map(|(name, value)| [name.as_bytes(), b": ", value, b"\n"].concat());
         kept::note("over HTTP/2", &lines.chain(self.body.iter().copied()).collect::<Vec<u8>>());
     }
 
-    /// As [`crate::Client`] gives it.
+    /// The response in the form of [`crate::Client`].
     pub fn answer(&self) -> Answer {
         let rule = self.header("x-sallyport-rule").first().map(|rule| String::from_utf8_lossy(rule).into_owned());
         Answer { status: self.status, rule, body: String::from_utf8_lossy(&self.body).into_owned() }
     }
 }
 
-/// Sends `request` and reads until its stream or the connection ends, or until a tunnel is open. A body beyond a window
-/// goes as the peer takes it.
+/// Sends `request` and reads until the stream or the connection ends, or until a tunnel is open. A body beyond a window
+/// is sent as the peer opens its windows.
 ///
 /// # Errors
-/// Nothing came in time, or what came is not HTTP/2.
+/// If the step times out, or the received bytes are not HTTP/2.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Request<'_>) -> io::Result<Heard> {
     let work = async {
         let connect = request.fields.iter().any(|(name, value)| (*name, *value) == (&b":method"[..], &b"CONNECT"[..]));
         let mut hearing = Hearing::new(connect);
-        // Who refuses may close before all is sent; what it said first is still there to be read.
+        // A server that refuses a request may close the connection before all is sent. Its response can still be read.
         if request.body.len() <= WINDOW {
             let _ = stream.write_all(&bytes(request)).await;
         } else if send_long(stream, request, &mut hearing).await?.is_some() {
@@ -113,14 +113,14 @@ pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: Re
     timeout(STEP, work).await?.inspect(Heard::keep)
 }
 
-/// Sends a request whose body is more than a window. Stops where nothing more will come.
+/// Sends a request whose body exceeds a window. Stops early if the connection or the stream ends.
 async fn send_long(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: Request<'_>,
     hearing: &mut Hearing,
 ) -> io::Result<Option<Event>> {
     let head = bytes(Request { body: b"-", trailers: &[], ..request });
-    // Without the body, which said that there will be one.
+    // Drop the DATA frame. The head was made with a body, so it does not end the stream.
     let _ = stream.write_all(&head[..head.len() - 10]).await;
     let mut body = request.body;
     while !body.is_empty() {
@@ -145,8 +145,8 @@ async fn send_long(
     Ok(None)
 }
 
-/// The same, with its body in `pieces`: each is sent when the peer has read the one before, which it says by answering
-/// a PING. As long as it must, they are shorter than a frame and together than a window.
+/// Sends a request with its body in `pieces`. Each piece is sent when the peer has read the one before, which its
+/// response to a PING shows. Each piece must be shorter than a frame, and all together shorter than a window.
 ///
 /// # Errors
 /// As [`ask`].
@@ -158,7 +158,7 @@ pub async fn ask_in_pieces(
     ask_in_pieces_with(stream, fields, pieces, async |_| {}).await
 }
 
-/// [`ask_in_pieces`], which awaits `read` with the number of each piece that the peer has read, before the next is sent.
+/// [`ask_in_pieces`] that awaits `read` with the number of each piece that the peer has read, before the next is sent.
 ///
 /// # Errors
 /// As [`ask`].
@@ -170,7 +170,7 @@ pub async fn ask_in_pieces_with(
 ) -> io::Result<Heard> {
     let work = async {
         let head = bytes(Request { fields, body: b"-", trailers: &[] });
-        // Without the body, which said that there will be one.
+        // Drop the DATA frame. The head was made with a body, so it does not end the stream.
         let _ = stream.write_all(&head[..head.len() - 10]).await;
         let mut hearing = Hearing::new(false);
         for (number, piece) in pieces.iter().enumerate() {
@@ -196,24 +196,24 @@ pub async fn ask_in_pieces_with(
     timeout(STEP, work).await?.inspect(Heard::keep)
 }
 
-/// What is heard, as far as it has come.
+/// The state of a response that is being read.
 struct Hearing {
     heard: Heard,
     connect: bool,
     block: Vec<u8>,
     ends: bool,
-    /// What may still be sent on the stream, and on the connection.
+    /// The remaining flow-control windows of the stream and of the connection.
     room: i64,
     room_of_all: i64,
-    /// What a stream's room began with.
+    /// The initial window of a stream.
     initial: i64,
 }
 
-/// What a frame may come to.
+/// An event that a frame completes.
 enum Event {
-    /// The answer to a PING.
+    /// The response to a PING.
     Pong,
-    /// Nothing more will come.
+    /// The stream or the connection has ended.
     Over,
 }
 
@@ -275,7 +275,7 @@ impl Hearing {
 
 fn bytes(request: Request<'_>) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    // SETTINGS_HEADER_TABLE_SIZE 0: what comes refers to nothing that came before.
+    // SETTINGS_HEADER_TABLE_SIZE 0: the peer's fields never refer to earlier fields.
     bytes.extend(frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]));
     bytes.extend(frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
     let alone = request.body.is_empty() && request.trailers.is_empty();
@@ -291,7 +291,7 @@ fn bytes(request: Request<'_>) -> Vec<u8> {
 }
 
 impl Heard {
-    /// An informational answer, the answer, or its trailers, which are what has no status.
+    /// An informational response, the final response, or trailers. Only trailers have no status.
     fn take(&mut self, fields: Vec<Got>) -> io::Result<()> {
         let status = fields.iter().find(|(name, _)| name == ":status");
         let Some((_, status)) = status else {
@@ -310,7 +310,7 @@ fn frame(kind: u8, flags: u8, on: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &on.to_be_bytes(), payload].concat()
 }
 
-/// Literals that are in no table and as they are (RFC 7541 section 6.2.2), in as many frames as they need.
+/// Literal fields without indexing or compression (RFC 7541 section 6.2.2), in as many frames as they need.
 fn fields(fields: &[Field<'_>], flags: u8) -> Vec<u8> {
     let text = |text: &[u8]| [integer(text.len(), 7), text.to_vec()].concat();
     let block: Vec<u8> = fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect();
@@ -322,7 +322,7 @@ fn fields(fields: &[Field<'_>], flags: u8) -> Vec<u8> {
     chunks.iter().enumerate().flat_map(part).collect()
 }
 
-/// RFC 7541 section 5.1, with nothing in front of the prefix.
+/// RFC 7541 section 5.1, with an empty prefix.
 fn integer(value: usize, prefix: u32) -> Vec<u8> {
     let most = (1 << prefix) - 1;
     if value < most {
@@ -363,7 +363,7 @@ fn decode(mut block: &[u8]) -> io::Result<Vec<Got>> {
             let status = STATUSES.get(index.wrapping_sub(8)).ok_or_else(|| strange("an indexed field"))?;
             fields.push((":status".to_owned(), status.as_bytes().to_vec()));
         } else if first & 0xe0 == 0x20 {
-            // The size of the table.
+            // A change of the table's size.
             read_integer(&mut block, 5)?;
         } else {
             let index = read_integer(&mut block, if first & 0x40 != 0 { 6 } else { 4 })?;
@@ -422,7 +422,7 @@ fn unpack(bytes: &[u8]) -> io::Result<Vec<u8>> {
             (code, length) = (0, 0);
         }
     }
-    // What is left is padding.
+    // The remaining bits are padding.
     if length < 8 { Ok(text) } else { Err(strange("a text")) }
 }
 

@@ -1,5 +1,5 @@
-//! A GitHub App at this GitHub. It is installed for every owner; whoever shows what looks like its JWT gets tokens. Each
-//! token is good for the repositories that were asked for, and for no others.
+//! A GitHub App at this GitHub, installed for every owner. A request with a token of the form of its JWT gets tokens.
+//! Each token is valid only for the requested repositories.
 
 use super::sites::{self, Body, number};
 use super::{Shared, Upstream};
@@ -10,24 +10,24 @@ use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-/// A token that was given out.
+/// An issued token.
 #[derive(Clone, Debug)]
 pub struct Minted {
     /// The token.
     pub token: String,
-    /// The installation that it was asked of.
+    /// The installation that issued it.
     pub installation: u32,
-    /// The question, as it came.
+    /// The request, unchanged.
     pub asked: Value,
-    /// The repositories that it is good for.
+    /// The repositories for which it is valid.
     pub repos: Vec<String>,
 }
 
-/// All that were given out, and what is not as it should be.
+/// The issued tokens, and the deviations that a test has set.
 #[derive(Default)]
 pub(super) struct App {
     minted: Mutex<Vec<Minted>>,
-    /// Repositories that every token has beside those that were asked for.
+    /// Repositories that every token has beside the requested ones.
     beside: Mutex<Vec<String>>,
 }
 
@@ -37,14 +37,15 @@ impl Upstream {
         self.shared.app.minted.lock().unwrap().clone()
     }
 
-    /// From now on every token of an App is for these too.
+    /// Adds these repositories to every later token of an App.
     pub fn set_minted_beside(&self, repos: &[&str]) {
         *self.shared.app.beside.lock().unwrap() = repos.iter().map(|repo| (*repo).to_owned()).collect();
     }
 }
 
 impl App {
-    /// Whether `authorization`, Bearer or Basic, is a token that is good for `repo`; without one, whether it is any.
+    /// Whether `authorization`, Bearer or Basic, has a token that is valid for `repo`. Without `repo`, any issued token
+    /// counts.
     pub(super) fn admits(&self, authorization: &[u8], repo: Option<&str>) -> bool {
         let shown = |token: &str| {
             let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("x-access-token:{token}")));
@@ -58,7 +59,7 @@ impl App {
     }
 }
 
-/// The answer to a call of the App's own.
+/// The response to one of the App's own calls. `None` without a JWT, or for other paths.
 pub(super) fn answer(shared: &Shared, path: &str, authorization: &[u8], body: &[u8]) -> Option<Response<Body>> {
     let jwt = authorization.starts_with(b"Bearer eyJ") && authorization.iter().filter(|b| **b == b'.').count() == 2;
     if !jwt {
@@ -76,7 +77,7 @@ pub(super) fn answer(shared: &Shared, path: &str, authorization: &[u8], body: &[
     let wanted = |name: &&String| {
         let name = name.split_once('/').unwrap().1;
         let names = asked["repositories"].as_array();
-        // Without a list GitHub's token is good for all.
+        // Without a list GitHub's token is valid for all repositories.
         names.is_none_or(|names| names.iter().any(|wanted| wanted.as_str() == Some(name)))
     };
     let mut repos: Vec<String> = own.filter(wanted).cloned().collect();

@@ -14,15 +14,15 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// How much is read from http-backend at a time.
+/// The number of bytes that are read from http-backend at a time.
 const CHUNK: usize = 64 * 1024;
-/// Longer heads than this http-backend does not write.
+/// The largest head that http-backend writes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Answers as github.com does: 401 where a credential is needed, then whatever git says.
+/// Responds as github.com does: 401 if the request needs a credential, otherwise git's response.
 ///
 /// # Errors
-/// A prank that is set breaks the stream.
+/// If a prank breaks the stream.
 pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> io::Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
@@ -31,7 +31,7 @@ pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize
     let visibility = shared.repositories.lock().unwrap().get(name).copied();
     let shown = request.headers().get("authorization").map(|value| value.as_bytes()).unwrap_or_default();
     let authorized = shown == shared.basic.as_bytes() || shared.app.admits(shown, Some(name));
-    // As GitHub: to a stranger, a private repository and none at all look the same.
+    // As GitHub: without access, a private repository looks like a missing one.
     if !authorized && (push || visibility != Some(Visibility::Public)) {
         let mut response = text(401, "who are you?");
         response.headers_mut().insert("www-authenticate", "Basic realm=\"GitHub\"".parse().unwrap());
@@ -93,12 +93,12 @@ async fn feed(mut body: Incoming, mut stdin: ChildStdin, shared: Arc<Shared>, in
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
         shared.count_body(index, data.len());
-        // git may have had enough; the rest is still read, as a server that keeps its connection does.
+        // git may stop reading early. The rest is still read, as by a server that keeps its connection.
         let _ = stdin.write_all(&data).await;
     }
 }
 
-/// The CGI head (RFC 3875 section 6.3) as a response without body, and what was read beyond it.
+/// The CGI head (RFC 3875 section 6.3) as a response without a body, and the bytes after the head.
 async fn read_head(stdout: &mut ChildStdout) -> io::Result<(hyper::http::response::Builder, Bytes)> {
     let mut read = Vec::new();
     let end = loop {
@@ -122,7 +122,7 @@ async fn read_head(stdout: &mut ChildStdout) -> io::Result<(hyper::http::respons
     Ok((builder, rest))
 }
 
-/// What git writes, as it writes it.
+/// The output of git, piece by piece.
 struct Output {
     first: Option<Bytes>,
     stdout: ChildStdout,

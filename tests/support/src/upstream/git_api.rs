@@ -1,5 +1,5 @@
-//! What GitHub's API says of the repositories that github.com serves here: where a ref is, and how two commits are to
-//! each other. The answers are git's own; their form and statuses are GitHub's.
+//! GitHub's API for the repositories that github.com serves here: the object of a ref, and the relation of two commits.
+//! The facts are git's own; the form and the statuses are GitHub's.
 
 use super::host_git;
 use super::sites::{Body, json};
@@ -7,8 +7,8 @@ use hyper::Response;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Answers `question`, a path below `/repos/owner/name/`, of the bare repository in `bare`. `None` where it is about
-/// something else.
+/// The response to `question`, a path below `/repos/owner/name/`, from the bare repository in `bare`. `None` for other
+/// paths.
 pub fn answer(bare: &Path, question: &str, query: &str) -> Option<Response<Body>> {
     if let Some(name) = question.strip_prefix("git/ref/") {
         return Some(read_ref(bare, &format!("refs/{}", decoded(name))));
@@ -21,7 +21,7 @@ fn read_ref(bare: &Path, name: &str) -> Response<Body> {
     if git(bare, &["for-each-ref", "--count=1"]).is_none_or(|refs| refs.is_empty()) {
         return problem(409, "Git Repository is empty.");
     }
-    // Not rev-parse, which knows abbreviations and expressions.
+    // Not rev-parse, which accepts abbreviations and expressions.
     let Some(sha) = git(bare, &["show-ref", "--verify", "--hash", "--", name]) else {
         return problem(404, "Not Found");
     };
@@ -65,13 +65,13 @@ fn problem(status: u16, message: &str) -> Response<Body> {
     json(status, &json!({"message": message, "status": status.to_string()}))
 }
 
-/// What git prints; `None` where it fails.
+/// The output of git; `None` if git fails.
 fn git(bare: &Path, args: &[&str]) -> Option<String> {
     let output = host_git(bare).args(args).output().unwrap();
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
 }
 
-/// A path's `%XX` as the characters that they stand for.
+/// Percent-decodes a path.
 fn decoded(path: &str) -> String {
     let mut parts = path.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

@@ -1,20 +1,20 @@
-//! GraphQL as far as `gh` asks for it: one repository with one pull request and one issue, answers by what the
-//! document mentions. Not a GraphQL server: it answers what it is asked about and never fails.
+//! GraphQL as far as `gh` uses it: one repository with one pull request and one issue. It is not a GraphQL server: it
+//! chooses each response by the words in the document, and never fails.
 
 use serde_json::{Value, json};
 
-/// Ids as GitHub makes them, of repository number [`REPO_ID`].
+/// Ids in GitHub's form, of repository number [`REPO_ID`].
 pub const REPO: &str = "R_kgDOAWBufw";
-/// The number in all of them.
+/// The repository's number in all of the ids.
 pub const REPO_ID: u64 = 23_096_959;
-/// The pull request's.
+/// The pull request's id.
 pub const PULL_REQUEST: &str = "PR_kwDOAWBuf84Bh4UQ";
-/// One that says it is that repository's as well, and is another's.
+/// An id that names the same repository, but belongs to another repository's pull request.
 pub const FORGED: &str = "PR_kwDOAWBuf84Bh4UR";
-/// The issue's.
+/// The issue's id.
 pub const ISSUE: &str = "I_kwDOAWBuf84DDmhc";
 
-/// What GitHub would answer to `body`, the JSON of a POST to /graphql.
+/// GitHub's response to `body`, the JSON of a POST to /graphql.
 pub fn answer(body: &[u8]) -> Value {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let query = request["query"].as_str().unwrap_or_default();
@@ -26,7 +26,7 @@ pub fn answer(body: &[u8]) -> Value {
     json!({ "data": data })
 }
 
-/// Those that there are, with their repository.
+/// The existing nodes of the requested ids, each with its repository.
 fn nodes(request: &Value) -> Vec<Value> {
     let ids = request["variables"]["ids"].as_array().cloned().unwrap_or_default();
     ids.iter()
@@ -100,11 +100,11 @@ fn read(query: &str) -> Value {
     });
     let none_yet = query.contains("headRefName") && query.contains("$headRefName");
     repository["pullRequests"] = match none_yet {
-        // Asked before one is created.
+        // gh sends this query before it creates one.
         true => json!({"totalCount": 0, "nodes": [], "pageInfo": page}),
         false => json!({"totalCount": 1, "nodes": [pull_request], "pageInfo": page}),
     };
-    // gh reads some answers strictly: nothing is there that was not asked for.
+    // gh parses some responses strictly: they must contain only the requested fields.
     let viewer = match query.contains("viewer{login}") || query.contains("viewer { login }") {
         true => json!({"login": "bot"}),
         false => json!({"login": "bot", "id": "U_kgDOADP9xw"}),

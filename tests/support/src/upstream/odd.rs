@@ -1,4 +1,4 @@
-//! `files.example.net/odd/…`: answers that not every server gives, and what of a request is no body: its trailers.
+//! `files.example.net/odd/…`: responses that few servers send, and the trailers of a request.
 
 use super::sites::{Body, text};
 use bytes::Bytes;
@@ -12,12 +12,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
-/// Time between two of the timed events.
+/// The time between two of the timed events.
 const EVENT_EVERY: Duration = Duration::from_millis(150);
 
-/// The answer for what stands behind `/odd/`: `events/COUNT`, each event with the microsecond at which it was sent;
-/// `silent/SECONDS`, and then an answer; `paused/SECONDS`, with half of the body before; `trailers`, which gives those of
-/// the request back; `headers`, with such as the gateway takes away and with bytes that are not ASCII.
+/// The response for the path after `/odd/`: `events/COUNT` has events with the microsecond at which each was sent;
+/// `silent/SECONDS` waits before its response; `paused/SECONDS` waits after half of the body; `trailers` returns the
+/// trailers of the request; `headers` has headers that the gateway removes, and bytes that are not ASCII.
 pub async fn serve(what: &str, trailers: Option<HeaderMap>) -> Response<Body> {
     let (name, number) = what.split_once('/').unwrap_or((what, "0"));
     let seconds = Duration::from_secs(number.parse().unwrap_or_default());
@@ -40,7 +40,7 @@ pub async fn serve(what: &str, trailers: Option<HeaderMap>) -> Response<Body> {
     }
 }
 
-/// What `headers` answers with.
+/// The headers of `headers`.
 pub const HEADERS: &[(&str, &[u8])] = &[
     ("alt-svc", b"h3=\":443\"; ma=86400, h2=\"elsewhere.example:443\""),
     ("x-sallyport-rule", b"forged.by-the-upstream"),
@@ -49,7 +49,7 @@ pub const HEADERS: &[(&str, &[u8])] = &[
     ("server", b"odd"),
 ];
 
-/// The microsecond of now.
+/// The current time in microseconds.
 pub fn now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()
 }
@@ -81,7 +81,7 @@ fn with_trailers(came: HeaderMap) -> Response<Body> {
     }))
 }
 
-/// A body whose frames come as they are made; whoever reads it may leave.
+/// A body whose frames are made as they are sent. The client may leave.
 pub(super) fn produced<F>(make: impl FnOnce(mpsc::Sender<io::Result<Frame<Bytes>>>) -> F) -> Body
 where
     F: Future<Output = ()> + Send + 'static,

@@ -1,5 +1,5 @@
-//! Answers that no server of GitHub's should give, set by a test for paths of its own: slow and wrong ones of the API,
-//! and of git over HTTP what only a server would send that is nobody's friend.
+//! Faulty responses, set by a test for paths of its own: slow and wrong ones of the API, and ones of git over HTTP that
+//! only a hostile server would send.
 
 use super::sites::{Body, text};
 use super::{Shared, Upstream, odd};
@@ -13,27 +13,27 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How often a question that is held is looked at.
+/// The polling interval of a held request.
 const POLL: Duration = Duration::from_millis(10);
 
-/// An answer of the API's.
+/// A response of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
-    /// An error of this status, in its usual form.
+    /// An error with this status, in GitHub's usual form.
     Status(u16),
     /// Status 200, and a web page.
     Garbage,
-    /// None, until something else is set.
+    /// No response until a test sets another one.
     Held,
 }
 
-/// An answer of github.com's.
+/// A response of github.com.
 #[derive(Clone, Debug)]
 pub struct Prank {
-    /// How many bytes of the request's body come first. The rest is read, too. What is set later for the path with fewer
-    /// is heard meanwhile, and is the answer then.
+    /// The number of bytes of the request's body that are read first. The rest is read, too. A prank that is set later
+    /// for the path, with fewer bytes, takes effect meanwhile and is then the response.
     pub after: u64,
-    /// Its status; 0 breaks the stream without an answer.
+    /// Its status; 0 breaks the stream without a response.
     pub status: u16,
     /// Its headers.
     pub headers: Vec<(&'static str, String)>,
@@ -43,12 +43,12 @@ pub struct Prank {
     pub end: End,
 }
 
-/// How an answer ends.
+/// The end of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// At once.
     Whole,
-    /// When the whole request has come.
+    /// After the whole request has arrived.
     Late,
     /// With trailers.
     Trailers,
@@ -56,7 +56,7 @@ pub enum End {
     Broken,
 }
 
-/// All that are set.
+/// The pranks that are set.
 #[derive(Default)]
 pub(super) struct Pranks {
     api: Mutex<HashMap<String, Api>>,
@@ -64,8 +64,8 @@ pub(super) struct Pranks {
 }
 
 impl Upstream {
-    /// From now on this answers what is asked of the API below `/repos/` in paths that begin with `below`, of several the
-    /// longest; `None`: what is true does.
+    /// Sets the response for requests to the API below `/repos/` whose paths begin with `below`. The longest matching
+    /// prefix wins. `None` restores the true response.
     pub fn set_api(&self, below: &str, answer: Option<Api>) {
         let mut api = self.shared.pranks.api.lock().unwrap();
         match answer {
@@ -74,7 +74,7 @@ impl Upstream {
         };
     }
 
-    /// From now on this answers requests to github.com whose path and query are `target`; `None`: git does.
+    /// Sets the response for requests to github.com whose path and query are `target`. `None` restores git's response.
     pub fn set_git(&self, target: &str, prank: Option<Prank>) {
         let mut git = self.shared.pranks.git.lock().unwrap();
         match prank {
@@ -84,7 +84,7 @@ impl Upstream {
     }
 }
 
-/// The answer that is set for a question about `below`.
+/// The response that is set for a request below `below`.
 pub(super) async fn api(shared: &Shared, below: &str) -> Option<Response<Body>> {
     loop {
         let set = {
@@ -100,12 +100,12 @@ pub(super) async fn api(shared: &Shared, below: &str) -> Option<Response<Body>> 
     }
 }
 
-/// The answer that is set for a request to github.com for `target`.
+/// The response that is set for a request to github.com for `target`.
 pub(super) fn git(shared: &Shared, target: &str) -> Option<Prank> {
     shared.pranks.git.lock().unwrap().get(target).cloned()
 }
 
-/// Answers `request` as `prank` says.
+/// Responds to `request` by `prank`.
 pub(super) async fn play(
     mut prank: Prank,
     request: Request<Incoming>,

@@ -1,4 +1,4 @@
-//! The hosts that are not git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
+//! The hosts without git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
 use super::tokens::Tokens;
 use super::{Shared, Visibility, app, git_api, graphql, odd, pranks};
@@ -16,31 +16,31 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
 
-/// The body of any answer.
+/// The body of every response.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// Time between two server-sent events.
+/// The time between two server-sent events.
 const EVENT_EVERY: Duration = Duration::from_millis(20);
 
-/// The example of RFC 6455 section 1.3: a client's key, and the answer to it. Other keys are answered 400.
+/// The example of RFC 6455 section 1.3: a client's key and the server's response. Other keys get a 400.
 pub const WEB_SOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// See [`WEB_SOCKET_KEY`].
 pub const WEB_SOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A short answer.
+/// A short response.
 pub fn text(status: u16, body: impl Into<String>) -> Response<Body> {
     let body = Full::new(Bytes::from(body.into())).map_err(|never| match never {}).boxed_unsync();
     Response::builder().status(status).body(body).unwrap()
 }
 
-/// A short answer in JSON.
+/// A short response in JSON.
 pub fn json(status: u16, body: &serde_json::Value) -> Response<Body> {
     let mut response = text(status, body.to_string());
     response.headers_mut().insert("content-type", "application/json".parse().unwrap());
     response
 }
 
-/// Reads the body to its end, then answers.
+/// Reads the body to its end, then responds.
 pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
     if matches!(host, "api.anthropic.com" | "files.example.net") && request.uri().path().starts_with("/v1/echo") {
         return echo(request, shared, index);
@@ -105,7 +105,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         | "github-cloud.s3.amazonaws.com" => text(200, format!("raw {path}")),
         "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
         "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
-        // `?to=URL`: a redirect there.
+        // `?to=URL`: a redirect to the URL.
         "keyed.example.com" if path == "/v1/redirect" => {
             let pairs = head.uri.query().unwrap_or_default().split('&');
             let to = pairs.filter_map(|pair| pair.strip_prefix("to=")).next().unwrap_or_default();
@@ -120,17 +120,17 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
     }
 }
 
-/// What an answer repeats of its request.
+/// The parts of a request that a response repeats.
 pub fn repeated(headers: &HeaderMap, path: &str) -> HeaderMap {
     let seen = headers.iter().map(|(name, value)| (format!("seen-{name}").parse().unwrap(), value.clone()));
     seen.chain([("seen-path".parse().unwrap(), path.parse().unwrap())]).collect()
 }
 
-/// An answer with these headers and trailers, and a cookie.
+/// A response with these headers and trailers, and a cookie.
 pub fn with(answer: Response<Body>, repeated: HeaderMap) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
     head.headers.extend(repeated.clone());
-    // Over HTTP/1.1 only trailers that were announced are sent.
+    // Over HTTP/1.1 only announced trailers are sent.
     let names: Vec<_> = repeated.keys().map(|name| name.as_str()).collect();
     head.headers.insert("trailer", names.join(", ").parse().unwrap());
     head.headers.remove("content-length");
@@ -138,7 +138,7 @@ pub fn with(answer: Response<Body>, repeated: HeaderMap) -> Response<Body> {
     Response::from_parts(head, body.with_trailers(std::future::ready(Some(Ok(repeated)))).boxed_unsync())
 }
 
-/// A WebSocket, over HTTP/1.1 only, that sends back the bytes it gets as they are.
+/// A WebSocket, over HTTP/1.1 only, that returns its bytes unchanged.
 fn echo(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Response<Body> {
     let is =
         |name: &str, value: &str| request.headers().get(name).is_some_and(|have| have.as_bytes() == value.as_bytes());
@@ -165,7 +165,7 @@ fn echo(request: Request<Incoming>, shared: Arc<Shared>, index: usize) -> Respon
     response
 }
 
-/// The number of the repository `name`: any will do, so long as it is its own and always the same.
+/// The number of the repository `name`: unique and always the same.
 pub fn number(name: &str) -> u32 {
     name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)))
 }
@@ -181,7 +181,7 @@ fn repository(name: &str, shared: &Shared) -> Response<Body> {
     )
 }
 
-/// Answers a question about what is in a repository: git's answer where that is one of ours and git has one.
+/// The response to a request for a repository's content: git's, if the repository exists here and git has a response.
 async fn within_repository(rest: &str, query: &str, shared: &Shared) -> Response<Body> {
     if let Some(answer) = pranks::api(shared, rest).await {
         return answer;

@@ -9,7 +9,7 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::server::ResolvesServerCertUsingSni;
 use tokio_rustls::rustls::sign::CertifiedKey;
 
-/// Makes a CA and a certificate for each of `hosts`. A handshake with another name, or none, fails.
+/// Makes a CA and a certificate for each of `hosts`. A handshake with another name, or without a name, fails.
 pub fn acceptor(hosts: &[&str]) -> (TlsAcceptor, String) {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "The rig's upstream CA");

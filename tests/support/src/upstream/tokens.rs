@@ -1,4 +1,4 @@
-//! Token endpoints that rotate: each refresh token is good once, and the newest alone is.
+//! Token endpoints that rotate: each refresh token is valid once, and only the newest one.
 
 use super::sites::{Body, json};
 use base64::Engine;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// All of them, which share one login. Tokens carry a number: `refresh_fixture_N` and `access_fixture_N`.
+/// All endpoints, which share one login. Tokens have a number: `refresh_fixture_N` and `access_fixture_N`.
 #[derive(Default)]
 pub struct Tokens(Mutex<State>);
 
@@ -22,24 +22,24 @@ struct State {
 }
 
 impl Tokens {
-    /// How long an answer takes, and how long the tokens live that it gives.
+    /// Sets the delay of a response, and the lifetime of its tokens.
     pub fn set(&self, delay: Duration, lifetime: Duration) {
         let mut state = self.0.lock().unwrap();
         (state.delay, state.lifetime) = (delay, lifetime.as_secs());
     }
 
-    /// The number of the newest tokens; 0 are those that a test has begun with.
+    /// The number of the newest tokens. A test begins with number 0.
     pub fn newest(&self) -> u64 {
         self.0.lock().unwrap().newest
     }
 
-    /// How often one was asked, and how often with a token that is used up.
+    /// The number of requests, and the number of requests with a used token.
     pub fn asked(&self) -> (u64, u64) {
         let state = self.0.lock().unwrap();
         (state.asked, state.reused)
     }
 
-    /// Whether `host` and `path` are a token endpoint's.
+    /// Whether `host` and `path` are those of a token endpoint.
     pub(super) fn are(host: &str, path: &str) -> bool {
         matches!(
             (host, path),
@@ -49,7 +49,7 @@ impl Tokens {
         )
     }
 
-    /// Answers as the endpoint at `host` does.
+    /// Responds as the endpoint at `host` does.
     pub(super) async fn answer(&self, host: &str, body: &[u8]) -> Response<Body> {
         let body: Value = match host {
             "oauth2.googleapis.com" => form(body),
@@ -101,12 +101,12 @@ fn web_token() -> String {
     format!("{}.{}.c2lnbmF0dXJl", part(json!({"alg": "RS256"})), part(json!({"email": "owner@example.com"})))
 }
 
-/// The refresh token of a number.
+/// The refresh token with a number.
 pub fn refresh(number: u64) -> String {
     format!("refresh_fixture_{number:06}")
 }
 
-/// The access token of a number.
+/// The access token with a number.
 pub fn access(number: u64) -> String {
     format!("access_fixture_{number:06}")
 }

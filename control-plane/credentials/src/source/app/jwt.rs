@@ -1,6 +1,6 @@
-//! How an App says who it is: a JWT (RFC 7519), signed RS256 (RFC 7515) with its private key.
+//! The authentication of an App: a JWT (RFC 7519), signed RS256 (RFC 7515) with the App's private key.
 //!
-//! The key is read when a token is to be had, which is once an hour for each set of repositories, and not kept.
+//! The key is read for each request for a token, once an hour for each set of repositories. It is not kept in memory.
 
 use std::path::Path;
 
@@ -17,20 +17,20 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::source::file;
 
-/// The longest file of a key. One of 4,096 bits has 3.3 KB.
+/// The longest key file, in bytes. A key of 4,096 bits has 3.3 KB.
 const MAX_KEY: u64 = 16 << 10;
 
-/// GitHub's clock may be behind ours: "we recommend that you set this 60 seconds in the past" (docs.github.com,
-/// "Generating a JSON Web Token").
+/// GitHub's clock may be behind this machine's: "we recommend that you set this 60 seconds in the past"
+/// (docs.github.com, "Generating a JSON Web Token").
 const BEFORE: SignedDuration = SignedDuration::from_secs(60);
 
-/// GitHub takes no JWT of more than ten minutes; these have ten, counted from [`BEFORE`].
+/// GitHub accepts a JWT of at most ten minutes. These have ten minutes, counted from [`BEFORE`].
 const AFTER: SignedDuration = SignedDuration::from_secs(540);
 
-/// What stands in `authorization` of the App's own calls at `now`.
+/// The `authorization` header of the App's own requests at `now`.
 ///
 /// # Errors
-/// What is wrong with the key, to be read behind nothing else.
+/// If the key can't be read or used. The error is a complete message.
 pub fn authorization(id: &str, path: &Path, now: Timestamp) -> Result<HeaderValue, String> {
     let key = key(path)?;
     let problem = |what: &str| format!("the key {} {what}", path.display());
@@ -50,10 +50,10 @@ pub fn authorization(id: &str, path: &Path, now: Timestamp) -> Result<HeaderValu
     Ok(value)
 }
 
-/// Reads the key as GitHub gives it (PKCS #1), or as PKCS #8.
+/// Reads a key in GitHub's form (PKCS #1), or as PKCS #8.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the file can't be read or holds no RSA key of a supported size.
 pub fn key(path: &Path) -> Result<RsaKeyPair, String> {
     let problem = |what: &str| format!("the key {} {what}", path.display());
     let bytes = file::content(path, std::fs::metadata(path), MAX_KEY)?.ok_or_else(|| problem("is not there"))?;
@@ -73,7 +73,7 @@ pub mod tests {
     use super::*;
     use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
-    /// A key that is nobody's.
+    /// A key of no real App.
     pub const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/source/app/fixture.pem");
 
     fn decoded(part: &str) -> Vec<u8> {

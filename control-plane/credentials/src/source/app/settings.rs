@@ -1,4 +1,4 @@
-//! What an operator says of a GitHub App: which one, its key, where it is installed, and what its tokens may do.
+//! An operator's settings of a GitHub App: its id, its key, its installation, and the permissions of its tokens.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest client id, and number. GitHub's have 20 characters.
+/// The longest client id or number. GitHub's client ids have 20 characters.
 const MAX_ID: usize = 64;
 
-/// What a token may be for: of a repository's permissions those of which an agent has any use. Not among them is what
-/// lends rights to others or reaches beyond the repository, `workflows`, `administration`, `secrets` and hooks first.
+/// The allowed permissions of a token: the permissions of a repository that an agent can need. Permissions that give
+/// rights to others or reach beyond the repository are absent, above all `workflows`, `administration`, `secrets` and
+/// hooks.
 const PERMISSIONS: [&str; 13] = [
     "actions",
     "checks",
@@ -27,24 +28,24 @@ const PERMISSIONS: [&str; 13] = [
     "statuses",
 ];
 
-/// What GitHub adds to every token that has any other, and what therefore always stands in the question: one without
-/// permissions would have all.
+/// The permission that GitHub adds to each token with any other permission. The gateway always requests it: a request
+/// without permissions would give a token with all of them.
 const METADATA: &str = "metadata";
 
-/// An App, checked.
+/// The checked settings of an App.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Its number, or its client id.
+    /// The App's number or client id.
     pub id: String,
-    /// The file of its private key, PEM.
+    /// The file of the App's private key, in PEM.
     pub key: PathBuf,
-    /// Its one installation; otherwise that of each owner is looked up.
+    /// The App's one installation. If `None`, the installation of each owner is looked up.
     pub installation: Option<NonZeroU64>,
-    /// What its tokens may do.
+    /// The permissions of the App's tokens.
     pub permissions: Permissions,
 }
 
-/// What stands under `app:`.
+/// The value of `app:`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
@@ -62,18 +63,18 @@ enum Id {
     Client(String),
 }
 
-/// Permissions, by their names. Reading what a repository is called is always one of them.
+/// Permissions, by their names. They always include `metadata: read`, which covers the names of repositories.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "BTreeMap<String, Level>")]
 pub struct Permissions(BTreeMap<String, Level>);
 
-/// How far a permission goes.
+/// The level of a permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// To look.
+    /// Read only.
     Read,
-    /// To change.
+    /// Read and write.
     Write,
 }
 
@@ -103,7 +104,7 @@ impl TryFrom<BTreeMap<String, Level>> for Permissions {
 }
 
 impl Permissions {
-    /// Whether `name` at `level` is within them. What is not understood is not.
+    /// Whether the permissions include `name` at `level`. Unknown names and levels are not included.
     pub fn allow(&self, name: &str, level: Option<Level>) -> bool {
         self.0.get(name).zip(level).is_some_and(|(most, level)| level <= *most)
     }
@@ -113,7 +114,7 @@ impl Raw {
     /// Checks the values. `base` is the directory that `key` is relative to.
     ///
     /// # Errors
-    /// If `id` is neither a number nor a client id: why.
+    /// If `id` is neither a number nor a client id.
     pub fn check(&self, base: &Path) -> Result<Settings, String> {
         let id = match &self.id {
             Id::Number(number) => number.to_string(),
@@ -126,18 +127,18 @@ impl Raw {
 }
 
 impl Settings {
-    /// The variables that name an App: its id, its key's file, and its installation, which may be left out.
+    /// The variables that name an App: its id, its key file, and its installation. The installation is optional.
     pub const VARIABLES: [&str; 3] = ["GITHUB_APP_ID", "GITHUB_APP_PRIVATE_KEY_FILE", "GITHUB_APP_INSTALLATION_ID"];
 
-    /// The App that the variables name, if they do.
+    /// The App that the variables name. `None` if all of them are unset.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// If the id or the key is unset, or a value is invalid.
     pub fn of_variables(value: &dyn Fn(&str) -> Option<std::ffi::OsString>) -> Result<Option<Self>, String> {
         let set = |name: &str| value(name).filter(|value| !value.is_empty());
         let text = |name: &str| {
-            let text =
-                set(name).map(|value| value.into_string().map_err(|_| format!("the variable {name} is no text")));
+            let text = set(name)
+                .map(|value| value.into_string().map_err(|_| format!("the variable {name} is not UTF-8 text")));
             text.transpose()
         };
         let [id, key, installation] = Self::VARIABLES;
@@ -162,7 +163,7 @@ fn read_id(id: &str) -> Result<String, String> {
     if plain && !matches!(id, "" | "0") && id.len() <= MAX_ID {
         Ok(id.to_owned())
     } else {
-        Err(format!("{id:?} is no App's number or client id, such as 12345 or Iv23liAbCd"))
+        Err(format!("invalid App id {id:?}: expected a number or a client id, such as 12345 or Iv23liAbCd"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! kill -9 of the control plane, 200 times: what was answered is there after each, and Envoy serves all the while.
+//! kill -9 of the control plane, 200 times: confirmed changes survive each kill, and Envoy serves all the while.
 
 use super::{ALONE, API, PLAIN, REPO, SOON, record, records, served};
 use serde_json::json;
@@ -11,20 +11,21 @@ use std::time::{Duration, Instant};
 use test_support::process::Signal;
 use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_async};
 
-/// How often it is killed.
+/// The number of kills.
 const KILLS: u32 = 200;
-/// Of these, how often while it starts.
+/// The kills that come during a start.
 const IN_STARTS: u32 = 40;
-/// And how often only when workers of before are no longer waited for, so that changes and removals are answered.
+/// The kills that come only when the start no longer waits for earlier workers, so that changes and removals are
+/// confirmed.
 const LATE: u32 = 12;
-/// The pause between two requests of the traffic, which leaves a core to what is killed.
+/// The pause between two requests of the traffic, which leaves a core to the killed process.
 const BETWEEN: Duration = Duration::from_millis(1);
-/// How many change the registry at a time, each its own addresses.
+/// The number of clients that change the registry at a time, each with its own addresses.
 const CLIENTS: u8 = 3;
-/// How many addresses each of them has.
+/// The number of addresses of each client.
 const ADDRESSES: u8 = 15;
 
-/// Random numbers that come again with the same seed (SplitMix64).
+/// Random numbers that a seed reproduces (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -53,13 +54,13 @@ impl Random {
     }
 }
 
-/// What is at an address: nothing, or the record of this number.
+/// The state of an address: no record, or the record of this number.
 type At = Option<u32>;
 
-/// What may be at one address: what is surely there, or one of the changes since that nobody has answered.
+/// The possible states of one address: the certain one, then one for each later change without a response.
 struct Possible(Vec<At>);
 
-/// All of them. A record of another number than one of these has been refused, or was never whole.
+/// The possible states of all addresses. A record with any other number was refused, or is incomplete.
 #[derive(Default)]
 struct Known {
     by_address: Mutex<HashMap<IpAddr, Possible>>,
@@ -72,7 +73,7 @@ struct Known {
 }
 
 impl Known {
-    /// What is at `address` if all that was asked for has been done.
+    /// The state of `address` if all requested changes have taken effect.
     fn last(&self, address: IpAddr) -> At {
         *self.by_address.lock().unwrap().get(&address).and_then(|possible| possible.0.last()).unwrap_or(&None)
     }
@@ -87,7 +88,7 @@ impl Known {
         possible.drain(..possible.len() - 1);
     }
 
-    /// What is there has to be possible, and from now on it is what is surely there. Nothing is being asked for.
+    /// Checks that the state is a possible one, and makes it the certain one. No change may be under way.
     fn settle(&self, there: &HashMap<IpAddr, u32>, after: &str) {
         let mut by_address = self.by_address.lock().unwrap();
         for address in there.keys() {
@@ -100,7 +101,7 @@ impl Known {
         }
     }
 
-    /// What was shown stays, too: it is on disk before it is shown.
+    /// A visible record is certain, too: it is on disk before the API shows it.
     fn seen(&self, gateway: &Gateway) {
         let before: HashMap<IpAddr, Vec<At>> = {
             let by_address = self.by_address.lock().unwrap();
@@ -109,7 +110,8 @@ impl Known {
         let Ok(there) = records(gateway) else { return };
         let mut by_address = self.by_address.lock().unwrap();
         for (address, possible) in by_address.iter_mut() {
-            // A record's number is there once; nothing may have been there before.
+            // Each number has one record, so seeing it rules out all earlier states. A missing record rules out none:
+            // nothing may have been there before.
             let Some(number) = there.get(address) else { continue };
             if !before.get(address).is_some_and(|before| before.contains(&Some(*number))) {
                 continue;
@@ -121,7 +123,7 @@ impl Known {
     }
 }
 
-/// Asks for changes until one is not answered.
+/// Sends changes until one gets no response.
 fn change_until_it_is_gone(gateway: &Gateway, known: &Known, client: u8, random: &mut Random) {
     loop {
         let address = IpAddr::from(Ipv4Addr::new(10, 222, client, 1 + random.below(ADDRESSES.into()) as u8));
@@ -130,7 +132,7 @@ fn change_until_it_is_gone(gateway: &Gateway, known: &Known, client: u8, random:
         let path = format!("/internal/containers/{address}");
         let there = known.last(address);
         let dice = random.below(10);
-        // What is refused comes with a number that must never be seen.
+        // A refused change has a number that must never be seen.
         let (method, path, wanted, counter) = match (there, dice) {
             (None, 0) => ("DELETE", path.as_str(), 404, &known.refused),
             (None, 1) => ("PATCH", path.as_str(), 404, &known.refused),
@@ -170,13 +172,13 @@ fn change_until_it_is_gone(gateway: &Gateway, known: &Known, client: u8, random:
     }
 }
 
-/// Waits until the control plane answers, and checks what it holds.
+/// Waits until the control plane responds, and checks its records.
 fn check(gateway: &Gateway, known: &Known, after: &str) {
-    let there = eventually(&format!("the records are read after {after}"), SOON, || records(gateway).ok());
+    let there = eventually(&format!("the API returns the records after {after}"), SOON, || records(gateway).ok());
     known.settle(&there, after);
 }
 
-/// Kills `sallyport serve`, which runs, at random points and starts it again each time.
+/// Kills the running `sallyport serve` at random moments, and starts it again each time.
 fn kill_again_and_again(gateway: &Gateway, known: &Known, random: &mut Random) {
     for kill in 1..=KILLS {
         thread::scope(|scope| {
@@ -188,11 +190,11 @@ fn kill_again_and_again(gateway: &Gateway, known: &Known, random: &mut Random) {
                     let mut random = Random(random.next());
                     scope.spawn(move || change_until_it_is_gone(gateway, known, client, &mut random));
                 }
-                // Workers of before are waited for until 2.1 s after the start.
+                // A start waits up to 2.1 s for earlier workers.
                 let late = kill % (KILLS / LATE) == 1;
                 if late { random.micros(2_150_000, 2_500_000) } else { random.micros(5_000, 60_000) }
             };
-            // The one thing here that is about time itself.
+            // The only sleep here whose length is itself under test.
             thread::sleep(life);
             if kill % 2 == 0 {
                 known.seen(gateway);
@@ -215,7 +217,7 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
     gateway.start_envoy();
     let rig = Arc::new(Rig { upstream, gateway });
     let sandbox = Arc::new(rig.registered(&[REPO]));
-    // Both workers know the record and have the certificates.
+    // Afterwards both workers know the record and have the certificates.
     for host in [PLAIN, API] {
         for _ in 0..20 {
             served(&sandbox, host, "/repos/acme/app/commits/before").await.unwrap();
@@ -259,7 +261,7 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
     );
     for (what, counter) in [("registered", &known.registered), ("changed", &known.changed), ("removed", &known.removed)]
     {
-        assert!(count(counter) >= 20, "{} {what}: this has tried nothing", count(counter));
+        assert!(count(counter) >= 20, "{} {what}: too few to test anything", count(counter));
     }
     assert!(count(&known.refused) >= 100 && count(&known.unanswered) >= 100);
     eventually_async("a credential is added again", SOON, async || {
@@ -276,8 +278,8 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
     stop.store(true, Ordering::SeqCst);
     let requests = traffic.await.expect("a request to a plain host failed");
     println!("{requests} requests to a plain host meanwhile, all served");
-    assert!(requests > 1_000, "{requests} requests are no traffic");
-    // What the workers hold is what is there.
+    assert!(requests > 1_000, "{requests} requests are too little traffic");
+    // The workers' records are the registry's.
     rig.gateway.remove(sandbox.address);
     let mut client = Client::connect(&sandbox, sandbox.address, PLAIN, Http::Two).await.unwrap();
     assert_eq!(client.get("/removed").await.unwrap().rule.as_deref(), Some("identity.unknown"));

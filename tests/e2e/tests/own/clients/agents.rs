@@ -39,7 +39,7 @@ pub(super) fn codex(world: &World) -> Result<Row, Skipped> {
     assert_credentials(&asked, OPENAI_HOST, 2);
     assert_used_its_tool(&asked);
     refused(world, &sandbox);
-    // It takes one refusal for an answer, and goes on by POST: with another status than 426 it tries seven times.
+    // It accepts one refusal, and continues with POST. With a status other than 426 it retries seven times.
     let address = sandbox.address.to_string();
     let web_sockets = |line: &Value| line["container_ip"] == address.as_str() && line["status"] == 426;
     world.gateway.audit_line("Codex's WebSocket", web_sockets);
@@ -49,14 +49,14 @@ pub(super) fn codex(world: &World) -> Result<Row, Skipped> {
     assert_credentials(&asked, OPENAI_HOST, 2);
     assert_used_its_tool(&asked);
 
-    // With a stub login it goes to chatgpt.com.
+    // With a stub login it uses chatgpt.com.
     let sandbox = world.sandbox();
     let stub = ["--stub-files", sandbox.home.to_str().unwrap(), "--codex-account-id", models::ACCOUNT];
     world.gateway.sandbox_env_with(sandbox.gateway_address, &stub);
     let (printed, asked) = world.runs(sandbox.command(&program).env_remove("OPENAI_API_KEY").args(CODEX_EXEC));
     assert!(printed.contains(LAST), "{printed}");
     assert_credentials(&asked, CHATGPT_HOST, 2);
-    // What it sends there is compressed, so the stand-in sees no tools in it and answers at once.
+    // Its requests there are compressed, so the stand-in sees no tools in them and responds at once.
     assert!(
         asked.iter().any(|asked| asked.head.method == "POST" && asked.path().ends_with("/responses")),
         "{asked:#?}"
@@ -66,7 +66,7 @@ pub(super) fn codex(world: &World) -> Result<Row, Skipped> {
     works(version(&program, "--version", "codex-cli "), needs, "yes: streams, runs its tools")
 }
 
-/// What the tool printed went back to the model.
+/// Checks that the tool's output went back to the model.
 #[track_caller]
 fn assert_used_its_tool(asked: &[Asked]) {
     assert!(asked.iter().any(|asked| String::from_utf8_lossy(&asked.body).contains(PRINTED)), "{asked:#?}");

@@ -9,7 +9,7 @@ use test_support::Finished;
 use test_support::models::{FIRST, LAST};
 use test_support::scripted::Asked;
 
-/// Runs a script with `python`: with none of the variables for trust, and with `trust` alone.
+/// Runs a script with `python`: once without the variables for trust, then with `trust` alone.
 fn streams_by_script(world: &World, python: &str, name: &str, arguments: &[&str], trust: &str) -> (String, Vec<Asked>) {
     let sandbox = world.sandbox();
     let command = || {
@@ -104,7 +104,7 @@ pub(super) fn java(world: &World) -> Result<Row, Skipped> {
     keytool.args(["-importcert", "-noprompt", "-alias", "sallyport", "-storetype", "JKS", "-storepass", "changeit"]);
     keytool.arg("-file").arg(sandbox.home.join("ca.pem")).arg("-keystore").arg(&store);
     Finished::of(&mut keytool).success();
-    // Without it, it reaches the gateway and does not trust it.
+    // Without this variable it reaches the gateway and does not trust it.
     let before = world.scripted.asked().len();
     let finished = Finished::of(sandbox.command("java").arg(script("UseHttpsUrlConnection.java")));
     assert!(finished.code != Some(0) && finished.stderr.contains("PKIX path building failed"), "{finished:?}");

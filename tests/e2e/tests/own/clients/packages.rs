@@ -35,7 +35,7 @@ pub(super) fn uv(world: &World) -> Result<Row, Skipped> {
 }
 
 pub(super) fn cargo(world: &World) -> Result<Row, Skipped> {
-    // Not rustup's, which looks for its toolchains at home.
+    // Not rustup's cargo, which looks for its toolchains in the home directory.
     let cargo = std::env::var("CARGO").expect("cargo sets it");
     let sandbox = world.sandbox();
     let before = world.scripted.asked().len();
@@ -61,7 +61,7 @@ pub(super) fn cargo(world: &World) -> Result<Row, Skipped> {
     works(version(&cargo, "--version", "cargo "), "`CARGO_HTTP_CAINFO`", "yes")
 }
 
-/// What arrived since `before` was for these hosts, for each of them, and had no credential.
+/// Checks that the requests since `before` were for these hosts, for each of them, and without another credential.
 #[track_caller]
 fn assert_hosts(world: &World, before: usize, hosts: &[&str]) {
     let asked = world.scripted.asked().split_off(before);

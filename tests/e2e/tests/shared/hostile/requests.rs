@@ -1,36 +1,14 @@
-//! Ways out of the request that was judged: tunnels, upgrades, headers, paths, methods and credentials.
+//! Ways out of the request that was judged: upgrades and credentials. Those that are one request each, such as odd paths
+//! and methods, are files of tests/corpus/chain.
 
-use super::{PLAIN, REPO, assert_nothing_arrived, assert_refused, connect, get, rig};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use super::{PLAIN, REPO, assert_nothing_arrived, assert_refused, rig};
 use std::time::Duration;
-use test_support::client::{tls, tunnel_to};
+use test_support::client::tls;
 use test_support::raw::ask;
-use test_support::upstream::{self, Visibility};
+use test_support::upstream;
 use test_support::{Http, Rig, TOKEN, secrets};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-
-#[tokio::test]
-async fn a_connect_inside_a_tunnel_is_refused() {
-    let rig = Rig::start();
-    let sandbox = rig.registered(&[REPO]);
-    for target in ["files.example.net:443", "github.com:443", "github.com:80", "127.0.0.1:8081", "example.com:22"] {
-        for http in [Http::One, Http::Two] {
-            let mut client = connect(&sandbox, PLAIN, http).await;
-            // Whoever resets it has refused it, too.
-            if let Ok(answer) = client.connect_inside(target).await {
-                assert!(matches!(answer.status, 400..=499), "{http:?} {target}: {answer:?}");
-            }
-        }
-        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-        let mut cleartext = tunnel_to(&sandbox, sandbox.address, &format!("{PLAIN}:80")).await.unwrap();
-        let answer = ask(&mut cleartext, request.as_bytes()).await.unwrap();
-        assert!(matches!(answer.status, 400..=499), "in cleartext {target}: {answer:?}");
-    }
-    assert_eq!(rig.upstream.connections(), 0);
-    assert_eq!(get(&sandbox, PLAIN, "/after").await.status, 200);
-}
 
 #[tokio::test]
 async fn an_upgrade_to_connect_opens_no_way_for_raw_bytes() {
@@ -134,90 +112,6 @@ async fn nothing_is_sent_behind_an_upgrade_before_the_upstream_agrees() {
         let _end = timeout(Duration::from_secs(1), stream.read(&mut [0; 1])).await;
     }
     assert_nothing_arrived(rig, "/behind-an-upgrade");
-}
-
-#[test]
-fn headers_that_cgi_reads_as_others_never_arrive() {
-    let rig = rig();
-    let sandbox = rig.registered(&[REPO]);
-    // RFC 3875 section 4.1.18: each of these is HTTP_X_FORWARDED_FOR and so on, like the one that the gateway removes.
-    let names =
-        ["X_Forwarded_For", "X_HTTP_Method_Override", "X_Real_IP", "X-Forwarded_Host", "Authorization_", "Coo_kie"];
-    for http in ["--http1.1", "--http2"] {
-        for host in [PLAIN, "api.anthropic.com", "api.github.com"] {
-            for name in names {
-                let path = format!("/repos/acme/app/commits/underscored/{http}/{name}");
-                let forged = format!("{name}: 1.2.3.4");
-                let curled =
-                    sandbox.curl(&[http, "-H", &forged, "-H", "X-Dashed: a_b", &format!("https://{host}{path}")]);
-                let told = format!("{http} {host} {name}: {curled:?}");
-                let arrived = rig.upstream.requests_with(&format!("{host}{path}"));
-                if curled.status == 400 {
-                    assert!(curled.rule().is_some() && arrived.is_empty(), "{told} {arrived:?}");
-                    continue;
-                }
-                assert!(matches!(curled.status, 200 | 404) && arrived.len() == 1, "{told} {arrived:?}");
-                // GitHub's API gets the headers that are known there, and no other.
-                let dashed: &[&[u8]] = if host == "api.github.com" { &[] } else { &[b"a_b"] };
-                assert_eq!(arrived[0].header("x-dashed"), dashed, "{told}");
-                let forged = |name: &str, value: &[u8]| name.contains('_') || value == b"1.2.3.4";
-                assert!(!arrived[0].headers.iter().any(|(name, value)| forged(name, value)), "{told} {arrived:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_path_with_bytes_that_are_not_ascii_gets_no_credential() {
-    let rig = rig();
-    let sandbox = rig.registered(&[REPO]);
-    let cases: [(&str, &[u8]); 5] = [
-        ("api.github.com", b"/repos/acme/app/contents/beyond/\xff\xfe/x"),
-        ("api.github.com", "/repos/acme/app/contents/beyond/é".as_bytes()),
-        ("api.github.com", b"/repos/acme/app/contents/beyond?ref=\xff"),
-        ("github.com", b"/acme/app.git/info/refs?service=git-upload-pack&beyond=\xff\xfe"),
-        ("github.com", b"/acme/app\xff/info/refs?service=git-upload-pack&beyond"),
-    ];
-    for (host, path) in cases {
-        let told = format!("{host}{}", path.escape_ascii());
-        let url = format!("https://{host}/");
-        let args = [OsStr::new("--request-target"), OsStr::from_bytes(path), OsStr::new(&url)];
-        let curled = sandbox.curl(&[&[OsStr::new("--http2")], &args[..]].concat());
-        assert_eq!((curled.status, curled.rule().as_deref()), (403, Some("request.path")), "{told}: {curled:?}");
-        // Envoy's own parser may be the one that refuses it.
-        let curled = sandbox.curl(&[&[OsStr::new("--http1.1")], &args[..]].concat());
-        assert!(matches!(curled.status, 400 | 403) && curled.rule().is_some(), "HTTP/1.1 {told}: {curled:?}");
-    }
-    assert_nothing_arrived(rig, "beyond");
-}
-
-#[test]
-fn git_paths_take_the_methods_that_git_uses_and_no_other() {
-    let rig = Rig::start();
-    rig.upstream.create_repo(REPO, Visibility::Private);
-    let sandbox = rig.registered(&[REPO]);
-    let methods = ["TRACE", "PUT", "DELETE", "OPTIONS", "PROPFIND", "PATCH", "MKCOL", "get"];
-    let services = [
-        ("info/refs?service=git-upload-pack", "POST"),
-        ("info/refs?service=git-receive-pack", "POST"),
-        ("git-upload-pack", "GET"),
-        ("git-receive-pack", "GET"),
-    ];
-    for http in ["--http1.1", "--http2"] {
-        for repo in ["acme/app", "acme/app.git"] {
-            for (service, other) in services {
-                for method in methods.into_iter().chain([other]) {
-                    let curled = sandbox.curl(&[http, "-X", method, &format!("https://github.com/{repo}/{service}")]);
-                    let told = format!("{http} {method} {repo}/{service}: {curled:?}");
-                    assert!(matches!(curled.status, 400 | 403 | 405), "{told}");
-                    assert!(curled.rule().is_some(), "{told}");
-                }
-            }
-        }
-    }
-    assert_nothing_arrived(&rig, "");
-    let refs = "https://github.com/acme/app.git/info/refs?service=git-upload-pack";
-    assert_eq!(sandbox.curl(&["-o", "/dev/null", refs]).status, 200);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What git gives up, hash functions, slow and broken transfers, and other clients than git.
+//! Pushes that git abandons, hash functions, slow and broken transfers, and other clients than git.
 
 use super::{X, assert_push, rig, worktree};
 use serde_json::json;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use test_support::process::{self, Signal};
 use test_support::{Finished, Git, Sandbox, eventually, skip};
 
-/// Pushes that git itself gives up after the first answer: the script before, the push, what git prints.
+/// Pushes that git itself abandons after the first response: the script before, the push, git's output.
 const GIVEN_UP: &[(&str, &str, &str)] = &[
     (
         "first; server config receive.certNonceSeed seed",
@@ -56,7 +56,7 @@ fn a_repository_of_sha256_is_refused_clearly() {
     }
 }
 
-/// Lets `sandbox` send so much and no more; whether this machine can.
+/// Limits the rate of `sandbox`. Returns whether this machine supports it.
 fn slow(sandbox: &Sandbox, rate: &str) -> bool {
     let filter = ["qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "32k", "latency", "1s"];
     let done = Finished::of(sandbox.command("tc").args(filter));
@@ -70,7 +70,7 @@ fn slow(sandbox: &Sandbox, rate: &str) -> bool {
 fn a_push_that_ends_in_the_middle_moves_nothing_and_the_next_one_passes() {
     let sandbox = rig().sandbox();
     let client = &Git::all()[0];
-    // The second is not decided before its end; the first was allowed when it broke.
+    // The second is decided only at its end; the first was allowed when it broke.
     for (before, rule) in [("first; huge", None), ("pushed; git reset -q --hard main; huge", Some("push.unfinished"))] {
         let place = worktree(&sandbox, client, json!({}));
         place.sh(before).success();
@@ -82,7 +82,7 @@ fn a_push_that_ends_in_the_middle_moves_nothing_and_the_next_one_passes() {
         let mut child = place.command().arg(push).stderr(Stdio::null()).spawn().unwrap();
         let some = || place.arrived(&rig().upstream).iter().any(|post| post.body_bytes > 1 << 20).then_some(());
         eventually("a part of the push has arrived", Duration::from_secs(30), some);
-        // `timeout` hands it on to all that it has started.
+        // `timeout` forwards the signal to all processes that it has started.
         process::signal(child.id(), Signal::TERM);
         assert!(!child.wait().unwrap().success());
         let line = place.audit_line(&rig().gateway, |line| line["bytes_up"].as_u64().unwrap() > 1 << 20);
@@ -107,7 +107,7 @@ fn a_slow_upload_passes() {
         }
         let start = Instant::now();
         assert_push(&place, "git push origin sandbox/x", 0, &[]);
-        assert!(start.elapsed() > Duration::from_secs(2), "it was not slow");
+        assert!(start.elapsed() > Duration::from_secs(2), "the push was not slow");
         assert_eq!(place.refs()[X], place.revision("HEAD"));
     }
 }

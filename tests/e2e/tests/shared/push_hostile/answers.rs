@@ -1,4 +1,4 @@
-//! GitHub's answers about refs and comparisons: missing, late or wrong. The trailer of a push waits for them.
+//! GitHub's responses about refs and comparisons: missing, late or wrong. The trailer of a push waits for them.
 
 use super::{BOTH, COULD_PASS, PATIENCE, Place, SOON, TRAILER, Waiting, X, Y, assert_done, assert_reported, rig, two};
 use serde_json::json;
@@ -23,7 +23,7 @@ async fn where_a_ref_is_is_not_the_client_s_to_say() {
         work.deliver(to, name);
     }
     let stale = [
-        // An ancestor, from which the new commit descends, but not where the ref is.
+        // An ancestor from which the new commit descends, but not the ref's current value.
         ("an ancestor", place.body(&[(seed, &aside, X)], &[seed])),
         ("an ancestor, all in the pack", place.body(&[(seed, &aside, X)], &[])),
         ("what the pack itself brings", place.body(&[(&aside, &work.commit(&[&aside], "on"), X)], &[seed])),
@@ -37,7 +37,7 @@ async fn where_a_ref_is_is_not_the_client_s_to_say() {
             let answer = place.push(http, body).await;
             assert_reported(&format!("{http:?} {what}"), &answer, "push.stale");
         }
-        // By the names that were given it is one, and it is refused before anything is known of its history.
+        // The claimed old value is right, so this is a rewind. It is refused before its history is known.
         let answer = place.push(http, &place.body(&[(&tip, &aside, X)], &[seed])).await;
         assert_reported("a rewind", &answer, "push.force");
         let answer = place.push(http, &place.body(&[(&tip, seed, X)], &[seed])).await;
@@ -45,7 +45,7 @@ async fn where_a_ref_is_is_not_the_client_s_to_say() {
     }
     assert_eq!((place.at(X), place.at(Y)), (Some(tip.clone()), Some(tip.clone())));
     assert_eq!(place.at("refs/heads/sandbox/none"), None);
-    // The innocent one of two has its own reason.
+    // The innocent ref of the two has its own reason.
     let answer = place.push(Http::Two, &stale[6].1).await;
     assert!(answer.body.contains(&format!("ng {Y} not pushed, because {X} was refused")), "{answer:?}");
     assert_done("the truth", &place.push(Http::Two, &place.body(&[(&tip, &next, X)], &[&tip])).await, X);
@@ -64,31 +64,31 @@ async fn a_comparison_is_asked_for_once_where_the_pack_does_not_say_it_and_never
     for name in [X, Y] {
         work.deliver(seed, name);
     }
-    // The pack holds none of what lies between.
+    // The pack has none of the commits between the two.
     assert_done("open", &place.push(Http::Two, &place.body(&[(seed, &first, X)], &[&between])).await, X);
     assert_eq!(place.compared(), 1);
     assert_done("the same", &place.push(Http::One, &place.body(&[(seed, &second, Y)], &[&between])).await, Y);
-    assert_eq!(place.compared(), 1, "it is remembered");
+    assert_eq!(place.compared(), 1, "the comparison is cached");
     let third = work.commit(&[&second], "3");
     assert_done("a child", &place.push(Http::Two, &place.body(&[(&second, &third, Y)], &[&second])).await, Y);
-    // All in the pack, what GitHub has among it.
+    // The pack has all commits, those that GitHub has already included.
     let fourth = work.commit(&[&third], "4");
     assert_done("whole", &place.push(Http::Two, &place.body(&[(&third, &fourth, Y)], &[])).await, Y);
-    assert_eq!(place.compared(), 1, "the pack says it");
-    // No: it is asked for each time, and each time refused.
+    assert_eq!(place.compared(), 1, "the pack proves the descent");
+    // A negative result is not cached: each push is compared and refused.
     for asked in 2..4 {
         let body = place.body(&[(&aside, &first, "refs/heads/sandbox/aside")], &[&between]);
         assert_reported("diverged", &place.push(Http::Two, &body).await, "push.force");
         assert_eq!(place.compared(), asked);
     }
-    // Back to where it was, with an empty pack as git sends it.
+    // Back to the old value, with an empty pack as git sends it.
     assert_reported("back", &place.push(Http::Two, &place.body(&[(&fourth, seed, Y)], &[seed])).await, "push.force");
     assert_eq!(place.compared(), 4);
-    // What nobody knows is no ancestor: 404.
+    // An unknown commit is no ancestor: 404.
     let unknown = work.commit(&[seed], "unknown");
     let child = work.commit(&[&unknown], "child");
     let body = place.body(&[(&fourth, &child, Y)], &[&unknown]);
-    assert_reported("nobody knows", &place.push(Http::Two, &body).await, "push.force");
+    assert_reported("an unknown commit", &place.push(Http::Two, &body).await, "push.force");
     assert_eq!((place.at(X), place.at(Y)), (Some(first), Some(fourth)));
     assert_eq!(place.at("refs/heads/sandbox/aside"), Some(aside));
 }
@@ -140,7 +140,7 @@ async fn while_github_cannot_be_asked_nothing_moves_and_the_next_try_works() {
         assert_done(&what, &place.push(Http::Two, &body).await, X);
         assert_eq!(place.at(X), Some(new), "{what}");
     };
-    // Two of them take as long as the gateway waits.
+    // Two of the cases last as long as the gateway's timeout.
     let (held, prompt): (Vec<_>, Vec<_>) = cases.into_iter().enumerate().partition(|(_, case)| case.1 == Api::Held);
     let held = async |at: usize| one(held[at].0, held[at].1).await;
     let prompt = async {
@@ -158,8 +158,8 @@ async fn the_trailer_goes_on_when_the_answer_has_come_and_not_before() {
         if ended {
             waiting.upload.end().await.unwrap();
         }
-        // Nothing more comes, though it could.
-        timeout(Duration::from_millis(300), waiting.upload.hear()).await.expect_err("it is not answered");
+        // No response comes, although it could.
+        timeout(Duration::from_millis(300), waiting.upload.hear()).await.expect_err("no response yet");
         waiting.assert_nothing_moved();
         waiting.release();
         if !ended {
@@ -171,7 +171,8 @@ async fn the_trailer_goes_on_when_the_answer_has_come_and_not_before() {
     }
 }
 
-/// A later stage may hold a request back as well, and when it lets it go Envoy sends all on that has come by then.
+/// A later stage may delay a request as well. When the stage continues, Envoy forwards all bytes that have arrived by
+/// then.
 #[tokio::test]
 async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_its_reason() {
     const SIZE: u64 = 4 << 20;
@@ -180,7 +181,7 @@ async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_
     let new = work.commit_random(&[seed], SIZE);
     let body = place.body(&[(ZERO, &new, X)], &[seed]);
     assert!(body.len() as u64 > SIZE);
-    // Its names are wrong: nothing of it goes on.
+    // Its ref name is refused, so none of its bytes are forwarded.
     let wrong = place.body(&[(seed, &new, "refs/heads/main")], &[seed]);
     assert_reported("by its name", &place.push(Http::Two, &wrong).await, "push.protected");
     assert_eq!(place.bytes(), 0);
@@ -189,8 +190,8 @@ async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_
     rig().upstream.set_api(&api, Some(Api::Held));
     let all_but = body.len() as u64 - TRAILER;
     let held = async {
-        // With the trailer waits what came to the filter together with it, which is no more than Envoy's buffer.
-        eventually_async("all but the end has gone on", SOON, async || match place.bytes() {
+        // The bytes that came to the filter together with the trailer wait, too: at most Envoy's buffer.
+        eventually_async("all but the end was forwarded", SOON, async || match place.bytes() {
             came if (all_but - (1 << 20)..=all_but).contains(&came) => Ok(()),
             came => Err(came),
         })
@@ -202,7 +203,7 @@ async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_
     assert_done("when it is allowed", &answer, X);
     assert_eq!(place.at(X), Some(new));
 
-    // What is refused while it flows is dropped to its end and told.
+    // A push that is refused while it flows is dropped to its end, and then gets its report.
     let (before, tip) = (place.bytes(), work.commit(&[seed], "tip"));
     work.deliver(&tip, X);
     let aside = work.commit_random(&[seed], SIZE);
@@ -223,7 +224,7 @@ async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
         let old = if refused { &aside } else { seed };
         work.deliver(&between, "refs/heads/other");
         work.deliver(old, X);
-        // Both workers know who this is.
+        // Afterwards both workers know the container.
         for _ in 0..8 {
             assert_eq!(place.push(Http::Two, b"0000").await.status, 200);
         }
@@ -235,7 +236,7 @@ async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
         let fields = two("POST", &path, &[("content-type", CONTENT_TYPE)]);
         let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::Two).await.unwrap();
         rig.gateway.signal(Signal::STOP);
-        eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+        eventually("the control plane is stopped", SOON, || stopped(rig.gateway.pid()).then_some(()));
         let pieces: [&[u8]; 3] = [&body[..100], &body[100..], b""];
         let read = Notify::new();
         let asked = h2::ask_in_pieces_with(&mut stream, &fields, &pieces, async |piece| {
@@ -246,7 +247,7 @@ async fn a_push_that_ends_while_a_later_stage_waits_is_held_as_well() {
         let released = async {
             timeout(SOON, read.notified()).await.expect("the gateway reads all of the push");
             rig.gateway.signal(Signal::CONT);
-            eventually_async("the comparison is asked for", SOON, async || match place.compared() {
+            eventually_async("the comparison is requested", SOON, async || match place.compared() {
                 0 => Err(()),
                 _ => Ok(()),
             })

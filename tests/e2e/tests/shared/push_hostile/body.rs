@@ -9,7 +9,7 @@ use test_support::raw::{self, h2};
 use test_support::upstream::{HOSTS, git};
 use test_support::{Http, Rig};
 
-/// A body that has been cut up for HTTP/1.1.
+/// A body in chunks of HTTP/1.1.
 fn chunked(head: &str, pieces: &[&[u8]], end: &[u8]) -> Vec<u8> {
     let mut bytes = head.as_bytes().to_vec();
     for piece in pieces {
@@ -54,14 +54,14 @@ async fn a_push_without_a_body_is_answered() {
     for http in BOTH {
         assert_refused("length 0", &place.push(http, b"").await, 403, "push.malformed");
     }
-    // Neither a length nor a coding, which is no body (RFC 9112 section 6.3), and a body of no chunk.
+    // Without a length and a coding, which means no body (RFC 9112 section 6.3), and a body without chunks.
     let head = format!("POST {} HTTP/1.1\r\nHost: github.com\r\nContent-Type: {CONTENT_TYPE}\r\n", place.path());
     for rest in ["\r\n", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
         let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::One).await.unwrap();
         let answer = raw::ask(&mut stream, format!("{head}{rest}").as_bytes()).await.unwrap();
         assert_refused(rest, &answer, 403, "push.malformed");
     }
-    // Headers, and then an end that is a frame of its own.
+    // Headers, then the end of the stream in a separate frame.
     let path = place.path();
     let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::Two).await.unwrap();
     let fields = two("POST", &path, &[("content-type", CONTENT_TYPE)]);
@@ -80,14 +80,14 @@ async fn a_push_with_trailers_moves_nothing_or_is_whole_without_them() {
     let request = h2::Request { fields: &fields, body: &body, trailers: &[(b"x-checksum", b"1")] };
     let answer = h2::ask(&mut stream, request).await.unwrap().answer();
     assert_reported("over HTTP/2", &answer, "push.malformed");
-    // And where nothing but trailers comes.
+    // Trailers alone, without a body.
     let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::Two).await.unwrap();
     let request = h2::Request { body: b"", ..request };
     let answer = h2::ask(&mut stream, request).await.unwrap().answer();
     assert_refused("over HTTP/2 without a body", &answer, 403, "push.malformed");
     assert!(place.bytes() + TRAILER <= body.len() as u64, "{:?}", place.arrived());
     assert_eq!(place.at(X), None);
-    // Envoy drops those of HTTP/1.1 on their way in.
+    // Envoy drops trailers of HTTP/1.1.
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: github.com\r\nContent-Type: {CONTENT_TYPE}\r\nTransfer-Encoding: chunked\r\n\
          Trailer: x-checksum\r\n\r\n"
@@ -146,7 +146,7 @@ async fn what_comes_after_a_push_is_refused_with_it() {
         for (what, bytes) in &cases {
             assert_reported(&format!("{http:?} {what}"), &place.push(http, bytes).await, "push.malformed");
         }
-        // The trailer less one byte, and what is no pack.
+        // The trailer less one byte, and bytes that are no pack.
         let short = place.push(http, &body[..body.len() - 1]).await;
         assert_reported("a byte is missing", &short, "push.malformed");
         for other in [&b"PACX"[..], b"PACK", b"PACK\0\0\0\x03\0\0\0\0", b"x"] {
@@ -157,7 +157,7 @@ async fn what_comes_after_a_push_is_refused_with_it() {
     }
     assert!(place.arrived().iter().all(|push| push.body_bytes + TRAILER <= body.len() as u64), "{:?}", place.arrived());
     assert_eq!((place.at(X), place.at(Y)), (None, None));
-    // What is right is right, on the same connection.
+    // A valid push passes on the same connection.
     let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::One).await.unwrap();
     let ask = |body: &[u8]| one("POST", &place.path(), &[("content-type", CONTENT_TYPE)], body);
     assert_reported("first", &raw::ask(&mut stream, &ask(&cases[0].1)).await.unwrap(), "push.malformed");
@@ -189,7 +189,7 @@ async fn requests_behind_each_other_on_one_connection_are_judged_each_by_itself(
     let (one, two) = hear([request(&bad), request(&protected)].concat()).await;
     assert_reported("two refusals", &one, "push.branch");
     assert_reported("two refusals", &two, "push.protected");
-    // A whole request within the body of one that is refused is its body.
+    // A whole request within the body of a refused request is only body.
     let inner = request(&good(&first, "refs/heads/sandbox/inner"));
     let (refused, probe) = hear([request(&[&bad[..], &inner].concat()), request(b"0000")].concat()).await;
     assert_reported("a request in a body", &refused, "push.branch");
@@ -219,7 +219,7 @@ async fn a_push_in_pieces_of_one_byte_is_the_push() {
     assert_done("over HTTP/1.1", &upload.hear().await.unwrap(), Y);
     assert_eq!((place.at(X), place.at(Y)), (Some(first), Some(second.clone())));
 
-    // Refused, whatever the pieces are, and nothing of it goes on.
+    // A refused push in pieces: none of its bytes are forwarded.
     let before = place.arrived().len();
     let body = place.body(&[(&place.seed, &second, "refs/heads/main")], &[&place.seed]);
     let pieces: Vec<&[u8]> = body.chunks(1).collect();
@@ -238,7 +238,7 @@ async fn a_push_cut_in_two_anywhere_is_the_push() {
     let pack = place.work.pack(&[&new], &[&place.seed]);
     let name = |number: usize| format!("refs/heads/sandbox/cut-{number:04}");
     let length = list(&[(ZERO, &new, &name(0))]).len() + pack.len();
-    // Each a branch of its own; every place in the list, and those around the trailer.
+    // Each on its own branch: cuts at every place in the list, and around the trailer.
     let list_end = length - pack.len() + 16;
     let cuts: BTreeSet<usize> = (1..list_end).chain(length - 24..length).collect();
     for cut in &cuts {
@@ -269,13 +269,13 @@ async fn a_push_that_only_deletes_has_nothing_behind_its_list() {
             assert_reported(&format!("{http:?} {}", more.escape_ascii()), &answer, "push.malformed");
         }
     }
-    // In two writes, so that the list is whole for a while.
+    // In two writes, so that the list is complete for a moment.
     let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
     upload.send(&delete).await.unwrap();
     upload.send(b"x").await.unwrap();
     upload.end().await.unwrap();
     assert_reported("in two writes", &upload.hear().await.unwrap(), "push.malformed");
-    // One that is never ended does nothing.
+    // A push without an end has no effect.
     let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
     upload.send(&delete).await.unwrap();
     drop(upload);
@@ -287,7 +287,7 @@ async fn a_push_that_only_deletes_has_nothing_behind_its_list() {
     }
     let protected = list(&[(&place.seed, ZERO, "refs/heads/main")]);
     assert_reported("main", &place.push(Http::Two, &protected).await, "push.protected");
-    // What deletes is what has the new name of zeros, whatever stands for the old one.
+    // A new name of zeros makes an update a deletion, whatever its old name is.
     assert_reported(
         "0 to 0",
         &place.push(Http::Two, &list(&[(ZERO, ZERO, "refs/heads/main")])).await,
@@ -356,7 +356,7 @@ async fn no_other_method_and_no_other_spelling_of_the_url_reaches_git() {
                     h2::ask(&mut stream, request).await.ok().map(|heard| heard.answer())
                 }
             };
-            // A fragment and a control byte are none of HTTP's, and Envoy may end the stream over them.
+            // HTTP allows neither a fragment nor a control byte, and Envoy may end the stream over them.
             let refused = answer.as_ref().is_none_or(|answer| matches!(answer.status, 0 | 400 | 403 | 404 | 405));
             if !refused {
                 wrong.push(format!("{http:?} {method} {path}: {answer:?}"));
@@ -366,7 +366,7 @@ async fn no_other_method_and_no_other_spelling_of_the_url_reaches_git() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(place.arrived().is_empty(), "{:?}", place.arrived());
     assert_eq!(place.at(X), None);
-    // These are the same to GitHub, and to git's own URLs.
+    // GitHub accepts both spellings, and git's own URLs have both.
     for (number, path) in [format!("/{repo}/git-receive-pack"), place.path()].iter().enumerate() {
         let name = format!("refs/heads/sandbox/{number}");
         let new = place.work.commit(&[&place.seed], &name);

@@ -1,4 +1,4 @@
-//! Changes while a push is under way: of refs, records, policy, filter and control plane, and clients that leave.
+//! Changes while a push is under way, of refs, records, policy, filter and control plane, and clients that leave.
 
 use super::{BOTH, PATIENCE, Place, SOON, TRAILER, Waiting, X, Y, assert_done, assert_refused, assert_reported, rig};
 use serde_json::json;
@@ -20,23 +20,23 @@ async fn a_ref_that_moves_meanwhile_stays_where_it_was_moved() {
     let (new, theirs) = (work.commit(&[&between], "new"), work.commit(&[seed], "theirs"));
     work.deliver(&between, "refs/heads/other");
     work.deliver(seed, X);
-    // The gateway has seen where it is, and waits for the comparison.
+    // The gateway has read the ref, and waits for the comparison.
     let compare = format!("{}/compare/", place.repo);
     rig().upstream.set_api(&compare, Some(Api::Held));
     let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
     upload.send(&place.body(&[(seed, &new, X)], &[&between])).await.unwrap();
     upload.end().await.unwrap();
-    eventually("the comparison is asked for", SOON, || (place.compared() == 1).then_some(()));
+    eventually("the comparison is requested", SOON, || (place.compared() == 1).then_some(()));
     work.deliver(&theirs, X);
     rig().upstream.set_api(&compare, None);
     let answer = upload.hear().await.unwrap();
     assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{answer:?}");
     assert!(answer.body.contains(&format!("ng {X}")), "git's own refusal: {answer:?}");
     assert_eq!(place.at(X), Some(theirs.clone()));
-    // And now it is known.
+    // Now the gateway knows the new value.
     let again = place.push(Http::Two, &place.body(&[(seed, &new, X)], &[&between])).await;
     assert_reported("again", &again, "push.stale");
-    assert!(again.body.contains(&theirs), "it says where it is: {again:?}");
+    assert!(again.body.contains(&theirs), "the refusal names the current value: {again:?}");
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_client_that_leaves_moves_nothing() {
     }
 }
 
-/// The most pushes of one container that a worker inspects at a time.
+/// The limit of pushes of one container that a worker inspects at a time.
 const PUSHES: usize = 4;
 
 #[tokio::test]
@@ -77,8 +77,8 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
         let (most, rest) = body.split_at(body.len() - 30);
         upload.send(most).await.unwrap();
         uploads.push((upload, rest.to_vec(), name));
-        // In order: what comes before the fourth is under way would take its place.
-        eventually("it is under way", SOON, || (place.arrived().len() == uploads.len()).then_some(()));
+        // In order: another push before the fourth is under way would take its place.
+        eventually("the push is under way", SOON, || (place.arrived().len() == uploads.len()).then_some(()));
     }
     assert_eq!(uploads.len(), PUSHES);
     for http in BOTH {
@@ -86,27 +86,27 @@ async fn a_container_has_four_pushes_under_way_and_not_one_more() {
         assert_refused("the fifth", &answer, 429, "limit.pushes");
         assert!(answer.body.contains("try again"), "{answer:?}");
     }
-    // Whole repositories are still read, and their refs; another container isn't concerned.
+    // Clones and reads of refs still work, and another container is unaffected.
     place.sandbox.git(&place.sandbox.home, &["clone", "-q", &format!("https://github.com/{}", place.repo)]).success();
     let (_, others) = other.new_branch("beside");
     assert_done("another container's", &other.push(Http::Two, &others).await, X);
     assert_eq!(place.arrived().len(), PUSHES);
-    // One leaves.
+    // One client leaves.
     drop(uploads.pop());
-    eventually_async("its place is free", SOON, async || {
+    eventually_async("the place of the push is free", SOON, async || {
         let answer = place.push(Http::Two, &body).await;
         if answer.rule.is_none() && answer.status == 200 { Ok(()) } else { Err(answer) }
     })
     .await;
     assert_eq!(place.at(X), Some(new.clone()));
-    // One is refused: free as soon as it is answered.
+    // One push is refused: its place is free with the response.
     let mut fourth = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
     fourth.send(b"zzzz").await.unwrap();
     fourth.end().await.unwrap();
     assert_refused("nonsense", &fourth.hear().await.unwrap(), 403, "push.malformed");
     let answer = place.push(Http::Two, b"0000").await;
     assert_eq!((answer.status, answer.rule), (200, None));
-    // The other three are none the worse.
+    // The other three pushes are unaffected.
     for (mut upload, rest, name) in uploads {
         upload.send(&rest).await.unwrap();
         upload.end().await.unwrap();
@@ -120,7 +120,7 @@ async fn while_the_control_plane_stands_still_a_push_is_refused_in_time_and_the_
     let rig = Rig::start();
     let mut waiting = Waiting::begin(&rig, "stopped").await;
     rig.gateway.signal(Signal::STOP);
-    eventually("the control plane stands still", SOON, || stopped(rig.gateway.pid()).then_some(()));
+    eventually("the control plane is stopped", SOON, || stopped(rig.gateway.pid()).then_some(()));
     let begun = Instant::now();
     waiting.upload.end().await.unwrap();
     let answer = waiting.upload.hear().await;
@@ -157,7 +157,7 @@ async fn when_the_control_plane_is_killed_a_push_is_refused_at_once_and_the_next
         println!("refused after {:?}", begun.elapsed());
         assert_reported("killed", &answer, "push.unconfirmed");
         waiting.assert_nothing_moved();
-        // While it is away nothing can be pushed.
+        // Without the control plane no push passes.
         let answer = waiting.place.push(Http::Two, &waiting.body).await;
         assert!(answer.rule.is_some() || answer.status == 503, "{answer:?}");
         waiting.assert_nothing_moved();
@@ -222,7 +222,7 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
         let reloads = in_force();
         filters.exchange(number);
         let begun = Instant::now();
-        // Over all of the exchange, and a little beyond it.
+        // During the whole exchange, and a little beyond it.
         let mut since = None;
         while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(300)) {
             assert!(begun.elapsed() < SOON, "Envoy runs the new code");
@@ -242,7 +242,7 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
         waiting.assert_nothing_moved();
         waiting.release();
         waiting.upload.end().await.unwrap();
-        assert_done("what began before", &waiting.upload.hear().await.unwrap(), X);
+        assert_done("a push from before", &waiting.upload.hear().await.unwrap(), X);
         assert_eq!(waiting.place.at(X).as_ref(), Some(&waiting.new));
     }
     println!("{pushes} refused pushes over 5 exchanges");

@@ -1,4 +1,4 @@
-//! Servers that answer early, wrongly or not at all, and lists of refs that no git server sends.
+//! Servers that respond early, wrongly or not at all, and lists of refs that no git server sends.
 
 use super::{
     BOTH, COULD_PASS, Place, TRAILER, X, ZERO, assert_done, assert_refused, assert_reported, one, rig, success, two,
@@ -30,22 +30,22 @@ async fn a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard() {
         rig.upstream.set_git(&place.path(), Some(result(1, success(X), end)));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body).await.unwrap();
-        // The body is never ended, and the answer to the question never comes: Envoy takes no more of the one when the
-        // server has said all, and nobody shall wait for the other.
+        // The body never ends, and GitHub's response never comes. Envoy reads no more of the body when the server's
+        // response is complete, and the client must not wait for GitHub.
         let begun = Instant::now();
         let answer = upload.hear().await;
         assert!(begun.elapsed() < Duration::from_secs(8), "after {:?}: {answer:?}", begun.elapsed());
         match (end, answer) {
             (End::Broken, Err(_)) => {}
             (End::Broken, Ok(answer)) if answer.status == 503 => {
-                assert_refused("it broke", &answer, 503, "upstream.unreachable");
+                assert_refused("a broken response", &answer, 503, "upstream.unreachable");
             }
             (_, answer) => assert_reported(&format!("{end:?}"), &answer.unwrap(), "push.unfinished"),
         }
         rig.upstream.set_api(&api, None);
         assert!(place.bytes() + TRAILER <= body.len() as u64, "{end:?}");
         assert_eq!(place.at(X), None, "{end:?}");
-        // It holds no place among the pushes that are under way.
+        // It holds no place among the pushes under way.
         rig.upstream.set_git(&place.path(), None);
         assert_done(&format!("{end:?}"), &place.push(Http::Two, &body).await, X);
     }
@@ -59,7 +59,7 @@ async fn a_refused_push_is_told_by_us_whatever_the_server_has_said() {
         let (tip, body) = place.overtaken();
         let api = format!("{}/git/ref/", place.repo);
         rig.upstream.set_api(&api, Some(Api::Held));
-        // With all that it gets, so that its answer comes as late as it can.
+        // The server responds after all bytes that it gets, as late as possible.
         rig.upstream.set_git(&place.path(), Some(result(body.len() as u64 - TRAILER, success(X), end)));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body).await.unwrap();
@@ -84,15 +84,15 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
         rig.upstream.set_git(&place.path(), Some(Prank { after: u64::MAX, ..prank.clone() }));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body[..body.len() - 10]).await.unwrap();
-        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("GitHub is asked");
+        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the push waits for GitHub");
         assert!(place.bytes() > 0, "the server has the push's beginning");
         rig.upstream.set_api(&api, None);
         timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the rest is dropped first");
         rig.upstream.set_git(&place.path(), Some(prank.clone()));
-        // It has ended the stream, so nothing more comes of the push.
+        // The server has ended the stream, so no more of the push arrives.
         let (what, answer) = (format!("{prank:?}"), upload.hear().await.unwrap());
         match prank.status {
-            // Envoy says that itself, and nobody waits for ever.
+            // This is Envoy's own response, so the client does not wait forever.
             0 => assert_refused(&what, &answer, 503, "upstream.unreachable"),
             _ => assert_reported(&what, &answer, "push.stale"),
         }
@@ -107,7 +107,7 @@ async fn a_success_that_came_early_is_told_when_the_push_is_allowed() {
         let api = format!("{}/git/ref/", place.repo);
         rig().upstream.set_api(&api, Some(Api::Held));
         let (_, body) = place.new_branch("early");
-        // git itself begins its answer early, and ends it when it has all.
+        // git itself begins its response early, and ends it after the whole push.
         rig().upstream.set_git(&place.path(), Some(result(1, success(X), End::Late)));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body).await.unwrap();
@@ -136,7 +136,7 @@ enum Framing {
 #[derive(Clone, Copy, Debug)]
 struct Late {
     framing: Framing,
-    /// The bytes that are left when the rest has come.
+    /// The number of last bytes that are sent separately.
     left: usize,
     /// The end of the body comes by itself, after the last byte.
     apart: bool,
@@ -171,7 +171,8 @@ impl Late {
         // git http-backend responds as soon as it has the list, and nothing outside Envoy shows that response.
         let pause = async |number: usize| {
             if self.paused && number != last {
-                holds_async("an incomplete push moves nothing", COULD_PASS, || place.at(name) == before).await;
+                let unmoved = || self.left == 0 || place.at(name) == before;
+                holds_async("an incomplete push moves nothing", COULD_PASS, unmoved).await;
             }
         };
         match self.framing {
@@ -293,7 +294,7 @@ async fn what_is_no_list_of_refs_is_told_as_such_and_git_prints_it() {
     };
     clone("work").success();
     let target = format!("/{}.git/{REFS}", place.repo);
-    // What git asks for has no suffix if its URL has none.
+    // git's request has no suffix if its URL has none.
     let bare_target = format!("/{}/{REFS}", place.repo);
     let good = {
         let mut stream = tls(&place.sandbox, place.sandbox.address, "github.com", Http::One).await.unwrap();
@@ -339,7 +340,7 @@ async fn what_is_no_list_of_refs_is_told_as_such_and_git_prints_it() {
         assert_ne!(pushed.code, Some(0), "{what}: {pushed:?}");
         assert!(pushed.stderr.contains("push.advertisement"), "{what}: {pushed:?}");
     }
-    // What is no 200 is the server's own business.
+    // The gateway forwards statuses other than 200.
     let redirect = Prank {
         status: 301,
         headers: vec![("location", format!("https://github.com/acme/other.git/{REFS}"))],
@@ -351,7 +352,7 @@ async fn what_is_no_list_of_refs_is_told_as_such_and_git_prints_it() {
     assert_eq!(place.send(Http::Two, "GET", &target, &[], b"").await.status, 301);
     let pushed = place.sandbox.git(&place.sandbox.home.join("work"), &["push", "origin", "HEAD:sandbox/x"]);
     assert_ne!(pushed.code, Some(0), "{pushed:?}");
-    assert!(pushed.stderr.contains("github.repo"), "where it leads is judged by itself: {pushed:?}");
+    assert!(pushed.stderr.contains("github.repo"), "the redirect's target has its own verdict: {pushed:?}");
     for target in [&target, &bare_target] {
         rig.upstream.set_git(target, None);
     }
@@ -375,7 +376,7 @@ async fn a_list_of_refs_is_handed_on_with_two_capabilities_changed() {
             assert_eq!(answer.body.contains("version 1"), version, "{what}");
         }
     }
-    // git takes it, and says of itself that nothing can be signed.
+    // git accepts the list, and reports itself that it can't sign the push.
     let run = |args: &[&str]| place.sandbox.git(&place.sandbox.home.join("work"), args);
     place
         .sandbox
@@ -387,7 +388,7 @@ async fn a_list_of_refs_is_handed_on_with_two_capabilities_changed() {
     }
     let signed = run(&["push", "--signed=true", "origin", "HEAD:sandbox/signed"]);
     assert!(signed.stderr.contains("does not support --signed push"), "{signed:?}");
-    // Who does it nevertheless is refused by name.
+    // A signed push is refused with its own rule nevertheless.
     let cert = [pkt(format!("push-cert\0{CAPABILITIES}").as_bytes()), b"0000".to_vec()].concat();
     assert_refused("a certificate", &place.push(Http::Two, &cert).await, 403, "push.signed");
     assert_eq!(place.at("refs/heads/sandbox/signed"), None);
