@@ -176,7 +176,7 @@ pub(super) mod tests {
         serde_json::from_value(record).unwrap()
     }
 
-    /// What is printed of `request`, a method and a URL.
+    /// The printed verdict on `request`, a method and a URL.
     fn printed(
         chain: &Chain,
         container: &Container,

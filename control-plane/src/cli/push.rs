@@ -232,7 +232,7 @@ mod tests {
         [head.as_bytes(), &[0, 0, 0, 2, 0, 0, 0, 0], &[7; 20]].concat()
     }
 
-    /// What is printed of the push `body` to `repo` under `policy`.
+    /// The printed verdict on the push `body` to `repo` under `policy`.
     fn printed(policy: &str, record: Value, repo: &str, body: &mut impl Read, answer: Option<Answer>) -> Value {
         let headers = [("content-type".to_owned(), push::CONTENT_TYPE.to_vec())];
         let chain = chain(policy, &["GITHUB_TOKEN"]);

@@ -3,6 +3,8 @@
 //!
 //! `SALLYPORT_WRITE_DOCS=1 cargo test -p policy --test refusals` writes docs/refusals.md.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use policy::{Effect, Reached, Rule, Stage};
