@@ -55,7 +55,7 @@ clean: ## Remove built and downloaded files
 	cargo clean
 
 program:
-	cargo build --release $(LOCKED) -p control-plane
+	env -u MAKEFLAGS cargo build --release $(LOCKED) -p control-plane
 
 filters:
 	@filters/build.sh
@@ -76,7 +76,7 @@ clippy:
 built: build filters-panic envoy
 
 tests-built:
-	$(LINTED) cargo test $(LOCKED) --workspace --all-targets --no-run
+	$(LINTED) env -u MAKEFLAGS cargo test $(LOCKED) --workspace --all-targets --no-run
 
 unit:
 	$(LINTED) cargo test $(LOCKED) --workspace --exclude e2e --no-fail-fast $(TEST_ARGS)

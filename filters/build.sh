@@ -11,6 +11,8 @@
 # The script never removes a package, never changes a toolchain except to add that target, and never falls
 # back to an older file when a build fails.
 set -euo pipefail
+# Cargo has its own jobs: the descriptors of a parallel make are closed here.
+unset MAKEFLAGS
 
 readonly target=wasm32-wasip1
 readonly packages=(rustc-web rust-web-src wasi-libc)

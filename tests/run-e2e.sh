@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Runs the end-to-end tests, each module in namespaces of its own (tests/support/in-netns.sh). The modules of the
-# binaries `shared` and `own` run several at once, those of `alone` one after the other behind them.
+# Runs the end-to-end tests, each module in its own namespaces (tests/support/in-netns.sh). The modules of the binaries
+# `shared` and `own` run in parallel. The modules of `alone` run one by one afterwards.
 #
-#   tests/run-e2e.sh                                   all of them
+#   tests/run-e2e.sh                                   all modules
 #   tests/run-e2e.sh --test spoofing                   one module; more than one `--test` is possible
-#   tests/run-e2e.sh --test spoofing -- forwarded      tests with that word in their name
-#   tests/run-e2e.sh -- --include-ignored              what follows `--` goes to each test binary
+#   tests/run-e2e.sh --test spoofing -- forwarded      tests with this word in their name
+#   tests/run-e2e.sh -- --include-ignored              arguments after `--` go to each test binary
 #
-# The output of one module alone comes as it is printed; that of several comes whole when each has ended, and stays in
-# target/e2e/MODULE.log.
+# The output of a single module appears at once. With several modules, the output of each appears when the module ends,
+# and stays in target/e2e/MODULE.log.
 #
-# ENVOY_BIN      Envoy; otherwise what envoy/install.sh names, otherwise `envoy` on PATH
-# SALLYPORT_BIN  the gateway; otherwise target/release/sallyport
-# SALLYPORT_FILTERS  the directory of its filters; otherwise target/filters
-# SALLYPORT_JOBS     modules at once; otherwise one and a half for each core
+# ENVOY_BIN          Envoy; by default the path that envoy/install.sh prints, or else `envoy` on PATH
+# SALLYPORT_BIN      the gateway; by default target/release/sallyport
+# SALLYPORT_FILTERS  the directory of its filters; by default target/filters
+# SALLYPORT_JOBS     the number of parallel modules; by default 1.5 for each core
 # SALLYPORT_KEEP=1   keep logs and state also of tests that pass
 set -euo pipefail
-# Bash reads the braces whole, so an edit of this file does not change a run.
+# Bash reads the whole block in braces first, so an edit of this file does not change a run.
 {
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -38,7 +38,7 @@ skip_all() {
     for file in tests/e2e/tests/{shared,own,alone}/*.rs; do
         [[ $file == */main.rs ]] || echo "skipped: end-to-end tests $(basename "$file" .rs): $1"
     done
-    # A machine of our own that cannot run them is a fault, not a circumstance.
+    # In CI, a machine that cannot run the tests is a failure.
     [[ ${CI:-} != true ]] || exit 1
     exit 0
 }
@@ -62,27 +62,27 @@ if [[ -z "${ENVOY_BIN:-}" ]]; then ENVOY_BIN=$(command -v envoy || true); fi
 [[ -x "${ENVOY_BIN:-}" ]] || { echo "no Envoy: set ENVOY_BIN or run 'make build' first" >&2; exit 2; }
 export ENVOY_BIN
 
-# Another gh than the machine's, for the tests of gh.
+# A newer gh than the machine's, for the tests of gh.
 NEWER_GH=$(tests/support/newer-gh.sh || true)
 export NEWER_GH
 
-# Other clients than git, for the tests of push.
+# Git clients other than git itself, for the tests of push.
 GIT_CLIENTS=$(tests/support/git-clients.sh 2>/dev/null || true)
 export GIT_CLIENTS
 
-# Clients of the model APIs and of registries, for the module `clients`. The large ones only where they are there, or
-# all are wanted.
+# Clients of the model APIs and of registries, for the module `clients`. Large clients are used only if they are
+# installed, or if SALLYPORT_ALL_CLIENTS is 1.
 all=()
 if [[ ${SALLYPORT_ALL_CLIENTS:-} == 1 ]]; then all=(--all); fi
 SDK_CLIENTS=$(tests/support/sdk-clients.sh "${all[@]}" || true)
 export SDK_CLIENTS
 
-# As cargo sets it for a test: the program itself, not rustup's.
+# CARGO as cargo sets it for a test: the program itself, not the proxy of rustup.
 CARGO=$(rustc --print sysroot)/bin/cargo
 [[ -x $CARGO ]] || CARGO=$(command -v cargo)
 export CARGO
 
-# Tests name here what they could not do on this machine; libtest hides the output of tests that pass.
+# Tests write skipped parts into this file, because libtest hides the output of tests that pass.
 SALLYPORT_SKIPPED=$(mktemp)
 export SALLYPORT_SKIPPED
 messages=$(mktemp)
@@ -95,7 +95,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# With the features of the whole workspace, so that nothing is built that `make unit` has not built already.
+# With the features of the whole workspace, so that cargo reuses all crates that `make unit` has built.
 build=(cargo test --no-run --workspace --message-format json-render-diagnostics)
 if [[ ${CI:-} == true ]]; then build+=(--locked); fi
 for file in tests/e2e/tests/*/main.rs; do build+=(--test "$(basename "$(dirname "$file")")"); done
@@ -103,7 +103,7 @@ for file in tests/e2e/tests/*/main.rs; do build+=(--test "$(basename "$(dirname 
 # The tests do not need the build's own variables.
 unset RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS
 
-# Which tests of which module of which binary there are, as `--list` names them under the given arguments.
+# The binary and the tests of each module, as `--list` prints them for the given arguments.
 declare -A binary_of=() tests_of=()
 shared=() alone=()
 while IFS=$'\t' read -r name binary; do
@@ -122,7 +122,7 @@ done < <(sed -n 's/.*"kind":\["test"\].*"name":"\(shared\|own\|alone\)".*"execut
 
 for module in "${wanted[@]}"; do
     if [[ ! -e $(compgen -G "tests/e2e/tests/*/$module.rs") ]]; then
-        echo "there is no module '$module' in tests/e2e/tests" >&2
+        echo "no module '$module' in tests/e2e/tests" >&2
         exit 2
     fi
 done
@@ -136,11 +136,11 @@ if ((${#wanted[@]})); then
     done
 fi
 
-# Runs one module's tests, by their whole names. `--list` has already applied the words among the arguments.
+# Runs one module's tests by their full names. `--list` has already applied the words among the arguments.
 run() {
     local tests
     read -ra tests <<<"${tests_of[$1]}"
-    # Where cargo runs tests.
+    # The directory in which cargo runs tests.
     cd tests/e2e
     "$runner" "${binary_of[$1]}" --exact "${tests[@]}" "${arguments[@]}" </dev/null
 }
@@ -164,7 +164,7 @@ else
         done | sort -rn | cut -d' ' -f2
     }
 
-    # Waits for one of the jobs to end, and prints what it said.
+    # Waits until one of the jobs ends, and prints its output.
     reap() {
         local job status=0 module wall user system
         wait -n -p job "${!job_of[@]}" || status=$?
@@ -181,18 +181,18 @@ else
         fi
     }
 
-    # Runs the modules that follow, so many at once.
+    # run_all NUMBER MODULE…: runs the modules, at most NUMBER in parallel.
     run_all() {
         local most=$1 module
         shift
         for module in "$@"; do
             while ((${#job_of[@]} >= most)); do reap; done
-            # A process group for each, which is what an interrupt has to end.
+            # Each job has a process group, which an interrupt ends.
             set -m
             {
                 begun=$EPOCHSECONDS status=0
                 (run "$module") >"$logs/$module.log" 2>&1 || status=$?
-                # Its last line is what all that the job has waited for took of the processors.
+                # The last line of `times` is the processor time of all processes that the job has waited for.
                 times >"$logs/$module.seconds"
                 sed -i '1d; s/^/'"$((EPOCHSECONDS - begun))"' /' "$logs/$module.seconds"
                 exit "$status"

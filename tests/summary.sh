@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# tests/summary.sh COMMAND…: runs it, shows its output as it comes, and closes with what was skipped, why,
-# and one line: `N passed, N failed` (`, N skipped` if any), summed over every cargo test run in it.
+# tests/summary.sh COMMAND…: runs the command and shows its output at once. At the end the script prints the skipped
+# tests with their reasons, and one line: `N passed, N failed` (`, N skipped` if any), the sums over all test runs.
 #
-# Skipped are the tests that cargo reports as ignored, and every line of the output that starts with
-# `skipped: `. It never turns a failure into a success: it fails if the command failed, if a test failed, or
-# if no test ran. A command that failed though no test did (format, lint, build) counts as one failure.
+# A test is skipped if cargo reports it as ignored, or if a line of the output starts with `skipped: `. The script fails
+# if the command failed, if a test failed, or if no test ran. If the command failed without a failed test (format, lint,
+# build), the script counts one failure.
 set -euo pipefail
 
 log=$(mktemp)

@@ -389,7 +389,7 @@ def main():
         processes.end()
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print_table(results)
-    print(f"All of it, round by round: {RESULTS.name} in target/bench.")
+    print(f"All results by round: {RESULTS.name} in target/bench.")
     return 0
 
 

@@ -8,8 +8,8 @@
 #
 #   tests/docker/smoke.sh
 #
-# ENVOY_BIN         Envoy; otherwise what envoy/install.sh names
-# SALLYPORT_KEEP=1  leave everything running, and say how to remove it
+# ENVOY_BIN         Envoy; by default the path that envoy/install.sh prints
+# SALLYPORT_KEEP=1  keep all objects running, and print how to remove them
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
@@ -17,17 +17,17 @@ cd "$root"
 readonly packages=ca-certificates,curl,git
 readonly mirror=http://deb.debian.org/debian
 readonly base_tar=target/docker/base.tar
-# mmdebstrap makes a directory for a name with another ending.
+# For a name with another ending, mmdebstrap makes a directory.
 readonly partial_tar=target/docker/base.$$.tar
-# An older base image is made anew.
+# The age from which the base image is made anew.
 readonly max_age_days=30
-# stand-in.yaml has it too.
+# stand-in.yaml has the same token.
 readonly token=smoke-fixture-token
 readonly deadline=60
 
 skip() {
     echo "skipped: docker smoke test: $1"
-    # A machine of our own that cannot run it is a fault, not a circumstance.
+    # In CI, a machine that cannot run the test is a failure.
     [[ ${CI:-} != true ]] || exit 1
     exit 0
 }
@@ -35,11 +35,11 @@ die() { echo "docker smoke test: $*" >&2; exit 1; }
 step() { echo "docker smoke test: $*, at ${SECONDS}s"; }
 
 command -v docker >/dev/null || skip "there is no 'docker' command"
-why=$(timeout 30 docker version --format '{{.Server.Version}}' 2>&1) || skip "no Docker engine answers (${why##*$'\n'})"
+why=$(timeout 30 docker version --format '{{.Server.Version}}' 2>&1) || skip "the Docker engine does not respond (${why##*$'\n'})"
 if docker compose version >/dev/null 2>&1; then compose=(docker compose)
 elif command -v docker-compose >/dev/null; then compose=(docker-compose)
 else skip "there is neither 'docker compose' nor 'docker-compose'"; fi
-# Without the plug-in, only the old builder is there.
+# Without the plug-in, only the old builder exists.
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0
 for tool in openssl curl ip; do command -v "$tool" >/dev/null || skip "'$tool' is not installed"; done
 for file in target/release/sallyport target/filters/sallyport.wasm; do
@@ -78,7 +78,7 @@ tear_down() {
     local status=$?
     trap - EXIT
     if ((failed || status)); then
-        echo "--- the containers' last words"
+        echo "--- the ends of the containers' logs"
         "${composed[@]}" ps || true
         "${composed[@]}" logs --no-color --tail=30 || true
         echo "---"
@@ -102,7 +102,7 @@ tear_down() {
     exit "$status"
 }
 
-# Three networks that this machine has no route to.
+# Three networks without a route from this machine.
 for ((net = 208; ; net += 4)); do
     ((net < 252)) || die "no free networks in 172.31.208.0/20"
     if ! ip route | grep -Eq "172\.31\.($net|$((net + 1))|$((net + 2)))\."; then break; fi
@@ -117,11 +117,11 @@ export SALLYPORT_SANDBOX_SUBNET=172.31.$net.0/24 SALLYPORT_SANDBOX_RANGE=172.31.
 export SALLYPORT_GATEWAY_IP=172.31.$net.2 SALLYPORT_SANDBOX_IP=172.31.$net.10 SMOKE_STRANGER=172.31.$net.11
 export SMOKE_EGRESS_SUBNET=172.31.$((net + 1)).0/24 SMOKE_STAND_IN=172.31.$((net + 1)).9
 export SMOKE_CONTROL_SUBNET=172.31.$((net + 2)).0/24
-# Docker chooses a free one; the default is asserted on the file.
+# Docker chooses a free port; the test checks the default port in the file.
 export SALLYPORT_ADMIN_PORT=0
 export GITHUB_TOKEN=$token
 unset GH_TOKEN ANTHROPIC_API_KEY CLAUDE_CODE_OAUTH_TOKEN OPENAI_API_KEY GEMINI_API_KEY GOOGLE_API_KEY
-# No .env of the operator's, whose settings are not the test's.
+# Without the operator's .env: its settings are not for the test.
 composed=("${compose[@]}" --env-file "$dir/none.env" -f docker-compose.yml -f tests/docker/smoke.compose.yaml --profile example)
 
 make_base
@@ -140,7 +140,7 @@ docker build -q -t "$project-envoy" "$dir/envoy-image" >"$dir/build.log" 2>&1 ||
 step "building the control plane's image"
 "${composed[@]}" build control-plane >"$dir/build.log" 2>&1 || die "$(cat "$dir/build.log")"
 
-# The shipped configuration, with the stand-in in GitHub's place.
+# The shipped configuration, with the stand-in in place of GitHub.
 cp tests/docker/stand-in.yaml "$dir/stand-in/"
 cp config/compose.yaml config/policy.yaml "$dir/config/"
 printf '\nupstreams:\n  api.github.com: { address: %s, port: 443, ca: stand-in-ca.pem }\n' "$SMOKE_STAND_IN" \
@@ -155,7 +155,7 @@ printf '\nupstreams:\n  api.github.com: { address: %s, port: 443, ca: stand-in-c
 ) >"$dir/openssl.log" 2>&1 || die "$(cat "$dir/openssl.log")"
 rm "$dir/stand-in/ca.key"
 mv "$dir/stand-in/ca.pem" "$dir/config/stand-in-ca.pem"
-# The containers' user does not exist here, and mktemp's directory is for its owner alone.
+# The containers' user does not exist on this machine, and only the owner may read the directory of mktemp.
 chmod -R a+rX "$dir"
 
 check() {
@@ -170,7 +170,7 @@ check() {
         sed 's/^/    /' "$dir/check.log"
     fi
 }
-# within SECONDS COMMAND…: until it succeeds.
+# within SECONDS COMMAND…: retries the command until it succeeds, for at most SECONDS.
 within() {
     local end=$((SECONDS + $1))
     shift
@@ -183,12 +183,12 @@ not() { ! "$@"; }
 declare -A ids
 know() { for service in "$@"; do ids[$service]=$("${composed[@]}" ps -q "$service"); done; }
 id_of() { echo "${ids[$1]}"; }
-# Not `compose exec`, which takes a second to begin.
+# `compose exec` would take a second to begin.
 in_() { docker exec -i "${ids[$1]}" "${@:2}" </dev/null; }
 inspect() { docker inspect --format "$1" "${@:2}"; }
 healthy() { [[ $(inspect '{{.State.Health.Status}}' "$(id_of "$1")") == healthy ]]; }
 connects() { in_ "$1" timeout 3 bash -c "</dev/tcp/$2/$3"; }
-# A name that resolves nowhere fails too, and soon.
+# A name without an address fails at once, too.
 resolves() { in_ "$1" timeout 10 getent hosts "$2"; }
 address_on() { inspect "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$(id_of "$1")"; }
 get() { in_ "$1" curl -sS --max-time 20 -i -H 'authorization: Bearer held-by-the-gateway' "$2"; }
@@ -244,7 +244,7 @@ published() {
 }
 check only_the_admin_port_is_published_on_loopback_only published
 
-# The example has the output of `sallyport env`.
+# The example contains the output of `sallyport env`.
 env_is_shipped() {
     local have line
     have=$(inspect '{{range .Config.Env}}{{println .}}{{end}}' "$(id_of sandbox)")
@@ -268,7 +268,7 @@ check registering_by_exec in_ control-plane sallyport container add --ip "$SALLY
 served() {
     get sandbox "https://api.github.com/repos/acme/app/commits/$1" >"$dir/answer" || return 1
     cat "$dir/answer"
-    # The stand-in answers 200 to the credential alone, and repeats it, which a sandbox does not see.
+    # The stand-in returns 200 only for the credential. Its response repeats the credential, and the gateway removes it.
     grep -q '^HTTP/2 200' "$dir/answer" && not grep -q "$token" "$dir/answer"
 }
 check a_registered_sandbox_gets_200_with_the_credential_added served first
@@ -281,7 +281,7 @@ check the_audit_names_the_stranger_s_address within 10 audited
 
 control=$(address_on control-plane "${project}_control")
 gateway_outside=$(address_on envoy "${project}_egress")
-# Each of these is reachable for somebody, or its not being reachable would say nothing.
+# Controls: each address is reachable from some container. Otherwise the tests that follow would prove nothing.
 check control_envoy_reaches_the_upstream connects envoy "$SMOKE_STAND_IN" 443
 check control_a_sandbox_reaches_the_proxy connects sandbox gateway 8080
 check no_sandbox_reaches_the_upstream_directly not connects sandbox "$SMOKE_STAND_IN" 443
@@ -332,7 +332,7 @@ check the_other_one_is_refused_again within 20 stranger_is_refused
 same_envoy() { [[ $(envoy_started) == "$before" ]]; }
 check envoy_was_not_restarted_for_it same_envoy
 
-# As an editor does it: a new file in the old one's place.
+# As editors do: a new file replaces the old file.
 printf 'egress: []\n' >"$dir/config/policy.new"
 mv "$dir/config/policy.new" "$dir/config/policy.yaml"
 policy_applies() {
@@ -340,12 +340,12 @@ policy_applies() {
 }
 check a_change_of_the_mounted_policy_is_applied within 10 policy_applies
 
-# The stand-in logs in order, so the last that was served is logged after whatever came before it.
+# The stand-in logs in order: after the last served request is in the log, all earlier requests are.
 check control_what_was_served_arrived within 5 arrived again
 check nothing_of_the_refused_arrived not arrived stranger
 
 if grep -q '^ *admin_token: *required' config/compose.yaml; then
-    # With the restart Docker has chosen another one.
+    # Since the restart, Docker may publish another port.
     api=http://127.0.0.1:$(docker port "$(id_of control-plane)" 8081/tcp | sed 's/.*://')/internal/containers
     no_token() { [[ $(curl -s --noproxy '*' -o /dev/null -w '%{http_code}' "$api") == 401 ]]; }
     with_token() {

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# tests/fuzz/run.sh SECONDS [target…]: builds the fuzz targets and runs each (all of src/targets, or those named) for so
-# long under libFuzzer, with what is in tests/corpus/fuzz/<target> and what earlier runs found; 0 runs just these inputs.
-# New inputs are kept in target/fuzz/corpus/<target>, those that crash, hang or take too much memory in
+# tests/fuzz/run.sh SECONDS [target…]: builds the fuzz targets and runs each under libFuzzer for SECONDS. Without a
+# target, all targets of src/targets run. The inputs are the seeds in tests/corpus/fuzz/<target> and the inputs of
+# earlier runs; with 0 seconds, only these inputs run.
+# New inputs are kept in target/fuzz/corpus/<target>. Inputs that crash, hang or take too much memory are kept in
 # target/fuzz/crashes/<target>. A crash becomes a named test; the file can also be added to the seeds.
 #
-# It prints a line for each target, with the executions and the coverage, and fails if any target crashed. The
-# toolchain is the pinned one: coverage comes from flags that stable knows, and there is no AddressSanitizer, because
-# the fuzzed code has no unsafe code. It needs a C++ compiler, for libFuzzer.
+# The script prints a line for each target, with the executions and the coverage, and fails if any target crashed. The
+# pinned toolchain builds the targets: stable has the flags for coverage, and the fuzzed code has no unsafe code, so
+# AddressSanitizer is not needed. libFuzzer requires a C++ compiler.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -26,7 +27,7 @@ flags=(
     -Cllvm-args=-sanitizer-coverage-pc-table
     -Cllvm-args=-sanitizer-coverage-trace-compares
 )
-# --target keeps the flags from build scripts, which have nothing that takes the counters.
+# --target keeps the flags from build scripts, which do not link the code for the counters.
 build=(cargo build --quiet --profile fuzz -p fuzz --features libfuzzer --target-dir "$out" --target "$host")
 if [[ ${CI:-} == true ]]; then build+=(--locked); fi
 RUSTFLAGS="${flags[*]}" "${build[@]}"
@@ -37,7 +38,7 @@ if ((seconds > 0)); then options+=(-max_total_time="$seconds"); else options+=(-
 failed=()
 for target in "${targets[@]}"; do
     seeds=tests/corpus/fuzz/$target corpus=$out/corpus/$target crashes=$out/crashes/$target log=$out/$target.log
-    [[ -d $seeds ]] || { echo "fuzz: $target has no seeds: put some into $seeds" >&2; exit 1; }
+    [[ -d $seeds ]] || { echo "fuzz: $target has no seeds: add seeds to $seeds" >&2; exit 1; }
     mkdir -p "$corpus" "$crashes"
     if FUZZ_TARGET=$target "$out/$host/fuzz/libfuzzer" "${options[@]}" -artifact_prefix="$crashes/" "$corpus" "$seeds" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

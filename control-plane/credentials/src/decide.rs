@@ -1,5 +1,5 @@
-//! The decision of the credential stage, pure: who, where, how. The gateway's ext_authz calls this function, and so
-//! does the CLI's `explain`.
+//! The decision of the credential stage, pure: it checks the container, the endpoint and the query. The gateway's
+//! ext_authz calls this function, and so does the CLI's `explain`.
 //!
 //! Every request to a host with a credential needs that credential: any other request to the host is refused.
 
@@ -21,20 +21,20 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// Path and query, raw.
     pub path: &'a [u8],
-    /// Whether it asks for another protocol, a WebSocket's.
+    /// Whether the request is an upgrade to another protocol, such as WebSocket.
     pub upgrade: bool,
 }
 
-/// What is to be done.
+/// The permission to send a request with its credential.
 #[derive(Debug)]
 pub struct Grant<'a, 'c> {
     /// The credential that is added.
     pub entry: &'a Entry,
-    /// The repository of the container's that the request is about, if it is about one.
+    /// The container's repository that the request is about. `None` if the request is about no repository.
     pub repo: Option<&'c Repo>,
-    /// The rule that allowed it.
+    /// The rule that allows the request.
     pub rule: Rule,
-    /// Parameters of the query that are removed, as they are spelled there.
+    /// The names of the query parameters to remove, as the query spells them.
     pub parameters: Vec<String>,
 }
 
@@ -42,8 +42,9 @@ pub struct Grant<'a, 'c> {
 /// host, see [`crate::Credentials::entry`]. `egress` lists the hosts that every container may reach.
 ///
 /// # Errors
-/// If no container is registered, or its record is expired at `now` or blocked. If the host has no credential, or the
-/// path none. If the container may not use the credential, or reaches the host by a suffix only.
+/// If no container is registered, or its record is expired at `now` or blocked. If there is no credential for the host
+/// or for the path. If the container may not use the credential, or a list allows the host by a suffix only. If the
+/// query has a credential that cannot be removed.
 pub fn decide<'a, 'c>(
     container: Option<&'c Container>,
     request: Request<'_>,
@@ -51,9 +52,9 @@ pub fn decide<'a, 'c>(
     entry: Option<&'a Entry>,
     now: Timestamp,
 ) -> Result<Grant<'a, 'c>, Denial> {
-    // Rules of the identity stage too are decided here, at the last moment.
+    // The rules of the identity stage are checked here again, at the last moment.
     let refuse = |rule, reason: String| Err(Denial { stage: Stage::Credentials, ..Denial::new(rule, reason) });
-    // Who.
+    // The container.
     let Some(container) = container else {
         return refuse(Rule::IdentityUnknown, "no container is registered at your address".into());
     };
@@ -67,7 +68,8 @@ pub fn decide<'a, 'c>(
     let Some(entry) = entry else {
         return refuse(Rule::CredentialsHost, format!("there is no credential for {}", request.host));
     };
-    // What the gateway answers by itself is worth nothing, and so for everybody.
+    // The gateway itself responds for a token endpoint. The response has no secret, so every registered container may
+    // have it.
     if !matches!(entry.scope, Scope::TokenEndpoint(_)) {
         if !entry.admits(container) {
             return refuse(
@@ -77,7 +79,7 @@ pub fn decide<'a, 'c>(
         }
         named(container, request, egress, entry)?;
     }
-    // Where.
+    // The endpoint.
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
     let plain = match &entry.scope {
         Scope::GitHubApi => github::canonical_api(path),
@@ -98,7 +100,7 @@ pub fn decide<'a, 'c>(
                 Some((_, own)) if request.method == "POST" && path == own.as_bytes() => (Rule::CredentialsStub, None),
                 _ => {
                     let reason = format!(
-                        "the gateway keeps the login; of {} it answers the token endpoint by itself, and nothing passes",
+                        "the gateway keeps the login: only the token endpoint of {} is available",
                         request.host
                     );
                     return refuse(Rule::CredentialsPath, reason);
@@ -109,23 +111,24 @@ pub fn decide<'a, 'c>(
             let known: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             let reason = format!("the credential {} is for {} only", entry.name, known.join(", "));
             let denial = Denial::new(Rule::CredentialsPath, reason);
-            // 426 is understood as "not by WebSocket": Codex then goes on with a POST, and after any other status tries
-            // the WebSocket again and again, for seconds.
+            // Codex takes 426 for "not by WebSocket" and continues with a POST. After any other status, Codex retries
+            // the WebSocket for seconds.
             return Err(if request.upgrade { Denial { status: 426, ..denial } } else { denial });
         }
     };
-    // How.
+    // The query.
     let Some(parameters) = query_credentials(request.path, entry.parameter()) else {
         return refuse(Rule::CredentialsQuery, "a credential behind a ';' in the query cannot be removed".into());
     };
     Ok(Grant { entry, repo, rule, parameters })
 }
 
-/// Whether the host is on a list by a name that `entry` is for. A suffix on a list is no word for a credential, and the
-/// host may stand on another container's list by its name.
+/// Checks that a list has the host by a pattern within the host of `entry`. A suffix on a list does not permit the
+/// credential of one of its hosts: another container's list may have that host by name.
 ///
 /// # Errors
-/// It is not, or it stands on no list any more: this worker has yet to be told.
+/// If no list has the host by a pattern within the host of `entry`. If no list has the host any more: this worker of
+/// Envoy still has the old lists.
 fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &Entry) -> Result<(), Denial> {
     let own: Vec<_> = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host)).collect();
     if own.is_empty()
@@ -137,7 +140,10 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
     if own.into_iter().chain(&by).any(|pattern| within(&entry.host, pattern)) {
         return Ok(());
     }
-    let reason = format!("{} is allowed here by a suffix; the credential {} wants its name", request.host, entry.name);
+    let reason = format!(
+        "{} is allowed only by a suffix; the credential {} requires the host's name on a list",
+        request.host, entry.name
+    );
     Err(Denial::new(Rule::CredentialsHost, reason))
 }
 
@@ -184,7 +190,7 @@ mod tests {
         Location::Header("authorization".into())
     }
 
-    /// The built-in credentials and three of an operator's.
+    /// The built-in credentials, and three entries of an operator.
     fn all() -> Credentials {
         let mut all = built_in(&["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY"]);
         let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
@@ -471,7 +477,7 @@ mod tests {
             assert_eq!((denial.status, denial.rule), (502, Rule::CredentialsMissing), "{target}");
             assert!(denial.reason.contains(hint) && !denial.reason.contains("nonexistent"), "{}", denial.reason);
         }
-        // What is refused anyway is not told what is missing.
+        // A request that is refused anyway does not learn which variable is missing.
         let refused = run(Some(&container()), "GET api.openai.com/v1/files", &none).await.unwrap_err();
         assert_eq!(refused.rule, "credentials.path");
     }
@@ -496,7 +502,7 @@ mod tests {
             assert_eq!(rule(own, egress, host), "credentials.host", "{own:?}");
         }
         assert_eq!(rule(&[], &none, host), "egress.host", "it is on no list any more");
-        // One for a suffix is for what is allowed by it, or by a longer one.
+        // An entry for a suffix is for each host that a list allows by this suffix, by a longer one, or by name.
         for pattern in ["*.example.org", "*.b.example.org", "a.b.example.org"] {
             assert_eq!(rule(&[pattern], &none, "a.b.example.org"), granted, "{pattern}");
         }

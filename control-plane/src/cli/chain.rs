@@ -86,7 +86,7 @@ impl Chain {
         let here = Path::new("config/policy.yaml");
         let policy = match file {
             Some(file) if !file.exists() => {
-                return Err(Error::Usage(format!("{}: there is no such file", file.display())));
+                return Err(Error::Usage(format!("--policy {}: the file does not exist", file.display())));
             }
             Some(file) => policy_file::load(file, &config.credentials)?,
             None if here.exists() => policy_file::load(here, &config.credentials)?,
@@ -165,7 +165,7 @@ pub(super) mod tests {
         Chain::new(policy, credentials).unwrap()
     }
 
-    /// A container with the repository `acme/app`, and these members beside.
+    /// A container with the repository `acme/app`, and the members `more`.
     pub fn container(more: Value) -> Container {
         let mut record = json!({
             "container_ip": "172.18.0.5", "container_id": "box", "expires_at": "2100-01-01T00:00:00Z",
@@ -176,7 +176,7 @@ pub(super) mod tests {
         serde_json::from_value(record).unwrap()
     }
 
-    /// What is printed of `request`, a method and a URL.
+    /// The printed verdict on `request`, a method and a URL without the scheme.
     fn printed(
         chain: &Chain,
         container: &Container,

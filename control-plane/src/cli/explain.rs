@@ -44,18 +44,18 @@ pub struct Explain {
     /// Many requests, one JSON object in each line: {"id","container","method","url","headers","body"|"body_base64","answer"}
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["container", "url", "body", "headers"])]
     batch: Option<PathBuf>,
-    /// Take the questions to GitHub as answered so; with --batch the default for lines without "answer"
+    /// Suppose that GitHub answers each question with this; with --batch the default for lines without "answer"
     #[arg(long, value_enum, value_name = "yes|no", hide_possible_values = true)]
     answer: Option<Answer>,
     /// The policy [default: config/policy.yaml here, otherwise the built-in one]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// JSON is all that it prints
+    /// Print JSON; the output is JSON without this option, too
     #[arg(long, hide = true)]
     json: bool,
 }
 
-/// One request, as a line of a batch has it. What else stands there is the operator's own: what is expected, and why.
+/// One request: a line of a batch. Other members are ignored, so operators can note the expected verdict and a reason.
 #[derive(Debug, Deserialize)]
 struct Line {
     #[serde(default)]
@@ -83,7 +83,7 @@ impl Default for Headers {
     }
 }
 
-/// What is printed of one request.
+/// The output for one request.
 #[derive(Debug, Serialize)]
 struct Printed {
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -160,11 +160,11 @@ fn explain(line: &Line, chain: &Chain) -> Judged {
             Some(pairs.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())).collect())
         }
     };
-    let Some(headers) = headers else { return unreadable("a header's value has to be a text".into()) };
+    let Some(headers) = headers else { return unreadable("a header's value must be a string".into()) };
     let connect = line.method == "CONNECT";
     let rest = ["https://", "http://"].into_iter().find_map(|scheme| line.url.strip_prefix(scheme));
     let Some(rest) = rest.or_else(|| connect.then_some(line.url.as_str())) else {
-        return unreadable("the URL has to begin with https:// or http://".into());
+        return unreadable("the URL must begin with https:// or http://".into());
     };
     let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let whole = Whole {
@@ -177,7 +177,10 @@ fn explain(line: &Line, chain: &Chain) -> Judged {
     chain.judge(whole, &container, line.answer, now)
 }
 
-/// What `--container` says: JSON, or a file with it.
+/// Reads the value of `--container`: JSON, or the path of a file with JSON.
+///
+/// # Errors
+/// If the file can't be read, or the text is no JSON.
 pub(super) fn registration(given: &str) -> Result<Value, Error> {
     let text = if given.trim_start().starts_with('{') {
         given.to_owned()
@@ -188,14 +191,20 @@ pub(super) fn registration(given: &str) -> Result<Value, Error> {
         .map_err(|error| Error::Usage(format!("--container is neither a file nor JSON: {error}")))
 }
 
-/// What one `--header` says.
+/// Parses the value of `--header`: a name, a colon and a value.
+///
+/// # Errors
+/// If there is no colon.
 pub(super) fn header(text: &str) -> Result<(String, String), Error> {
     let (name, value) =
         text.split_once(':').ok_or_else(|| Error::Usage(format!("--header {text:?}: expected 'Name: value'")))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// The record that a registration makes, expired ones included.
+/// The record that a registration makes. Its time of expiry may be in the past.
+///
+/// # Errors
+/// If the registration is invalid.
 pub(super) fn container(mut json: Value, now: Timestamp) -> Result<Container, String> {
     let expires_at = json.as_object_mut().and_then(|object| object.remove("expires_at"));
     let mut record = api::record(&json, now)?;

@@ -14,10 +14,10 @@ use super::chain::{Answer, Chain, Credential, Judged};
 use super::explain::{container, header, registration};
 use super::{Common, Error, print};
 
-/// How much of the body is read at a time.
+/// The bytes of the body that are read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// What pushes do.
+/// Explain pushes.
 #[derive(Debug, Subcommand)]
 pub enum Push {
     Explain(Explain),
@@ -40,21 +40,21 @@ pub struct Explain {
     /// The repository that is pushed to
     #[arg(long, value_name = "OWNER/NAME")]
     repo: String,
-    /// A header, where it is not as git sends it; may be given more than once
+    /// A header that differs from git's; may be given more than once
     #[arg(long = "header", value_name = "K: V")]
     headers: Vec<String>,
-    /// Take the commits under "ask" as looked up, with this answer: yes, the branch moves forward
+    /// Suppose GitHub's answer about the commits under "ask": "yes" means that the branch moves forward
     #[arg(long, value_enum, value_name = "yes|no", hide_possible_values = true)]
     answer: Option<Answer>,
     /// The policy [default: config/policy.yaml here, otherwise the built-in one]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// JSON is all that it prints
+    /// Print JSON; the output is JSON without this option, too
     #[arg(long, hide = true)]
     json: bool,
 }
 
-/// What is printed.
+/// The output.
 #[derive(Debug, Serialize)]
 struct Explained<'a> {
     verdict: &'static str,
@@ -83,12 +83,12 @@ struct Update<'a> {
     old: Option<String>,
     new: Option<String>,
     kind: Change,
-    /// Why it would not be moved.
+    /// The reason why the push may not move this ref. `None` if the ref has no fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }
 
-/// What GitHub would be asked: whether one of the boundary's commits descends from the old one.
+/// A question that the gateway would ask GitHub: whether a commit of the boundary descends from the old commit.
 #[derive(Debug, Serialize)]
 struct DescentQuery {
     #[serde(rename = "ref")]
@@ -225,14 +225,14 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// A body that moves `sandbox/x` between two commits, neither of which is in its pack: a pack of no objects.
+    /// A body that moves `sandbox/x` between two commits. Its pack is empty.
     fn body() -> Vec<u8> {
         let update = format!("{} {} refs/heads/sandbox/x\0report-status", "1".repeat(40), "2".repeat(40));
         let head = format!("{:04x}{update}0000PACK", 4 + update.len());
         [head.as_bytes(), &[0, 0, 0, 2, 0, 0, 0, 0], &[7; 20]].concat()
     }
 
-    /// What is printed of the push `body` to `repo` under `policy`.
+    /// The printed verdict on the push `body` to `repo` under `policy`.
     fn printed(policy: &str, record: Value, repo: &str, body: &mut impl Read, answer: Option<Answer>) -> Value {
         let headers = [("content-type".to_owned(), push::CONTENT_TYPE.to_vec())];
         let chain = chain(policy, &["GITHUB_TOKEN"]);

@@ -7,14 +7,14 @@ use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict, 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// A request, whole.
+/// A whole request.
 #[derive(Clone, Copy, Debug)]
 pub struct Whole<'a> {
     /// The method.
     pub method: &'a [u8],
     /// The authority, as it stands in the URL.
     pub authority: &'a [u8],
-    /// Path and query, raw. Of no meaning for a CONNECT.
+    /// Path and query, raw. Ignored for a CONNECT.
     pub target: &'a [u8],
     /// The headers.
     pub headers: &'a [(String, Vec<u8>)],
@@ -22,10 +22,10 @@ pub struct Whole<'a> {
     pub body: &'a [u8],
 }
 
-/// What `policy explain` says.
+/// The output of `policy explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explained {
-    /// `allow`, `deny`, or `ask`
+    /// `allow`, `deny` or `ask`.
     pub verdict: &'static str,
     /// The stage that decided.
     pub stage: Stage,
@@ -33,15 +33,15 @@ pub struct Explained {
     pub rule: Rule,
     /// The HTTP status of a refusal.
     pub status: u16,
-    /// Why it is refused; empty otherwise.
+    /// The reason of a refusal. Empty if the request is not refused.
     pub reason: String,
-    /// What it does on GitHub.
+    /// The operation on GitHub. `None` if the github stage named no operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
-    /// The class of that.
+    /// The class of the operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<&'static str>,
-    /// What has to be confirmed with GitHub first.
+    /// The node ids that GitHub has to confirm first. Empty unless the verdict is `ask`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ask: Vec<Ask>,
     /// The request that the next stage gets. `None` if the request is refused, or is a CONNECT.
@@ -54,14 +54,14 @@ pub struct Explained {
 pub struct Onward {
     /// The host, in its canonical spelling.
     pub host: HostName,
-    /// Path and query as they are sent.
+    /// Path and query, as the gateway sends them.
     pub target: Vec<u8>,
 }
 
-/// One thing to be confirmed.
+/// One question to GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ask {
-    /// A GraphQL node, which has to belong to the repository that its id names.
+    /// The id of a GraphQL node. The node has to belong to the repository that the id names.
     pub node_id: String,
 }
 
@@ -80,7 +80,7 @@ pub fn explain(
         decide_request(Some(container), request, policy, now)
     };
     if whole.method == b"CONNECT" {
-        // What is refused inside of an opened tunnel counts as well.
+        // Envoy may open a tunnel in which every request is refused. The verdict counts this refusal.
         return match decide_connect(whole.authority) {
             Verdict::Deny(denial) => Explained::denied(denial, None),
             Verdict::Allow(by) => match identity(whole.authority) {

@@ -1,6 +1,8 @@
-//! The one rendering of a refusal: JSON for programs, plain text where git prints it.
+//! The body of a refusal: JSON for programs, plain text where git prints the body.
 //!
-//! [`render`] renders every refusal of every stage, including the refusals that Envoy sends itself.
+//! [`render`] writes the body of every refusal, Envoy's own answers included, with one exception: a push whose client
+//! reads git's report gets that report (`Refusal::report` in the crate `push`). The reason is worded where the
+//! [`Denial`] is made.
 
 use crate::{Denial, Rule, Stage};
 use serde::Serialize;

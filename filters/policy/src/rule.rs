@@ -1,7 +1,10 @@
 //! The rules: every name by which the gateway refuses a request, lets one pass, or explains an audit line.
 //!
 //! The table below is the contract between the stages, the audit, the metrics and the operator. `docs/refusals.md` is
-//! generated from it (`tests/refusals.rs`). A new refusal begins with a line in the table, and needs no other list.
+//! generated from it (`tests/refusals.rs`). A new rule is one line in this table. No other list of rules is edited.
+//!
+//! The variant is the rule's name in camel case: `push.protected` is `Rule::PushProtected`. The reason of a refusal is
+//! worded where the variant is used.
 //!
 //! A rule's name never changes its meaning: operators filter audit lines by it, and agents act on it.
 //!
@@ -368,11 +371,11 @@ rules! {
         "Write plain files with mode 100644 or 100755.",
         GitHub("R10");
     GithubCommand = "github.command", Github, Refuses(403),
-        "A line of the text begins with an order to a bot.",
+        "A line of the text begins with a command to a bot.",
         "Reword the line, or change `github.commands`.",
         GitHub("F31");
     GithubLabel = "github.label", Github, Refuses(403),
-        "The label is an order to an automation.",
+        "The label is a command to an automation.",
         "Use another label, or change `github.denied_labels`.",
         GitHub("F33");
     GithubForeignIssue = "github.foreign-issue", Github, Refuses(403),
@@ -424,7 +427,7 @@ rules! {
         "Leave releases to a person, or allow the operation by its name.",
         GitHub("F34");
     GithubCi = "github.ci", Github, Either(403),
-        "The class `ci`: workflows, runs, deployments.",
+        "The class `ci`: running workflows and deployments.",
         "Allow the class for the container's `auth_mode`, or the operation by its name.",
         GitHub("D03");
     GithubAgent = "github.agent", Github, Either(403),

@@ -3,6 +3,8 @@
 //!
 //! `SALLYPORT_WRITE_DOCS=1 cargo test -p policy --test refusals` writes docs/refusals.md.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use policy::{Effect, Reached, Rule, Stage};
@@ -16,11 +18,22 @@ const HEAD: &str = "\
 
 <!-- Generated from filters/policy/src/rule.rs by filters/policy/tests/refusals.rs. Do not edit. -->
 
+A *rule* on this page is the name of a decision, for example `push.protected`. The *rules* of a policy are the operator's
+settings in `config/policy.yaml` ([configuration.md](configuration.md)).
+
 A refusal has a status, the header `x-sallyport-rule`, and a body. The body is JSON:
-`{\"error\",\"rule\",\"stage\",\"request_id\"}`, and at GitHub's hosts also `message`, which `gh` prints. For a path that ends in
-`/info/refs` or `/git-upload-pack` the body is plain text, which git prints after `remote:`. A push is refused by git's
-own report with status 200, if the client reads one; the statuses below are those without a report. The audit line of the
-request has the same rule, stage and request id. A CONNECT is refused only for its form; most clients hide that body.
+`{\"error\",\"rule\",\"stage\",\"request_id\"}`. Refusals of the stage `github` also have `message`, which `gh` prints. For a path
+that ends in `/info/refs` or `/git-upload-pack` the body is plain text, except in Envoy's own answers. git prints the text
+for `/info/refs` only, after `remote:`. The audit line of the request has the same rule, stage and request id. A CONNECT is
+refused only for its form; most clients hide that body.
+
+A refused push has git's own report with status 200, if the client reads reports
+([push.md](push.md#the-form-of-a-refused-push)). The statuses below are those without a report.
+
+The body is written by `render` in `filters/policy/src/refusal.rs`, git's report by `Refusal::report` in
+`filters/push/src/refusal.rs`. The reason in either is worded where the `Denial` is made. Search for the rule's variant:
+`push.protected` is `Rule::PushProtected`, both parts of the name in camel case. The reasons of Envoy's own answers are in
+`control-plane/xds/src/resources/local_reply.rs`.
 
 The chain decides in this order: listener, identity, github, credentials, scrub, push, upstream. The stage `request` is the
 identity filter's look at the form of a request. The scrub filter is a part of the stage `credentials`.

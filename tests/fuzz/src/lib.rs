@@ -21,7 +21,7 @@ use policy::github::{Class, Judge, Rules};
 /// The repository of [`worlds`].
 pub const REPO: &str = "acme/app";
 
-/// A bot under the default rules, and a user with all classes, whom only the guards restrict.
+/// A bot under the default rules, and a user with all classes. Only the guards restrict this user.
 pub fn worlds() -> [(Judge, Container); 2] {
     let all = Rules { user: Class::ALL.into(), ..Rules::default() };
     [world(&Rules::default(), "bot"), world(&all, "user")]

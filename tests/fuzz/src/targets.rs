@@ -1,4 +1,4 @@
-//! The targets, each a function of one input that panics where it finds something.
+//! The targets. Each is a function of one input. A panic is a finding.
 
 macro_rules! targets {
     ($($name:ident),*) => {

@@ -1,5 +1,5 @@
-//! Each fuzz target over its seeds, and over inputs that are made of them, the same in every run. libFuzzer goes on from
-//! there: `make fuzz`.
+//! Runs each fuzz target over its seeds, and over inputs derived from the seeds. The inputs are the same in every run.
+//! `make fuzz` continues with libFuzzer.
 
 use fuzz::targets::ALL;
 use std::collections::BTreeSet;
@@ -7,13 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The inputs that are made of the seeds of one target.
+/// The number of inputs derived from the seeds of one target.
 const MADE: usize = 3_000;
-/// The same for `chain`, which runs every filter for each input.
+/// The number for `chain`, which runs every filter for each input.
 const MADE_OF_CHAIN: usize = 300;
-/// The longest that a target may take for one input, as in run.sh.
+/// The timeout of a target for one input, as in run.sh.
 const ONE_INPUT: Duration = Duration::from_secs(10);
-/// Bytes that mean something to one of the parsers.
+/// Bytes with a meaning for one of the parsers.
 const WORDS: [&[u8]; 20] = [
     b"\0", b"\n", b"\r\n", b"\xff", b"\x80", b"0", b"0000", b"ffff", b"/", b"..", b"%2e", b"%00", b"\"", b"\\", b"{",
     b"}", b"*", b"#", b".lock", b"PACK",
@@ -34,7 +34,7 @@ impl Random {
         usize::try_from(self.0 >> 33).expect("31 bits") % limit.max(1)
     }
 
-    /// `seed` with one to four changes, some of which take a part of `other`.
+    /// `seed` with one to four changes. Some changes insert a part of `other`.
     fn changed(&mut self, seed: &[u8], other: &[u8]) -> Vec<u8> {
         let mut input = seed.to_vec();
         for _ in 0..=self.below(4) {

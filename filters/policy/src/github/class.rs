@@ -29,7 +29,7 @@ pub enum Class {
     Gate,
     /// Releases and their assets.
     Release,
-    /// Workflows, runs, deployments.
+    /// Running workflows and deployments.
     Ci,
     /// An operation that starts an agent or an automation on GitHub's side.
     Agent,

@@ -2,7 +2,7 @@
 //! same files natively. If one of the three runners judges a case differently from its file, the case fails and prints
 //! each outcome.
 
-// The files are read by what runs them natively.
+// The module of the native runner reads the files.
 #[path = "../../../stand-in/tests/support/cases.rs"]
 mod cases;
 
@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 /// The timeout for audit lines.
 const AUDIT: Duration = Duration::from_secs(10);
-/// How many requests are sent at a time.
+/// The number of requests that are sent at a time.
 const AT_A_TIME: usize = 32;
 
 /// The runs by the text of their policy.
@@ -46,9 +46,9 @@ fn inexplicable(run: &Run) -> Option<&'static str> {
     if run.without.contains_key(&Runner::Explain) {
         Some("the file says why")
     } else if run.is_refused_by_the_codec() {
-        Some("Envoy's codec refuses it, which the command does not have")
+        Some("Envoy's codec refuses the request; the command has no codec")
     } else if run.loses_a_user() {
-        Some("Envoy's codec removes the user, which the command does not")
+        Some("Envoy's codec removes the user; the command does not")
     } else if run.record.is_none() {
         Some("the command needs a container")
     } else if run.expect.rule() == Rule::RequestSni {
@@ -109,9 +109,9 @@ fn policy_explain_judges_every_case_as_its_file_says() {
                 status: said["status"].as_u64().unwrap().try_into().unwrap(),
                 stage: said["stage"].as_str().unwrap().into(),
             };
-            // Without GitHub's answer the command says only that it is asked.
+            // Without GitHub's answer the verdict of the command is `ask`.
             let asks = said["verdict"] == "ask" && run.answers.is_some();
-            // The rule of the stage behind the filters, where the command goes on to it.
+            // The rule of the credential stage, if the request reaches this stage.
             let added = &said["credential"]["rule"];
             let credential = added.is_null() || run.expect.audited() == added.as_str().unwrap_or_default();
             if !(asks || run.expect.fits(&judged, false)) || !credential {
@@ -139,7 +139,7 @@ fn a_line_that_explain_cannot_read_has_a_rule_too() {
     }
 }
 
-/// The world beyond a gateway.
+/// The peers beyond a gateway.
 struct Beyond {
     upstream: Upstream,
     nameserver: NameServer,
@@ -257,14 +257,14 @@ fn problem(run: &Run, outcome: &Outcome, lines: &[Value]) -> Option<String> {
         let told = answer.rule.as_deref() == Some(&*judged.rule)
             && body["error"].as_str().is_some_and(|error| !error.is_empty())
             && (&body["rule"], &body["stage"]) == (&line["rule"], &line["stage"])
-            // Envoy's codec refuses what has no id yet.
+            // A request that Envoy's codec refuses has no id yet.
             && (body["request_id"] == "-" || body["request_id"] == line["request_id"]);
         // For these paths the body is text, which git prints.
         let plain =
             answer.rule.as_deref() == Some(&*judged.rule) && body.is_null() && answer.body.contains(&judged.rule);
         let head = run.method == "HEAD" && answer.body.is_empty();
         if judged.allowed == answer.rule.is_some() || !(judged.allowed || told || plain || head) {
-            return Some(format!("the client is told another thing than the audit: {answer:?} {line}"));
+            return Some(format!("the client's response differs from the audit line: {answer:?} {line}"));
         }
         if line["status"] != answer.status {
             return Some(format!("the audit has another status: {answer:?} {line}"));
@@ -312,7 +312,7 @@ fn differs(run: &Run, arrived: &[Recorded]) -> Vec<String> {
     if arrived.body_bytes != length as u64 {
         wrong.push(format!("{} bytes of body, not {length}", arrived.body_bytes));
     }
-    wrong.into_iter().map(|what| format!("it arrives differently: {what}: {arrived:?}")).collect()
+    wrong.into_iter().map(|what| format!("the request arrives differently: {what}: {arrived:?}")).collect()
 }
 
 /// Sends the runs that leave nothing beyond the gateway, several at a time.
@@ -338,7 +338,7 @@ async fn refused(behind: &mut Behind<'_>, runs: Vec<Run>) -> Vec<(Run, Ipv4Addr,
     outcomes
 }
 
-/// The watch over what leaves the gateway is seen to work: an allowed host that only DNS knows is asked for.
+/// Asserts that the watch works: it sees the DNS query for an allowed host that only DNS resolves.
 async fn assert_watched(behind: &mut Behind<'_>, run: &Run) {
     const SEEN: &str = "seen.example.com";
     let form = Form { way: Way::Tls, two: true };
@@ -370,7 +370,7 @@ async fn through_envoy(beyond: &Beyond, policy: &str, runs: Vec<Run>) -> Vec<Str
     let sandbox = Arc::new(Sandbox::start().behind(&gateway));
     let first = sandbox.widen();
     let mut behind = Behind { beyond, gateway, sandbox, first, next: 1 };
-    // A tunnel is the gateway's own, and leaves nothing either. For an answer of GitHub's the gateway itself asks.
+    // No traffic leaves for a tunnel alone. In a case with an answer of GitHub, the gateway itself sends a request.
     let quiet = |run: &Run| run.answers.is_none() && (!run.expect.allows() || run.form.way == Way::Connect);
     let (quiet, others): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(quiet);
     let last = quiet.last().cloned();

@@ -98,7 +98,7 @@ fn explain_says_of_every_way_round_what_is_expected_and_ten_thousand_lines_take_
 
 #[tokio::test]
 async fn every_way_round_has_the_verdict_that_is_expected_and_what_is_refused_never_arrives() {
-    let hosts = [&HOSTS[..], &["codeload.github.com"]].concat();
+    let hosts = [&HOSTS[..], &["codeload.github.com", "raw.githubusercontent.com"]].concat();
     let rig = Rig::start_with(&policy(&hosts), &[]);
     let sandbox = rig.sandbox();
     let text = std::fs::read_to_string(CASES).unwrap();

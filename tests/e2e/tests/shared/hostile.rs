@@ -1,5 +1,5 @@
-//! What a sandbox, or a web page at the operator's, would try: each test is one attack, and looks at both ends of it,
-//! at what the attacker got and at what arrived upstream.
+//! Attacks by a sandbox, or by a web page in the operator's browser. Each test is one attack. It checks both ends: the
+//! response that the attacker gets, and the requests that arrive upstream.
 
 mod admin;
 mod handshake;
@@ -16,17 +16,17 @@ use test_support::upstream::Visibility;
 use test_support::{Answer, Client, Http, Rig, Sandbox};
 use tokio::sync::Mutex;
 
-/// What every registered container here has.
+/// The repository of every registered container here.
 const REPO: &str = "acme/app";
 /// A host for which there is no credential.
 const PLAIN: &str = "files.example.net";
-/// The longest that a handshake may take which fails.
+/// The timeout for a handshake that fails.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
-/// Held by tests that take all of the machine, and by tests about time.
+/// The lock of tests that use the whole machine, and of tests that measure time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// For the attacks that disturb nobody.
+/// The shared rig, for attacks that do not disturb other tests.
 fn rig() -> &'static Rig {
     static RIG: OnceLock<Rig> = OnceLock::new();
     RIG.get_or_init(|| {
@@ -40,7 +40,7 @@ async fn connect(sandbox: &Sandbox, host: &str, http: Http) -> Client {
     Client::connect(sandbox, sandbox.address, host, http).await.unwrap()
 }
 
-/// Asks for `https://host/path` on a connection of its own.
+/// Requests `https://host/path` on a new connection.
 async fn get(sandbox: &Sandbox, host: &str, path: &str) -> Answer {
     connect(sandbox, host, Http::Two).await.get(path).await.unwrap()
 }
@@ -50,7 +50,7 @@ fn refusal(body: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("no refusal: {error}: {body}"))
 }
 
-/// The answer is `status` with this rule, in the header and in the body.
+/// Asserts that the response has `status`, and `rule` in its header and its body.
 #[track_caller]
 fn assert_refused(what: &str, answer: &Answer, status: u16, rule: &str) {
     assert_eq!((answer.status, answer.rule.as_deref()), (status, Some(rule)), "{what}: {answer:?}");
@@ -69,9 +69,7 @@ fn assert_ready(rig: &Rig, after: &str) {
     assert_eq!(status, 200, "after {after}: {body}");
 }
 
-// Refusals.
-
-/// A file of `megabytes` of nothing.
+/// A file of `megabytes` of zeros.
 fn nothing(sandbox: &Sandbox, megabytes: u64) -> PathBuf {
     let path = sandbox.home.join(format!("{megabytes}-megabytes"));
     File::create(&path).unwrap().set_len(megabytes << 20).unwrap();

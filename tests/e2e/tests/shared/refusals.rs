@@ -1,5 +1,5 @@
-//! Refusals that a file of tests/corpus/chain cannot express: bytes that are no request, handshakes, a record that expires,
-//! a registry. Each has an answer with its rule, an audit line with the same rule, and nothing beyond the gateway.
+//! Refusals that a file of tests/corpus/chain cannot express: bytes that are no request, handshakes, a record that
+//! expires, a registry. The response and the audit line have the same rule, and no traffic leaves the gateway.
 
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -20,13 +20,14 @@ use tokio::task::JoinSet;
 
 /// An allowed host with a pinned upstream.
 const PLAIN: &str = "files.example.net";
-/// How the names begin by which a test sees that its watch works.
+/// The beginning of the names that test the watch itself.
 const SEEN: &str = "seen";
 
-/// The longest that audit lines may take.
+/// The timeout for audit lines.
 const AUDIT: Duration = Duration::from_secs(10);
 
-/// A gateway of which all ways out are watched: the upstream, every port 443 and 80 of its own machine, DNS.
+/// A gateway and the watch over all traffic that leaves it: to the upstream, to every port 443 and 80 of its own
+/// machine, and to DNS.
 struct Watched {
     upstream: Upstream,
     nameserver: NameServer,
@@ -53,43 +54,44 @@ fn watched() -> &'static Watched {
     })
 }
 
-/// A gateway that allows all below example.com, for which it asks `nameserver`.
+/// A gateway that allows all hosts below example.com, and resolves them with `nameserver`.
 fn asking(upstream: &Upstream, nameserver: &NameServer) -> Builder {
     let allowed: Vec<&str> = HOSTS.into_iter().chain(["\"*.example.com\""]).collect();
     let names = format!("nameservers: ['{}']\n", nameserver.address);
     Gateway::with(&policy(&allowed)).settings(NO_CREDENTIAL_BUT_GITHUB).settings(&names).upstream(upstream)
 }
 
-/// A host that is allowed, and found by DNS alone; nobody has named it before, so whatever is refused of it would be
-/// seen if it were looked up first.
+/// A new name of an allowed host that only DNS resolves. No cache has the name. So if the gateway resolved the name
+/// before it refused the request, the watch would see the DNS query.
 fn fresh(begin: &str) -> &'static str {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{begin}{}.example.com", NEXT.fetch_add(1, Ordering::Relaxed)).leak()
 }
 
-/// What has left the gateway: connections to the upstream and to its own machine, questions for names.
+/// The traffic that has left the gateway: connections to the upstream and to its own machine, DNS queries.
 type Left = (u64, u64, usize);
 
 impl Watched {
     fn left(&self) -> Left {
-        // What Envoy has once asked for it asks for again by itself.
+        // Envoy itself repeats the query for a name that it has resolved once, so names of the watch don't count.
         let questions = self.nameserver.asked().into_iter().filter(|asked| !asked.name.starts_with(SEEN)).count();
         (self.upstream.connections(), self.trap.caught(), questions)
     }
 
-    /// An address that nobody has used.
+    /// An unused address.
     fn stranger(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first.to_bits() + self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// One that is registered; without repositories, after which the gateway itself would ask.
+    /// An unused address, registered without repositories. For a repository, the gateway itself would call GitHub.
     fn known(&self) -> Ipv4Addr {
         let address = self.stranger();
         self.gateway.register(address, &[]);
         address
     }
 
-    /// The watch is seen to work: what is allowed leaves by both ways.
+    /// Asserts that nothing has left since `before`. Then asserts that the watch sees allowed traffic: a request to the
+    /// upstream and a DNS query.
     async fn assert_watches(&self, before: Left, _turn: MutexGuard<'_, ()>) {
         assert_eq!(self.left(), before, "something has left the gateway");
         let (known, seen) = (self.known(), fresh(SEEN));
@@ -104,7 +106,7 @@ impl Watched {
     }
 }
 
-/// The answer is a refusal with its rule in header and body, and this is its line.
+/// Asserts that `answer` is a refusal with its rule in header and body, and that `line` is its audit line.
 #[track_caller]
 fn assert_told(what: &str, answer: &Answer, line: &Value) {
     let body: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{what} is no refusal: {answer:?}"));
@@ -113,13 +115,13 @@ fn assert_told(what: &str, answer: &Answer, line: &Value) {
     assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{what}: {answer:?}");
     let said = (&line["verdict"], &line["rule"], &line["stage"], &line["status"]);
     assert_eq!(said, (&json!("deny"), &json!(rule), &body["stage"], &json!(answer.status)), "{what}: {line}");
-    // Envoy's own parser refuses what has no id yet.
+    // A request that Envoy's codec refuses has no id yet.
     if body["request_id"] != "-" {
         assert_eq!(line["request_id"], body["request_id"], "{what}: {line}");
     }
 }
 
-/// A registry is for reading: what could publish something, or carry it out in a body, does not arrive.
+/// A registry is read-only: a request that could publish something, or carry data out in its body, does not arrive.
 #[tokio::test]
 async fn a_registry_is_read_and_nothing_is_sent_to_it() {
     let registry = Scripted::start(&["pypi.org"], |_| Play::whole(200, "text/plain", "read"));
@@ -156,7 +158,7 @@ fn assert_told_by(source: Ipv4Addr, rule: &str, answer: &Answer) {
     assert_eq!(answer.rule.as_deref(), Some(rule), "{answer:?}");
 }
 
-/// Openings of protocols that are none of ours.
+/// The first bytes of protocols that the gateway does not support.
 const OTHER_PROTOCOLS: [&[u8]; 6] = [
     b"SSH-2.0-OpenSSH_9.6\r\n",
     b"EHLO mail.example.com\r\n",
@@ -213,7 +215,7 @@ async fn a_handshake_for_what_is_no_plain_name_fails() {
 async fn an_expired_record_is_told_so_in_every_form() {
     let upstream = Upstream::start();
     let nameserver = NameServer::start(&[]);
-    // What one worker knows, all know.
+    // With one worker, no other worker can lack the record or a leaf.
     let gateway = asking(&upstream, &nameserver).workers(1).build();
     gateway.up();
     let sandbox = Sandbox::start().behind(&gateway);
@@ -232,12 +234,12 @@ async fn an_expired_record_is_told_so_in_every_form() {
     let hosts = REQUESTS.map(|_| fresh("expired"));
     for (way, host) in REQUESTS.into_iter().zip(hosts) {
         assert_eq!(ask(way, PLAIN, "/brief/before").await.status, 200, "{way:?}");
-        // So that there is a leaf when nobody can issue one.
+        // Issues the leaf now: a stopped control plane issues none.
         let greeting = greet(&sandbox, sandbox.address, host, host.as_bytes(), AUDIT).await.unwrap();
         assert!(greeting.names(host), "{greeting:?}");
     }
     assert_eq!(upstream.requests_with("/brief/before").len(), REQUESTS.len());
-    // The control plane does not get to tidy the record away, so Envoy judges it by its own clock.
+    // A stopped control plane does not remove the expired record, so Envoy judges the record by its own clock.
     gateway.signal(Signal::STOP);
     eventually("the control plane is stopped", AUDIT, || stopped(gateway.pid()).then_some(()));
     eventually("the record has expired", AUDIT, || (jiff::Timestamp::now() > expires_at).then_some(()));
@@ -255,7 +257,7 @@ async fn an_expired_record_is_told_so_in_every_form() {
         assert_told(&path, &answer, &gateway.audit_line(&path, |line| line["path"] == path.as_str()));
     }
     assert!(upstream.requests_with("/brief/after").is_empty());
-    // A question that had waited for the control plane would have come before this one.
+    // A DNS query that had waited for the control plane would arrive before the query for this name.
     gateway.register(sandbox.address, &[]);
     let seen = fresh(SEEN);
     assert_eq!(ask(Way::TlsTwo, seen, "/brief/seen").await.rule.as_deref(), Some("upstream.dns"));

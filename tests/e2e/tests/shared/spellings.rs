@@ -8,7 +8,7 @@ use test_support::raw::greet;
 use test_support::upstream::IDN;
 use test_support::ways::{Asked, Outcome, REQUESTS, Way};
 
-/// The longest that a handshake may take.
+/// The timeout for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn an_internationalised_name_is_its_a_label_in_whatever_case() {
             assert_eq!((arrived.host.as_str(), arrived.sni.as_str()), (IDN, IDN), "{what}: {arrived:?}");
         }
     }
-    // What the name says to people is no host name, and one label is not the other.
+    // The Unicode form of the name is no host name. A different A-label is a different host.
     for (name, rule) in [("b\u{fc}cher.example", None), ("bcher-kva.example", Some("egress.host"))] {
         let asked = Asked { method: "GET", authority: name.as_bytes(), path: "/idn/other", tunnel: IDN };
         match Way::AbsoluteTwo.ask(&sandbox, sandbox.address, asked).await.unwrap() {

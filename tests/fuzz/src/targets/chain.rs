@@ -15,10 +15,10 @@ use std::time::Duration;
 const TRAILER: usize = 20;
 /// The credential that the credential stage adds.
 const SECRET: &str = "ghs_0123456789abcdefghijklmnopqrstuvwxyz";
-/// The most events before all that is left is brought to its end.
+/// The limit for events. After them, the target completes the stream.
 const MOST_EVENTS: usize = 48;
 
-/// A request, and what may arrive of it.
+/// A request, and the part that may arrive upstream.
 struct Case {
     request: Request,
     body: Vec<u8>,
@@ -27,15 +27,15 @@ struct Case {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
-    /// It may arrive, unchanged in its body.
+    /// The request may arrive, with an unchanged body.
     Same,
-    /// It may arrive, with a body that says the same.
+    /// The request may arrive, with a body of the same meaning.
     Json,
     /// A push that may pass.
     Push,
-    /// A push of which the last bytes may never arrive.
+    /// A push whose last bytes may never arrive.
     Refused,
-    /// Nothing may arrive.
+    /// No byte may arrive.
     Nothing,
 }
 
@@ -58,7 +58,7 @@ fn case(kind: usize) -> Case {
             body[at] ^= 0x55;
             push(body, Expect::Refused)
         }
-        // A push of nothing.
+        // A push without ref updates.
         4 => push(b"0000".to_vec(), Expect::Push),
         5 => text(api("POST", "/repos/acme/app/issues"), issue, Expect::Json),
         6 => text(api("POST", "/repos/acme/other/issues"), issue, Expect::Nothing),
@@ -210,7 +210,7 @@ impl Drive {
         envoy.upstream_sends(self.id, part, end);
     }
 
-    /// Brings everything to its end: what a client, an upstream and a control plane do that take part.
+    /// Completes the stream, as a well-behaved client, upstream and control plane do.
     fn finish(&mut self, envoy: &mut Envoy) {
         envoy.goes_on(self.id, Stage::Credentials);
         envoy.goes_on(self.id, Stage::ForwardProxy);
@@ -254,12 +254,12 @@ impl Drive {
         let whole = upstream.ended && !upstream.reset;
         let rule = envoy.rule(self.id);
         match expect {
-            Expect::Nothing => assert!(upstream.headers.is_empty(), "what is refused has arrived: {}", told()),
+            Expect::Nothing => assert!(upstream.headers.is_empty(), "a refused request has arrived: {}", told()),
             Expect::Same => assert!(self.body.starts_with(&upstream.body), "another body has arrived: {}", told()),
             Expect::Json if upstream.ended => {
                 let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON");
                 let query = |mut value: serde_json::Value| {
-                    // It is written anew.
+                    // The gateway serializes the query anew.
                     value["query"] = serde_json::Value::Null;
                     value
                 };
@@ -278,7 +278,7 @@ impl Drive {
                     "the end of a push has arrived before its verdict: {}",
                     told()
                 );
-                // Without its hash git takes nothing of it.
+                // Git rejects a pack without its hash.
                 let early = whole && upstream.body != self.body;
                 assert!(!early || rule != "push.allowed", "a push has ended early: {}", told());
             }
@@ -287,6 +287,6 @@ impl Drive {
             fields.iter().any(|(_, value)| value.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()))
         };
         let trailers = client.trailers.as_deref().unwrap_or_default();
-        assert!(!holds(&client.headers) && !holds(trailers), "the credential is told: {}", told());
+        assert!(!holds(&client.headers) && !holds(trailers), "the client got the credential: {}", told());
     }
 }

@@ -1,4 +1,4 @@
-//! The admin API under clients that leave or collide, from web pages and from sandboxes.
+//! The admin API: clients that abort or collide, web pages, and sandboxes.
 
 use super::{REPO, rig};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn is_registered(gateway: &Gateway, address: Ipv4Addr) -> bool {
     }
 }
 
-/// Which of `addresses` are registered, once that has not changed for half a second.
+/// Which of `addresses` are registered, after half a second without a change.
 fn settled(gateway: &Gateway, addresses: &[Ipv4Addr]) -> Vec<bool> {
     let look = || addresses.iter().map(|address| is_registered(gateway, *address)).collect::<Vec<_>>();
     let (mut since, mut last) = (Instant::now(), look());
@@ -54,7 +54,7 @@ fn a_registration_or_removal_whose_client_left_is_whole_or_not_at_all() {
     restart(gateway);
     let there = settled(gateway, &addresses);
     let differ = before.iter().zip(&there).filter(|(before, there)| before != there).count();
-    assert_eq!(differ, 0, "{differ} of 100 registrations are in memory and not on disk, or the other way round");
+    assert_eq!(differ, 0, "{differ} of 100 registrations differ between memory and disk");
     println!("{} of 100 aborted registrations are in force", there.iter().filter(|there| **there).count());
 
     for address in &addresses {
@@ -67,7 +67,7 @@ fn a_registration_or_removal_whose_client_left_is_whole_or_not_at_all() {
     restart(gateway);
     let there = settled(gateway, &addresses);
     let differ = before.iter().zip(&there).filter(|(before, there)| before != there).count();
-    assert_eq!(differ, 0, "{differ} of 100 removals are in memory and not on disk, or the other way round");
+    assert_eq!(differ, 0, "{differ} of 100 removals differ between memory and disk");
     println!("{} of 100 aborted removals are not in force", there.iter().filter(|there| **there).count());
 
     for (address, there) in addresses.iter().zip(there) {
@@ -93,7 +93,7 @@ fn a_removal_beside_a_change_of_the_same_record_holds() {
         });
         assert!(matches!(changed.0, 200 | 404), "round {round}: {changed:?}");
         assert_eq!(removed.0, 204, "round {round}: {removed:?}");
-        assert!(!is_registered(gateway, address), "round {round}: removed, and there again");
+        assert!(!is_registered(gateway, address), "round {round}: a removed record is back");
     }
 }
 
@@ -152,7 +152,7 @@ fn a_web_page_cannot_speak_to_the_admin_api() {
     }
 }
 
-/// What a request from the sandbox to that port of the gateway's loopback address brings.
+/// The response to a request from the sandbox to `port` of the gateway's loopback address.
 async fn loopback(sandbox: &Sandbox, port: u16) -> String {
     let mut answer = Vec::new();
     let work = async {
@@ -161,7 +161,7 @@ async fn loopback(sandbox: &Sandbox, port: u16) -> String {
         stream.write_all(format!("GET /internal/containers HTTP/1.0\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
         stream.read_to_end(&mut answer).await
     };
-    // However it ends: what came is what counts.
+    // The result does not matter: the test checks the bytes that came.
     let _ = timeout(Duration::from_secs(5), work).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -182,7 +182,7 @@ async fn the_admin_api_answers_no_sandbox_even_where_loopback_is_routed() {
     ] {
         Finished::of(sandbox.command("ip").args(args)).success();
     }
-    // The way is open: somebody else's loopback port is reached by it.
+    // The route works: the sandbox reaches the loopback port of another program.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let other = thread::spawn(move || {
@@ -196,6 +196,6 @@ async fn the_admin_api_answers_no_sandbox_even_where_loopback_is_routed() {
     assert_eq!(other.join().unwrap(), sandbox.address);
     let told = loopback(&sandbox, rig.gateway.admin().port()).await;
     assert!(!told.contains(" 200 ") && !told.contains("container_ip"), "{told}");
-    // The operator's own way is as it was.
+    // The operator still reaches the admin API.
     assert_eq!(rig.gateway.call("GET", "/internal/containers", None).0, 200);
 }

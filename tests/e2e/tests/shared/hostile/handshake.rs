@@ -1,4 +1,4 @@
-//! Names in the TLS handshake: odd, flooded, and another than the request has.
+//! Names in the TLS handshake: malformed names, a flood of names, and a name that differs from the request's.
 
 use super::{ALONE, HANDSHAKE, PLAIN, REPO, assert_nothing_arrived, assert_ready, assert_refused, connect, get, rig};
 use serde_json::json;
@@ -17,7 +17,7 @@ async fn a_name_that_no_leaf_may_carry_ends_its_own_handshake_and_nobody_else_s(
     let rig = Rig::start();
     let (known, stranger) = (rig.registered(&[REPO]), rig.sandbox());
     let names: [&[u8]; 4] = [b"\xff\xfeqqqqqq.example.com", b"qqq qqqq.example.com", b"q\0qq.example.com", b"q*q.b.cc"];
-    // One that has had no leaf yet for each.
+    // For each bad name, a host that has no leaf yet.
     for (name, fresh) in names.into_iter().zip(HOSTS) {
         let told = name.escape_ascii();
         let greeting = greet(&stranger, stranger.address, "a.bb", name, HANDSHAKE).await;
@@ -51,13 +51,13 @@ async fn other_spellings_of_a_name_are_that_name() {
     assert_nothing_arrived(&rig, "/spelling-of-a-stranger");
 }
 
-/// More leaves than one Envoy keeps (4,096).
+/// The number of names in the flood: more than the leaves that one Envoy keeps (4,096).
 const FLOOD: u32 = 6_000;
-/// What the flood may take of Envoy's memory altogether.
+/// The limit for Envoy's peak memory during the flood, in bytes.
 const FLOOD_MEMORY: u64 = 400 << 20;
 
-/// Shows `size` names that nobody has shown before, eight at a time, each in a tunnel to `host` from the address that
-/// `source` gives for it, and returns how many were answered with a certificate.
+/// Makes handshakes with `size` new names, eight at a time, each in a tunnel to `host`. `source` gives the address of
+/// each client. Returns the number of handshakes that got a certificate for their name.
 async fn flood(sandbox: &Sandbox, host: &str, size: u32, source: impl Fn(u32) -> Ipv4Addr) -> u32 {
     let (next, certificates) = (AtomicU32::new(0), AtomicU32::new(0));
     let work = async || {
@@ -67,7 +67,7 @@ async fn flood(sandbox: &Sandbox, host: &str, size: u32, source: impl Fn(u32) ->
                 break;
             }
             let name = format!("n{number}.{}.{}.flood.{host}", "x".repeat(60), "y".repeat(60));
-            // A tunnel that is refused is an answer, too.
+            // The rate limit may refuse the tunnel.
             match greet(sandbox, source(number), host, name.as_bytes(), HANDSHAKE).await {
                 Ok(greeting) if greeting.names(&name) => drop(certificates.fetch_add(1, Ordering::Relaxed)),
                 Ok(_) => {}
@@ -89,16 +89,16 @@ async fn a_flood_of_names_from_a_stranger_takes_no_name_from_anybody() {
     let (known, stranger) = (rig.registered(&[REPO]), rig.sandbox());
     let mut kept = connect(&known, PLAIN, Http::Two).await;
     assert_eq!(kept.get("/flood/before").await.unwrap().status, 200);
-    // From a hundred addresses, so that no limit of one address holds it back.
+    // From a hundred addresses, so that the rate limit of one address does not stop the flood.
     let first = stranger.widen();
     let many = |number: u32| Ipv4Addr::from_bits(first.to_bits() + 1 + number % 100);
-    assert!(flood(&stranger, "a.bb", FLOOD, many).await > 4_000, "this is no flood");
+    assert!(flood(&stranger, "a.bb", FLOOD, many).await > 4_000, "the flood got too few certificates");
     let fresh = [("api.github.com", "/repos/acme/app/commits/flooded"), ("api.anthropic.com", "/flooded")];
     assert_reached_at_once(&rig, &known, fresh[0]).await;
     // From one address, through a tunnel to a host that the policy names.
     flood(&stranger, PLAIN, FLOOD / 6, |_| stranger.address).await;
     assert_reached_at_once(&rig, &known, fresh[1]).await;
-    // Its leaf may have been the oldest of all.
+    // The leaf of this host may have been the oldest, so Envoy may have evicted the leaf.
     assert_eq!(get(&known, PLAIN, "/flood/again").await.status, 200);
     assert_eq!(kept.get("/flood/kept").await.unwrap().status, 200);
     let peak = peak_memory(rig.gateway.envoy_pid().unwrap());
@@ -107,7 +107,7 @@ async fn a_flood_of_names_from_a_stranger_takes_no_name_from_anybody() {
     assert_ready(&rig, "the flood");
 }
 
-/// A host that has had no leaf is reached within two seconds.
+/// Asserts that `known` reaches a host without a leaf within two seconds.
 async fn assert_reached_at_once(rig: &Rig, known: &Sandbox, (host, path): (&str, &str)) {
     let reached = timeout(Duration::from_secs(2), get(known, host, path)).await;
     let answer = reached.unwrap_or_else(|_| panic!("{host} is not reached within 2 s of the flood"));
@@ -122,7 +122,7 @@ async fn a_request_for_another_host_than_the_handshake_s_is_misdirected_and_the_
     for http in [Http::One, Http::Two] {
         let mut client = connect(&sandbox, "api.anthropic.com", http).await;
         let mut beside = connect(&sandbox, "api.anthropic.com", Http::Two).await;
-        // Over HTTP/2 it stays open while the others come and go beside it.
+        // The stream stays open during the other requests. Over HTTP/2 they share its connection.
         let stream = match http {
             Http::One => beside.open("/v1/stream").await.unwrap(),
             Http::Two => client.open("/v1/stream").await.unwrap(),

@@ -9,12 +9,13 @@ use test_support::gateway::policy;
 use test_support::upstream::HOSTS;
 use test_support::{Answer, Client, Http, Rig, eventually};
 
-/// The longest that a change of the policy may take on a machine that has other things to do.
+/// The timeout for a change of the policy on a loaded machine.
 const RELOAD: Duration = Duration::from_secs(1);
-/// What it takes mostly, for all of several open connections.
+/// The limit for the median time of a change, over all open connections.
 const USUAL_RELOAD: Duration = Duration::from_millis(200);
 
-/// Asks on `client` until the status is `status`, at most [`RELOAD`] from now; the connection may not break.
+/// Sends requests on `client` until the response has `status`. Panics if the connection breaks, or
+/// [`RELOAD`] has passed since `since`.
 async fn in_force(client: &mut Client, path: &str, status: u16, since: Instant) -> Answer {
     loop {
         let asked = since.elapsed();
@@ -45,7 +46,7 @@ async fn a_change_of_the_policy_is_in_force_on_open_connections_at_once() {
     }
     let mut took = Vec::new();
     for round in 0..6 {
-        // As an editor does it, and as `>` does it.
+        // By turns: a rename, as editors do, and a write in place, as the shell's `>` does.
         let write = |text: &str| {
             if round % 2 == 0 {
                 let beside = rig.gateway.policy_file().with_extension("new");
@@ -83,8 +84,8 @@ async fn a_change_of_the_policy_is_in_force_on_open_connections_at_once() {
     assert!(rig.gateway.warnings().is_empty(), "{:?}", rig.gateway.warnings());
 }
 
-/// A listener that changes drains its connections (GOAWAY, `connection: close`), those of all sandboxes. Envoy itself
-/// leaves out what is equal; until it has said so, the gateway is not ready, so nothing may be sent at all.
+/// A changed listener drains the connections of all sandboxes (GOAWAY, `connection: close`). Envoy ignores an equal
+/// listener, but the gateway is not ready until Envoy has acknowledged the listener. So the gateway must send none.
 #[tokio::test]
 async fn neither_a_registration_nor_a_new_policy_changes_a_listener() {
     let _alone = ALONE.lock().await;
@@ -100,7 +101,7 @@ async fn neither_a_registration_nor_a_new_policy_changes_a_listener() {
         let body = json!({"egress_allow": [format!("h{round}.example.com")]});
         let (status, body) = rig.gateway.call("PATCH", &path, Some(&body));
         assert_eq!(status, 200, "{body}");
-        // A tunnel ends with its record, and a change makes another one of it.
+        // A tunnel ends with its record, and a change of the record makes a new record. So connect after the change.
         let mut client = connect(&sandbox, PLAIN, Http::Two).await;
         fs::write(rig.gateway.policy_file(), policy(&["api.anthropic.com"])).unwrap();
         in_force(&mut client, "/listeners", 403, Instant::now()).await;
@@ -147,7 +148,7 @@ async fn a_policy_that_is_deleted_allows_nothing_until_it_is_there_again() {
         }
     }
     assert_nothing_arrived(&rig, "/deleted");
-    drain(stream.into_body(), Duration::from_millis(100)).await.expect_err("what is open goes on");
+    drain(stream.into_body(), Duration::from_millis(100)).await.expect_err("an open stream continues");
 }
 
 #[tokio::test]

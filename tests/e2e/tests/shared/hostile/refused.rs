@@ -1,4 +1,4 @@
-//! Refusals are read to their end, also of large bodies and with the control plane or the upstream away.
+//! Clients get the whole refusal, also for large bodies, and while the control plane or the upstream is unavailable.
 
 use super::{
     ALONE, HANDSHAKE, PLAIN, REPO, assert_nothing_arrived, assert_refused, connect, get, nothing, refusal, rig,
@@ -12,7 +12,8 @@ use test_support::raw::{Greeting, greet};
 use test_support::upstream::{self, HOSTS};
 use test_support::{Client, Http, Rig, eventually, eventually_async};
 
-/// What each sandbox that is refused sends where, and by which rule it is refused.
+/// Sends requests with `body` (arguments of curl) that the rules refuse, and asserts the refusal's rule. `3MB` and
+/// `100MB` in `body` stand for files of this size.
 fn refused_bodies(http: &str, body: &[&str], rounds: usize) {
     let _alone = ALONE.blocking_lock();
     let rig = rig();
@@ -68,7 +69,7 @@ async fn while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reas
     let (sandbox, stranger) = (rig.registered(&[REPO]), rig.sandbox());
     let path = "/repos/acme/app/commits/stopped";
     let mut clients = Vec::new();
-    // Both workers of Envoy have served it, so the certificate and the record are known to both.
+    // Enough connections for both workers of Envoy, so that both have the certificate and the record.
     for number in 0..20 {
         let http = if number % 2 == 0 { Http::One } else { Http::Two };
         let mut client = connect(&sandbox, "api.github.com", http).await;
@@ -86,7 +87,7 @@ async fn while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reas
     println!("the handshake for a new name ended after {:?}", begun.elapsed());
     let greeting = greeting.expect("the handshake for a new name ends");
     assert_eq!(greeting, Greeting::Failed);
-    // Nobody can say who this is, however much it sends meanwhile.
+    // The gateway cannot identify this sandbox now, whatever the size of the body.
     let file = nothing(&stranger, 100).display().to_string();
     for http in ["--http1.1", "--http2"] {
         let curled = stranger.curl(&[http, "-T", &file, &format!("https://api.github.com{path}")]);
@@ -96,7 +97,7 @@ async fn while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reas
     assert_nothing_arrived(&rig, path);
     rig.gateway.signal(Signal::CONT);
     for (host, path) in [("api.github.com", "/user"), (PLAIN, "/continued"), ("api.anthropic.com", "/continued")] {
-        eventually_async("all is as before", Duration::from_secs(10), async || {
+        eventually_async("requests pass again", Duration::from_secs(10), async || {
             Client::connect(&sandbox, sandbox.address, host, Http::Two).await?.get(path).await?.ok()
         })
         .await;
@@ -110,7 +111,7 @@ async fn while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reas
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_reached_is_named_as_the_reason_and_request_ids_lead_to_the_audit() {
-    // Nobody listens there.
+    // An address without a listener.
     let closed = SocketAddr::from((upstream::ADDRESS, 1));
     let rig = Rig::start_with(&policy(&HOSTS), &[(PLAIN, closed), ("api.github.com", closed)]);
     let sandbox = rig.registered(&[REPO]);

@@ -1,5 +1,5 @@
-//! Ways out of the request that was judged: upgrades and credentials. Those that are one request each, such as odd paths
-//! and methods, are files of tests/corpus/chain.
+//! Attacks that need more than one request: upgrades and credentials. Attacks by one request, such as odd paths and
+//! methods, are files of tests/corpus/chain.
 
 use super::{PLAIN, REPO, assert_nothing_arrived, assert_refused, rig};
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn an_upgrade_to_connect_opens_no_way_for_raw_bytes() {
             }
         }
     }
-    // What came behind was a request of its own, or nothing at all.
+    // The bytes behind the upgrade arrived as a separate request, or not at all.
     for request in rig.upstream.requests_with("/smuggled") {
         assert!(request.header("cookie").is_empty(), "{request:?}");
     }
@@ -61,7 +61,7 @@ async fn a_web_socket_is_carried_to_an_upstream_that_prefers_http2_and_ends_with
     let mut stream = tls(&sandbox, sandbox.address, host, Http::One).await.unwrap();
     let answer = ask(&mut stream, request("/v1/echo/known").as_bytes()).await.unwrap();
     assert_eq!(answer.status, 101, "{answer:?}");
-    // RFC 6455 section 5.7: a masked "Hello"; the upstream sends back whatever it gets.
+    // RFC 6455 section 5.7: a masked "Hello"; the upstream echoes all bytes.
     let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
     let large: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[0] ^ 0x5a).collect();
     for message in [&hello[..], &large, &hello] {
@@ -75,7 +75,7 @@ async fn a_web_socket_is_carried_to_an_upstream_that_prefers_http2_and_ends_with
         let (sent, received) = timeout(Duration::from_secs(10), both).await.unwrap();
         sent.unwrap();
         received.unwrap();
-        assert!(echoed == message, "{} bytes came back otherwise", message.len());
+        assert!(echoed == message, "the echo of {} bytes differs", message.len());
     }
     let [arrived] = &rig.upstream.requests_with("/v1/echo/known")[..] else { panic!("not exactly one") };
     assert_eq!((arrived.alpn.as_str(), arrived.sni.as_str()), ("http/1.1", host), "{arrived:?}");
@@ -91,8 +91,8 @@ async fn a_web_socket_is_carried_to_an_upstream_that_prefers_http2_and_ends_with
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
 
-/// As raw bytes behind a request that its upstream takes for a plain one, they would be a request of their own, judged
-/// by nobody.
+/// An upstream may take the upgrade for a plain request. Then raw bytes behind the upgrade would be a second request
+/// that no stage has judged.
 #[tokio::test]
 async fn nothing_is_sent_behind_an_upgrade_before_the_upstream_agrees() {
     let rig = rig();
@@ -108,7 +108,7 @@ async fn nothing_is_sent_behind_an_upgrade_before_the_upstream_agrees() {
         let answer = ask(&mut stream, request.as_bytes()).await.unwrap();
         assert_ne!(answer.status, 101, "{answer:?}");
         assert_eq!(rig.upstream.requests_with(&format!("{host}/v1/models/upgraded")).len(), 1);
-        // What comes still comes before the end, or before this.
+        // Wait for late bytes: until the connection ends, for at most one second.
         let _end = timeout(Duration::from_secs(1), stream.read(&mut [0; 1])).await;
     }
     assert_nothing_arrived(rig, "/behind-an-upgrade");
@@ -130,7 +130,7 @@ fn a_sandbox_s_own_credential_never_arrives_at_the_other_hosts_of_github() {
             assert_eq!(curled.status, 403, "{http} {method}: {curled:?}");
             assert!(curled.rule().is_some(), "{http} {method}: {curled:?}");
         }
-        // Whether it is served is not what this is about.
+        // A GET may be served: only its headers are checked, below.
         sandbox.curl(&[&with[..], &[upload]].concat());
     }
     let arrived = rig.upstream.requests();
@@ -140,7 +140,7 @@ fn a_sandbox_s_own_credential_never_arrives_at_the_other_hosts_of_github() {
         assert!(request.header("cookie").is_empty(), "{request:?}");
         let headers: Vec<_> = request.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         secrets::assert_absent(own, &headers);
-        // Nor is ours for these hosts.
+        // The gateway's own token is not for these hosts, either.
         secrets::assert_absent(TOKEN, &headers);
     }
 }
