@@ -115,13 +115,13 @@ fn home(sources: &Sources, path: &[String]) -> Module {
     let Some(name) = path.get(depth) else { return module.to_vec() };
     let source = sources.get(module).map_or("", String::as_str);
     let children = sources.keys().filter(|child| child.len() == depth + 1 && child.starts_with(module));
-    let exported = children.filter(|child| {
+    let mut exported = children.filter(|child| {
         let uses = source.split(';').filter_map(|item| item.trim().rsplit_once("use ").map(|(_, tree)| tree));
         let child = child.last().unwrap();
         uses.flat_map(|import| tree(&[], import.strip_prefix("self::").unwrap_or(import)))
             .any(|import| import.first() == Some(child) && import.last() == Some(name))
     });
-    exported.last().cloned().unwrap_or_else(|| module.to_vec())
+    exported.next_back().cloned().unwrap_or_else(|| module.to_vec())
 }
 
 /// The arrows between siblings.
