@@ -117,9 +117,13 @@ impl App {
     async fn bind(mut self) -> anyhow::Result<Bound> {
         let state = StateDir::take(&self.state_dir)?;
         let dir = state.path();
+        let configured = Addresses { proxy: self.config.proxy, admin: self.config.admin };
         let listeners = Listeners::bind(&mut self.config, dir, self.envoy.is_some()).await?;
         let addresses = Addresses { proxy: self.config.proxy, admin: self.config.admin };
-        addresses.write(dir).context("the addresses cannot be written")?;
+        // Commands read the file only for a configured port 0: a gateway with fixed ports starts on a full disk, too.
+        if addresses != configured {
+            addresses.write(dir).context("the addresses cannot be written")?;
+        }
         let config = Arc::new(self.config);
         let access = admin::Access::open(config.admin_auth, dir)?;
         let upstreams = Arc::new(config.upstreams()?);

@@ -152,7 +152,7 @@ async fn a_write_that_cannot_be_confirmed_is_refused_to_try_again() {
     let mut stream = client::tls(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
     // The worker knows the record, and nothing was confirmed yet.
     let read = request(&json!({"method": "GET", "headers": {}}), "api.github.com", "/repos/acme/app");
-    assert_eq!(raw::ask(&mut stream, &read).await.unwrap().status, 200);
+    assert_eq!(raw::ask(&mut stream, &read).await.unwrap().rule, None);
     rig.gateway.signal(Signal::KILL);
     rig.gateway.ended(SOON);
     let answer = raw::ask(&mut stream, &comment(graphql::PULL_REQUEST)).await.unwrap();
