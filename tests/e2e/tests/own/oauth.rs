@@ -17,6 +17,12 @@ const REFRESHED: Duration = Duration::from_secs(20);
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
+/// A token endpoint that responds at once.
+const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
+
+/// A token endpoint that holds its response until the test releases it.
+const HELD: Option<Duration> = None;
+
 /// The number of kills around a refresh.
 const KILLS: u32 = 12;
 
@@ -44,8 +50,9 @@ fn write(file: &PathBuf, number: u64, seconds: i64) {
     std::fs::write(file, text.to_string()).unwrap();
 }
 
-/// A gateway with these entries of `credentials:` and these variables. Its token endpoints take `delay`.
-fn rig(credentials: &str, variables: &[(&str, &str)], delay: Duration, before: impl FnOnce(&Gateway)) -> Rig {
+/// A gateway with these entries of `credentials:` and these variables. Its token endpoints take `delay`, or hold
+/// their responses.
+fn rig(credentials: &str, variables: &[(&str, &str)], delay: Option<Duration>, before: impl FnOnce(&Gateway)) -> Rig {
     let upstream = Upstream::start();
     upstream.tokens().set(delay, HOUR);
     let credentials = format!("credentials: {{{credentials}}}\n");
@@ -62,13 +69,13 @@ fn read(file: &Path) -> Value {
 }
 
 impl Login {
-    /// A login of Codex that ends in `seconds`, with an endpoint that takes `delay`.
-    fn start(seconds: i64, delay: Duration) -> Self {
+    /// A login of Codex that ends in `seconds`, with an endpoint that takes `delay`, or that holds its response.
+    fn start(seconds: i64, delay: Option<Duration>) -> Self {
         Self::start_after(seconds, delay, |_| {})
     }
 
     /// A login with an action before the gateway's start.
-    fn start_after(seconds: i64, delay: Duration, before: impl FnOnce(&Gateway)) -> Self {
+    fn start_after(seconds: i64, delay: Option<Duration>, before: impl FnOnce(&Gateway)) -> Self {
         let file = scratch("keys").join("auth.json");
         write(&file, 0, seconds);
         let keyed = "keyed: {host: keyed.example.com, from: {env: KEYED}}";
@@ -116,7 +123,7 @@ async fn client(sandbox: &Sandbox, host: &str) -> Client {
 
 #[tokio::test]
 async fn a_hundred_requests_at_its_end_are_one_refresh_and_all_carry_the_new_token_and_the_account() {
-    let login = Login::start(3_000, Duration::from_millis(2_500));
+    let login = Login::start(3_000, Some(Duration::from_millis(2_500)));
     let sandbox = login.rig.registered(&[]);
     let mut clients = Vec::new();
     for _ in 0..100 {
@@ -246,7 +253,7 @@ fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
         let variables: Vec<(&str, String)> =
             program.variables.iter().map(|(name, value)| (*name, named(value))).collect();
         let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let rig = rig(&named(program.entry), &variables, Duration::ZERO, |_| {});
+        let rig = rig(&named(program.entry), &variables, AT_ONCE, |_| {});
         let sandbox = rig.registered(&[]);
 
         let curled = sandbox.curl(&["-H", "authorization: Bearer placeholder", "-d", "{}", program.url]);
@@ -274,7 +281,7 @@ fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
 
 #[test]
 fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one() {
-    let login = Login::start(3_000, Duration::ZERO);
+    let login = Login::start(3_000, AT_ONCE);
     let (gateway, upstream) = (&login.rig.gateway, &login.rig.upstream);
     let sandbox = login.rig.registered(&[]);
     let post = || sandbox.curl(&["--http1.1", "-d", "{}", &format!("https://chatgpt.com{PATH}")]);
@@ -306,7 +313,7 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
 
 #[test]
 fn a_401_of_the_provider_begins_one_refresh() {
-    let login = Login::start(3_000, Duration::ZERO);
+    let login = Login::start(3_000, AT_ONCE);
     let sandbox = login.rig.registered(&[]);
     for _ in 0..5 {
         assert_eq!(sandbox.curl(&["https://chatgpt.com/backend-api/wham/usage"]).status, 401);
@@ -320,7 +327,7 @@ fn a_401_of_the_provider_begins_one_refresh() {
 
 #[test]
 fn a_sandbox_that_asks_a_token_endpoint_gets_a_placeholder_and_nothing_goes_on() {
-    let login = Login::start(3_000, Duration::ZERO);
+    let login = Login::start(3_000, AT_ONCE);
     let sandbox = login.rig.registered(&[]);
     let body = json!({"grant_type": "refresh_token", "refresh_token": "held-by-the-gateway"}).to_string();
     let curled = sandbox.curl(&[
@@ -348,7 +355,7 @@ fn a_sandbox_that_asks_a_token_endpoint_gets_a_placeholder_and_nothing_goes_on()
 
 #[tokio::test]
 async fn a_token_endpoint_that_hangs_delays_nobody_else() {
-    let login = Login::start(-1, Duration::from_secs(15));
+    let login = Login::start(-1, HELD);
     let sandbox = login.rig.registered(&[]);
     let mut keyed = client(&sandbox, "keyed.example.com").await;
     let median = async |client: &mut Client| {
@@ -376,6 +383,7 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
     println!("waited {:?}, then {} {:?}", began.elapsed(), refused.status, refused.rule);
     assert_eq!((refused.status, refused.rule.as_deref()), (503, Some("credentials.source")));
     assert_eq!(login.saved()["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the endpoint still hangs");
+    login.rig.upstream.tokens().set(AT_ONCE, HOUR);
     login.refreshed(1);
     let after = median(&mut keyed).await;
     println!("median while the endpoint hangs {during:?}, after {after:?}");
@@ -385,7 +393,7 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
 /// The endpoint accepts no token twice: a lost or reused token is the end of the login.
 #[test]
 fn a_kill_around_a_refresh_loses_no_login() {
-    let login = Login::start(-1, Duration::ZERO);
+    let login = Login::start(-1, AT_ONCE);
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
     login.refreshed(1);
@@ -395,18 +403,19 @@ fn a_kill_around_a_refresh_loses_no_login() {
         // A new, expired login: the next start refreshes it at once.
         let newest = upstream.tokens().newest();
         write(&login.file, newest, -1);
-        // In every second round the endpoint takes longer, so that the kill comes before its response.
-        let delay = Duration::from_millis(if kill % 2 == 0 { 0 } else { 1_500 });
-        upstream.tokens().set(delay, HOUR);
+        // In every second round the endpoint holds its response, so that the kill comes before the response.
+        let held = kill % 2 == 1;
+        upstream.tokens().set(if held { HELD } else { AT_ONCE }, HOUR);
         gateway.serve();
         login.asked(newest + 1);
         // Each kill comes later in the refresh than the one before.
         std::thread::sleep(kill * LATER);
         gateway.signal(Signal::KILL);
         gateway.ended(REFRESHED);
-        if delay > Duration::ZERO {
+        if held {
             let saved = login.saved();
-            assert_eq!(saved["tokens"]["refresh_token"], tokens::refresh(newest).as_str(), "kill {kill} was too late");
+            assert_eq!(saved["tokens"]["refresh_token"], tokens::refresh(newest).as_str(), "kill {kill}");
+            upstream.tokens().set(AT_ONCE, HOUR);
         }
         // The next start finds the new login, or a refresh under way for which it waits.
         gateway.up();
@@ -421,7 +430,7 @@ fn a_kill_around_a_refresh_loses_no_login() {
 #[test]
 fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
     // Due for a refresh, and valid for some minutes more.
-    let login = Login::start(200, Duration::from_secs(15));
+    let login = Login::start(200, HELD);
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
     login.asked(1);
@@ -435,8 +444,9 @@ fn a_token_that_lasts_goes_on_while_a_refresh_of_an_earlier_run_is_under_way() {
     };
     let first = carried();
     let saved = login.saved();
-    assert_eq!(saved["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the start took too long");
+    assert_eq!(saved["tokens"]["refresh_token"], tokens::refresh(0).as_str(), "the refresh still runs");
     assert_eq!(first, format!("Bearer {}", tokens::access(0)));
+    upstream.tokens().set(AT_ONCE, HOUR);
     login.refreshed(1);
     let renewed = format!("Bearer {}", tokens::access(1));
     eventually("the new token is in force", REFRESHED, || (carried() == renewed).then_some(()));
@@ -455,16 +465,16 @@ fn refreshing(gateway: &Gateway) -> Vec<u32> {
 
 #[test]
 fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
-    let login = Login::start(200, Duration::from_secs(30));
+    let login = Login::start(200, HELD);
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
     login.asked(1);
-    upstream.tokens().set(Duration::ZERO, HOUR);
     let [child] = refreshing(gateway)[..] else { panic!("{:?}", refreshing(gateway)) };
     // The process gets the tokens neither by arguments nor by variables, which other processes could read.
     let seen = ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{child}/{file}")).unwrap_or_default());
     assert!(!String::from_utf8_lossy(&seen.concat()).contains("fixture"), "{seen:?}");
     process::signal(child, Signal::KILL);
+    upstream.tokens().set(AT_ONCE, HOUR);
     // The endpoint has used up that token. The gateway can't prevent this, and reports the endpoint's error.
     eventually("a warning names the problem", REFRESHED, || {
         gateway.warnings().iter().any(|warning| warning.contains("refresh_token_reused")).then_some(())
@@ -476,7 +486,7 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
 
 #[test]
 fn on_a_full_disk_nothing_is_asked_and_what_was_asked_before_has_its_room() {
-    let login = Login::start_after(3_000, Duration::from_secs(3), |gateway| {
+    let login = Login::start_after(3_000, Some(Duration::from_secs(3)), |gateway| {
         disk::small(&gateway.state.join("tokens"), "128k");
     });
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);

@@ -7,35 +7,47 @@ use hyper::Response;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// All endpoints, which share one login. Tokens have a number: `refresh_fixture_N` and `access_fixture_N`.
-#[derive(Default)]
-pub struct Tokens(Mutex<State>);
+pub struct Tokens {
+    state: Mutex<State>,
+    released: Notify,
+}
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct State {
     newest: u64,
     asked: u64,
     reused: u64,
-    delay: Duration,
+    delay: Option<Duration>,
     lifetime: u64,
 }
 
+impl Default for Tokens {
+    fn default() -> Self {
+        let state = State { newest: 0, asked: 0, reused: 0, delay: Some(Duration::ZERO), lifetime: 0 };
+        Self { state: Mutex::new(state), released: Notify::new() }
+    }
+}
+
 impl Tokens {
-    /// Sets the delay of a response, and the lifetime of its tokens.
-    pub fn set(&self, delay: Duration, lifetime: Duration) {
-        let mut state = self.0.lock().unwrap();
+    /// Sets the delay of a response, and the lifetime of its tokens. `None` holds responses until the next call, which
+    /// releases them.
+    pub fn set(&self, delay: Option<Duration>, lifetime: Duration) {
+        let mut state = self.state.lock().unwrap();
         (state.delay, state.lifetime) = (delay, lifetime.as_secs());
+        self.released.notify_waiters();
     }
 
     /// The number of the newest tokens. A test begins with number 0.
     pub fn newest(&self) -> u64 {
-        self.0.lock().unwrap().newest
+        self.state.lock().unwrap().newest
     }
 
     /// The number of requests, and the number of requests with a used token.
     pub fn asked(&self) -> (u64, u64) {
-        let state = self.0.lock().unwrap();
+        let state = self.state.lock().unwrap();
         (state.asked, state.reused)
     }
 
@@ -55,8 +67,10 @@ impl Tokens {
             "oauth2.googleapis.com" => form(body),
             _ => serde_json::from_slice(body).unwrap_or_default(),
         };
+        // Created before the state is read, so that no release is missed.
+        let released = self.released.notified();
         let (state, rotated) = {
-            let mut state = self.0.lock().unwrap();
+            let mut state = self.state.lock().unwrap();
             state.asked += 1;
             let good = body["refresh_token"] == refresh(state.newest).as_str() && body["grant_type"] == "refresh_token";
             if good {
@@ -66,7 +80,10 @@ impl Tokens {
             }
             (*state, good)
         };
-        tokio::time::sleep(state.delay).await;
+        match state.delay {
+            Some(delay) => tokio::time::sleep(delay).await,
+            None => released.await,
+        }
         if !rotated {
             return match host {
                 "auth.openai.com" => {
