@@ -6,7 +6,7 @@
 #   2. Debian's rustc-web, rust-web-src and wasi-libc, if installed already;
 #   3. `rustup target add`;
 #   4. the same Debian packages, installed with apt-get, as root only.
-# FILTER_FEATURES="test-panic" FILTERS_OUT=target/filters-panic: another build for a test, in another directory.
+# `filters/build.sh panic` builds the filters with a panic, for a test, and puts them at target/filters-panic/sallyport.wasm.
 # The file is replaced whole, and only when its content changed: a running gateway reloads it.
 # The script never removes a package, never changes a toolchain except to add that target, and never falls
 # back to an older file when a build fails.
@@ -58,8 +58,13 @@ apt_adds_std() {
         debian_has_std
 }
 
-build=(cargo rustc --profile wasm --target "$target" -p filter-chain --lib --crate-type cdylib)
-if [[ -n ${FILTER_FEATURES:-} ]]; then build+=(--features "$FILTER_FEATURES"); fi
+case ${1:-} in
+"") crate=filter-chain placed_in=target/filters ;;
+panic) crate=filters-panic placed_in=target/filters-panic ;;
+*) die "unknown build '$1': the builds are '' and 'panic'" ;;
+esac
+
+build=(cargo rustc --profile wasm --target "$target" -p "$crate" --lib --crate-type cdylib)
 if [[ ${CI:-} == true ]] && git ls-files --error-unmatch Cargo.lock >/dev/null 2>&1; then
     build+=(--locked)
 fi
@@ -97,9 +102,8 @@ else
         "or on Debian 'apt-get install ${packages[*]}' as root, and try again."
 fi
 
-placed_in=${FILTERS_OUT:-target/filters}
 mkdir -p "$placed_in"
-built=$out/$target/wasm/filter_chain.wasm
+built=$out/$target/wasm/${crate//-/_}.wasm
 placed=$placed_in/sallyport.wasm
 if ! cmp -s "$built" "$placed"; then
     cp -- "$built" "$placed.$$"

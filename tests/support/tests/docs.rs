@@ -23,7 +23,7 @@ const NO_TESTS: [&str; 9] = [
 const LONG: usize = 3;
 
 /// Which crates of ours, and whether the hostcalls' SDK, each one needs.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: &[(&str, &[&str])] = &[
     ("policy", &[]),
     ("git-wire", &[]),
     ("registry-proto", &[]),
@@ -49,6 +49,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ),
     ("test-support", &[]),
     ("envoy-stand-in", &["filter-chain", "policy", "registry-proto"]),
+    ("filters-panic", &["filter-chain"]),
     ("e2e", &[]),
     ("fuzz", &["envoy-stand-in", "git-wire", "policy", "push", "registry-proto"]),
 ];
@@ -152,8 +153,9 @@ fn arrows_between_crates_point_inward() {
     };
     let found: BTreeMap<String, BTreeSet<String>> =
         packages.iter().map(|package| (text(&package["name"]), needs(package))).collect();
-    let drawn = ARROWS.map(|(name, needs)| (name.to_owned(), needs.iter().map(|name| (*name).to_owned()).collect()));
-    assert_eq!(found, BTreeMap::from(drawn), "docs/architecture.md draws them otherwise");
+    let drawn =
+        ARROWS.iter().map(|(name, needs)| ((*name).to_owned(), needs.iter().map(|name| (*name).to_owned()).collect()));
+    assert_eq!(found, drawn.collect(), "docs/architecture.md draws them otherwise");
 }
 
 #[test]
