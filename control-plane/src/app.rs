@@ -41,8 +41,9 @@ use outbound::dns::nameservers::Nameservers;
 use outbound::dns::{self, Resolver};
 use outbound::upstreams::Upstreams;
 use registry::Registry;
-use registry::api::{self, Api, Limits};
+use registry::api::{self, Api};
 use registry::feed::Feed;
+use registry::record::Limits;
 use registry::store::Store;
 use xds::server::{Fleet, Server as Discovery};
 

@@ -29,7 +29,7 @@ fn container(run: &Run) -> Option<Container> {
     let mut record = run.registration("172.18.0.5")?;
     let expires_at = record.as_object_mut().unwrap().remove("expires_at");
     let now = "2026-12-01T00:00:00Z".parse().unwrap();
-    let mut container = registry::api::record(&record, now).unwrap();
+    let mut container = registry::record::record(&record, now).unwrap();
     if let Some(at) = expires_at {
         container.expires_at = at.as_str().unwrap().parse().unwrap();
     }
