@@ -6,7 +6,7 @@ use std::path::Path;
 
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
-use policy::{Access, BranchGlob, Egress, HostPattern, Policy};
+use policy::{Access, BranchGlob, Characters, Egress, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -33,6 +33,8 @@ struct Raw {
 struct RawRules {
     blocked_api_patterns: BTreeMap<Method, Expressions>,
     protected_branches: Option<Vec<BranchGlob>>,
+    protect_default_branch: Option<bool>,
+    branch_characters: Option<Characters>,
     allow_force_push: Option<bool>,
     allow_branch_deletion: Option<bool>,
 }
@@ -331,6 +333,8 @@ fn rules(raw: RawRules) -> Rules {
     let patterns = raw.blocked_api_patterns.into_iter().map(|(method, expressions)| (method.0, expressions.0));
     let mut rules = Rules { blocked_api_patterns: patterns.collect(), ..Rules::default() };
     rules.branches.protected = raw.protected_branches.unwrap_or(rules.branches.protected);
+    rules.branches.protect_default = raw.protect_default_branch.unwrap_or(rules.branches.protect_default);
+    rules.branches.characters = raw.branch_characters.unwrap_or(rules.branches.characters);
     rules.branches.allow_force_push = raw.allow_force_push.unwrap_or(rules.branches.allow_force_push);
     rules.branches.allow_deletion = raw.allow_branch_deletion.unwrap_or(rules.branches.allow_deletion);
     rules
@@ -434,6 +438,10 @@ mod tests {
         let other = policy("policy: {protected_branches: [], allow_force_push: true, allow_branch_deletion: true}");
         let branches = other.unwrap().github.branches;
         assert!(branches.protected.is_empty() && branches.allow_force_push && branches.allow_deletion);
+        assert!(branches.protect_default);
+        let other = policy("policy: {protect_default_branch: false, branch_characters: '#,'}").unwrap().github.branches;
+        assert!(!other.protect_default);
+        assert_eq!((other.protected.len(), other.characters.to_string().as_str()), (2, "#,"));
         assert_eq!(policy("policy: {protected_branches: ['release/*']}").unwrap().github.branches.protected.len(), 1);
     }
 
@@ -444,6 +452,8 @@ mod tests {
             ("policy: {allow_force_push: maybe}", "policy.yaml:1:28: policy.allow_force_push: "),
             ("policy: {protected_branches: main}", "policy.yaml:1:30: policy.protected_branches: "),
             ("policy: {protected_branches: ['a..b']}", "is not a branch glob"),
+            ("policy: {protect_default_branch: main}", "policy.protect_default_branch: "),
+            ("policy: {branch_characters: '# '}", "branch_characters has ' ', which is in no name of git's"),
             (
                 "policy:\n  blocked_api_patterns:\n    GET: []\n    put: []\n",
                 "policy.yaml:3:5: policy.blocked_api_patterns: \"put\" is no method",

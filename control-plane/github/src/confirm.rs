@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use policy::github::MAX_ASK;
-use policy::{Container, Policy, branch_of};
+use policy::{BranchDenial, Container, Existing, Policy, branch_of};
 use registry_proto::address_of;
 use registry_proto::github::git_hub_server::{GitHub, GitHubServer};
 use registry_proto::github::{ConfirmRequest, ConfirmResponse};
@@ -213,20 +213,25 @@ fn read(body: &[u8], count: usize) -> Result<Vec<Option<Node>>, String> {
 fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy) -> Result<(), Unconfirmed> {
     let node = node.ok_or_else(|| format!("GitHub knows no {id}, or the gateway's token may not see it"))?;
     let found = node.repository().ok_or_else(|| format!("{id} is a {}, which is in no repository", node.kind))?;
-    if !container.repos.iter().any(|repo| repo.id() == Some(found)) {
+    let Some(repo) = container.repos.iter().find(|repo| repo.id() == Some(found)) else {
         if container.repos.iter().any(|repo| repo.id().is_none()) {
             let reason = "the numbers of this container's repositories are still being looked up; try again";
             return Err(Unconfirmed::NotNow(reason));
         }
         return Err(format!("{id} is not in one of this container's repositories").into());
-    }
+    };
     if node.kind != "Ref" {
         return Ok(());
     }
     let name = node.prefix.as_deref().unwrap_or_default().to_owned() + node.name.as_deref().unwrap_or_default();
     let branch = branch_of(&name).ok_or_else(|| format!("{id} is {name:?}, which is no branch"))?;
-    let moved = policy.github.branches.may_move(container, branch);
-    moved.map_err(|_| format!("{id} is the branch {branch}, which this container may not move").into())
+    match policy.github.branches.may_move(container, Some(repo), branch, Existing::Yes) {
+        Ok(()) => Ok(()),
+        Err(BranchDenial::DefaultUnknown) => {
+            Err(Unconfirmed::NotNow("the repository's default branch is still being looked up; try again"))
+        }
+        Err(_) => Err(format!("{id} is the branch {branch}, which this container may not move").into()),
+    }
 }
 
 #[cfg(test)]
@@ -273,7 +278,7 @@ mod tests {
     }
 
     async fn service(rig: &Rig) -> Confirm {
-        rig.registry.put(record(json!([{"name": "acme/app", "id": 7}]))).await.unwrap();
+        rig.registry.put(record(json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]))).await.unwrap();
         Confirm { registry: Arc::clone(&rig.registry), client: Arc::clone(&rig.client), remembered: Mutex::default() }
     }
 
@@ -320,6 +325,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_default_branch_is_not_confirmed_and_waits_while_it_is_unknown() {
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        let user = |repo: Value| Container { auth_mode: policy::AuthMode::User, ..record(json!([repo])) };
+        rig.registry.put(user(json!({"name": "acme/app", "id": 7, "default_branch": "trunk"}))).await.unwrap();
+        assert!(ask(&confirm, &["REF_trunk"]).await.unwrap_err().contains("may not move"));
+        assert_eq!(ask(&confirm, &["REF_feature"]).await, Ok(()));
+        rig.registry.put(user(json!({"name": "acme/app", "id": 7}))).await.unwrap();
+        let reason = ask(&confirm, &["REF_feature"]).await.unwrap_err();
+        assert!(reason.contains("default branch is still being looked up"), "{reason}");
+        assert!(reason.starts_with("unavailable"), "{reason}");
+    }
+
+    #[tokio::test]
     async fn what_was_confirmed_counts_for_that_record_and_that_policy() {
         let rig = Rig::start(answer).await;
         let confirm = service(&rig).await;
@@ -336,7 +355,7 @@ mod tests {
         assert_eq!(asked(), 4, "a no is not remembered");
         rig.registry.put(record(json!([{"name": "acme/other", "id": 9}]))).await.unwrap();
         ask(&confirm, &["PR_1"]).await.unwrap_err();
-        rig.registry.put(record(json!([{"name": "acme/app", "id": 7}]))).await.unwrap();
+        rig.registry.put(record(json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]))).await.unwrap();
         ask(&confirm, &["REF_sandbox/x"]).await.unwrap();
         let mut policy = Policy::clone(&rig.registry.policy());
         policy.version = "other".into();
@@ -352,7 +371,10 @@ mod tests {
         rig.registry.put(record(json!(["acme/app"]))).await.unwrap();
         assert!(ask(&confirm, &["PR_1"]).await.unwrap_err().contains("still being looked up"));
         rig.registry
-            .put(Container { blocked: Some("x".into()), ..record(json!([{"name": "acme/app", "id": 7}])) })
+            .put(Container {
+                blocked: Some("x".into()),
+                ..record(json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]))
+            })
             .await
             .unwrap();
         assert!(ask(&confirm, &["PR_1"]).await.unwrap_err().contains("blocked"));

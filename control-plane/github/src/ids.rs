@@ -5,7 +5,8 @@
 //! repository still has that name. The result is written into every record with the repository, and the records keep
 //! their generations. Expired records are ignored, and without a credential no call is made.
 //!
-//! **Invariant:** a number that a registration has given is never replaced.
+//! **Invariant:** a number or a default branch that a record has is never replaced. The gateway's knowledge of a default
+//! branch is as old as the record; `doctor` compares the record with GitHub.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -138,6 +138,8 @@ fn explain(
     let target = format!("/{repo}.git/git-receive-pack");
     let whole = Whole { method: b"POST", authority: b"github.com", target: target.as_bytes(), headers, body: b"" };
     let judged = chain.judge(whole, &container, None, Timestamp::now());
+    let (owner, name) = repo.split_once('/').unwrap_or_default();
+    let container = container.only(owner.as_bytes(), name.as_bytes());
     let mut inspection = Inspection::new(chain.policy.github.branches.clone(), container);
     let mut ask = Vec::new();
     // The gateway reads no byte of a push that an earlier stage refuses.

@@ -327,13 +327,21 @@ rules! {
         "Use a branch that fits `allowed_branches`; the reason lists them.",
         GitHub("F01");
     GithubProtectedBranch = "github.protected-branch", Github, Refuses(403),
-        "The branch is protected by the policy.",
+        "The branch is protected by the policy, or is the repository's default branch.",
         "Use another branch and open a pull request.",
         GitHub("A14");
     GithubBranchName = "github.branch-name", Github, Refuses(403),
         "The text is no valid name of a branch.",
         "Name a branch that git would accept.",
         GitHub("R05");
+    GithubNewName = "github.new-name", Github, Refuses(403),
+        "The name has a character that a new branch of a bot may not have, or reads as something other than a branch.",
+        "Use letters, digits and `._/+@=-`, or set `branch_characters`; the reason names the fault.",
+        GitHub("N01");
+    GithubDefaultUnknown = "github.default-unknown", Github, Refuses(503),
+        "The repository's default branch, which is protected, is not known yet.",
+        "Try again in a few seconds; check the gateway's own credential for GitHub.",
+        GitHub("N26");
     GithubBranchMissing = "github.branch-missing", Github, Refuses(403),
         "The request does not name the branch, so GitHub would choose one.",
         "Name the branch.",
@@ -551,9 +559,17 @@ rules! {
         "Push to refs/heads/ or refs/tags/.",
         Push("name-head");
     PushProtected = "push.protected", Push, Refuses(403),
-        "The branch, or the tag's name, is protected by the policy.",
+        "The branch, or the tag's name, is protected by the policy, or is that of the repository's default branch.",
         "Push another branch and open a pull request.",
         Push("protected");
+    PushNewName = "push.new-name", Push, Refuses(403),
+        "The name has a character that a new branch or tag of a bot may not have, or reads as something else.",
+        "Use letters, digits and `._/+@=-`, or set `branch_characters`; the reason names the fault.",
+        Push("new-name-shell");
+    PushDefaultUnknown = "push.default-unknown", Push, Refuses(503),
+        "The repository's default branch, which is protected, is not known yet.",
+        "Push again in a few seconds; check the gateway's own credential for GitHub.",
+        Push("default-unknown");
     PushBranch = "push.branch", Push, Refuses(403),
         "The branch, or the tag's name, is not one of the container's.",
         "Push a branch that fits `allowed_branches`; the reason lists them.",

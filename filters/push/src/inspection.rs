@@ -98,7 +98,8 @@ enum Confirmation {
 }
 
 impl Inspection {
-    /// The inspection of a push by `container` under these rules.
+    /// The inspection of a push under these rules by `container`, whose record has only the repository that is pushed to
+    /// ([`Container::only`]).
     pub fn new(rules: BranchRules, container: Container) -> Self {
         Self {
             rules,

@@ -238,7 +238,7 @@ fn body(world: &World, updates: &[Update], pack: &[u8]) -> Vec<u8> {
 
 fn container() -> Container {
     serde_json::from_value(serde_json::json!({
-        "container_ip": "172.18.0.5", "container_id": "a", "repos": ["o/r"], "allowed_branches": ["sandbox/*"],
+        "container_ip": "172.18.0.5", "container_id": "a", "repos": [{"name": "o/r", "default_branch": "main"}], "allowed_branches": ["sandbox/*"],
         "expires_at": "2027-01-15T00:00:00Z",
     }))
     .unwrap()

@@ -2,7 +2,7 @@
 
 use super::json::Json;
 use super::{Class, Operation, Refused, Scope};
-use crate::Rule;
+use crate::{Existing, Rule};
 
 /// Judges the parameters and the body of a REST operation that the rules allow. With `by_name` the policy allows the
 /// operation by its name. This lifts the guards that are a matter of taste, and no guard that protects refs or
@@ -19,11 +19,13 @@ pub fn rest(
 ) -> Result<(), Refused> {
     let refuse = |rule, reason: &str| Err(Refused::of(operation, rule, reason));
     let parameter = |name: &str| parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| value.as_str());
+    let repo = parameter("owner").zip(parameter("repo")).and_then(|(owner, name)| scope.repo(owner, name));
     let branches = &scope.rules.branches;
     match operation.name.as_str() {
-        "git/create-ref" => scope.reference(operation, text(operation, body, "ref")?)?,
+        "git/create-ref" => scope.reference(operation, repo, text(operation, body, "ref")?, Existing::No)?,
         "git/update-ref" => {
-            scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
+            let name = format!("refs/{}", parameter("ref").unwrap_or_default());
+            scope.reference(operation, repo, &name, Existing::Yes)?;
             match body.get("force") {
                 None | Some(Json::Bool(false)) => {}
                 Some(Json::Bool(true)) if branches.allow_force_push => {}
@@ -31,19 +33,22 @@ pub fn rest(
             }
         }
         "git/delete-ref" => {
-            scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
+            let name = format!("refs/{}", parameter("ref").unwrap_or_default());
+            scope.reference(operation, repo, &name, Existing::Yes)?;
             if !branches.allow_deletion {
                 return refuse(Rule::GithubDeleteBranch, "a branch may not be deleted");
             }
         }
         "repos/create-or-update-file-contents" | "repos/delete-file" => {
-            // Without `branch` GitHub would write to the default branch.
-            scope.branch(operation, text(operation, body, "branch")?)?;
+            // Without `branch` GitHub would write to the default branch. In an empty repository it creates the branch.
+            scope.branch(operation, repo, text(operation, body, "branch")?, Existing::Unknown)?;
             scope.path(operation, parameter("path").unwrap_or_default())?;
         }
-        "repos/merge" => scope.branch(operation, text(operation, body, "base")?)?,
-        "repos/merge-upstream" => scope.branch(operation, text(operation, body, "branch")?)?,
-        "code-scanning/commit-autofix" => scope.reference(operation, text(operation, body, "target_ref")?)?,
+        "repos/merge" => scope.branch(operation, repo, text(operation, body, "base")?, Existing::Yes)?,
+        "repos/merge-upstream" => scope.branch(operation, repo, text(operation, body, "branch")?, Existing::Yes)?,
+        "code-scanning/commit-autofix" => {
+            scope.reference(operation, repo, text(operation, body, "target_ref")?, Existing::Yes)?;
+        }
         "repos/rename-branch" => return refuse(Rule::GithubDeleteBranch, "renaming a branch deletes its old name"),
         "git/create-tree" => tree(scope, operation, body)?,
         "pulls/create" => head(scope, operation, body)?,
@@ -162,7 +167,7 @@ fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
             return Err(Refused::of(operation, Rule::GithubHead, reason));
         }
     };
-    scope.branch(operation, branch)
+    scope.head(operation, branch)
 }
 
 /// Judges a new tree: it may hold only files that the container may write to. An entry for another tree, a commit or a

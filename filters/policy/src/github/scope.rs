@@ -1,7 +1,7 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
 use super::{Class, Listed, Operation, Refused, Rules};
-use crate::branch::BranchDenial;
+use crate::branch::{BranchDenial, Existing};
 use crate::{AuthMode, Container, Repo, Rule, branch_of, glob};
 
 /// A container, and the rules that apply to it.
@@ -56,15 +56,45 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Checks whether the container may create `branch` or write to it.
+    /// Checks whether the container may create `branch` of `repo` or write to it. Without a `repo` it may be any of the
+    /// container's repositories.
     ///
     /// # Errors
     /// If it may not. The refusal lists the branches that would be allowed.
-    pub fn branch(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
-        let Err(why) = self.rules.branches.may_move(self.container, branch) else { return Ok(()) };
+    pub fn branch(
+        &self,
+        operation: &Operation,
+        repo: Option<&Repo>,
+        branch: &str,
+        existing: Existing,
+    ) -> Result<(), Refused> {
+        let moved = self.rules.branches.may_move(self.container, repo, branch, existing);
+        moved.map_err(|why| self.refused_branch(operation, branch, why))
+    }
+
+    /// Checks whether the container may open a pull request from `branch`, which no write moves.
+    ///
+    /// # Errors
+    /// If the container may not move the branch, except for the reason that it is a default branch.
+    pub fn head(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
+        match self.rules.branches.may_move(self.container, None, branch, Existing::Unknown) {
+            Ok(()) | Err(BranchDenial::Default | BranchDenial::DefaultUnknown) => Ok(()),
+            Err(why) => Err(self.refused_branch(operation, branch, why)),
+        }
+    }
+
+    fn refused_branch(&self, operation: &Operation, branch: &str, why: BranchDenial) -> Refused {
         let (rule, reason) = match why {
             BranchDenial::Malformed => (Rule::GithubBranchName, format!("{branch:?} is not a valid branch name")),
             BranchDenial::Protected => (Rule::GithubProtectedBranch, format!("{branch} is protected")),
+            BranchDenial::Default => {
+                (Rule::GithubProtectedBranch, format!("{branch} is the repository's default branch"))
+            }
+            BranchDenial::DefaultUnknown => {
+                let reason = "the repository's default branch is still being looked up; try again in a few seconds";
+                (Rule::GithubDefaultUnknown, reason.to_owned())
+            }
+            BranchDenial::Name(odd) => (Rule::GithubNewName, format!("{branch:?} {odd}")),
             BranchDenial::NotAllowed => {
                 let globs: Vec<_> = self.container.allowed_branches.iter().map(ToString::to_string).collect();
                 (
@@ -73,16 +103,22 @@ impl<'a> Scope<'a> {
                 )
             }
         };
-        Err(Refused::of(operation, rule, reason))
+        Refused::of(operation, rule, reason)
     }
 
-    /// Checks whether the container may move the ref with this full name. Only branches may be moved.
+    /// Checks whether the container may move the ref of `repo` with this full name. Only branches may be moved.
     ///
     /// # Errors
     /// If the request is refused.
-    pub fn reference(&self, operation: &Operation, refname: &str) -> Result<(), Refused> {
+    pub fn reference(
+        &self,
+        operation: &Operation,
+        repo: Option<&Repo>,
+        refname: &str,
+        existing: Existing,
+    ) -> Result<(), Refused> {
         match branch_of(refname) {
-            Some(branch) => self.branch(operation, branch),
+            Some(branch) => self.branch(operation, repo, branch, existing),
             None => {
                 let reason = format!("{refname:?} is not a branch; only refs/heads/… can be moved");
                 Err(Refused::of(operation, Rule::GithubRef, reason))

