@@ -280,7 +280,7 @@ impl Audit {
 async fn block(registry: &Arc<Registry>, address: IpAddr) {
     let why = format!("since a filter panicked over its requests {} times within a minute", panics::MOST);
     let blocked =
-        registry.update(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
+        registry.update(address, |record, _| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
     match blocked {
         Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
         // No container is registered at the address, so its requests are refused anyway.

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use policy::Container;
 use serde::Serialize;
 
+use super::own;
 use super::record::{self, Limits, Raw, invalid};
 use super::registry::Registry;
 use super::store;
@@ -108,13 +109,29 @@ fn not_our_own(address: IpAddr) -> Result<(), record::Invalid> {
     }
 }
 
+/// Refuses a record that shares a branch with a record of `others` if one of the two may move it by force: each would
+/// lose the other's commits. An expired record counts as soon as it is registered anew.
+fn apart(record: &Container, others: &[Arc<Container>]) -> Result<(), Failure> {
+    let others = others.iter().map(Arc::as_ref).filter(|other| record.force_own_branches || other.force_own_branches);
+    match own::meetings(record, others, now()).first() {
+        None => Ok(()),
+        Some(met) => {
+            let (field, whose) = match record.force_own_branches {
+                true => ("force_own_branches", "the branches of this record are not its own"),
+                false => ("allowed_branches", "another container may move these branches by force"),
+            };
+            Err(invalid(field, format!("{whose}: {met}; register globs that do not meet")).into())
+        }
+    }
+}
+
 async fn register(State(api): State<Api>, body: Bytes) -> Result<Response, Failure> {
     let record = Raw::parse(&body)?.register(now(), &api.limits)?;
     not_our_own(record.container_ip)?;
     if record.container_ip.is_loopback() {
         tracing::warn!("every process of this machine has its loopback addresses, and so this container's rights");
     }
-    let (record, replaced) = api.registry.put(record).await?;
+    let (record, replaced) = api.registry.put_if(record, apart).await?;
     let status = if replaced { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(record.as_ref().clone())).into_response())
 }
@@ -135,7 +152,11 @@ async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> R
     if raw.container_ip.is_some() {
         return Err(invalid("container_ip", "cannot be changed; register the new address").into());
     }
-    let update = move |record| Ok::<_, Failure>(raw.apply(record, now(), &api.limits.pinned)?);
+    let update = move |record, others: &[Arc<Container>]| {
+        let record = raw.apply(record, now(), &api.limits.pinned)?;
+        apart(&record, others)?;
+        Ok::<_, Failure>(record)
+    };
     let record = api.registry.update(address, update).await?.ok_or(Failure::NotFound(ip))?;
     Ok(Json(record.as_ref().clone()))
 }
@@ -267,6 +288,52 @@ mod tests {
             let (status, answer) = testing::call(address, &format!("PATCH {ONE}"), body).await;
             assert_eq!((status, answer.contains(told), forces()), (200, force, force), "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn force_and_another_record_s_branches_exclude_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, registry, _server) = serve(Store::open(&directory.path().join("registry.redb")).unwrap()).await;
+        let post = async |last: u8, more: &str| {
+            let body = format!(r#"{{"container_ip":"10.222.0.{last}","repos":["o/r"]{more}}}"#);
+            let (status, answer) = testing::call(address, "POST /internal/containers", &body).await;
+            (status, answer.split_once("\"field\":\"").map(|(_, field)| field.trim_end_matches("\"}").to_owned()))
+        };
+        let refused = |field: &str| (422, Some(field.to_owned()));
+        let (wide, force) = (r#","allowed_branches":["sandbox/*"]"#, r#","force_own_branches":true"#);
+        // Each has branches of its own by default.
+        assert_eq!(post(1, force).await, (201, None));
+        assert_eq!(post(2, force).await, (201, None));
+        // The other order, by a new record and by changes.
+        assert_eq!(post(3, wide).await, refused("allowed_branches"));
+        assert_eq!(post(3, "").await, (201, None));
+        let patch = async |last: u8, body: &str| {
+            testing::call(address, &format!("PATCH /internal/containers/10.222.0.{last}"), body).await
+        };
+        let (status, answer) = patch(3, r#"{"allowed_branches":["sandbox/10.222.0.1/x"]}"#).await;
+        assert!(
+            status == 422 && answer.contains("sandbox/10.222.0.1/x meets sandbox/10.222.0.1/* of 10.222.0.1 in o/r"),
+            "{answer}"
+        );
+        assert_eq!(patch(3, r#"{"allowed_branches":["sandbox/*"],"repos":["o/s"]}"#).await.0, 200);
+        assert_eq!(patch(3, r#"{"repos":["O/R"]}"#).await.0, 422);
+        for last in [1, 2] {
+            assert_eq!(patch(last, r#"{"force_own_branches":false}"#).await.0, 200);
+        }
+        assert_eq!(patch(3, r#"{"repos":["O/R"]}"#).await.0, 200);
+        let (status, answer) = patch(1, r#"{"force_own_branches":true}"#).await;
+        assert!(status == 422 && answer.contains(r#""field":"force_own_branches""#), "{answer}");
+        assert_eq!(post(1, force).await, refused("force_own_branches"));
+        // An expired record has no branches, until it is registered or changed to last longer.
+        let expired = registry.lookup("10.222.0.3".parse().unwrap()).1.unwrap();
+        let gone = Container { expires_at: "2020-01-01T00:00:00Z".parse().unwrap(), ..expired.as_ref().clone() };
+        registry.put(gone).await.unwrap();
+        assert_eq!(post(1, force).await, (200, None));
+        assert_eq!(patch(3, r#"{"ttl":"1h"}"#).await.0, 422);
+        assert_eq!(post(3, wide).await, refused("allowed_branches"));
+        // A record may share branches with others without force.
+        assert_eq!(patch(1, r#"{"force_own_branches":false}"#).await.0, 200);
+        assert_eq!(post(3, wide).await, (200, None));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod feed;
+pub mod own;
 pub mod record;
 mod registry;
 pub mod store;

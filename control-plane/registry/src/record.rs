@@ -8,10 +8,12 @@ use policy::{AuthMode, BranchGlob, Container, HostName, HostPattern, Repo};
 use serde::Deserialize;
 use serde_path_to_error::Segment;
 
+use super::own;
+
 /// The lifetime of a record if neither `ttl` nor `expires_at` is given.
 const DEFAULT_TTL: SignedDuration = SignedDuration::from_hours(24);
-/// The branches of a bot if none are given.
-const DEFAULT_BOT_BRANCHES: [&str; 2] = ["sandbox/*", "bot/*"];
+/// The most globs in `allowed_branches`.
+const MAX_BRANCHES: usize = 100;
 /// The most characters of a container's id, and of a label's key or value.
 const MAX_TEXT: usize = 256;
 
@@ -123,8 +125,8 @@ impl Raw {
         let branches_given = self.allowed_branches.is_some();
         let mut record = self.apply(blank, now, &api.pinned)?;
         if !branches_given && record.auth_mode == AuthMode::Bot {
-            record.allowed_branches =
-                DEFAULT_BOT_BRANCHES.iter().map(|glob| branch_glob(glob)).collect::<Result<_, _>>()?;
+            let own = own::branches(&record.container_id);
+            record.allowed_branches = vec![own.map_err(|error| invalid("container_id", error.to_string()))?];
         }
         Ok(record)
     }
@@ -140,6 +142,9 @@ impl Raw {
         record.repos = self.repos.unwrap_or(record.repos);
         record.auth_mode = self.auth_mode.unwrap_or(record.auth_mode);
         if let Some(branches) = self.allowed_branches {
+            if branches.len() > MAX_BRANCHES {
+                return Err(invalid("allowed_branches", format!("has more than {MAX_BRANCHES} globs")));
+            }
             record.allowed_branches = branches.iter().map(|glob| branch_glob(glob)).collect::<Result<_, _>>()?;
         }
         record.force_own_branches = self.force_own_branches.unwrap_or(record.force_own_branches);
@@ -263,7 +268,11 @@ mod tests {
         assert_eq!(record.container_ip.to_string(), "172.18.0.5");
         assert_eq!(record.container_id, "172.18.0.5");
         let branches: Vec<_> = record.allowed_branches.iter().map(ToString::to_string).collect();
-        assert_eq!(branches, ["sandbox/*", "bot/*"]);
+        assert_eq!(branches, ["sandbox/172.18.0.5/*"]);
+        let named = register(r#"{"container_ip":"172.18.0.5","container_id":"agent 7","repos":[]}"#).unwrap();
+        assert_eq!(named.allowed_branches[0].to_string(), "sandbox/agent=207/*");
+        let user = register(r#"{"container_ip":"172.18.0.5","auth_mode":"user","repos":[]}"#).unwrap();
+        assert!(user.allowed_branches.is_empty());
         assert_eq!(record.expires_at.to_string(), "2026-12-02T00:00:00Z");
         let ttl = register(r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"8h"}"#).unwrap();
         assert_eq!(ttl.expires_at.to_string(), "2026-12-01T08:00:00Z");
@@ -284,6 +293,15 @@ mod tests {
     fn the_addresses_beside_the_refused_ones_are_taken() {
         for address in ["1.0.0.1", "223.255.255.254", "fd00::5", "fec0::1", "169.254.1.1"] {
             assert!(register(&format!(r#"{{"container_ip":"{address}","repos":[]}}"#)).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_record_has_100_globs_and_not_one_more() {
+        for (count, fits) in [(MAX_BRANCHES, true), (MAX_BRANCHES + 1, false)] {
+            let globs = vec!["sandbox/*"; count];
+            let body = serde_json::json!({"container_ip": "172.18.0.5", "repos": [], "allowed_branches": globs});
+            assert_eq!(register(&body.to_string()).is_ok(), fits, "{count}");
         }
     }
 
