@@ -324,7 +324,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use base::testing::call;
+    use base::testing::{answer, call, send};
 
     /// A control plane without Envoy in `directory`, with `listen` in its configuration.
     fn app(directory: &Path, listen: &str) -> App {
@@ -356,7 +356,12 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let client = async {
             assert_eq!(call(addresses.admin, "GET /healthz", "").await, (200, "ok\n".to_owned()));
-            assert_eq!(call(addresses.admin, "GET /readyz", "").await.0, 503, "there is no Envoy");
+            assert_eq!(call(addresses.admin, "GET /readyz", "").await.0, 401, "the token is required");
+            let token = std::fs::read_to_string(directory.path().join("state/admin-token")).unwrap();
+            let (host, bearer) = (addresses.admin.to_string(), format!("Bearer {}", token.trim_end()));
+            let headers = [("host", host.as_str()), ("authorization", &bearer)];
+            let ready = answer(send(addresses.admin, "GET /readyz", &headers, "").await).await;
+            assert_eq!(ready.0, 503, "there is no Envoy");
             stop.send(()).unwrap();
         };
         let (ended, ()) = tokio::join!(bound.run(async { Ok(stopped.await?) }), client);
