@@ -6,6 +6,7 @@ mod files;
 mod github;
 mod host;
 mod network;
+mod records;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -18,12 +19,13 @@ use serde_json::Value;
 use super::client::Client;
 use super::{Common, Error, print};
 use config::Config;
+use policy::Container;
 
 /// How long the gateway, a nameserver or an upstream may take to respond.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The checks, in the order of their lines.
-const CHECKS: [fn(&Context) -> Vec<Finding>; 14] = [
+const CHECKS: [fn(&Context) -> Vec<Finding>; 16] = [
     files::policy,
     files::state,
     files::ca,
@@ -36,6 +38,8 @@ const CHECKS: [fn(&Context) -> Vec<Finding>; 14] = [
     network::nameservers,
     network::upstreams,
     github::token,
+    records::branches,
+    records::locks,
     host::spoofing,
     host::clock,
 ];
@@ -67,6 +71,8 @@ struct Context {
     filters: Option<PathBuf>,
     /// The response of the gateway's `/readyz`; `None` if no gateway runs.
     gateway: Option<Readyz>,
+    /// The registered containers; empty if the gateway does not list them.
+    records: Vec<Container>,
 }
 
 /// A response of `/readyz`.
@@ -144,13 +150,16 @@ impl Doctor {
             // Every other check needs the configuration.
             Err(error) => return vec![Finding::fail("config", error, "correct the file")],
         };
-        let probed = Client::new(common, &config).probe("/readyz", TIMEOUT).ok();
+        let client = Client::new(common, &config);
+        let probed = client.probe("/readyz", TIMEOUT).ok();
+        let listed = client.probe("/internal/containers", TIMEOUT).ok().filter(|(status, _)| *status == 200);
         let context = Context {
             state_dir: common.state_dir(&config).map_err(|error| error.to_string()),
             envoy: self.envoy,
             filters: self.filters,
             gateway: probed
                 .map(|(status, body)| Readyz { status, body: serde_json::from_str(&body).unwrap_or_default() }),
+            records: listed.and_then(|(_, body)| serde_json::from_str(&body).ok()).unwrap_or_default(),
             config,
         };
         let understood = Finding::ok("config", "understood");
