@@ -99,6 +99,8 @@ struct RawGitHub {
     restricted_paths: Option<Vec<PathGlob>>,
     commands: Option<Vec<Word>>,
     denied_labels: Option<Vec<Word>>,
+    allowed_labels: Option<Vec<Word>>,
+    held_labels: Option<Vec<Word>>,
     agents: Option<Vec<Word>>,
     push_refusal: Option<PushRefusal>,
 }
@@ -360,11 +362,17 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
         let (allow, deny) = (names(entry.allow), names(entry.deny));
         rules.operations.push(Exception { labels: entry.labels, allow, deny });
     }
+    if raw.denied_labels.is_some() && raw.allowed_labels.is_some() {
+        let problem = "stands beside denied_labels; allowed_labels alone decides, so leave denied_labels out";
+        return Err(("allowed_labels".into(), problem.into()));
+    }
     let words = |words: Vec<Word>| words.into_iter().map(|word| word.0).collect();
     rules.restricted_paths =
         raw.restricted_paths.map_or(rules.restricted_paths, |globs| globs.into_iter().map(|glob| glob.0).collect());
     rules.commands = raw.commands.map_or(rules.commands, words);
-    rules.labels = raw.denied_labels.map_or(rules.labels, words);
+    rules.denied_labels = raw.denied_labels.map_or(rules.denied_labels, words);
+    rules.allowed_labels = raw.allowed_labels.map(words);
+    rules.held_labels = raw.held_labels.map_or(rules.held_labels, words);
     rules.agents = raw.agents.map_or(rules.agents, words);
     rules.push_refusal = raw.push_refusal.unwrap_or(rules.push_refusal);
     Ok(rules)
@@ -474,7 +482,7 @@ mod tests {
 
     #[test]
     fn the_rules_for_github_are_those_of_the_default_and_what_is_said() {
-        let text = "github:\n  bot: {allow: [ci], deny: [write-object]}\n  user: {allow: [merge]}\n  operations:\n    - {labels: {team: infra}, allow: [actions/re-run-workflow, closeIssue], deny: [pulls/update]}\n    - {deny: [git/receive-pack]}\n  restricted_paths: [deploy/**]\n  commands: []\n  denied_labels: [ship it]\n  agents: [robot]\npolicy: {protected_branches: [trunk]}\n";
+        let text = "github:\n  bot: {allow: [ci], deny: [write-object]}\n  user: {allow: [merge]}\n  operations:\n    - {labels: {team: infra}, allow: [actions/re-run-workflow, closeIssue], deny: [pulls/update]}\n    - {deny: [git/receive-pack]}\n  restricted_paths: [deploy/**]\n  commands: []\n  denied_labels: [ship it]\n  held_labels: [hold*]\n  agents: [robot]\npolicy: {protected_branches: [trunk]}\n";
         let rules = policy(text).unwrap().github;
         let default = Rules::default();
         let classes = |classes: &BTreeSet<Class>| classes.iter().map(|class| class.name()).collect::<Vec<_>>();
@@ -485,7 +493,10 @@ mod tests {
         assert!(rules.operations[0].allow.contains("closeIssue") && rules.operations[0].deny.contains("pulls/update"));
         assert_eq!(rules.restricted_paths, ["deploy/**"]);
         assert!(rules.commands.is_empty());
-        assert_eq!((rules.labels, rules.agents), (vec!["ship it".to_owned()], vec!["robot".to_owned()]));
+        assert_eq!((rules.denied_labels, rules.held_labels), (vec!["ship it".to_owned()], vec!["hold*".to_owned()]));
+        assert_eq!((rules.allowed_labels, rules.agents), (None, vec!["robot".to_owned()]));
+        let allowed = policy("github: {allowed_labels: [bug, 'area/*']}").unwrap().github.allowed_labels;
+        assert_eq!(allowed, Some(vec!["bug".to_owned(), "area/*".to_owned()]));
         assert_eq!(rules.branches.protected.len(), 1);
         for nothing in ["", "github:", "github: {}"] {
             assert_eq!(policy(nothing).unwrap().github, default, "{nothing}");
@@ -532,6 +543,7 @@ mod tests {
             ("github:\n  commands: ['']", "policy.yaml:2:13: github.commands: "),
             ("github:\n  denied_labels: [' x']", "without white space around it"),
             ("github:\n  agents: copilot", "a sequence"),
+            ("github: {denied_labels: [a], allowed_labels: [b]}", "policy.yaml: github.allowed_labels: stands beside"),
         ] {
             let message = policy(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{text}\n{message}");

@@ -264,7 +264,7 @@ pub(super) mod tests {
             let said = printed(&chain, container, "POST api.github.com/graphql", (&headers, &body), answer);
             format!("{} {} {}", said["verdict"].as_str().unwrap(), said["rule"].as_str().unwrap(), said["ask"])
         };
-        let ask = r#"[{"node_id":"PR_kwDOAWBuf84Bh4UQ"}]"#;
+        let ask = r#"[{"node_id":"PR_kwDOAWBuf84Bh4UQ","purpose":"write"}]"#;
         assert_eq!(rule(&own, None), format!("ask github.write-collab {ask}"));
         assert_eq!(rule(&own, Some(Answer::Yes)), "allow github.write-collab null");
         assert_eq!(rule(&own, Some(Answer::No)), "deny github.node null");

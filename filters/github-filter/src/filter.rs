@@ -4,14 +4,14 @@
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Step};
-use policy::github::{Judge, Rules};
+use policy::github::{About, Judge, Purpose, Question, Rules};
 use prost::Message;
-use registry_proto::github::{ConfirmRequest, ConfirmResponse};
+use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
 use std::rc::Rc;
 use std::time::Duration;
 
 const CONFIRM: Method<'_> = Method { cluster: "control-plane", service: "sallyport.github.v1.GitHub", name: "Confirm" };
-/// How long a request waits for the confirmation of its node ids with GitHub.
+/// How long a request waits for GitHub's answers to its questions.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The root context.
@@ -81,7 +81,25 @@ impl Stream {
 }
 
 fn ask(confirm: Confirm) -> Result<(), host::Error> {
-    let Confirm { container, node_ids } = confirm;
-    let request = ConfirmRequest { address: registry_proto::address_bytes(container), node_ids };
+    let Confirm { container, questions } = confirm;
+    let questions = questions.into_iter().map(encoded).collect();
+    let request = ConfirmRequest { address: registry_proto::address_bytes(container), questions };
     host::call(CONFIRM, &request.encode_to_vec(), PATIENCE).map(|_token| ())
+}
+
+fn encoded(Question { about, purpose }: Question) -> message::Question {
+    let about = match about {
+        About::Node(id) => question::About::NodeId(id),
+        About::Issue { repo, number } => question::About::Issue(message::Issue { repo, number }),
+    };
+    let purpose = match purpose {
+        Purpose::Read => message::Purpose::Read,
+        Purpose::Write => message::Purpose::Write,
+        Purpose::Force => message::Purpose::Force,
+        Purpose::SetLabel => message::Purpose::SetLabel,
+        Purpose::DropLabel => message::Purpose::DropLabel,
+        Purpose::Person => message::Purpose::Person,
+        Purpose::Rewrite => message::Purpose::Rewrite,
+    };
+    message::Question { about: Some(about), purpose: purpose.into() }
 }

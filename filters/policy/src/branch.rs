@@ -123,6 +123,13 @@ impl BranchRules {
         }
         Ok(())
     }
+
+    /// Whether `container` may move `branch`, which it may move at all, to a commit that does not descend from its
+    /// current one.
+    pub fn may_force(&self, container: &Container, branch: &str) -> bool {
+        let own = || container.allowed_branches.iter().any(|glob| glob.covers(branch));
+        self.allow_force_push || (container.force_own_branches && own())
+    }
 }
 
 #[cfg(test)]

@@ -19,16 +19,19 @@ mod json;
 mod lfs;
 mod node_id;
 mod patterns;
+mod question;
 mod rest;
 mod rules;
 mod scope;
 mod search;
 mod target;
+mod words;
 
 pub use class::Class;
 pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};
+pub use question::{About, Purpose, Question};
 pub use rules::{Exception, Listed, Rules};
 pub use scope::Scope;
 
@@ -57,9 +60,9 @@ pub struct Allowed {
     pub target: Vec<u8>,
     /// The body to send instead of the received one. `None` if the body is forwarded unread.
     pub body: Option<Vec<u8>>,
-    /// Node ids whose repository has to be confirmed with GitHub before the request passes. An id names its repository,
-    /// but the client may have made it up.
-    pub ask: Vec<String>,
+    /// The questions to GitHub that have to be answered before the request passes. An id names its repository, but the
+    /// client may have made it up, and it does not say what a label or a user is called.
+    pub ask: Vec<Question>,
 }
 
 /// A refused request.
@@ -104,8 +107,8 @@ impl Refused {
 /// The longest body that is read, in bytes. GitHub's own limit is higher, but no call of an agent comes near this one.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// The most node ids in one request that are confirmed with GitHub ([`Allowed::ask`]). GitHub's `nodes` field accepts
-/// this many ids in one call.
+/// The most questions to GitHub about one request ([`Allowed::ask`]). GitHub's `nodes` field accepts this many ids in
+/// one call.
 pub const MAX_ASK: usize = 100;
 
 /// The head of a request: all but its body.

@@ -84,7 +84,6 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
             return refuse(Rule::PushDefaultUnknown, reason.into());
         }
     }
-    let own = || container.force_own_branches && container.allowed_branches.iter().any(|glob| glob.covers(short));
     match change {
         Change::Create => Ok(Need::Nothing),
         Change::Update if tag => {
@@ -98,7 +97,7 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
             let reason = format!("{short} may not be deleted, nor any other; for other commits: {}", advice(container));
             refuse(Rule::PushDelete, reason)
         }
-        Change::Update if !rules.allow_force_push && !own() => Ok(Need::FastForward),
+        Change::Update if !rules.may_force(container, short) => Ok(Need::FastForward),
         Change::Update | Change::Delete => Ok(Need::Nothing),
     }
 }

@@ -307,15 +307,15 @@ rules! {
         "Use the id of a node in one of the container's repositories.",
         GitHub("I09");
     GithubNode = "github.node", Github, Refuses(403),
-        "GitHub does not confirm that the node is the container's: another repository, a branch that may not be moved, or no such node.",
-        "Use the id of a node in one of the container's repositories.",
+        "GitHub does not confirm an object of the request. It is in another repository, a branch that may not be moved, a label or a login that the policy refuses, a text of another account, or unknown.",
+        "Use an object of one of the container's repositories; write a comment of your own in place of a change.",
         Test("what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused");
     GithubIdsPending = "github.ids-pending", Github, Refuses(503),
         "GitHub's number of one of the container's repositories is not known yet.",
         "Try again in a few seconds.",
         Test("what_needs_the_number_waits_for_it_and_open_streams_go_on");
     GithubUnconfirmed = "github.unconfirmed", Github, Refuses(503),
-        "The gateway could not ask GitHub whose nodes the request names.",
+        "The gateway could not ask GitHub what the objects of the request are.",
         "Try again; check the gateway's own credential for GitHub.",
         Test("a_write_that_cannot_be_confirmed_is_refused_to_try_again");
     GithubProject = "github.project", Github, Refuses(403),
@@ -379,12 +379,12 @@ rules! {
         "Write plain files with mode 100644 or 100755.",
         GitHub("R10");
     GithubCommand = "github.command", Github, Refuses(403),
-        "A line of the text begins with a command to a bot.",
-        "Reword the line, or change `github.commands`.",
+        "The text mentions a bot, or one of its lines begins with a command to a bot.",
+        "Reword the text, or change `github.commands`.",
         GitHub("F31");
     GithubLabel = "github.label", Github, Refuses(403),
-        "The label is a command to an automation.",
-        "Use another label, or change `github.denied_labels`.",
+        "The label is a command to an automation, or holds automations back and would be removed.",
+        "Use another label, or change `github.denied_labels`, `github.allowed_labels` or `github.held_labels`.",
         GitHub("F33");
     GithubForeignIssue = "github.foreign-issue", Github, Refuses(403),
         "An issue is named by its number in all of GitHub, so it may lie in another repository.",
@@ -403,8 +403,8 @@ rules! {
         "Allow the class for the container's `auth_mode`, or the operation by its name.",
         GitHub("F62");
     GithubReadCross = "github.read-cross", Github, Either(403),
-        "The class `read-cross`: reading across repositories, such as a search that is not narrowed to the container's.",
-        "Narrow the search with `repo:`, or allow the operation by its name.",
+        "The class `read-cross`: reading across repositories, such as a search that is not narrowed to the container's, or a revision with a colon.",
+        "Narrow the search with `repo:`, name a branch of the repository, or allow the operation by its name.",
         GitHub("B15");
     GithubReadAccount = "github.read-account", Github, Either(403),
         "The class `read-account`: reading organisations and accounts.",

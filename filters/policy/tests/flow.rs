@@ -5,7 +5,7 @@
 
 use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
-use policy::github::{Judge, MAX_BODY, Rules};
+use policy::github::{Judge, MAX_BODY, Purpose, Question, Rules};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -214,7 +214,8 @@ fn a_node_passes_by_a_yes_alone() {
         let mut stream = Stream::new(comment(), false, None);
         stream.body(COMMENT.as_bytes(), true);
         let ip: IpAddr = "172.18.0.5".parse().unwrap();
-        let confirm = Confirm { container: ip, node_ids: vec!["PR_kwDOAWBuf84Bh4UQ".into()] };
+        let questions = vec![Question::node("PR_kwDOAWBuf84Bh4UQ", Purpose::Write)];
+        let confirm = Confirm { container: ip, questions };
         assert_eq!((&stream.asked, &stream.sent), (&Some(confirm), &None));
         stream.confirmed(answer);
         assert_eq!(stream.over.as_deref(), over);

@@ -5,7 +5,7 @@
 //! before becomes a refusal.
 
 use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
-use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Refused};
+use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, Refused};
 use crate::{Container, Denial, Form, Note, Rule, render};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -13,19 +13,19 @@ use std::rc::Rc;
 
 type Step = AnyStep<Confirm>;
 
-/// The question to the control plane: does each of these nodes belong to the repository that its id names?
+/// The questions to the control plane about one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirm {
     /// The container's address.
     pub container: IpAddr,
-    /// 1 to [`github::MAX_ASK`] ids.
-    pub node_ids: Vec<String>,
+    /// 1 to [`github::MAX_ASK`] questions.
+    pub questions: Vec<Question>,
 }
 
 /// The answer to [`Confirm`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmed {
-    /// Every node belongs where its id says.
+    /// Every object is what the request needs it to be.
     pub confirmed: bool,
     /// Why not; empty if `confirmed`.
     pub reason: String,
@@ -49,7 +49,7 @@ enum State {
     New,
     /// The body comes, and waits unread.
     Reading(Box<Reading>),
-    /// All of the request has come, and waits until its node ids are confirmed.
+    /// All of the request has come, and waits until its questions are answered.
     Asking(Box<Asking>),
     /// Allowed, or not for GitHub.
     Passed,
@@ -98,13 +98,13 @@ impl Allowed {
     /// Judges the answer to [`Confirm`]; `None` if the question failed.
     ///
     /// # Errors
-    /// If the nodes are not confirmed.
+    /// If an object is not confirmed.
     pub fn confirmed(&self, answer: Option<Confirmed>) -> Result<(), Refused> {
         match answer {
             Some(Confirmed { confirmed: true, .. }) => Ok(()),
             Some(Confirmed { reason, .. }) => Err(Refused::of(&self.operation, Rule::GithubNode, reason)),
             None => {
-                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
+                let reason = "it could not be confirmed with GitHub what the ids stand for; try again";
                 Err(Refused::of(&self.operation, Rule::GithubUnconfirmed, reason))
             }
         }
@@ -255,7 +255,7 @@ impl Flow {
         if allowed.ask.is_empty() {
             return Ok(self.pass(&allowed, &strays, body.len(), Then::Continue));
         }
-        let confirm = Confirm { container: container.container_ip, node_ids: allowed.ask.clone() };
+        let confirm = Confirm { container: container.container_ip, questions: allowed.ask.clone() };
         self.state = State::Asking(Box::new(Asking { allowed, strays, size: body.len() }));
         Ok(Step::with(Effect::Ask(confirm), Then::Pause))
     }

@@ -1,6 +1,6 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
-use super::{Class, Listed, Operation, Refused, Rules};
+use super::{Class, Listed, Operation, Refused, Rules, words};
 use crate::branch::{BranchDenial, Existing};
 use crate::{AuthMode, Container, Repo, Rule, branch_of, glob};
 
@@ -144,17 +144,12 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
-    /// Checks whether `login` may be assigned or requested as a reviewer. Agents and bots start work when they are.
+    /// Checks whether `login` may be assigned or requested as a reviewer.
     ///
     /// # Errors
     /// If the request is refused.
     pub fn login(&self, operation: &Operation, login: &str) -> Result<(), Refused> {
-        let bot = login.to_ascii_lowercase().ends_with("[bot]");
-        if bot || self.rules.agents.iter().any(|agent| agent.eq_ignore_ascii_case(login)) {
-            let reason = format!("{login} is an agent or a bot, and would start to work");
-            return Err(Refused::of(operation, Rule::GithubAgent, reason));
-        }
-        Ok(())
+        self.rules.login(login).map_err(|reason| Refused::of(operation, Rule::GithubAgent, reason))
     }
 
     /// Checks whether `label` may be set.
@@ -162,31 +157,38 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// If the request is refused.
     pub fn label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
-        if self.rules.labels.iter().any(|denied| denied.to_lowercase() == label.trim().to_lowercase()) {
-            let reason = format!("the label {label:?} triggers an automation");
-            return Err(Refused::of(operation, Rule::GithubLabel, reason));
-        }
-        Ok(())
+        self.rules.label(label).map_err(|reason| Refused::of(operation, Rule::GithubLabel, reason))
     }
 
-    /// Checks whether `text` may be the text of a comment, an issue, a pull request or a review. No line of it may
-    /// begin with a command to a bot.
+    /// Checks whether `label` may be removed, renamed, changed or deleted.
+    ///
+    /// # Errors
+    /// If the request is refused.
+    pub fn drop_label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
+        self.rules.drop_label(label).map_err(|reason| Refused::of(operation, Rule::GithubLabel, reason))
+    }
+
+    /// Checks whether all labels of an object may be removed or replaced at once.
+    ///
+    /// # Errors
+    /// If the request is refused.
+    pub fn all_labels(&self, operation: &Operation) -> Result<(), Refused> {
+        self.rules.all_labels().map_err(|reason| Refused::of(operation, Rule::GithubLabel, reason))
+    }
+
+    /// Checks whether `text` may be the text of a comment, an issue, a pull request or a review: it may contain no
+    /// command to a bot.
     ///
     /// # Errors
     /// If the request is refused.
     pub fn text(&self, operation: &Operation, text: &str) -> Result<(), Refused> {
-        let lower = text.to_lowercase();
-        for line in lower.split(['\n', '\r', '\u{2028}', '\u{2029}', '\u{85}', '\u{b}', '\u{c}']) {
-            let line = line.trim_start_matches(|c: char| {
-                c.is_whitespace() || c.is_control() || "\u{200b}\u{feff}\u{200c}\u{200d}\u{2060}>*-".contains(c)
-            });
-            if let Some(command) = self.rules.commands.iter().find(|command| line.starts_with(&command.to_lowercase()))
-            {
-                let reason = format!("a line begins with {command:?}, which is a command to a bot");
-                return Err(Refused::of(operation, Rule::GithubCommand, reason));
-            }
-        }
-        Ok(())
+        let Some(command) = words::command(&self.rules.commands, text) else { return Ok(()) };
+        let reason = if command.starts_with('@') {
+            format!("the text mentions {command:?}, which is an order to a bot")
+        } else {
+            format!("a line begins with {command:?}, which is a command to a bot")
+        };
+        Err(Refused::of(operation, Rule::GithubCommand, reason))
     }
 
     /// Checks whether a review may have the event `event`.
