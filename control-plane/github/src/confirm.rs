@@ -11,14 +11,16 @@ use policy::github::MAX_ASK;
 use policy::{Container, Policy, branch_of};
 use registry_proto::address_of;
 use registry_proto::github::git_hub_server::{GitHub, GitHubServer};
-use registry_proto::github::{ConfirmRequest, ConfirmResponse};
+use registry_proto::github::{self as wire, ConfirmRequest, ConfirmResponse};
 use serde::Deserialize;
 use serde_json::json;
 use tonic::{Request, Response, Status};
 
-use super::client::Client;
+use super::client::{Client, Error};
 use super::recent::Recent;
+use base::telemetry::GithubCall;
 use credentials::Subject;
+use credentials::budget::Limited;
 use registry::Registry;
 
 /// The longest id, in bytes. A ref's id contains its name, which has at most 255 bytes.
@@ -71,6 +73,8 @@ enum Unconfirmed {
     No(String),
     /// This can't be decided now. The call fails, and the github filter refuses with 503.
     NotNow(&'static str),
+    /// A limit of the container refuses the question. The github filter refuses with 429.
+    Limited(Limited),
 }
 
 impl From<String> for Unconfirmed {
@@ -129,12 +133,13 @@ impl Confirm {
     /// GitHub's data on `ids`, in the same order, requested with a token for `container`.
     async fn ask(&self, container: &Container, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
         let body = json!({ "query": QUERY, "variables": { "ids": ids } });
-        let nodes =
-            match self.client.ask(Subject { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
-                Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
-                Ok(answer) => Err(format!("status {}", answer.status)),
-                Err(error) => Err(error.to_string()),
-            };
+        let subject = Subject { container, repo: None };
+        let nodes = match self.client.query(GithubCall::Confirm, subject, body.to_string().into_bytes()).await {
+            Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
+            Ok(answer) => Err(format!("status {}", answer.status)),
+            Err(Error::Limited(limited)) => return Err(Unconfirmed::Limited(limited)),
+            Err(error) => Err(error.to_string()),
+        };
         nodes.map_err(|why| {
             tracing::warn!(why, "GitHub could not confirm the repositories of nodes");
             Unconfirmed::NotNow("GitHub could not confirm the repositories of the nodes in this request; try again")
@@ -149,8 +154,12 @@ impl GitHub for Confirm {
         let address =
             address_of(&request.address).ok_or_else(|| Status::invalid_argument("an address has 4 or 16 bytes"))?;
         match Self::confirm(self, address, &request.node_ids).await {
-            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, reason: String::new() })),
-            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { confirmed: false, reason })),
+            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, ..ConfirmResponse::default() })),
+            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { reason, ..ConfirmResponse::default() })),
+            Err(Unconfirmed::Limited(limited)) => {
+                let limited = Some(wire::Limited { reason: limited.reason(), retry_after: limited.wait });
+                Ok(Response::new(ConfirmResponse { limited, ..ConfirmResponse::default() }))
+            }
             Err(Unconfirmed::NotNow(reason)) => Err(Status::unavailable(reason)),
         }
     }
@@ -287,6 +296,10 @@ mod tests {
                 return Err(format!("unavailable: {}", status.message()));
             }
         };
+        if let Some(wire::Limited { reason, retry_after }) = answer.limited {
+            assert!(!answer.confirmed && retry_after > 0);
+            return Err(format!("limited: {reason}"));
+        }
         assert_eq!(answer.confirmed, answer.reason.is_empty());
         if answer.confirmed { Ok(()) } else { Err(answer.reason) }
     }
@@ -377,5 +390,19 @@ mod tests {
             let reason = ask(&confirm, &["PR_1"]).await.unwrap_err();
             assert!(reason.starts_with("unavailable: ") && reason.ends_with("try again"), "{body}: {reason}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_container_without_calls_left_is_told_so() {
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        let reset = jiff::Timestamp::now().as_second() + 1_000;
+        let values = ["5000".to_owned(), "0".to_owned(), reset.to_string(), "graphql".to_owned()];
+        *rig.headers.lock().unwrap() = base::quota::HEADERS.into_iter().zip(values).collect();
+        assert_eq!(ask(&confirm, &["PR_1"]).await, Ok(()), "the last call is still good");
+        assert_eq!(ask(&confirm, &["PR_1"]).await, Ok(()), "a confirmed node costs no call");
+        let refused = ask(&confirm, &["LA_1"]).await.unwrap_err();
+        assert!(refused.starts_with("limited: 0 of 5000 calls"), "{refused}");
+        assert_eq!(rig.asked("POST /graphql"), 1);
     }
 }
