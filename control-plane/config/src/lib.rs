@@ -8,6 +8,7 @@ mod presets;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use policy::HostName;
 use serde::Deserialize;
 
 use credentials::Credentials;
+use credentials::budget::HOURLY;
 use outbound::dns::nameservers::MAX_NAMESERVERS;
 use outbound::upstreams::{Upstream, Upstreams};
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub pins: BTreeMap<HostName, Upstream>,
     /// The credentials that may be added to requests, with their hosts.
     pub credentials: Arc<Credentials>,
+    /// The calls to GitHub's API that the gateway makes for one container within an hour.
+    pub github_calls: u32,
     /// The roots that upstreams are verified against. `None` means the system's.
     upstream_roots: Option<PathBuf>,
 }
@@ -100,6 +104,7 @@ struct RawConfig {
     policy: Option<PathBuf>,
     upstream_roots: Option<PathBuf>,
     upstreams: BTreeMap<String, RawUpstream>,
+    github_calls_per_hour: Option<NonZeroU32>,
     #[serde(deserialize_with = "credentials::raws")]
     credentials: BTreeMap<String, credentials::Raw>,
 }
@@ -208,6 +213,7 @@ impl Config {
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
             pins,
             credentials: Arc::new(credentials),
+            github_calls: raw.github_calls_per_hour.map_or(HOURLY, NonZeroU32::get),
             upstream_roots: raw.upstream_roots.map(|path| base.join(path)),
         })
     }
@@ -343,6 +349,11 @@ mod tests {
             assert!(message.contains(hint), "{text}: {message}");
         }
         assert_eq!(config("nameservers: ['10.0.0.1:53', '[fd00::1]:5353']").unwrap().nameservers.len(), 2);
+        assert_eq!(config("").unwrap().github_calls, 1_000);
+        assert_eq!(config("github_calls_per_hour: 7").unwrap().github_calls, 7);
+        for odd in ["0", "-1", "1.5", "many", "5000000000"] {
+            assert!(config(&format!("github_calls_per_hour: {odd}")).is_err(), "{odd}");
+        }
         let twice = "upstreams: {GitHub.com: {address: a, ca: ca.pem}, github.com: {address: b, ca: ca.pem}}";
         assert!(config(twice).unwrap_err().to_string().contains("twice"));
         assert!(config("upstreams: {github.com: {address: a, ca: nope.pem}}").is_err());

@@ -15,19 +15,21 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
-use policy::{Authority, Decided, Denial, Form, RULE_HEADER, Rule, render};
+use policy::{Authority, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::Credentials;
+use super::budget::Account;
+use super::calls::Calls;
 use super::decide::{Grant, Request, decide};
 use super::entry::{Injection, Location};
 use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::scope::Scope;
 use super::source::Subject;
-use base::contract::CREDENTIAL_HEADERS;
-use base::telemetry;
+use base::contract::{ACCOUNT_FIELD, CREDENTIAL_HEADERS};
+use base::telemetry::{self, GithubCall};
 use registry::Registry;
 
 /// The header with the account of the token in requests of Codex.
@@ -40,12 +42,17 @@ const CHANGES: usize = 3;
 pub struct Server {
     registry: Arc<Registry>,
     credentials: Arc<Credentials>,
+    calls: Arc<Calls>,
 }
 
 impl Server {
     /// Returns the tonic service.
-    pub fn service(registry: Arc<Registry>, credentials: Arc<Credentials>) -> AuthorizationServer<Self> {
-        AuthorizationServer::new(Self { registry, credentials })
+    pub fn service(
+        registry: Arc<Registry>,
+        credentials: Arc<Credentials>,
+        calls: Arc<Calls>,
+    ) -> AuthorizationServer<Self> {
+        AuthorizationServer::new(Self { registry, credentials, calls })
     }
 
     async fn judge(&self, attributes: &AttributeContext) -> Result<CheckResponse, Denial> {
@@ -74,14 +81,37 @@ impl Server {
             if let Some((of, injection, value)) = &found
                 && *of == generation
             {
+                let account = container
+                    .filter(|_| matches!(grant.entry.scope, Scope::GitHubApi))
+                    .map(|container| self.pay(container, &grant, injection, value, &http.path))
+                    .transpose()?;
                 telemetry::injected(&grant.entry.name);
-                return Ok(inject(&grant, injection, value));
+                return Ok(inject(&grant, injection, value, account.as_ref()));
             }
             let subject = container.map(|container| Subject { container, repo: grant.repo });
             let (injection, value) = grant.entry.value(subject).await?;
             found = Some((generation, injection, value));
         }
         Err(Denial::new(Rule::CredentialsSource, "the container's registration keeps changing; retry"))
+    }
+
+    /// Counts a request of `container` to GitHub's API. Returns the account that pays for it.
+    ///
+    /// # Errors
+    /// If a limit of the container refuses the request.
+    fn pay(
+        &self,
+        container: &Container,
+        grant: &Grant<'_, '_>,
+        injection: &Injection,
+        value: &SecretString,
+        target: &str,
+    ) -> Result<Account, Denial> {
+        let account = self.calls.account(injection, value, Some(Subject { container, repo: grant.repo }));
+        match self.calls.admit(container, &account, target, GithubCall::Sandbox) {
+            Ok(()) => Ok(account),
+            Err(limited) => Err(limited.denial(Stage::Credentials)),
+        }
     }
 }
 
@@ -105,7 +135,12 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) -> CheckResponse {
+fn inject(
+    grant: &Grant<'_, '_>,
+    injection: &Injection,
+    value: &SecretString,
+    account: Option<&Account>,
+) -> CheckResponse {
     let filled = injection.fill(value);
     // Envoy removes headers and parameters after it has added others. An added one replaces all of the same name.
     let others = |location: &dyn Fn(String) -> Location, names: &mut dyn Iterator<Item = &str>| {
@@ -130,7 +165,7 @@ fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) ->
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some(&injection.whereabouts()))),
+        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some(&injection.whereabouts()), account)),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
@@ -146,7 +181,7 @@ fn answer(service: Service, rule: Rule) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(said(&decided, None)),
+        dynamic_metadata: Some(said(&decided, None, None)),
         http_response: Some(HttpResponse::DeniedResponse(answered)),
     }
 }
@@ -156,22 +191,27 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     let path = http.map_or(&[][..], |http| http.path.as_bytes());
     let id = http.and_then(|http| http.headers.get("x-request-id")).map_or("-", String::as_str);
     let refusal = render(denial, Form::of_path(path), id);
+    let wait = refusal.retry_after.map(|seconds| header("retry-after", &seconds.to_string()));
+    let headers = [header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())];
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: refusal.status.into() }),
-        headers: vec![header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())],
+        headers: headers.into_iter().chain(wait).collect(),
         body: String::from_utf8_lossy(&refusal.body).into_owned(),
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(said(&denial.into(), None)),
+        dynamic_metadata: Some(said(&denial.into(), None, None)),
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
 }
 
-/// The dynamic metadata of a check: the decision for the audit, and the place of the credential for the scrub filter.
-fn said(decided: &Decided, location: Option<&str>) -> Struct {
+/// The dynamic metadata of a check: the decision and the account for the audit, and the place of the credential for the
+/// scrub filter.
+fn said(decided: &Decided, location: Option<&str>, account: Option<&Account>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let fields = decided.words().into_iter().chain(location.map(|location| ("place", location)));
+    let account = account.map(ToString::to_string);
+    let more = [("place", location), (ACCOUNT_FIELD, account.as_deref())];
+    let fields = decided.words().into_iter().chain(more.into_iter().filter_map(|(key, value)| Some((key, value?))));
     Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 

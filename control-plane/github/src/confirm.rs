@@ -18,10 +18,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::{Request, Response, Status};
 
-use super::client::Client;
+use super::client::{Client, Error};
 use super::recent::Recent;
 use answer::{ISSUE, NODES, Node, Nodes, OfRepository, fits};
+use base::telemetry::GithubCall;
 use credentials::Subject;
+use credentials::budget::Limited;
 use registry::Registry;
 
 /// The longest id, in bytes. A ref's id contains its name, which has at most 255 bytes.
@@ -65,6 +67,8 @@ enum Unconfirmed {
     No(String),
     /// This can't be decided now. The call fails, and the github filter refuses with 503.
     NotNow(&'static str),
+    /// A limit of the container refuses the question. The github filter refuses with 429.
+    Limited(Limited),
 }
 
 impl From<String> for Unconfirmed {
@@ -164,13 +168,14 @@ impl Confirm {
         variables: Value,
     ) -> Result<D, Unconfirmed> {
         let body = json!({ "query": query, "variables": variables }).to_string().into_bytes();
-        match self.client.ask(Subject { container, repo: None }, "/graphql", body).await {
+        match self.client.query(GithubCall::Confirm, Subject { container, repo: None }, body).await {
             Ok(answer) if answer.status == 200 => match serde_json::from_slice(&answer.body) {
                 Ok(Raw { data: Some(data) }) => Ok(data),
                 Ok(Raw { data: None }) => Err(unanswered("its answer has no data")),
                 Err(error) => Err(unanswered(&format!("its answer is not understood: {error}"))),
             },
             Ok(answer) => Err(unanswered(&format!("status {}", answer.status))),
+            Err(Error::Limited(limited)) => Err(Unconfirmed::Limited(limited)),
             Err(error) => Err(unanswered(&error.to_string())),
         }
     }
@@ -220,8 +225,12 @@ impl GitHub for Confirm {
         let questions: Option<Vec<_>> = request.questions.into_iter().map(decoded).collect();
         let questions = questions.ok_or_else(|| Status::invalid_argument("a question has an object and a purpose"))?;
         match Self::confirm(self, address, &questions).await {
-            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, reason: String::new() })),
-            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { confirmed: false, reason })),
+            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, ..ConfirmResponse::default() })),
+            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { reason, ..ConfirmResponse::default() })),
+            Err(Unconfirmed::Limited(limited)) => {
+                let limited = Some(message::Limited { reason: limited.reason(), retry_after: limited.wait });
+                Ok(Response::new(ConfirmResponse { limited, ..ConfirmResponse::default() }))
+            }
             Err(Unconfirmed::NotNow(reason)) => Err(Status::unavailable(reason)),
         }
     }
@@ -327,6 +336,10 @@ mod tests {
                 return Err(format!("unavailable: {}", status.message()));
             }
         };
+        if let Some(wire::Limited { reason, retry_after }) = answer.limited {
+            assert!(!answer.confirmed && retry_after > 0);
+            return Err(format!("limited: {reason}"));
+        }
         assert_eq!(answer.confirmed, answer.reason.is_empty());
         if answer.confirmed { Ok(()) } else { Err(answer.reason) }
     }
@@ -513,5 +526,19 @@ mod tests {
             let reason = ask(&confirm, &["PR_1"]).await.unwrap_err();
             assert!(reason.starts_with("unavailable: ") && reason.ends_with("try again"), "{body}: {reason}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_container_without_calls_left_is_told_so() {
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        let reset = jiff::Timestamp::now().as_second() + 1_000;
+        let values = ["5000".to_owned(), "0".to_owned(), reset.to_string(), "graphql".to_owned()];
+        *rig.headers.lock().unwrap() = base::quota::HEADERS.into_iter().zip(values).collect();
+        assert_eq!(ask(&confirm, &["PR_1"]).await, Ok(()), "the last call is still good");
+        assert_eq!(ask(&confirm, &["PR_1"]).await, Ok(()), "a confirmed node costs no call");
+        let refused = ask(&confirm, &["LA_1"]).await.unwrap_err();
+        assert!(refused.starts_with("limited: 0 of 5000 calls"), "{refused}");
+        assert_eq!(rig.asked("POST /graphql"), 1);
     }
 }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::client::{ApiResponse, Client, Error};
 use base::backoff::Backoff;
 use base::problems::Problems;
+use base::telemetry::GithubCall;
 use credentials::Subject;
 use registry::{Change, Registry};
 
@@ -302,7 +303,8 @@ fn noted(record: &Container, repo: &Repo, known: &Known) -> Option<Container> {
 async fn ask(client: &Client, record: &Container, repo: &Repo) -> Result<Known, Failure> {
     let subject = Subject { container: record, repo: Some(repo) };
     // A repository's name contains only characters that are allowed in a path.
-    let answer = client.get(Some(subject), &format!("/repos/{repo}")).await.map_err(Failure::Later)?;
+    let answer = client.get(GithubCall::Repository, Some(subject), &format!("/repos/{repo}")).await;
+    let answer = answer.map_err(Failure::Later)?;
     read(repo, &answer)
 }
 

@@ -6,6 +6,7 @@ mod files;
 mod github;
 mod host;
 mod network;
+mod quotas;
 mod records;
 
 use std::fmt::Display;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::{Common, Error, print};
+use crate::quotas::Quota;
 use config::Config;
 use policy::Container;
 
@@ -25,7 +27,7 @@ use policy::Container;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The checks, in the order of their lines.
-const CHECKS: [fn(&Context) -> Vec<Finding>; 16] = [
+const CHECKS: [fn(&Context) -> Vec<Finding>; 17] = [
     files::policy,
     files::state,
     files::ca,
@@ -38,6 +40,7 @@ const CHECKS: [fn(&Context) -> Vec<Finding>; 16] = [
     network::nameservers,
     network::upstreams,
     github::token,
+    quotas::quotas,
     records::branches,
     records::locks,
     host::spoofing,
@@ -73,6 +76,8 @@ struct Context {
     gateway: Option<Readyz>,
     /// The registered containers; empty if the gateway does not list them.
     records: Vec<Container>,
+    /// The quotas of GitHub's API, as the gateway knows them. `None` if no gateway runs, or an older one.
+    quotas: Option<Vec<Quota>>,
 }
 
 /// A response of `/readyz`.
@@ -153,6 +158,7 @@ impl Doctor {
         let client = Client::new(common, &config);
         let probed = client.probe("/readyz", TIMEOUT).ok();
         let listed = client.probe("/internal/containers", TIMEOUT).ok().filter(|(status, _)| *status == 200);
+        let quotas = probed.as_ref().and_then(|_| client.probe("/internal/github", TIMEOUT).ok());
         let context = Context {
             state_dir: common.state_dir(&config).map_err(|error| error.to_string()),
             envoy: self.envoy,
@@ -160,6 +166,7 @@ impl Doctor {
             gateway: probed
                 .map(|(status, body)| Readyz { status, body: serde_json::from_str(&body).unwrap_or_default() }),
             records: listed.and_then(|(_, body)| serde_json::from_str(&body).ok()).unwrap_or_default(),
+            quotas: quotas.and_then(|(_, body)| serde_json::from_str(&body).ok()),
             config,
         };
         let understood = Finding::ok("config", "understood");

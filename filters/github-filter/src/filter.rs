@@ -5,8 +5,9 @@ use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallb
 use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Step};
 use policy::github::{About, Judge, Purpose, Question, Rules};
+use policy::{Denial, Stage};
 use prost::Message;
-use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
+use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, Limited, question};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,8 +64,14 @@ impl StreamCallbacks for Stream {
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
         let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
         let response = message.and_then(|bytes| ConfirmResponse::decode(bytes.as_slice()).ok());
-        let answer = response.map(|ConfirmResponse { confirmed, reason }| Confirmed { confirmed, reason });
-        let step = self.0.confirmed(answer);
+        let step = match response {
+            Some(ConfirmResponse { limited: Some(Limited { reason, retry_after }), .. }) => {
+                self.0.question_refused(Denial::limited(Stage::Github, reason, retry_after))
+            }
+            response => self
+                .0
+                .confirmed(response.map(|ConfirmResponse { confirmed, reason, .. }| Confirmed { confirmed, reason })),
+        };
         let _no_bytes_are_at_hand = self.carry_out(step);
     }
 }

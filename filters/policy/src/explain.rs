@@ -168,7 +168,7 @@ impl Explained {
 
     /// A refusal.
     pub fn denied(denial: Denial, operation: Option<Operation>) -> Self {
-        let Denial { stage, rule, status, reason } = denial;
+        let Denial { stage, rule, status, reason, .. } = denial;
         Self { verdict: "deny", status, reason, ..Self::allowed(stage, rule) }.about(operation)
     }
 

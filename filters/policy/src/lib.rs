@@ -134,11 +134,18 @@ pub struct Denial {
     pub status: u16,
     /// One sentence for the reader of the refusal, without a full stop.
     pub reason: String,
+    /// Seconds until a retry may succeed, for `retry-after`. `None` if the response has no such header.
+    pub retry_after: Option<u32>,
 }
 
 impl Denial {
     /// A refusal by `rule`, with the rule's own stage and status.
     pub fn new(rule: Rule, reason: impl Into<String>) -> Self {
-        Self { stage: rule.stage(), rule, status: rule.status(), reason: reason.into() }
+        Self { stage: rule.stage(), rule, status: rule.status(), reason: reason.into(), retry_after: None }
+    }
+
+    /// A refusal by `limit.github` in `stage`: a retry may succeed after `retry_after` seconds.
+    pub fn limited(stage: Stage, reason: impl Into<String>, retry_after: u32) -> Self {
+        Self { stage, retry_after: Some(retry_after), ..Self::new(Rule::LimitGithub, reason) }
     }
 }

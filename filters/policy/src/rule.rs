@@ -318,6 +318,10 @@ rules! {
         "The gateway could not ask GitHub what the objects of the request are.",
         "Try again; check the gateway's own credential for GitHub.",
         Test("a_write_that_cannot_be_confirmed_is_refused_to_try_again");
+    LimitGithub = "limit.github", Github, Refuses(429),
+        "The container has used its share of the API's quota of the gateway's credential, or the calls that the gateway makes for it in an hour, or GitHub has told its calls to pause. The stages credentials and push refuse by this rule too.",
+        "Try again at the time that the reason names; a GitHub App has a quota for each owner.",
+        Test("a_flooder_of_the_api_leaves_its_neighbour_a_share_of_the_quota");
     GithubProject = "github.project", Github, Refuses(403),
         "The mutation would change a project.",
         "Leave the projects out.",
@@ -547,7 +551,7 @@ rules! {
         "Use a repository with SHA-1.",
         Push("sha256-names");
     PushLimit = "push.limit", Push, Refuses(403),
-        "The push has more than 20 refs, more than 50,000 commits, 16 commits of GitHub's to look up for one ref, or exceeds another limit that the reason names.",
+        "The push has more than 20 refs, more than 50,000 commits, 16 commits of GitHub's to look up for one ref or 16 that GitHub does not know as descendants in all, or exceeds another limit that the reason names.",
         "Push fewer refs or fewer commits at a time.",
         Push("21-refs");
     PushDuplicate = "push.duplicate", Push, Refuses(403),

@@ -4,6 +4,7 @@
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::{Broken, Step};
 use policy::github::Rules;
+use policy::{Denial, Stage};
 use prost::Message;
 use push::load::Load;
 use push::{Descent, Flow, Oid, Query, Question, RefAt, ResponseHead};
@@ -102,15 +103,18 @@ impl StreamCallbacks for Stream {
         let Some(at) = self.calls.iter().position(|(call, _)| *call == token) else { return };
         let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
         let step = match self.calls.swap_remove(at).1 {
-            Asked::Refs => {
-                let response = message.and_then(|bytes| wire::ReadRefsResponse::decode(bytes.as_slice()).ok());
-                let others = response.map(|response| response.others.into_iter().map(ref_at).collect::<Vec<_>>());
-                self.flow.refs_answered(others.as_deref())
-            }
-            Asked::Descents => {
-                let response = message.and_then(|bytes| wire::DescendsResponse::decode(bytes.as_slice()).ok());
-                self.flow.descents_answered(response.map(|response| response.descends).as_deref())
-            }
+            Asked::Refs => match message.and_then(|bytes| wire::ReadRefsResponse::decode(bytes.as_slice()).ok()) {
+                Some(wire::ReadRefsResponse { limited: Some(limited), .. }) => self.limited(limited),
+                response => {
+                    let others = response.map(|response| response.others.into_iter().map(ref_at).collect::<Vec<_>>());
+                    self.flow.refs_answered(others.as_deref())
+                }
+            },
+            Asked::Descents => match message.and_then(|bytes| wire::DescendsResponse::decode(bytes.as_slice()).ok()) {
+                Some(wire::DescendsResponse { limited: Some(limited), .. }) => self.limited(limited),
+                Some(wire::DescendsResponse { exhausted: true, .. }) => self.flow.question_refused(push::exhausted()),
+                response => self.flow.descents_answered(response.map(|response| response.descends).as_deref()),
+            },
         };
         let _no_bytes_are_at_hand = self.carry_out(step);
     }
@@ -124,6 +128,11 @@ impl Stream {
                 Err(error) => step = self.flow.failed(Broken::new(error)),
             }
         }
+    }
+
+    fn limited(&mut self, limited: wire::Limited) -> Step<Query> {
+        let wire::Limited { reason, retry_after } = limited;
+        self.flow.question_refused(Denial::limited(Stage::Push, reason, retry_after))
     }
 
     fn ask(&mut self, query: Query) -> Result<(), host::Error> {

@@ -285,6 +285,11 @@ impl Flow {
         self.answered(|push| push.descents_answered(answers))
     }
 
+    /// The control plane refuses a question, for this reason.
+    pub fn question_refused(&mut self, denial: Denial) -> Step {
+        self.answered(|push| push.question_refused(denial))
+    }
+
     /// An effect of the last step failed. A request that was not refused is refused now. If the refusal itself failed, the
     /// stream is reset: its bytes can't be kept from the server.
     pub fn failed(&mut self, broken: Broken) -> Step {

@@ -23,6 +23,18 @@ pub use refusal::{Refusal, RefusedRef};
 /// The `content-type` of a push.
 pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";
 
+/// The most comparisons of one push, over all its refs, to which GitHub answers no. An honest push may have some: in a
+/// merge of unrelated histories some commits descend from no old one.
+pub const MAX_NO: usize = 16;
+
+/// The refusal of a push whose comparisons have reached [`MAX_NO`] and are not at their end.
+pub fn exhausted() -> Denial {
+    let reason = format!(
+        "GitHub has said of {MAX_NO} commits behind the push that they do not descend from the branches, and no more can be checked; fetch and merge, or push fewer branches at a time"
+    );
+    Denial::new(Rule::PushLimit, reason)
+}
+
 /// Judges a push by its headers. git's server would decompress an encoded body, and accepts only the content type
 /// [`CONTENT_TYPE`].
 ///

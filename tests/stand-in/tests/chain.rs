@@ -66,7 +66,9 @@ fn outcome(run: &Run) -> Outcome {
     let confirmed = run.answers.is_some_and(|answers| answers.confirm);
     let case = Case::new(policy, containers, request(run)).body(run.body.clone()).in_parts(7);
     Chain::run(case.answered(move |call| match call {
-        Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed, reason: "no such node".into() }),
+        Call::Confirm(_) => {
+            Reply::Confirm(ConfirmResponse { confirmed, reason: "no such node".into(), ..Default::default() })
+        }
         call => yes(call),
     }))
 }

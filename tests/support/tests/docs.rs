@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Words in the docs that look like names of tests, but are Envoy's or names of metrics.
-const NO_TESTS: [&str; 9] = [
+const NO_TESTS: [&str; 14] = [
     "access_log_flush_interval",
     "dns_address_filter_out",
     "downstream_transport_failure_reason",
     "flush_access_log_on_new_request",
+    "github_calls_per_hour",
     "ignore_port_in_host_matching",
     "query_parameters_to_remove",
     "sallyport_audit_lost_total",
+    "sallyport_github_calls_refused_total",
+    "sallyport_github_calls_total",
+    "sallyport_github_quota_limit",
+    "sallyport_github_quota_remaining",
     "strip_any_host_port",
     "strip_trailing_host_dot",
 ];

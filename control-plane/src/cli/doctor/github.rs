@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Context, Finding};
+use base::telemetry::GithubCall;
 use credentials::PLACEHOLDER;
 use github::client;
 use outbound::upstreams::Upstreams;
@@ -49,7 +50,7 @@ pub fn token(context: &Context) -> Vec<Finding> {
     let request = || {
         let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let response = runtime.block_on(client.get(None, "/"));
+        let response = runtime.block_on(client.get(GithubCall::Repository, None, "/"));
         // A shutdown in the background doesn't wait for a DNS lookup under way.
         runtime.shutdown_background();
         response

@@ -58,6 +58,7 @@ use super::{
     chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
 use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
+use base::quota;
 
 /// The idle timeout of a stream, in both directions. Model APIs may take minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);
@@ -285,7 +286,11 @@ fn audit_log() -> AccessLog {
         }),
         // The entry's own field supports only the usual methods.
         additional_request_headers_to_log: vec![":method".into()],
-        additional_response_headers_to_log: vec![RULE_HEADER.into()],
+        // Of the other headers, the audit reads those of GitHub's answers to the gateway's token, and no others.
+        additional_response_headers_to_log: std::iter::once(RULE_HEADER)
+            .chain(quota::HEADERS)
+            .map(str::to_owned)
+            .collect(),
         ..Default::default()
     };
     let of = |specifier| AccessLogFilter { filter_specifier: Some(specifier) };

@@ -199,6 +199,21 @@ impl Flow {
         }
     }
 
+    /// The control plane refuses the question [`Confirm`], for this reason.
+    pub fn question_refused(&mut self, denial: Denial) -> Step {
+        match std::mem::take(&mut self.state) {
+            State::Asking(asking) => {
+                let operation = Some(asking.allowed.operation);
+                self.stop(Refused { operation, denial }.into(), true)
+            }
+            // No answer is waited for.
+            other => {
+                self.state = other;
+                Step::only(Then::Continue)
+            }
+        }
+    }
+
     /// An effect of the last step failed. A request that was not refused is refused now, and answered at once: nothing of
     /// it has gone on. If the refusal itself failed, the stream is reset.
     pub fn failed(&mut self, broken: Broken) -> Step {

@@ -188,6 +188,11 @@ impl Push {
         }
     }
 
+    /// The control plane refuses a question.
+    pub(super) fn question_refused(&mut self, denial: Denial) {
+        self.inspection.refuse(denial);
+    }
+
     /// Puts the standing after an answer into effect.
     ///
     /// # Errors
@@ -254,7 +259,7 @@ impl Push {
             return None;
         }
         let body = refusal.report(request_id)?;
-        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
+        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, retry_after: None, body })
     }
 
     /// `note` with the push's updates and counts.

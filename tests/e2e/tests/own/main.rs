@@ -11,4 +11,5 @@ mod lifecycle;
 mod oauth;
 mod operator;
 mod panic;
+mod quota;
 mod seeds;

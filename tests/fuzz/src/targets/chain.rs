@@ -7,8 +7,8 @@ use crate::chain_support::{self, body_of_a_push, config, push_request, push_to};
 use crate::pack;
 use envoy_stand_in::{Arrived, Call, Credential, Envoy, Reply, Request, Stage, StreamId};
 use registry_proto::WatchResponse;
-use registry_proto::github::ConfirmResponse;
-use registry_proto::push::{DescendsResponse, ReadRefsResponse, Ref};
+use registry_proto::github::{self, ConfirmResponse};
+use registry_proto::push::{self as wire, DescendsResponse, ReadRefsResponse, Ref};
 use std::time::Duration;
 
 /// The bytes at the end of a pack: its hash.
@@ -80,16 +80,28 @@ fn reply(call: &Call, choice: usize) -> Reply {
     match (choice % 8, call) {
         (6, _) => Reply::Status(14),
         (7, _) => Reply::Bytes(b"\xff\xff".to_vec()),
+        (5, Call::Confirm(_)) => {
+            let limited = Some(github::Limited { reason: "too much".into(), retry_after: 60 });
+            Reply::Confirm(ConfirmResponse { limited, ..Default::default() })
+        }
+        (5, Call::ReadRefs(_)) => {
+            let limited = Some(wire::Limited { reason: "too much".into(), retry_after: 60 });
+            Reply::ReadRefs(ReadRefsResponse { limited, ..Default::default() })
+        }
+        (5, Call::Descends(_)) => Reply::Descends(DescendsResponse { exhausted: true, ..Default::default() }),
         (choice, Call::Confirm(_)) => {
-            Reply::Confirm(ConfirmResponse { confirmed: choice < 4, reason: "not yours".into() })
+            Reply::Confirm(ConfirmResponse { confirmed: choice < 4, reason: "not yours".into(), limited: None })
         }
         (choice, Call::ReadRefs(asked)) => {
             let other = |at: &Ref| Ref { name: at.name.clone(), object: vec![7; 20] };
             let others = if choice < 4 { vec![] } else { asked.refs.iter().map(other).collect() };
-            Reply::ReadRefs(ReadRefsResponse { others })
+            Reply::ReadRefs(ReadRefsResponse { others, limited: None })
         }
         (choice, Call::Descends(asked)) => {
-            Reply::Descends(DescendsResponse { descends: vec![choice < 4; asked.descents.len()] })
+            Reply::Descends(DescendsResponse {
+                descends: vec![choice < 4; asked.descents.len()],
+                ..Default::default()
+            })
         }
         (_, call) => chain_support::github(call),
     }

@@ -46,9 +46,11 @@ pub fn config() -> Config {
 pub fn github(call: &Call) -> Reply {
     match call {
         Call::Lookup(_) => Reply::Lookup(LookupResponse { version: 1, record: None }),
-        Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed: true, reason: String::new() }),
-        Call::ReadRefs(_) => Reply::ReadRefs(ReadRefsResponse { others: vec![] }),
-        Call::Descends(asked) => Reply::Descends(DescendsResponse { descends: vec![true; asked.descents.len()] }),
+        Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed: true, ..Default::default() }),
+        Call::ReadRefs(_) => Reply::ReadRefs(ReadRefsResponse::default()),
+        Call::Descends(asked) => {
+            Reply::Descends(DescendsResponse { descends: vec![true; asked.descents.len()], ..Default::default() })
+        }
     }
 }
 

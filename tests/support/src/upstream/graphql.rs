@@ -20,6 +20,15 @@ pub const COMMENT_NUMBER: u64 = 66_046_293;
 /// The id of the label `automerge`.
 pub const AUTOMERGE: &str = "LA_kwDOAWBuf84I_j_R";
 
+/// The repository and the names in the gateway's query for the refs of a push. `None` for another document.
+pub fn refs(body: &[u8]) -> Option<(String, Vec<String>)> {
+    let request: Value = serde_json::from_slice(body).ok()?;
+    request["query"].as_str().filter(|query| query.contains("r0:ref(qualifiedName:$r0)"))?;
+    let variables = &request["variables"];
+    let names = (0..).map_while(|at| variables[format!("r{at}")].as_str().map(str::to_owned)).collect();
+    Some((format!("{}/{}", variables["owner"].as_str()?, variables["name"].as_str()?), names))
+}
+
 /// GitHub's response to `body`, the JSON of a POST to /graphql.
 pub fn answer(body: &[u8]) -> Value {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();

@@ -177,7 +177,7 @@ async fn a_push_goes_by_the_rules_of_its_beginning_and_the_next_by_the_new_ones(
     fs::rename(beside, rig.gateway.policy_file()).unwrap();
     let place = &waiting.place;
     let body = place.body(&[(ZERO, &waiting.new, Y)], &[&place.seed]);
-    rig.upstream.set_api(&format!("{}/git/ref/heads/sandbox/y", place.repo), Some(Api::Status(500)));
+    rig.upstream.set_api(&format!("{}/refs/{Y}", place.repo), Some(Api::Status(500)));
     eventually_async("the new rules are in force", Duration::from_secs(5), async || {
         let answer = place.push(Http::Two, &body).await;
         if answer.rule.as_deref() == Some("push.protected") { Ok(()) } else { Err(answer) }
