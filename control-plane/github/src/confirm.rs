@@ -336,7 +336,7 @@ mod tests {
                 return Err(format!("unavailable: {}", status.message()));
             }
         };
-        if let Some(wire::Limited { reason, retry_after }) = answer.limited {
+        if let Some(message::Limited { reason, retry_after }) = answer.limited {
             assert!(!answer.confirmed && retry_after > 0);
             return Err(format!("limited: {reason}"));
         }

@@ -7,7 +7,7 @@ use policy::flow::{Broken, Step};
 use policy::github::{About, Judge, Purpose, Question, Rules};
 use policy::{Denial, Stage};
 use prost::Message;
-use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, Limited, question};
+use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ impl StreamCallbacks for Stream {
         let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
         let response = message.and_then(|bytes| ConfirmResponse::decode(bytes.as_slice()).ok());
         let step = match response {
-            Some(ConfirmResponse { limited: Some(Limited { reason, retry_after }), .. }) => {
+            Some(ConfirmResponse { limited: Some(message::Limited { reason, retry_after }), .. }) => {
                 self.0.question_refused(Denial::limited(Stage::Github, reason, retry_after))
             }
             response => self

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::percent;
+use base::telemetry::GithubCall;
 use credentials::Subject;
 use github::client::{ApiResponse, Client, Error};
 use jiff::Timestamp;
@@ -139,7 +140,10 @@ async fn look_up(client: &Client, record: &Container, repo: &Repo) -> Result<Opt
     fn read<T: serde::de::DeserializeOwned>(answer: &ApiResponse) -> Option<T> {
         serde_json::from_slice(&answer.body).ok().filter(|_| answer.status == 200)
     }
-    let get = async |path: String| client.get(Some(Subject { container: record, repo: Some(repo) }), &path).await;
+    let get = async |path: String| {
+        let subject = Subject { container: record, repo: Some(repo) };
+        client.get(GithubCall::Repository, Some(subject), &path).await
+    };
     let Some(repository) = read::<Raw>(&get(format!("/repos/{repo}")).await?) else { return Ok(None) };
     let branch = percent::encode(&repository.default_branch);
     let rules = read::<Vec<RawRule>>(&get(format!("/repos/{repo}/rules/branches/{branch}")).await?);

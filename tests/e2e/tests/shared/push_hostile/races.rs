@@ -207,7 +207,9 @@ async fn a_push_of_a_container_that_is_removed_meanwhile_moves_nothing() {
 async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_waits_goes_on() {
     let filters = Filters::copied(scratch("filters"));
     let upstream = Upstream::start();
-    let gateway = Gateway::before(&upstream).env("SALLYPORT_FILTERS", filters.directory()).build();
+    // One container pushes hundreds of times.
+    let builder = Gateway::before(&upstream).settings("github_calls_per_hour: 100000\n");
+    let gateway = builder.env("SALLYPORT_FILTERS", filters.directory()).build();
     gateway.up();
     let rig = Rig { upstream, gateway };
     let place = Place::new(&rig, "exchanged");
