@@ -82,8 +82,8 @@ fn body(size: usize, more: &str, first: bool) -> Vec<u8> {
 
 const WAITING: [&[Stage]; 4] =
     [&[], &[Stage::Credentials], &[Stage::ForwardProxy], &[Stage::Credentials, Stage::ForwardProxy]];
-const SIZES: [usize; 4] = [0, HELD - 200, HELD + 2_000, 1 << 20];
-const PARTS: [usize; 3] = [1_000, 65_536, 1 << 20];
+const SIZES: [usize; 4] = [0, HELD - 200, HELD + 2_000, 500_000];
+const PARTS: [usize; 3] = [5_000, 65_536, 1 << 20];
 
 #[test]
 fn an_allowed_request_arrives_byte_for_byte_in_any_parts() {
@@ -99,6 +99,20 @@ fn an_allowed_request_arrives_byte_for_byte_in_any_parts() {
                 assert_eq!(arrived.header("x-api-key").unwrap(), "the-key");
             }
         }
+    }
+}
+
+#[test]
+fn a_request_waits_up_to_the_limit_and_not_one_byte_longer() {
+    let begun = br#"{"messages":[{"content":""#;
+    for (size, released) in [(HELD - 1, false), (HELD, false), (HELD + 1, true)] {
+        let mut envoy = envoy(guard());
+        let id = envoy.open(request(&[]));
+        envoy.client_sends(id, &[&begun[..], &vec![b'x'; size - begun.len()]].concat(), false);
+        let arrived = envoy.upstream(id);
+        assert_eq!((arrived.headers.is_empty(), arrived.body.len()), (!released, if released { size } else { 0 }));
+        envoy.client_sends(id, br#""}]}"#, true);
+        assert!(envoy.upstream(id).ended && envoy.upstream(id).body.len() == size + 4, "{size}");
     }
 }
 
