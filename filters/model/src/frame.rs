@@ -134,8 +134,10 @@ impl Meaning {
         let Some(Frame::Object(object)) = self.frames.last_mut() else { return };
         let member = if whole { words::what(object.under.bytes(), text) } else { None };
         object.next = (Key::new(text, whole), member);
-        let gemini = words::GEMINI_TOOLS.iter().any(|word| words::is(text, word));
-        object.odd |= object.tool && !(whole && (gemini || words::is(text, "type")));
+        if object.tool {
+            let gemini = || words::GEMINI_TOOLS.iter().any(|word| words::is(text, word));
+            object.odd |= !(whole && (words::is(text, "type") || gemini()));
+        }
     }
 
     /// A value, or the beginning of one.

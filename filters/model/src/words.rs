@@ -192,6 +192,9 @@ pub fn is(name: &[u8], word: &str) -> bool {
 
 /// The row of the member `name` in an object that lies in the member `under`: its word and its effect.
 pub fn what(under: &[u8], name: &[u8]) -> Option<(&'static str, What)> {
-    let row = MEMBERS.iter().find(|(parent, word, _)| is(name, word) && parent.is_none_or(|parent| is(under, parent)));
+    // Most names are in no row, and most rows differ in the first letter.
+    let first = name.iter().find(|byte| !matches!(byte, b'_' | b'-'))?.to_ascii_lowercase();
+    let mut rows = MEMBERS.iter().filter(|(_, word, _)| word.as_bytes().first() == Some(&first));
+    let row = rows.find(|(parent, word, _)| is(name, word) && parent.is_none_or(|parent| is(under, parent)));
     row.map(|(_, word, what)| (*word, *what))
 }

@@ -62,6 +62,28 @@ fn each_name_in_also_permits_its_members_and_no_others() {
 }
 
 #[test]
+fn a_member_has_one_reading() {
+    for body in [
+        r#"{"tools":[{"type":"function","type":"mcp"}]}"#,
+        r#"{"tools":[{"type":null,"type":"mcp"}]}"#,
+        "{\"mcp_\u{17f}ervers\":[{}]}",
+        r#"{"mcp_servers\u0000":[{}]}"#,
+        r#"{"mcp_servers\ud800":[{}]}"#,
+        "{\"mcp_servers\u{200b}\":[{}]}",
+    ] {
+        assert_eq!(rule(body, &[]), "credentials.body", "{body}");
+    }
+    // In the agent's data, names may be anything.
+    assert_eq!(rule("{\"metadata\":{\"\u{17f}\":{\"type\":1,\"type\":2}}}", &[]), "passes");
+    let mut all = guard(&[]);
+    for host in ["github.com", "api.github.com", "raw.githubusercontent.com"] {
+        all.egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
+        let body = format!(r#"{{"image_url":"https://{host}/x"}}"#);
+        assert_eq!(read(&all, &[body.as_bytes()]).unwrap_err().rule, "credentials.remote-tool", "{host}");
+    }
+}
+
+#[test]
 fn a_refusal_names_the_member_and_the_way_out() {
     let reason = |body: &str| read(&guard(&[]), &[body.as_bytes()]).unwrap_err().reason;
     assert_eq!(
@@ -163,7 +185,7 @@ fn refused(guard: &Guard, value: &Value, under: &str, what: Option<(&'static str
             there
                 && !value.is_array()
                 && !value.is_object()
-                && text.is_empty() == !value.is_string()
+                && text.is_empty() != value.is_string()
                 && stored(also)
                 && (but.is_empty() || listed)
         }
