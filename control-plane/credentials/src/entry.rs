@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::format::Format;
 use super::oauth::Login;
+use super::permits::Permits;
 use super::scope::Scope;
 use super::source::{Source, Subject, Unavailable};
 
@@ -25,6 +26,8 @@ pub struct Entry {
     pub host: HostPattern,
     /// The requests on the host that get the credential.
     pub scope: Scope,
+    /// The permissions for the bodies of its requests. `None`: the bodies are not read.
+    pub permits: Option<Permits>,
     /// The sources and the places in a request. The first injection with a value counts.
     pub injections: Vec<Injection>,
 }

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
+use model::{Guard, OFF};
 use policy::{Authority, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
@@ -71,7 +72,8 @@ impl Server {
             let (_, container) = self.registry.lookup(source);
             let container = container.as_deref();
             let entry = self.credentials.entry(request.host);
-            let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
+            let policy = self.registry.policy();
+            let grant = decide(container, request, &policy.egress, entry, Timestamp::now())?;
             if let Scope::TokenEndpoint(service) = grant.entry.scope {
                 return Ok(answer(service, grant.rule));
             }
@@ -86,7 +88,10 @@ impl Server {
                     .map(|container| self.pay(container, &grant, injection, value, &http.path))
                     .transpose()?;
                 telemetry::injected(&grant.entry.name);
-                return Ok(inject(&grant, injection, value, account.as_ref()));
+                let target = (request.method, request.path);
+                let guard =
+                    container.and_then(|known| self.credentials.guard(grant.entry, known, &policy.egress, target));
+                return Ok(inject(&grant, (injection, value), guard.as_ref(), account.as_ref()));
             }
             let subject = container.map(|container| Subject { container, repo: grant.repo });
             let (injection, value) = grant.entry.value(subject).await?;
@@ -137,10 +142,12 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
 
 fn inject(
     grant: &Grant<'_, '_>,
-    injection: &Injection,
-    value: &SecretString,
+    (injection, value): (&Injection, &SecretString),
+    guard: Option<&Guard>,
     account: Option<&Account>,
 ) -> CheckResponse {
+    // A guard always serialises. Empty text is no guard, so the model filter refuses the request.
+    let guard = guard.map_or(OFF.to_owned(), |guard| serde_json::to_string(guard).unwrap_or_default());
     let filled = injection.fill(value);
     // Envoy removes headers and parameters after it has added others. An added one replaces all of the same name.
     let others = |location: &dyn Fn(String) -> Location, names: &mut dyn Iterator<Item = &str>| {
@@ -165,7 +172,7 @@ fn inject(
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some(&injection.whereabouts()), account)),
+        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some((&injection.whereabouts(), &guard)), account)),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
@@ -205,13 +212,14 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     }
 }
 
-/// The dynamic metadata of a check: the decision and the account for the audit, and the place of the credential for the
-/// scrub filter.
-fn said(decided: &Decided, location: Option<&str>, account: Option<&Account>) -> Struct {
+/// The dynamic metadata of a check: the decision and the account for the audit; with an added credential its place for the
+/// scrub filter, and its guard for the model filter.
+fn said(decided: &Decided, added: Option<(&str, &str)>, account: Option<&Account>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let account = account.map(ToString::to_string);
-    let more = [("place", location), (ACCOUNT_FIELD, account.as_deref())];
-    let fields = decided.words().into_iter().chain(more.into_iter().filter_map(|(key, value)| Some((key, value?))));
+    let added = added.into_iter().flat_map(|(place, guard)| [("place", place), ("guard", guard)]);
+    let more = added.chain(account.as_deref().map(|account| (ACCOUNT_FIELD, account)));
+    let fields = decided.words().into_iter().chain(more);
     Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 

@@ -100,8 +100,8 @@ impl Chain {
         Ok(Self { policy, judge, credentials, sources: RefCell::default() })
     }
 
-    /// Judges a request of `container` by the stages identity, github and credentials. A refusal of the credential stage
-    /// wins over the verdict `ask`.
+    /// Judges a request of `container` by the stages identity, github and credentials, with the guard of model requests. A
+    /// refusal of the credential stage wins over the verdict `ask`.
     pub(super) fn judge(
         &self,
         whole: Whole<'_>,
@@ -123,7 +123,15 @@ impl Chain {
             upgrade: whole.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")),
         };
         match decide(Some(container), request, egress, self.credentials.entry(&onward.host), now) {
-            Ok(grant) => Judged { credential: Some(self.credential(&grant)), explained },
+            Ok(grant) => {
+                let guard = self.credentials.guard(grant.entry, container, egress, (request.method, request.path));
+                let judged =
+                    guard.map_or(Ok(()), |guard| model::judge(&guard, whole.headers, request.path, &[whole.body]));
+                match judged {
+                    Ok(()) => Judged { credential: Some(self.credential(&grant)), explained },
+                    Err(denial) => explained.refused_behind(denial).into(),
+                }
+            }
             Err(denial) => explained.refused_behind(denial).into(),
         }
     }

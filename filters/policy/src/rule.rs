@@ -500,6 +500,26 @@ rules! {
         "The source of the credential fails: a file, a command, a login that cannot be refreshed, or a GitHub App's token; or the registration keeps changing.",
         "Read /readyz or the control plane's log for the cause, then try again.",
         Test("a_command_that_gives_nothing_is_a_503_of_its_own");
+    CredentialsRemoteTool = "credentials.remote-tool", Credentials, Refuses(403),
+        "The body of a model request makes the provider fetch from a host that is not allowed, or call a server or a tool that the agent chose.",
+        "Send the content itself (base64), fetch it in the sandbox, or allow the host; for the rest `also: [remote-tools]` of the credential.",
+        Chain("models.yaml", "MCP servers");
+    CredentialsStored = "credentials.stored", Credentials, Refuses(403),
+        "The body of a model request names state that is stored at the provider, whose account all containers share.",
+        "Send the whole conversation, or set `also: [stored]` of the credential.",
+        Chain("models.yaml", "a stored file");
+    CredentialsBody = "credentials.body", Credentials, Refuses(403),
+        "The body of a model request cannot be read for certain: it is no JSON object in UTF-8, is declared or compressed otherwise, or the request is a WebSocket.",
+        "Send JSON with `content-type: application/json`, plain or in zstd.",
+        Chain("models.yaml", "no JSON");
+    CredentialsGuard = "credentials.guard", Credentials, Refuses(502),
+        "The model filter could not read what the credential permits, or a call of Envoy's failed. Nothing was sent, or the request never ended at the provider.",
+        "Report it with Envoy's log: it is a fault of the gateway.",
+        Cannot("the credential stage writes the guard that the model filter reads, and no sandbox can; `a_credential_without_a_guard_is_refused` shows it natively");
+    LimitCompressed = "limit.compressed", Credentials, Refuses(429),
+        "The compressed model requests under way in one Envoy worker need 96 MiB to be read, or those of one container 28 MiB.",
+        "Try again when other requests are done, or send the body plain.",
+        Native("a_container_has_its_share_and_the_worker_its_limit");
     CredentialsGit = "credentials.git", Credentials, Allows,
         "The credential for git was added.",
         "",

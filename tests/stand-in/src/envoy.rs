@@ -94,7 +94,7 @@ pub struct StreamId(usize);
 pub enum Credential {
     /// Nothing.
     None,
-    /// It puts a header, and says in metadata where in it the credential stands.
+    /// It puts a header, and says in metadata where in it the credential stands and what the body may ask.
     Put {
         /// The header's name.
         name: String,
@@ -102,6 +102,8 @@ pub enum Credential {
         value: Vec<u8>,
         /// For example `header authorization 7 0`.
         place: String,
+        /// `off`, or the guard as JSON.
+        guard: Option<String>,
     },
     /// It refuses, with a status.
     Refused(u32),

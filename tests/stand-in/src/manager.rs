@@ -113,11 +113,11 @@ fn own_stage(id: usize, stage: Stage) -> HeadersStatus {
     }
     match crate::envoy::credential(id) {
         Credential::None => {}
-        Credential::Put { name, value, place } => stream(id, |stream| {
+        Credential::Put { name, value, place, guard } => stream(id, |stream| {
             let headers = stream.half(Side::Request).headers.get_or_insert_default();
             headers.retain(|(have, _)| *have != name);
             headers.push((name, value));
-            stream.place = Some(place);
+            (stream.place, stream.guard) = (Some(place), guard);
         }),
         Credential::Refused(status) => {
             let details = "ext_authz_denied".to_owned();

@@ -8,6 +8,7 @@ use super::super::built_in::{self, BuiltIn};
 use super::super::endpoint::{Endpoint, read_method};
 use super::super::entry::{Admits, Entry, Injection, Location};
 use super::super::format::Format;
+use super::super::permits::Permits;
 use super::super::scope::Scope;
 use super::FieldError;
 use super::location::{read_format, read_header, read_query};
@@ -31,6 +32,7 @@ pub fn entry(
         group: built_in.and_then(|built_in| built_in.group),
         admits: Admits { labels: admits.labels, mode: admits.mode, list: admits.list },
         scope: scope(raw, built_in)?,
+        permits: built_in.and_then(|built_in| Permits::of(built_in, &raw.also)),
         injections: injections(name, raw, built_in, sources)?,
     })
 }

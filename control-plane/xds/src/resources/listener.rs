@@ -3,8 +3,8 @@
 //! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
 //! 2. identity: wasm, who is speaking and which host
 //! 3. github: wasm, what a request to one of GitHub's hosts does
-//! 4. credentials: ext_authz adds the credential; the wasm filter scrub, behind the forward proxy, keeps it out of the
-//!    response
+//! 4. credentials: ext_authz adds the credential; the wasm filter model reads what a model request asks of its provider;
+//!    the wasm filter scrub, behind the forward proxy, keeps the credential out of the response
 //! 5. push: wasm, what a push does. It stands last before the router, see [`http`]
 //! 6. upstream: dynamic forward proxy and router
 //!
@@ -54,8 +54,8 @@ use policy::RULE_HEADER;
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM, ads,
-    chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, MODEL, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM,
+    ads, chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
 use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
 use base::quota;
@@ -196,6 +196,9 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
             discovered(IDENTITY),
             discovered(GITHUB),
             http_filter(CREDENTIALS, credentials()),
+            // Before the forward proxy: a short request is judged before its host is resolved. It never pauses what it has
+            // once let go on, so that it may stand before filters that pause.
+            discovered(MODEL),
             http_filter(UPSTREAM, forward_proxy(resolver)),
             discovered(SCRUB),
             // All filters of a stream share one buffer, and a filter that continues sends everything in it. The push

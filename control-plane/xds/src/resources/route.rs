@@ -18,7 +18,7 @@ use envoy_types::util::pack_any;
 use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, MODEL, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
     duration, flag, local_reply,
 };
 use base::contract::CREDENTIAL_HEADERS;
@@ -149,7 +149,7 @@ fn connect() -> Route {
             timeout: Some(duration(Duration::ZERO)),
             ..Default::default()
         })),
-        typed_per_filter_config: without_credentials(),
+        typed_per_filter_config: ordered(&[off(CREDENTIALS), off(MODEL)]),
         ..Default::default()
     }
 }
@@ -235,23 +235,35 @@ fn everything() -> RouteMatch {
 }
 
 fn without_credentials() -> HashMap<String, Any> {
-    let disabled = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
-    HashMap::from([(CREDENTIALS.into(), pack_any(disabled))])
+    HashMap::from([off(CREDENTIALS)])
+}
+
+/// The setting that disables the filter `name`.
+fn off(name: &str) -> (String, Any) {
+    let disabled = if name == CREDENTIALS {
+        pack_any(ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) })
+    } else {
+        pack_any(FilterConfig { disabled: true, ..Default::default() })
+    };
+    (name.to_owned(), disabled)
 }
 
 /// Disables the stages that don't concern a host, because a call of a filter costs as much as a small request.
 fn without_stages_of_others(host: &Host) -> HashMap<String, Any> {
     let other = |name: &HostName| policy::github::kind(name).is_some_and(|kind| kind != policy::github::Kind::Web);
-    let mut off = match &host.pattern {
+    let mut names = match &host.pattern {
         pattern if !pattern.may_be_github() => vec![GITHUB, PUSH],
         HostPattern::Exact(name) if other(name) => vec![PUSH],
         _ => vec![],
     };
     if !host.credentialed {
-        off.push(SCRUB);
+        names.push(SCRUB);
     }
-    let disabled = pack_any(FilterConfig { disabled: true, ..Default::default() });
-    ordered(&off.into_iter().map(|name| (name.to_owned(), disabled.clone())).collect::<Vec<_>>())
+    let github = matches!(&host.pattern, HostPattern::Exact(name) if policy::github::kind(name).is_some());
+    if !host.credentialed || github {
+        names.push(MODEL);
+    }
+    ordered(&names.into_iter().map(off).collect::<Vec<_>>())
 }
 
 /// A map that iterates in this order. Each map has a random order, and another order would change the version of the

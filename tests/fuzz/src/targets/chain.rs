@@ -139,6 +139,7 @@ pub fn run(input: &[u8]) {
         name: "authorization".into(),
         value: format!("Bearer {SECRET}").into_bytes(),
         place: "header authorization 7 0".into(),
+        guard: Some("off".into()),
     });
     let mut drive = Drive { sent: 0, ended: request.end, body, advertises, id: envoy.open(request) };
     for _ in 0..MOST_EVENTS {
