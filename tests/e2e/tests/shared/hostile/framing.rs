@@ -50,8 +50,8 @@ async fn a_proxy_header_of_the_sandbox_s_own_changes_nobody_s_address() {
         let path = format!("/proxy-header/{number}");
         let request = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {PLAIN}\r\n\r\n").into_bytes();
         let absolute = [&preamble[..], &request(&format!("http://{PLAIN}{path}"))].concat();
-        let connect = [&preamble[..], format!("CONNECT {PLAIN}:443 HTTP/1.1\r\nHost: {PLAIN}:443\r\n\r\n").as_bytes()];
-        for bytes in [absolute, connect.concat()] {
+        let connect = format!("CONNECT {PLAIN}:443 HTTP/1.1\r\nHost: {PLAIN}:443\r\n\r\n");
+        for bytes in [absolute, [&preamble[..], connect.as_bytes()].concat()] {
             let mut stream = stranger.socket(stranger.address).connect(stranger.proxy.unwrap()).await.unwrap();
             let told = answer(&mut stream, &bytes).await;
             assert!(told.as_ref().is_none_or(|answer| answer.status == 400), "{what}: {told:?}");
