@@ -14,6 +14,12 @@ pub const PANIC_STATE: &str = "wasm.sallyport.panic";
 /// the gateway's credential for api.github.com.
 pub const ACCOUNT_FIELD: &str = "account";
 
+/// The metadata of an ext_authz call with the mark of the identity stage, see [`policy::mark`].
+pub const IDENTITY_MARK: &str = "x-sallyport-mark-identity";
+
+/// The metadata of an ext_authz call with the mark of the github stage.
+pub const GITHUB_MARK: &str = "x-sallyport-mark-github";
+
 /// The tag with the duration of a connection's handshake. Empty or `-` if the handshake was not completed.
 pub const HANDSHAKE_TAG: &str = "handshake_ms";
 

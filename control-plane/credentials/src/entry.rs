@@ -182,10 +182,11 @@ impl Injection {
         self.format.fill(value.expose_secret())
     }
 
-    /// The place of the value in a request, in the notation of the scrub filter. For a header, the notation has the
-    /// number of bytes before and after the value; for basic authentication, these count in the decoded text.
-    pub fn whereabouts(&self) -> String {
-        match (&self.location, &self.format) {
+    /// The place of the value in a request that has it at `location`, in the notation of the scrub filter. For a
+    /// header, the notation has the number of bytes before and after the value; for basic authentication, these count
+    /// in the decoded text.
+    pub fn whereabouts(&self, location: &Location) -> String {
+        match (location, &self.format) {
             (Location::Query(name), _) => format!("query {name}"),
             (Location::Header(name), Format::Plain(before, after)) => {
                 format!("header {name} {} {}", before.len(), after.len())

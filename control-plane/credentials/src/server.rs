@@ -1,5 +1,8 @@
 //! Envoy's ext_authz. The registry is read again at this last step, so that a container that was removed a millisecond
 //! ago gets no credential.
+//!
+//! **Invariant:** a request gets a credential only if the earlier stages have judged that request, in this form and
+//! under the record that is in force now ([`Marks::check`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,8 +19,10 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
 use model::{Guard, OFF};
+use policy::mark::{self, Judged, Marks};
 use policy::{Authority, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::Credentials;
@@ -29,14 +34,12 @@ use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::scope::Scope;
 use super::source::Subject;
-use base::contract::{ACCOUNT_FIELD, CREDENTIAL_HEADERS};
+use base::contract::{ACCOUNT_FIELD, CREDENTIAL_HEADERS, GITHUB_MARK, IDENTITY_MARK};
 use base::telemetry::{self, GithubCall};
 use registry::Registry;
 
 /// The header with the account of the token in requests of Codex.
 const ACCOUNT: &str = "chatgpt-account-id";
-/// How often a container's record may change while its value is fetched.
-const CHANGES: usize = 3;
 
 /// The service.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Server {
         AuthorizationServer::new(Self { registry, credentials, calls })
     }
 
-    async fn judge(&self, attributes: &AttributeContext) -> Result<CheckResponse, Denial> {
+    async fn judge(&self, attributes: &AttributeContext, marks: &Marks<'_>) -> Result<CheckResponse, Denial> {
         let unreadable = |what: &str| Denial::new(Rule::CredentialsUnreadable, what);
         let source = source(attributes).ok_or_else(|| unreadable("the source address is missing"))?;
         let http = attributes
@@ -67,37 +70,49 @@ impl Server {
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
         let upgrade = http.headers.contains_key("upgrade");
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes(), upgrade };
-        let mut found: Option<(u64, &Injection, Arc<SecretString>)> = None;
-        for _ in 0..=CHANGES {
-            let (_, container) = self.registry.lookup(source);
-            let container = container.as_deref();
-            let entry = self.credentials.entry(request.host);
-            let policy = self.registry.policy();
-            let grant = decide(container, request, &policy.egress, entry, Timestamp::now())?;
-            if let Scope::TokenEndpoint(service) = grant.entry.scope {
-                return Ok(answer(service, grant.rule));
-            }
-            let generation = container.map_or(0, |container| container.generation);
-            // A source can take seconds. Meanwhile, the container may have been removed, or may have lost rights. A
-            // value for the earlier record may allow more than the current record does.
-            if let Some((of, injection, value)) = &found
-                && *of == generation
-            {
-                let account = container
-                    .filter(|_| matches!(grant.entry.scope, Scope::GitHubApi))
-                    .map(|container| self.pay(container, &grant, injection, value, &http.path))
-                    .transpose()?;
-                telemetry::injected(&grant.entry.name);
-                let target = (request.method, request.path);
-                let guard =
-                    container.and_then(|known| self.credentials.guard(grant.entry, known, &policy.egress, target));
-                return Ok(inject(&grant, (injection, value), guard.as_ref(), account.as_ref()));
-            }
-            let subject = container.map(|container| Subject { container, repo: grant.repo });
-            let (injection, value) = grant.entry.value(subject).await?;
-            found = Some((generation, injection, value));
+        let (_, container) = self.registry.lookup(source);
+        let grant = self.grant(container.as_deref(), request, marks)?;
+        if let Scope::TokenEndpoint(service) = grant.entry.scope {
+            return Ok(answer(service, grant.rule));
         }
-        Err(Denial::new(Rule::CredentialsSource, "the container's registration keeps changing; retry"))
+        let subject = container.as_deref().map(|container| Subject { container, repo: grant.repo });
+        let (injection, value) = grant.entry.value(subject).await?;
+        // A source can take seconds. Meanwhile, the container may have been removed, or may have lost rights.
+        let (_, container) = self.registry.lookup(source);
+        let grant = self.grant(container.as_deref(), request, marks)?;
+        let account = container
+            .as_deref()
+            .filter(|_| matches!(grant.entry.scope, Scope::GitHubApi))
+            .map(|container| self.pay(container, &grant, injection, &value, &http.path))
+            .transpose()?;
+        telemetry::injected(&grant.entry.name);
+        let target = (request.method, request.path);
+        let guard = container
+            .as_deref()
+            .and_then(|known| self.credentials.guard(grant.entry, known, &self.registry.policy().egress, target));
+        Ok(inject(&grant, request, (injection, &value), guard.as_ref(), account.as_ref()))
+    }
+
+    /// The permission to send `request` of `container` with its credential, by the policy and the time of this moment.
+    ///
+    /// # Errors
+    /// If [`decide`] refuses the request. If an earlier stage has not judged it ([`Marks::check`]).
+    fn grant<'c>(
+        &self,
+        container: Option<&'c Container>,
+        request: Request<'_>,
+        marks: &Marks<'_>,
+    ) -> Result<Grant<'_, 'c>, Denial> {
+        let entry = self.credentials.entry(request.host);
+        let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
+        marks.check(Judged {
+            // `decide` has refused a request without a container.
+            generation: container.map_or(0, |container| container.generation),
+            host: request.host,
+            method: request.method.as_bytes(),
+            path: request.path,
+        })?;
+        Ok(grant)
     }
 
     /// Counts a request of `container` to GitHub's API. Returns the account that pays for it.
@@ -123,13 +138,19 @@ impl Server {
 #[tonic::async_trait]
 impl Authorization for Server {
     async fn check(&self, request: GrpcRequest<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let attributes =
-            request.into_inner().attributes.ok_or_else(|| Status::invalid_argument("the check has no attributes"))?;
-        Ok(Response::new(match self.judge(&attributes).await {
+        let (metadata, _, check) = request.into_parts();
+        let attributes = check.attributes.ok_or_else(|| Status::invalid_argument("the check has no attributes"))?;
+        Ok(Response::new(match self.judge(&attributes, &marks(&metadata)).await {
             Ok(allowed) => allowed,
             Err(denial) => refuse(&denial, &attributes),
         }))
     }
+}
+
+/// The marks that Envoy sends with its call.
+fn marks(metadata: &MetadataMap) -> Marks<'_> {
+    let value = |name: &str| metadata.get(name).map_or(&[][..], |value| value.as_encoded_bytes());
+    Marks { identity: value(IDENTITY_MARK), github: value(GITHUB_MARK) }
 }
 
 fn source(attributes: &AttributeContext) -> Option<IpAddr> {
@@ -142,6 +163,7 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
 
 fn inject(
     grant: &Grant<'_, '_>,
+    request: Request<'_>,
     (injection, value): (&Injection, &SecretString),
     guard: Option<&Guard>,
     account: Option<&Account>,
@@ -149,16 +171,18 @@ fn inject(
     // A guard always serialises. Empty text is no guard, so the model filter refuses the request.
     let guard = guard.map_or(OFF.to_owned(), |guard| serde_json::to_string(guard).unwrap_or_default());
     let filled = injection.fill(value);
+    let sealed = Location::Header(mark::SEALED.to_owned());
+    let at = if mark::seals(request.host) { &sealed } else { &injection.location };
     // Envoy removes headers and parameters after it has added others. An added one replaces all of the same name.
     let others = |location: &dyn Fn(String) -> Location, names: &mut dyn Iterator<Item = &str>| {
-        names.map(str::to_owned).filter(|name| location(name.clone()) != injection.location).collect()
+        names.map(str::to_owned).filter(|name| location(name.clone()) != *at).collect()
     };
     let mut ok = OkHttpResponse {
         headers_to_remove: others(&Location::Header, &mut CREDENTIAL_HEADERS.into_iter()),
         query_parameters_to_remove: others(&Location::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };
-    match &injection.location {
+    match at {
         Location::Header(name) => ok.headers.push(header(name, &filled)),
         Location::Query(name) => {
             ok.query_parameters_to_set.push(QueryParameter { key: name.clone(), value: filled });
@@ -172,7 +196,11 @@ fn inject(
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some((&injection.whereabouts(), &guard)), account)),
+        dynamic_metadata: Some(said(
+            &Decided::allowed(grant.rule),
+            Some((&injection.whereabouts(at), &guard)),
+            account,
+        )),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }

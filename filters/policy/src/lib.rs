@@ -13,6 +13,7 @@ pub mod github;
 pub mod glob;
 mod host;
 mod identity;
+pub mod mark;
 mod new_name;
 mod note;
 pub mod push;

@@ -468,6 +468,10 @@ rules! {
         "Envoy's check lacks the source address, the request or a plain host.",
         "Report it: it is a fault of the gateway.",
         Cannot("the identity stage lets no request pass without an address and a plain host");
+    CredentialsStage = "credentials.stage", Credentials, Refuses(503),
+        "A stage before the credential stage has not judged this request, or by a registration that is no longer in force. No credential was added, and nothing was sent.",
+        "Try again; if the refusal stays, restart the gateway, and report it: it is a fault of the gateway.",
+        Test("a_stage_that_is_left_out_gets_no_credential");
     CredentialsBlocked = "credentials.blocked", Credentials, Refuses(403),
         "The gateway blocked the container while the request was under way; see `identity.blocked`.",
         "Read the audit, then register the container again.",
@@ -497,7 +501,7 @@ rules! {
         "Set a variable that the reason names, or register the container with a repository.",
         Test("a_missing_value_is_a_502_that_names_the_variables");
     CredentialsSource = "credentials.source", Credentials, Refuses(503),
-        "The source of the credential fails: a file, a command, a login that cannot be refreshed, or a GitHub App's token; or the registration keeps changing.",
+        "The source of the credential fails: a file, a command, a login that cannot be refreshed, or a GitHub App's token.",
         "Read /readyz or the control plane's log for the cause, then try again.",
         Test("a_command_that_gives_nothing_is_a_503_of_its_own");
     CredentialsRemoteTool = "credentials.remote-tool", Credentials, Refuses(403),

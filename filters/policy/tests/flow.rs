@@ -113,6 +113,8 @@ impl Stream {
                 Effect::Log(_) => "log".into(),
                 Effect::Note(note) => format!("note {}", rule(note.to_bytes())),
                 Effect::NoteRefusal(note) => format!("refuse {}", rule(note.to_bytes())),
+                Effect::Mark(mark) => format!("mark {}", text(&mark.value)),
+                Effect::Unseal => panic!("the github stage unseals nothing"),
                 Effect::Ask(confirm) => {
                     self.asked = Some(confirm);
                     "ask".into()
@@ -171,6 +173,7 @@ fn a_body_passes_as_it_was_understood_in_whatever_pieces() {
                 stream.effects,
                 [
                     "note github.write-collab",
+                    "mark 0 api.github.com POST /repos/o/r/issues",
                     "no x-stray",
                     "body",
                     &length,
@@ -185,7 +188,8 @@ fn a_body_passes_as_it_was_understood_in_whatever_pieces() {
 #[test]
 fn a_request_without_a_body_is_judged_at_once() {
     let stream = Stream::new(head("GET", "api.github.com", "/repos/o/r", &[]), true, None);
-    assert_eq!((stream.sent, stream.effects), (Some(vec![]), vec!["note github.read-repo".to_owned()]));
+    assert_eq!(stream.sent, Some(vec![]));
+    assert_eq!(stream.effects, ["note github.read-repo", "mark 0 api.github.com GET /repos/o/r"]);
     // A body that is not read flows on.
     let path = "/o/r.git/git-receive-pack";
     let mut stream = Stream::new(head("POST", "github.com", path, &[]), false, None);

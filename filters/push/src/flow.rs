@@ -7,6 +7,9 @@
 //!
 //! **Invariant:** of a push nothing goes upstream before its refs' names are judged, and its pack's trailer only when
 //! the inspection says that it is allowed. The server's answer waits as long.
+//!
+//! **Invariant:** the credential of a request comes into force ([`Effect::Unseal`]) when its headers go upstream, and not
+//! before.
 
 mod advertisement;
 mod push;
@@ -313,12 +316,13 @@ impl Flow {
             return Ok(Step::only(Then::Continue));
         };
         match git.service {
-            Service::Upload | Service::Lfs(_) => Ok(Step::only(Then::Continue)),
+            Service::Upload | Service::Lfs(_) => Ok(Step::with(Effect::Unseal, Then::Continue)),
             Service::Advertisement => {
                 self.note = head.note()?;
                 self.state = State::Advertisement(Advertisement::default());
                 // The flow reads the response, so the server may not compress it.
-                Ok(Step::with(Effect::RemoveRequestHeader("accept-encoding".into()), Then::Continue))
+                let uncompressed = Effect::RemoveRequestHeader("accept-encoding".into());
+                Ok(Step { effects: vec![uncompressed, Effect::Unseal], then: Then::Continue })
             }
             Service::Push => {
                 self.note = head.note()?;

@@ -94,7 +94,8 @@ pub struct StreamId(usize);
 pub enum Credential {
     /// Nothing.
     None,
-    /// It puts a header, and says in metadata where in it the credential stands and what the body may ask.
+    /// It puts a header, and says in metadata where in it the credential stands and what the body may ask. As the gateway's
+    /// own stage, it refuses a request without the marks of the earlier stages, and seals a credential for github.com.
     Put {
         /// The header's name.
         name: String,
@@ -187,7 +188,8 @@ impl Envoy {
         // Ids are never used again: the SDK keeps its state for each id as long as the thread lives.
         with(|state| {
             let (next_context, next_token) = (state.next_context, state.next_token);
-            *state = State { now, next_context, next_token, ..State::default() };
+            let generations = config.containers.iter().map(|of| (of.container_ip, of.generation)).collect();
+            *state = State { now, next_context, next_token, generations, ..State::default() };
         });
         if !STARTED.replace(true) {
             filter_chain::start();

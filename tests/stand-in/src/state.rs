@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 
 /// Headers or trailers, in order.
 pub type Headers = Vec<(String, Vec<u8>)>;
@@ -231,6 +232,8 @@ pub(crate) struct GrpcCall {
 pub(crate) struct State {
     /// Since 1970.
     pub now: std::time::Duration,
+    /// The generations of the registered records, by the containers' addresses.
+    pub generations: HashMap<IpAddr, u64>,
     pub contexts: BTreeMap<u32, Context>,
     pub roots: BTreeMap<Stage, u32>,
     pub streams: Vec<Stream>,

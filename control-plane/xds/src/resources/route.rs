@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthzP
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use envoy_types::util::pack_any;
+use policy::mark::SEALED;
 use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
 
 use super::{
@@ -25,7 +26,7 @@ use base::contract::CREDENTIAL_HEADERS;
 
 /// Headers that Envoy itself needs or adds before the router, and that no upstream may see. The identity filter removes
 /// such headers of the client.
-const NEVER_UPSTREAM: [&str; 8] = [
+const NEVER_UPSTREAM: [&str; 9] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -34,6 +35,8 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-envoy-internal",
     "x-envoy-expected-rq-timeout-ms",
     "x-request-id",
+    // A credential that no push stage has put into force goes nowhere.
+    SEALED,
 ];
 
 /// Response headers that are removed if the gateway added a credential: they would give the sandbox a session that was

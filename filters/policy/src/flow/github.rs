@@ -6,7 +6,8 @@
 
 use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
 use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, Refused};
-use crate::{Container, Denial, Form, Note, Rule, render};
+use crate::mark::Judged;
+use crate::{Container, Denial, Form, HostName, Note, Rule, render};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -38,7 +39,16 @@ pub struct Flow {
     judge: Option<Rc<Judge>>,
     path: Vec<u8>,
     note: Note,
+    subject: Option<Subject>,
     state: State,
+}
+
+/// The facts of the request that no judgement changes, for its mark.
+#[derive(Debug)]
+struct Subject {
+    generation: u64,
+    host: HostName,
+    method: Vec<u8>,
 }
 
 /// The request's progress. Each state holds the data that its events need, and no other.
@@ -240,6 +250,8 @@ impl Flow {
         }
         self.note = head.note()?;
         let container = head.container()?;
+        let (generation, method) = (container.generation, head.value(":method").to_vec());
+        self.subject = Some(Subject { generation, host: host.clone(), method });
         let judge = self.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
         match judge.head(call, &container)? {
@@ -280,6 +292,10 @@ impl Flow {
         self.state = State::Passed;
         let note = self.note.allowed(allowed.rule).about(Some(&allowed.operation));
         let mut effects = vec![Effect::Note(note)];
+        if let Some(Subject { generation, host, method }) = &self.subject {
+            let judged = Judged { generation: *generation, host, method, path: &allowed.target };
+            effects.push(Effect::Mark(judged.github()));
+        }
         if allowed.target != self.path {
             effects.push(Effect::SetRequestHeader(":path", allowed.target.clone()));
         }

@@ -25,6 +25,8 @@ pub(super) struct Push {
     repo: String,
     refusal: PushRefusal,
     phase: Phase,
+    /// The credential is not in force.
+    sealed: bool,
     /// The last [`Question::Descents`]; empty if there was none.
     descents: Vec<Descent>,
 }
@@ -105,6 +107,7 @@ impl Push {
             repo,
             refusal: rules.push_refusal,
             phase: Phase::Judging { seen: 0 },
+            sealed: true,
             descents: Vec::new(),
         })
     }
@@ -161,6 +164,9 @@ impl Push {
                 }
             }
         };
+        if then != Then::Pause {
+            effects.extend(self.unseal());
+        }
         // At the end the held trailer goes back into Envoy's buffer. An allowed push sends it; the buffer of an undecided
         // push is paused.
         let tail = if end { self.inspection.held() } else { &[] };
@@ -224,6 +230,9 @@ impl Push {
             }
         };
         effects.push(Effect::Note(self.note(note)));
+        if matches!(then, Then::Resume(Paused::Request | Paused::Both)) {
+            effects.extend(self.unseal());
+        }
         Ok(Step { effects, then })
     }
 
@@ -242,6 +251,11 @@ impl Push {
                 note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided"))
             }
         })
+    }
+
+    /// Puts the credential into force, once: when the push's headers go upstream.
+    fn unseal(&mut self) -> Option<Effect<Query>> {
+        std::mem::take(&mut self.sealed).then_some(Effect::Unseal)
     }
 
     /// The next question, one per event. The refs come first: where a ref is elsewhere, its ancestry says nothing.

@@ -56,6 +56,8 @@ pub struct Stream<'a> {
     pub sent_end: bool,
     /// The end has come, and waits.
     held_end: bool,
+    /// The credential is in force.
+    unsealed: bool,
     pub notes: Vec<Value>,
     pub questions: VecDeque<Question>,
     pub told: Told,
@@ -104,6 +106,7 @@ impl<'a> Stream<'a> {
             sent: None,
             sent_end: false,
             held_end: false,
+            unsealed: false,
             notes: Vec::new(),
             questions: VecDeque::new(),
             told: Told::Nothing,
@@ -249,7 +252,13 @@ impl<'a> Stream<'a> {
                     }
                     self.waiting.clear();
                 }
-                Effect::SetRequestHeader(..)
+                Effect::Unseal => {
+                    let carries = matches!(callback, Callback::RequestBody { .. } | Callback::Call);
+                    assert!(carries && self.sent.is_none(), "it is not due");
+                    self.unsealed = true;
+                }
+                Effect::Mark(_)
+                | Effect::SetRequestHeader(..)
                 | Effect::RemoveRequestHeader(_)
                 | Effect::RemoveResponseHeader(_)
                 | Effect::ReplaceResponseBody { .. } => panic!("not of a push: {effect:?}"),
@@ -310,7 +319,9 @@ impl<'a> Stream<'a> {
                 assert!(!(200..300).contains(&status), "a success is told before the push is allowed");
             }
         }
+        assert!(self.sent.is_none() || self.unsealed, "it is sent without a credential");
         if self.fail.is_none() {
+            assert_eq!(self.sent.is_some(), self.unsealed, "the credential is in force before anything is sent");
             if self.sent_end {
                 assert_eq!((sent, self.rule()), (self.body, Some("push.allowed")), "what is sent is a part");
             }

@@ -13,3 +13,4 @@ mod operator;
 mod panic;
 mod quota;
 mod seeds;
+mod stages;
