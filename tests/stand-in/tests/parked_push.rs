@@ -83,7 +83,7 @@ fn a_bomb_is_parsed_in_slices_between_which_others_are_served() {
         assert!(ticks < 100, "it hangs: {:?}", envoy.rule(id));
     }
     // 200 MiB in slices of at most 8.
-    assert!(ticks >= 24, "{ticks}");
+    assert!(ticks >= 20, "{ticks}");
     assert_eq!(*asked.borrow(), 1, "the question of a tick is asked and answered");
     assert_eq!((envoy.upstream(id).body, envoy.rule(id)), (body, "push.allowed".into()));
     answered(&mut envoy, id);
@@ -134,8 +134,9 @@ fn bombs_use_up_a_budget_and_another_container_s_push_passes() {
 #[test]
 fn a_parked_push_is_judged_under_the_policy_in_force() {
     let body = body_of_a_push();
-    let (first, last) = body.split_at(body.len() - 30);
-    for ticks in [0, 1] {
+    // Undecided, and allowed with its trailer missing.
+    for (ticks, cut) in [(0, 30), (1, 30), (0, 20), (1, 20)] {
+        let (first, last) = body.split_at(body.len() - cut);
         let mut envoy = Envoy::start(config(), support::github);
         let id = envoy.open(push_request());
         envoy.client_sends(id, first, false);
