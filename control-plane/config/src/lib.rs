@@ -5,6 +5,7 @@
 
 pub mod policy_file;
 mod presets;
+mod push_keys;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -10,6 +10,7 @@ use policy::{Access, BranchGlob, Characters, Egress, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::push_keys::{PushOption, PushTime};
 use super::{Error, parse, presets};
 use base::hash::short_hash;
 use credentials::Credentials;
@@ -103,6 +104,8 @@ struct RawGitHub {
     held_labels: Option<Vec<Word>>,
     agents: Option<Vec<Word>>,
     push_refusal: Option<PushRefusal>,
+    push_options: BTreeSet<PushOption>,
+    push_time: Option<PushTime>,
 }
 
 /// Classes in addition to the default ones, or removed from them.
@@ -375,6 +378,8 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
     rules.held_labels = raw.held_labels.map_or(rules.held_labels, words);
     rules.agents = raw.agents.map_or(rules.agents, words);
     rules.push_refusal = raw.push_refusal.unwrap_or(rules.push_refusal);
+    rules.push_options = raw.push_options.into_iter().map(|option| option.0).collect();
+    rules.push_time = raw.push_time.map_or(rules.push_time, |time| time.0);
     Ok(rules)
 }
 
@@ -544,6 +549,11 @@ mod tests {
             ("github:\n  denied_labels: [' x']", "without white space around it"),
             ("github:\n  agents: copilot", "a sequence"),
             ("github: {denied_labels: [a], allowed_labels: [b]}", "policy.yaml: github.allowed_labels: stands beside"),
+            ("github:\n  push_options: ['x;y']", "policy.yaml:2:17: github.push_options: "),
+            ("github:\n  push_options: ['']", "such as ci.skip"),
+            ("github:\n  push_time: 0s", "is no time from 1s to 24h, such as 15m"),
+            ("github:\n  push_time: 25h", "is no time from 1s to 24h"),
+            ("github:\n  push_time: -1m", "is no time from 1s to 24h"),
         ] {
             let message = policy(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{text}\n{message}");

@@ -2,8 +2,8 @@
 
 use crate::{
     AUDIT, Action, CONTAINER, Error, Level, drop_request_body, log, property, refuse, remove_request_header,
-    remove_response_header, request_body_part, request_header, request_headers, reset_request, resume_request,
-    resume_response, set_property, set_request_body, set_request_header, set_response_body,
+    remove_response_header, request_header, request_headers, reset_request, resume_request, resume_response,
+    set_property, set_request_body, set_request_header, set_response_body,
 };
 use policy::Note;
 use policy::flow::{Effect, Paused, RequestHead, Step, Then};
@@ -43,11 +43,7 @@ pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) 
             Effect::SetRequestHeader(name, value) => set_request_header(name, &value)?,
             Effect::RemoveRequestHeader(name) => remove_request_header(&name)?,
             Effect::RemoveResponseHeader(name) => remove_response_header(name)?,
-            Effect::ReplaceRequestBody { size, keep, then } => {
-                // Envoy can only replace the whole buffer.
-                let body = [request_body_part(0, keep)?, then].concat();
-                set_request_body(size, &body)?;
-            }
+            Effect::ReplaceRequestBody { size, body } => set_request_body(size, &body)?,
             Effect::DropRequestBody { size } => drop_request_body(size)?,
             Effect::ReplaceResponseBody { size, body } => set_response_body(size, &body)?,
         }

@@ -271,7 +271,7 @@ impl Reading {
             let mut step = Step::only(Then::Continue);
             if inflated {
                 let then = [std::mem::take(&mut self.held), bytes].concat();
-                step.effects.push(Effect::ReplaceRequestBody { size, keep: 0, then });
+                step.effects.push(Effect::ReplaceRequestBody { size, body: then });
             }
             self.seen = 0;
             return Ok(step);
@@ -279,7 +279,7 @@ impl Reading {
         let (now, later) = bytes.split_at_checked(pass).unwrap_or((&[], &bytes));
         let mut step = Step::only(Then::Continue);
         if inflated || !later.is_empty() {
-            step.effects.push(Effect::ReplaceRequestBody { size, keep: 0, then: now.to_vec() });
+            step.effects.push(Effect::ReplaceRequestBody { size, body: now.to_vec() });
         }
         self.held.extend(later);
         Ok(step)
@@ -292,7 +292,7 @@ impl Reading {
         }
         // A body in zstd was dropped as it came, and a released body does not wait in Envoy.
         let then = [std::mem::take(&mut self.held), bytes].concat();
-        Step::with(Effect::ReplaceRequestBody { size, keep: 0, then }, Then::Continue)
+        Step::with(Effect::ReplaceRequestBody { size, body: then }, Then::Continue)
     }
 }
 

@@ -101,15 +101,13 @@ pub enum Effect<Q> {
     RemoveRequestHeader(String),
     /// Remove every response header of this name.
     RemoveResponseHeader(&'static str),
-    /// Replace what the event's callback holds of the request's body: all `size` bytes of it become the first `keep`
-    /// of them and `then`.
+    /// Replace all `size` bytes that the event's callback holds of the request's body. For the answer to a question, and
+    /// for a tick, these are the bytes that wait in Envoy.
     ReplaceRequestBody {
         /// All bytes that the callback holds: the new ones, and those that wait before them.
         size: usize,
-        /// Bytes at the start that stay.
-        keep: usize,
-        /// Bytes that follow them.
-        then: Vec<u8>,
+        /// The new bytes.
+        body: Vec<u8>,
     },
     /// Drop all `size` bytes that the event's callback holds of the request's body.
     DropRequestBody {

@@ -11,6 +11,7 @@
 //! The github filter calls this module for each request, by way of [`Flow`], and so does the CLI's `policy explain`.
 
 mod class;
+mod git_headers;
 mod graphql;
 mod guards;
 mod headers;
@@ -176,7 +177,12 @@ impl Judge {
         }
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
-            Kind::Web => hosts::web(method, call.target, &scope),
+            Kind::Web => {
+                if git_headers::concern(call) {
+                    git_headers::screen(call.headers)?;
+                }
+                hosts::web(method, call.target, &scope)
+            }
             Kind::LfsStore => lfs::store(method, call.target, &scope).map(Head::Allowed),
             Kind::Codeload => hosts::codeload(method, call.target, &scope).map(Head::Allowed),
             Kind::Api | Kind::Uploads => self.api(call, method, kind == Kind::Uploads, &scope),
@@ -245,12 +251,19 @@ pub fn refuses_header(host: &HostName, name: &str) -> bool {
     matches!(kind(host), Some(Kind::Api | Kind::Uploads)) && headers::REFUSED.contains(&name)
 }
 
-/// The names of the headers to remove from a request to GitHub's API: those that this stage doesn't know.
+/// The names of the headers to remove from a request: those that git's server needs not, or GitHub's API. Headers of
+/// other requests are not read.
 ///
 /// # Errors
 /// If a header could make the server treat the request as a different one.
-pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, Refused> {
-    headers::screen(host.as_str(), headers)
+pub fn stray_headers(call: Call<'_>, body_is_read: bool) -> Result<Vec<String>, Refused> {
+    if git_headers::concern(call) {
+        git_headers::screen(call.headers)
+    } else if body_is_read {
+        headers::screen(call.host.as_str(), call.headers)
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 fn graphql(body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {

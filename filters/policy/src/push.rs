@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// The most refs in one push. Each ref is looked up at GitHub before the push passes.
 pub const MAX_REFS: usize = 20;
+/// The most bytes of a push that the gateway holds back, parsed or not. They wait if they decompress to far more than
+/// usual.
+pub const MAX_UNSENT: usize = 16 << 20;
 
 /// How a refused push is reported to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

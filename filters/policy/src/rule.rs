@@ -551,7 +551,7 @@ rules! {
         "",
         Cannot("a push that passes had a credential added, and its audit line names that rule; `push explain` prints this one");
     LimitPushes = "limit.pushes", Push, Refuses(429),
-        "Four pushes of the container are under way in one Envoy worker, or all pushes in that worker hold 128 MiB.",
+        "In one Envoy worker four pushes of the container are under way, its pushes hold 32 MiB, all pushes hold 128 MiB, or its packs decompressed to more than 2 GiB and 128 MiB per second after that.",
         "Push again when the other pushes are done.",
         Test("a_container_has_four_pushes_under_way_and_not_one_more");
     PushContentType = "push.content-type", Push, Refuses(403),
@@ -574,6 +574,14 @@ rules! {
         "The repository's object format is not SHA-1.",
         "Use a repository with SHA-1.",
         Push("sha256-names");
+    PushOption = "push.option", Push, Refuses(403),
+        "The push has a push option (`git push -o`) that the policy does not list.",
+        "Push without the option, or list it under `github.push_options`.",
+        Push("push-option-not-listed");
+    PushTime = "push.time", Push, Refuses(408),
+        "The push took longer than `github.push_time`, 15 minutes by default.",
+        "Push in smaller steps, or over a faster connection.",
+        Native("a_push_has_an_end");
     PushLimit = "push.limit", Push, Refuses(403),
         "The push has more than 20 refs, more than 50,000 commits, 16 commits of GitHub's to look up for one ref or 16 that GitHub does not know as descendants in all, or exceeds another limit that the reason names.",
         "Push fewer refs or fewer commits at a time.",
@@ -623,7 +631,7 @@ rules! {
         "Push again; check the gateway's own credential for GitHub.",
         Test("while_github_cannot_be_asked_nothing_moves_and_the_next_try_works");
     PushUnfinished = "push.unfinished", Push, Refuses(502),
-        "GitHub ended its answer before it had the whole push, or (in the audit only) the client left.",
+        "GitHub ended its answer before it had the whole push, the policy changed so that more has to be proved, or (in the audit only) the client left.",
         "Push again.",
         Test("a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard");
     PushAdvertisement = "push.advertisement", Push, Refuses(502),

@@ -121,9 +121,9 @@ impl Stream {
                 }
                 Effect::SetRequestHeader(name, value) => format!("{name}: {}", text(&value)),
                 Effect::RemoveRequestHeader(name) => format!("no {name}"),
-                Effect::ReplaceRequestBody { size, keep, then } => {
-                    assert_eq!((size, keep), (self.waiting.len(), 0), "a part of the body is replaced");
-                    self.waiting = then;
+                Effect::ReplaceRequestBody { size, body } => {
+                    assert_eq!(size, self.waiting.len(), "a part of the body is replaced");
+                    self.waiting = body;
                     "body".into()
                 }
                 Effect::DropRequestBody { size } => {

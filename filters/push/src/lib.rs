@@ -5,19 +5,24 @@
 //! The pack itself mostly proves the second fact. Where the walk through its commits leaves the pack, GitHub is asked
 //! about the commits at which it does. The pack's trailer is sent last; git's server accepts no pack without it.
 //!
+//! **Invariant:** of the head a server gets only what was read: it is written anew from its parsed form.
+//!
 //! Pure: the callers supply the bytes and GitHub's answers. [`Flow`] follows the stream of a push through Envoy, for the
 //! push filter. [`Inspection`] judges the push alone, for [`Flow`], `push explain` and the tests.
 
 mod flow;
 mod inspection;
-pub mod load;
+mod question;
 mod refusal;
+mod waiting;
+pub mod worker;
 
 use git_wire::advertisement::Rewriter;
 use policy::{Denial, Rule};
 
 pub use flow::{Flow, Query, ResponseHead};
-pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
+pub use inspection::{Inspection, MAX_BOUNDARY, Passing, Standing, change};
+pub use question::{Descent, Question, RefAt};
 pub use refusal::{Refusal, RefusedRef};
 
 /// The `content-type` of a push.

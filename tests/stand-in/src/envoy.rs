@@ -169,7 +169,8 @@ impl Drop for Envoy {
         if !std::thread::panicking() {
             let streams = with(|state| state.streams.len());
             (0..streams).for_each(manager::reset);
-            let roots: Vec<u32> = with(|state| state.roots.values().copied().collect());
+            // With the root contexts of earlier configurations.
+            let roots: Vec<u32> = with(|state| state.contexts.keys().copied().collect());
             roots.into_iter().for_each(wasm::delete);
         }
         CREDENTIALS.set(None);
@@ -194,14 +195,19 @@ impl Envoy {
         if !STARTED.replace(true) {
             filter_chain::start();
         }
-        let rules = serde_json::to_vec(&config.policy.github).expect("rules serialise");
-        for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some()) {
-            let configuration: &[u8] = if matches!(stage, Stage::Github | Stage::Push) { &rules } else { b"" };
-            assert!(wasm::start(stage, configuration), "{stage:?} does not take its configuration");
-        }
+        configure(&config.policy, |_| true);
         let mut envoy = Self { answers: Box::new(answers), config, watch: None };
         envoy.tick();
         envoy
+    }
+
+    /// Puts another policy in force, as the filters' configuration and on the registry's stream. Streams that are open keep
+    /// their root contexts.
+    pub fn put_policy(&mut self, policy: Policy) {
+        configure(&policy, |stage| matches!(stage, Stage::Github | Stage::Push));
+        self.config.policy = policy;
+        let snapshot = WatchResponse { version: 2, ..self.snapshot() };
+        self.registry(&snapshot);
     }
 
     /// Lets the credential stage decide by a request's headers.
@@ -455,6 +461,15 @@ impl Envoy {
             removals: Vec::new(),
             policy: Some(serde_json::to_vec(&self.config.policy).expect("a policy serialises")),
         }
+    }
+}
+
+/// Creates the root contexts of the stages that `are` chosen, with the policy's rules.
+fn configure(policy: &Policy, are: impl Fn(Stage) -> bool) {
+    let rules = serde_json::to_vec(&policy.github).expect("rules serialise");
+    for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some() && are(*stage)) {
+        let configuration: &[u8] = if matches!(stage, Stage::Github | Stage::Push) { &rules } else { b"" };
+        assert!(wasm::start(stage, configuration), "{stage:?} does not take its configuration");
     }
 }
 

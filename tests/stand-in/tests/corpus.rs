@@ -104,6 +104,8 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
         let body = case.body();
         let mut policy = policy();
         policy.github.branches = case.rules.clone();
+        policy.github.push_options = case.push_options.clone();
+        let written = pushes::written(&body.bytes);
         let (expect, name) = (case.expect.clone(), case.name.clone());
         let container = case.container.clone();
         let case = std::rc::Rc::new(case);
@@ -119,9 +121,10 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
             );
             let arrived = outcome.arrived.as_ref().map_or(&[][..], |arrived| &arrived.body);
             let fits = match expect.verdict {
-                Verdict::Allow => outcome.passed() && arrived == body.bytes && outcome.rule.is_none(),
+                Verdict::Allow => outcome.passed() && arrived == written && outcome.rule.is_none(),
                 Verdict::Deny => {
-                    let short = body.trailer.is_none_or(|trailer| arrived.len() <= trailer);
+                    let short = |trailer| arrived.len() + body.bytes.len() <= trailer + written.len();
+                    let short = body.trailer.is_none_or(short);
                     outcome.note["decided"]["rule"].as_str() == expect.rule.as_deref() && !outcome.passed() && short
                 }
             };

@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher}
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use envoy_types::util::pack_any;
 use policy::mark::SEALED;
+use policy::push::MAX_UNSENT;
 use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
 
 use super::{
@@ -100,7 +101,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
                 Vec::new()
             },
             typed_per_filter_config: without_stages_of_others(host),
-            request_body_buffer_limit: body_buffer(),
+            request_body_buffer_limit: body_buffer(host.pattern.may_be_github()),
             // Not for the refusal below, which names its rule in one of these headers.
             response_headers_to_remove: NEVER_DOWNSTREAM
                 .iter()
@@ -114,7 +115,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
         name: "refused".into(),
         domains: vec!["*".into()],
         routes: with(vec![refusal()]),
-        request_body_buffer_limit: body_buffer(),
+        request_body_buffer_limit: body_buffer(false),
         ..Default::default()
     });
     RouteConfiguration {
@@ -129,9 +130,12 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
 }
 
 /// The most bytes of a body that a filter may hold. More than one read of a connection can bring, so that a filter that
-/// drops each part never causes Envoy's own 413.
-fn body_buffer() -> Option<UInt64Value> {
-    Some(UInt64Value { value: u64::from(CONNECTION_BUFFER) * 2 })
+/// drops each part never causes Envoy's own 413. In addition, the push filter writes up to [`MAX_UNSENT`] bytes at the end
+/// of a push that it has held back.
+fn body_buffer(pushes: bool) -> Option<UInt64Value> {
+    let read = u64::from(CONNECTION_BUFFER) * 2;
+    let held = if pushes { u64::try_from(MAX_UNSENT).unwrap_or(u64::MAX) } else { 0 };
+    Some(UInt64Value { value: read.saturating_add(held) })
 }
 
 fn connect() -> Route {

@@ -256,10 +256,13 @@ impl Flow {
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
         match judge.head(call, &container)? {
             Head::Elsewhere => Ok(self.elsewhere()),
-            Head::Allowed(allowed) => Ok(self.pass(&allowed, &[], 0, Then::Continue)),
+            Head::Allowed(allowed) => {
+                let strays = github::stray_headers(call, false)?;
+                Ok(self.pass(&allowed, &strays, 0, Then::Continue))
+            }
             Head::Body(pending) => {
                 // `Judge::head` has just screened the same headers.
-                let strays = github::stray_headers(&host, &head.headers).unwrap_or_default();
+                let strays = github::stray_headers(call, true).unwrap_or_default();
                 let reading = Reading { judge, container, pending, strays };
                 if end {
                     return self.judge_body(reading, &[]);
@@ -302,7 +305,7 @@ impl Flow {
         effects.extend(strays.iter().cloned().map(Effect::RemoveRequestHeader));
         let Some(body) = &allowed.body else { return Step { effects, then } };
         if size > 0 {
-            effects.push(Effect::ReplaceRequestBody { size, keep: 0, then: body.clone() });
+            effects.push(Effect::ReplaceRequestBody { size, body: body.clone() });
             effects.push(Effect::SetRequestHeader("content-length", body.len().to_string().into_bytes()));
             effects.push(Effect::RemoveRequestHeader("transfer-encoding".into()));
             if let Some(content_type) = allowed.content_type() {

@@ -21,6 +21,10 @@ pub struct Rules {
     pub branches: BranchRules,
     /// How a refused push is reported to the client.
     pub push_refusal: PushRefusal,
+    /// The push options (`git push -o`) that pass. The gateway offers push options to clients only if there are some.
+    pub push_options: BTreeSet<String>,
+    /// How long a push may take, from its headers to the end of its body, in seconds.
+    pub push_time: u64,
     /// Globs of paths that a bot may not write to.
     pub restricted_paths: Vec<String>,
     /// Commands to bots and agents, which no comment, issue or pull request may contain: `@name` anywhere, any other
@@ -78,6 +82,8 @@ impl Default for Rules {
             operations: Vec::new(),
             branches: BranchRules::default(),
             push_refusal: PushRefusal::default(),
+            push_options: BTreeSet::new(),
+            push_time: 15 * 60,
             restricted_paths: texts(&[".github/workflows/**", ".github/actions/**"]),
             commands: texts(&[
                 "@copilot",

@@ -17,13 +17,14 @@ use test_support::upstream::{HOSTS, Visibility, git, number};
 use test_support::{Answer, Http, Rig, Sandbox, scratch};
 
 /// Rules that decide before any byte goes upstream.
-const BY_THE_LIST: [&str; 10] = [
+const BY_THE_LIST: [&str; 11] = [
     "push.branch",
     "push.default-unknown",
     "push.delete",
     "push.duplicate",
     "push.format",
     "push.new-name",
+    "push.option",
     "push.protected",
     "push.ref",
     "push.signed",
@@ -46,7 +47,8 @@ fn by_rules() -> BTreeMap<String, Vec<Case>> {
             "allow_force_push": case.rules.allow_force_push,
             "allow_branch_deletion": case.rules.allow_deletion,
         });
-        groups.entry(format!("{}\npolicy: {rules}\n", policy(&HOSTS))).or_default().push(case);
+        let github = json!({"push_options": case.push_options});
+        groups.entry(format!("{}\npolicy: {rules}\ngithub: {github}\n", policy(&HOSTS))).or_default().push(case);
     }
     groups
 }
@@ -119,6 +121,7 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
             assert!(matches!(status, 200 | 201), "{answer}");
             let before = refs(&bare);
             let support::body::Body { bytes, trailer } = case.body();
+            let written = support::written(&bytes).len();
             let http = if ran % 2 == 0 { Http::One } else { Http::Two };
             let answer = push(&sandbox, &repo, http, &bytes).await;
             let moved = refs(&bare) != before;
@@ -127,11 +130,11 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
             let fits = match case.expect.verdict {
                 Verdict::Allow => {
                     let taken = done(&bare, case, &bytes) != NOT_TAKEN.contains(&case.name.as_str());
-                    answer.rule.is_none() && answer.status == 200 && arrived == bytes.len() as u64 && taken
+                    answer.rule.is_none() && answer.status == 200 && arrived == written as u64 && taken
                 }
                 Verdict::Deny => {
                     let by_the_list = BY_THE_LIST.iter().any(|rule| case.expect.rule.as_deref() == Some(*rule));
-                    let kept = trailer.is_none_or(|trailer| arrived <= trailer as u64);
+                    let kept = trailer.is_none_or(|trailer| arrived as usize + bytes.len() <= trailer + written);
                     answer.rule == case.expect.rule && !moved && kept && (!by_the_list || posts.is_empty())
                 }
             };

@@ -1,11 +1,13 @@
 //! One stream through all filters, natively, with its events in the fuzzer's order: parts of bodies, early responses,
-//! gRPC answers, trailers, resets. No order makes a filter panic. The end of a refused push never reaches the upstream,
-//! the upstream gets the bytes that were judged, and every stream ends with a response or a reset.
+//! gRPC answers, trailers, resets, a policy that narrows. No order makes a filter panic. The end of a refused push never
+//! reaches the upstream, the upstream gets the bytes that were judged, the client gets no success of a push whose end the
+//! upstream has not got, and every stream ends with a response or a reset.
 
 use crate::Choices;
 use crate::chain_support::{self, body_of_a_push, config, push_request, push_to};
 use crate::pack;
 use envoy_stand_in::{Arrived, Call, Credential, Envoy, Reply, Request, Stage, StreamId};
+use policy::BranchGlob;
 use registry_proto::WatchResponse;
 use registry_proto::github::{self, ConfirmResponse};
 use registry_proto::push::{self as wire, DescendsResponse, ReadRefsResponse, Ref};
@@ -141,7 +143,8 @@ pub fn run(input: &[u8]) {
         place: "header authorization 7 0".into(),
         guard: Some("off".into()),
     });
-    let mut drive = Drive { sent: 0, ended: request.end, body, advertises, id: envoy.open(request) };
+    let (ended, narrowed) = (request.end, false);
+    let mut drive = Drive { sent: 0, ended, body, advertises, narrowed, id: envoy.open(request) };
     for _ in 0..MOST_EVENTS {
         if choices.0.is_empty() || envoy.over(drive.id) {
             break;
@@ -162,6 +165,8 @@ struct Drive {
     sent: usize,
     ended: bool,
     advertises: bool,
+    /// The policy protects the push's branch since before the push's end had arrived.
+    narrowed: bool,
 }
 
 impl Drive {
@@ -187,9 +192,16 @@ impl Drive {
                 }
             }
             12 => envoy.goes_on(self.id, [Stage::Credentials, Stage::ForwardProxy][how % 2]),
+            13 if how == 0xff => envoy.pass(Duration::from_secs(31)),
             13 => envoy.pass(Duration::from_millis(100 * u64::try_from(how % 8).unwrap_or(0))),
             14 if how & 3 == 0 => envoy.upstream_resets(self.id),
             15 if how & 7 == 0 => envoy.client_resets(self.id),
+            15 if how & 7 == 2 => {
+                self.narrowed |= !envoy.upstream(self.id).ended;
+                let mut policy = chain_support::policy();
+                policy.github.branches.protected = vec![BranchGlob::parse("sandbox/*").expect("a glob")];
+                envoy.put_policy(policy);
+            }
             15 if how & 7 == 1 => {
                 let removals = vec![vec![172, 18, 0, 5]];
                 envoy.registry(&WatchResponse { version: 2, removals, ..WatchResponse::default() });
@@ -287,8 +299,15 @@ impl Drive {
                 let late = !upstream.body.is_empty() && upstream.body.len() + TRAILER > self.body.len();
                 assert!(!(late && expect == Expect::Refused), "the end of a refused push has arrived: {}", told());
                 assert!(
-                    !late || rule == "push.allowed",
-                    "the end of a push has arrived before its verdict: {}",
+                    !whole || rule == "push.allowed",
+                    "the end of a push has arrived without a verdict: {}",
+                    told()
+                );
+                assert!(!(whole && self.narrowed), "a push has ended under rules that refuse it: {}", told());
+                let success = client.status() == 200 && client.header("x-sallyport-rule").is_none();
+                assert!(
+                    !success || rule == "push.allowed" && upstream.ended,
+                    "a success of an unfinished push has arrived: {}",
                     told()
                 );
                 // Git rejects a pack without its hash.

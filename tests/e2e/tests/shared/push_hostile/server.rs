@@ -362,9 +362,11 @@ async fn what_is_no_list_of_refs_is_told_as_such_and_git_prints_it() {
 }
 
 #[tokio::test]
-async fn a_list_of_refs_is_handed_on_with_two_capabilities_changed() {
+async fn a_list_of_refs_is_handed_on_with_some_capabilities_changed() {
     let place = Place::new(rig(), "rewritten");
     git(&place.bare, &["config", "receive.certNonceSeed", "x"]);
+    git(&place.bare, &["config", "receive.advertisePushOptions", "true"]);
+    git(&place.bare, &["config", "transfer.advertiseSID", "true"]);
     let target = format!("/{}.git/{REFS}", place.repo);
     for http in BOTH {
         for version in [false, true] {
@@ -373,6 +375,7 @@ async fn a_list_of_refs_is_handed_on_with_two_capabilities_changed() {
             let what = format!("{http:?} {version}: {answer:?}");
             assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{what}");
             assert!(answer.body.contains(" no-thin") && !answer.body.contains("push-cert"), "{what}");
+            assert!(!answer.body.contains("push-options") && !answer.body.contains("session-id"), "{what}");
             assert!(answer.body.contains("report-status") && answer.body.ends_with("0000"), "{what}");
             assert_eq!(answer.body.contains("version 1"), version, "{what}");
         }

@@ -1,0 +1,33 @@
+//! The questions of an inspection that only GitHub can answer.
+
+use git_wire::Oid;
+
+/// A question that only GitHub can answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Are the refs at these objects? The answer goes to [`crate::Inspection::refs_are`].
+    Refs(Vec<RefAt>),
+    /// For each descent: does one of the commits descend from the ancestor? The answer goes to
+    /// [`crate::Inspection::descents_are`].
+    Descents(Vec<Descent>),
+}
+
+/// A ref, and the object that it points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefAt {
+    /// The ref's full name.
+    pub name: String,
+    /// `None` if the ref does not exist.
+    pub object: Option<Oid>,
+}
+
+/// A question about ancestry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descent {
+    /// The name of the ref to update.
+    pub name: String,
+    /// The ref's old commit.
+    pub ancestor: Oid,
+    /// 1 to [`crate::MAX_BOUNDARY`] commits from which the ref's new commit descends.
+    pub commits: Vec<Oid>,
+}
