@@ -149,7 +149,8 @@ fn a_question_beyond_a_limit_refuses_its_push_with_the_reason() {
     let no_refs = move || Reply::ReadRefs(ReadRefsResponse { limited: limited(), ..Default::default() });
     let no_descents = move || Reply::Descends(DescendsResponse { limited: limited(), ..Default::default() });
     let exhausted = || Reply::Descends(DescendsResponse { exhausted: true, ..Default::default() });
-    let answers: [(&str, &str, [Option<Box<dyn Fn() -> Reply>>; 2]); 3] = [
+    type Answer = Option<Box<dyn Fn() -> Reply>>;
+    let answers: [(&str, &str, [Answer; 2]); 3] = [
         ("limit.github", REASON, [Some(Box::new(no_refs)), None]),
         ("limit.github", REASON, [None, Some(Box::new(no_descents))]),
         ("push.limit", "GitHub has said of 16 commits", [None, Some(Box::new(exhausted))]),

@@ -4,10 +4,12 @@
 #[path = "../../../../filters/push/tests/support/mod.rs"]
 mod support;
 
+use policy::github::Rules;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use support::body::{Case, Verdict, corpus};
 use test_support::client::tls;
 use test_support::gateway::policy;
@@ -172,8 +174,9 @@ fn refs(bare: &Path) -> String {
 
 /// Whether each ref has the push's target.
 fn done(bare: &Path, case: &Case, body: &[u8]) -> bool {
-    let mut push = push::Inspection::new(case.rules.clone(), case.container.clone());
-    push.feed(body);
+    let rules = Rules { branches: case.rules.clone(), ..Rules::default() };
+    let mut push = push::Inspection::new(Rc::new(rules), case.container.clone());
+    push.feed(body, u64::MAX);
     let are = refs(bare);
     push.updates().iter().all(|update| match update.new {
         Some(new) => are.lines().any(|line| line == format!("{} {new}", update.name)),
