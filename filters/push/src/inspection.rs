@@ -363,7 +363,8 @@ impl Inspection {
     /// Parses bytes before which none wait.
     fn scan_at_once(&mut self, chunk: &[u8], most: u64) -> Passing {
         let Some(fed) = self.scan(chunk, most) else { return Passing::Kept };
-        let passing = if fed.pass == chunk.len() {
+        // A part of the trailer that came before waits for the end, also where the end comes without bytes.
+        let passing = if fed.pass == chunk.len() && self.held.is_empty() {
             Passing::AsTheyCame
         } else {
             self.keep(chunk, fed);
