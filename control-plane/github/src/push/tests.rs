@@ -337,7 +337,7 @@ async fn denied(refs: u8, commits: usize) -> (DescendsResponse, usize) {
     let push = service(&rig).await;
     let descents = (0..refs).map(|number| Descent {
         ancestor: object(number),
-        commits: (0..commits).map(|commit| vec![0x80 | number, commit as u8].repeat(10)).collect(),
+        commits: (0..commits).map(|commit| [0x80 | number, commit as u8].repeat(10)).collect(),
     });
     let request = DescendsRequest { address: ADDRESS.to_vec(), repo: "acme/app".into(), descents: descents.collect() };
     let response = Service::descends(&push, Request::new(request)).await.unwrap().into_inner();
