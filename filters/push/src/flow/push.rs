@@ -127,6 +127,11 @@ impl Push {
         self.inspection.reads()
     }
 
+    /// Whether the push is allowed before its end, so that its bytes go on as they come.
+    pub(super) fn passes_unread(&self) -> bool {
+        matches!(self.phase, Phase::Flowing(_)) && self.inspection.standing() == Standing::Allowed && !self.is_behind()
+    }
+
     /// Whether a question waits to be asked.
     pub(super) fn asks(&self) -> bool {
         self.inspection.asks()
@@ -252,7 +257,7 @@ impl Push {
     }
 
     /// The whole push goes on.
-    fn sent(&mut self, note: &Note) -> Effect<Query> {
+    pub(super) fn sent(&mut self, note: &Note) -> Effect<Query> {
         self.phase = Phase::Sent;
         Effect::Note(self.note(note))
     }
@@ -308,6 +313,7 @@ impl Push {
             return Ok(Step { effects, then: Then::Continue });
         }
         effects.push(self.sent(note));
+        effects.extend(self.unseal());
         let body = self.inspection.take();
         if !body.is_empty() {
             // What was kept was dropped from Envoy's buffer, so nothing waits there.
@@ -317,7 +323,6 @@ impl Push {
             Response::Held => Paused::Both,
             Response::Passing => Paused::Request,
         };
-        effects.extend(self.unseal());
         Ok(Step { effects, then: Then::Resume(paused) })
     }
 

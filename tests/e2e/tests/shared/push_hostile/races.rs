@@ -168,7 +168,7 @@ async fn when_the_control_plane_is_killed_a_push_is_refused_at_once_and_the_next
 }
 
 #[tokio::test]
-async fn a_push_goes_by_the_rules_of_its_beginning_and_the_next_by_the_new_ones() {
+async fn a_push_goes_by_the_rules_in_force_at_its_end() {
     let rig = Rig::start();
     let mut waiting = Waiting::begin(&rig, "policy").await;
     let text = policy(&HOSTS) + "policy: {protected_branches: [main, 'sandbox/*']}\n";
@@ -186,8 +186,10 @@ async fn a_push_goes_by_the_rules_of_its_beginning_and_the_next_by_the_new_ones(
     waiting.assert_nothing_moved();
     waiting.release();
     waiting.upload.end().await.unwrap();
-    assert_done("the one of before", &waiting.upload.hear().await.unwrap(), X);
-    assert_eq!((waiting.place.at(X).as_ref(), waiting.place.at(Y)), (Some(&waiting.new), None));
+    let answer = waiting.upload.hear().await.unwrap();
+    assert_eq!(answer.rule.as_deref(), Some("push.protected"), "{answer:?}");
+    waiting.assert_nothing_moved();
+    assert_eq!(waiting.place.at(Y), None);
 }
 
 #[tokio::test]
