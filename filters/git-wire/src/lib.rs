@@ -15,7 +15,6 @@
 //! The crate `push` calls this one and applies the policy.
 
 pub mod advertisement;
-pub mod capabilities;
 pub mod graph;
 mod oid;
 pub mod pack;

@@ -2,8 +2,10 @@
 //! Update Request"). A server gets only what [`Request::write`] has written.
 
 use crate::Oid;
-use crate::capabilities::Capabilities;
+pub mod capabilities;
+
 use crate::pktline::{self, FLUSH, InvalidLength, Pkt};
+use capabilities::Capabilities;
 
 /// The longest head, in bytes. A thousand lines of the greatest length have 350 KB.
 pub const MAX_HEAD: usize = 512 << 10;
@@ -248,8 +250,8 @@ fn limit(have: usize, what: &'static str, limit: usize) -> Result<(), Error> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
+    use super::capabilities::MAX_CAPABILITIES;
     use super::*;
-    use crate::capabilities::MAX_CAPABILITIES;
     use proptest::prelude::*;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";

@@ -1,8 +1,8 @@
 //! The gateway's response to a refused push, in the form that the client requested (gitprotocol-pack(5), "Report
 //! Status", and git's sideband.c).
 
-use crate::capabilities::Capabilities;
 use crate::pktline::{self, FLUSH};
+use crate::receive_pack::capabilities::Capabilities;
 
 /// Writes a report that no ref was updated: `lines` for the user, and for each of `refs` its name and the reason.
 /// Returns `None` if the client does not read reports; the refusal then needs another form.

@@ -1,7 +1,7 @@
 //! Inspects one push, from its first byte to the verdict. The bytes that may be sent upstream come out of it: the head
 //! written anew from its parsed form, and the pack as it came.
 
-use crate::question::{Descent, Question, RefAt};
+use crate::question::{Descent, Question, RefAt, change};
 use crate::refusal::{Refusal, RefusedRef, malformed, of_head, of_pack, with_reasons};
 use crate::waiting::Waiting;
 use git_wire::Oid;
@@ -9,7 +9,7 @@ use git_wire::graph;
 use git_wire::pack::{Fed, Scanner};
 use git_wire::receive_pack::{self, Parser, RefUpdate, Request};
 use policy::github::{Class, Operation, Rules, Scope};
-use policy::push::{Change, MAX_REFS, MAX_UNSENT, Need, advice, judge};
+use policy::push::{MAX_REFS, MAX_UNSENT, Need, advice, judge};
 use policy::{Container, Denial, Rule};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
@@ -32,7 +32,7 @@ pub enum Standing<'a> {
     Refused(&'a Refusal),
 }
 
-/// What becomes of the bytes of one [`Inspection::feed`].
+/// The way of the bytes of one [`Inspection::feed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passing {
     /// All of them may be sent as they came, and nothing waits before them.
@@ -589,14 +589,5 @@ impl Inspection {
         self.questions.clear();
         (self.waiting, self.ready, self.held) = (Waiting::default(), Vec::new(), Vec::new());
         self.phase = Phase::Refused(Box::new(Refusal { denial, refs, capabilities }));
-    }
-}
-
-/// The change that an update makes. git's server deletes a ref if the new id is all zeros, whatever the old id is.
-pub fn change(update: &RefUpdate) -> Change {
-    match (update.old, update.new) {
-        (_, None) => Change::Delete,
-        (None, Some(_)) => Change::Create,
-        (Some(_), Some(_)) => Change::Update,
     }
 }

@@ -21,8 +21,8 @@ use git_wire::advertisement::Rewriter;
 use policy::{Denial, Rule};
 
 pub use flow::{Flow, Query, ResponseHead};
-pub use inspection::{Inspection, MAX_BOUNDARY, Passing, Standing, change};
-pub use question::{Descent, Question, RefAt};
+pub use inspection::{Inspection, MAX_BOUNDARY, Passing, Standing};
+pub use question::{Descent, Question, RefAt, change};
 pub use refusal::{Refusal, RefusedRef};
 
 /// The `content-type` of a push.

@@ -1,6 +1,8 @@
-//! The questions of an inspection that only GitHub can answer.
+//! The questions of an inspection that only GitHub can answer, and the change that an update makes.
 
 use git_wire::Oid;
+use git_wire::receive_pack::RefUpdate;
+use policy::push::Change;
 
 /// A question that only GitHub can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,4 +32,13 @@ pub struct Descent {
     pub ancestor: Oid,
     /// 1 to [`crate::MAX_BOUNDARY`] commits from which the ref's new commit descends.
     pub commits: Vec<Oid>,
+}
+
+/// The change that an update makes. git's server deletes a ref if the new id is all zeros, whatever the old id is.
+pub fn change(update: &RefUpdate) -> Change {
+    match (update.old, update.new) {
+        (_, None) => Change::Delete,
+        (None, Some(_)) => Change::Create,
+        (Some(_), Some(_)) => Change::Update,
+    }
 }

@@ -1,6 +1,6 @@
 //! A refused push, and its report to the client.
 
-use git_wire::capabilities::Capabilities;
+use git_wire::receive_pack::capabilities::Capabilities;
 use git_wire::receive_pack::{self, RefUpdate};
 use git_wire::report;
 use policy::{Denial, Rule};

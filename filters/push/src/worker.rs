@@ -1,4 +1,4 @@
-//! What the pushes of one worker share: the rules in force, the clock, and each container's share of memory and work.
+//! The state that all pushes of a worker use: the rules in force, the clock, and each container's share of memory and work.
 //! Pure. The push filter sets the rules and the clock.
 
 use policy::github::Rules;
@@ -69,7 +69,7 @@ impl Worker {
 }
 
 impl Share {
-    /// What is left of `made` at `now`.
+    /// The part of `made` that still counts at `now`.
     fn made_by(&mut self, now: Duration) -> u64 {
         let milliseconds = u64::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(u64::MAX);
         let regained = milliseconds.saturating_mul(MADE_PER_SECOND / 1_000);

@@ -1,5 +1,7 @@
 //! The flow of a push through a stream: however its body is cut, whenever the server and GitHub answer, and whatever
 //! fails. `support/stream.rs` asserts the properties that always hold.
+//!
+//! The file is longer than 600 lines because all of its tests drive the same stream.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

@@ -316,7 +316,7 @@ impl Push {
         effects.extend(self.unseal());
         let body = self.inspection.take();
         if !body.is_empty() {
-            // What was kept was dropped from Envoy's buffer, so nothing waits there.
+            // Bytes that the inspection kept were dropped from Envoy's buffer, so nothing waits there.
             effects.push(Effect::ReplaceRequestBody { size: 0, body });
         }
         let paused = match response {

@@ -1,11 +1,11 @@
 //! The capabilities that a client announces in a push (gitprotocol-capabilities(5)), and the list of those that the
 //! gateway passes on.
 //!
-//! A capability outside the list is dropped: git's server then behaves as for a client without it. Such are `session-id`,
-//! and capabilities that the gateway does not know. Refused are only those that change how the rest of the push is read:
+//! A capability outside the list is dropped: git's server then behaves as for a client without it. Examples are
+//! `session-id` and each capability that the gateway does not know. Refused are only those that change how the rest of the push is read:
 //! an object format other than SHA-1, and a value for `push-options`.
 
-use crate::receive_pack::Error;
+use super::Error;
 
 /// The most capabilities. git has fewer than twenty. The limit exists because the list is searched several times.
 pub const MAX_CAPABILITIES: usize = 64;
@@ -73,7 +73,7 @@ impl Capabilities {
         self.has("side-band-64k")
     }
 
-    /// The capabilities as git writes them: each after a space. Empty if there are none.
+    /// The capabilities as git writes them: each after a space. Empty without capabilities.
     pub(crate) fn write(&self, push_options: bool) -> String {
         let options = push_options.then_some("push-options").into_iter();
         let mut text: String = self.passed.iter().copied().chain(options).map(|name| format!(" {name}")).collect();
