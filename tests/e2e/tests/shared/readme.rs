@@ -151,8 +151,9 @@ fn assert_pushed_with_the_credential(repo: &str, bare: &Path) {
         assert_eq!(request.header("authorization"), [expected.as_bytes()], "{request:?}");
         assert!(matches!(request.method.as_str(), "GET" | "POST") && !request.path.contains("/pulls/"), "{request:?}");
     }
-    // The README's refused requests go to other repositories and hosts.
-    let strays = rig().upstream.requests().into_iter().filter(|request| !request.path.contains("/acme/"));
+    // The README's refused requests go to other repositories and hosts. The gateway's own query reads the refs of a push.
+    let strays = rig().upstream.requests().into_iter();
+    let strays = strays.filter(|request| !request.path.contains("/acme/") && request.path != "/graphql");
     assert_eq!(strays.count(), 0);
 }
 
