@@ -6,7 +6,6 @@ mod cli;
 mod envoy;
 mod live;
 mod metrics;
-mod quotas;
 
 use std::process::ExitCode;
 

@@ -4,10 +4,6 @@
 //! All containers share one account at a provider. So the endpoints for inference are on. Endpoints with which one
 //! container could see another's work are off: files, batches, stored responses by their id. An operator can switch
 //! these on by name. The APIs for managing the organisation have no name and stay off.
-//!
-//! An endpoint whose body is no JSON, or that fetches by its nature, has a name, too. The bodies of the others are read.
-
-use model::{REMOTE, STORED};
 
 /// One provider's credential.
 #[derive(Debug)]
@@ -16,9 +12,6 @@ pub struct BuiltIn {
     pub name: &'static str,
     /// A name that the credential shares with others, and that refers to all of them.
     pub group: Option<&'static str>,
-    /// The bodies of its requests are read, because its provider fetches, calls others and keeps state: see
-    /// [`crate::permits`].
-    pub guarded: bool,
     /// The one host of the credential.
     pub host: &'static str,
     /// The requests on the host that get the credential.
@@ -71,20 +64,16 @@ impl BuiltIn {
         matches!(self.scope, Scope::GitHubGit | Scope::GitHubApi)
     }
 
-    /// The endpoints that the operator switches on with `name` in `also`. Empty for a name that permits members of
-    /// bodies.
+    /// The endpoints that the operator switches on with `name` in `also`.
     ///
     /// # Errors
-    /// If the credential has nothing of that name. The error lists the known names.
+    /// If the credential has no endpoints of that name. The error lists the known names.
     pub fn also(&self, name: &str) -> Result<&'static [&'static str], String> {
-        let members = if self.guarded { &[REMOTE, STORED][..] } else { &[] };
-        let named = self.also.iter().find(|also| also.name == name).map(|also| also.endpoints);
-        named.or_else(|| members.contains(&name).then_some(&[][..])).ok_or_else(|| {
-            let known: Vec<&str> = self.also.iter().map(|also| also.name).chain(members.iter().copied()).collect();
-            match known.as_slice() {
-                [] => format!("{} has no endpoints to switch on; remove {name:?}", self.name),
-                _ => format!("{} has no endpoints {name:?}; expected some of {}", self.name, known.join(", ")),
-            }
+        let known = || self.also.iter().map(|also| also.name).collect::<Vec<_>>().join(", ");
+        let named = self.also.iter().find(|also| also.name == name);
+        named.map(|also| also.endpoints).ok_or_else(|| match self.also {
+            [] => format!("{} has no endpoints to switch on; remove {name:?}", self.name),
+            _ => format!("{} has no endpoints {name:?}; expected some of {}", self.name, known()),
         })
     }
 }
@@ -98,7 +87,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "github-git",
         group: Some("github"),
-        guarded: false,
         host: "github.com",
         scope: Scope::GitHubGit,
         also: &[],
@@ -111,7 +99,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "github-api",
         group: Some("github"),
-        guarded: false,
         host: "api.github.com",
         scope: Scope::GitHubApi,
         also: &[],
@@ -120,7 +107,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "anthropic",
         group: None,
-        guarded: true,
         host: "api.anthropic.com",
         scope: Scope::Endpoints(&[
             "POST /v1/messages",
@@ -160,7 +146,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "openai",
         group: None,
-        guarded: true,
         host: "api.openai.com",
         scope: Scope::Endpoints(&[
             "POST /v1/chat/completions",
@@ -223,7 +208,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "codex",
         group: None,
-        guarded: true,
         host: "chatgpt.com",
         scope: Scope::Endpoints(&[
             "POST /backend-api/codex/responses",
@@ -240,7 +224,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "gemini-cli",
         group: None,
-        guarded: true,
         host: "cloudcode-pa.googleapis.com",
         // The endpoints that gemini-cli's packages/core/src/code_assist/server.ts uses, without those that change the
         // account.
@@ -268,7 +251,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "gemini",
         group: None,
-        guarded: true,
         host: "generativelanguage.googleapis.com",
         scope: Scope::Endpoints(&[
             "POST /v1*/models/*:generateContent",
@@ -322,11 +304,9 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "tavily",
         group: None,
-        guarded: false,
         host: "api.tavily.com",
-        scope: Scope::Endpoints(&["POST /search"]),
+        scope: Scope::Endpoints(&["POST /search", "POST /extract", "POST /crawl", "POST /map"]),
         also: &[
-            Also { name: "fetch", endpoints: &["POST /extract", "POST /crawl", "POST /map"] },
             Also { name: "research", endpoints: &["POST /research", "GET /research/*"] },
             Also { name: "usage", endpoints: &["GET /usage"] },
         ],
@@ -335,7 +315,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "perplexity",
         group: None,
-        guarded: true,
         host: "api.perplexity.ai",
         scope: Scope::Endpoints(&[
             "POST /chat/completions",
@@ -352,7 +331,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "semantic-scholar",
         group: None,
-        guarded: false,
         host: "api.semanticscholar.org",
         scope: Scope::Endpoints(&[
             "GET /graph/v1/**",
@@ -368,7 +346,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "openrouter",
         group: None,
-        guarded: true,
         host: "openrouter.ai",
         scope: Scope::Endpoints(&[
             "POST /api/v1/chat/completions",
@@ -389,21 +366,18 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "groq",
         group: None,
-        guarded: true,
         host: "api.groq.com",
         scope: Scope::Endpoints(&[
             "POST /openai/v1/chat/completions",
             "POST /openai/v1/responses",
             "POST /openai/v1/embeddings",
+            "POST /openai/v1/audio/transcriptions",
+            "POST /openai/v1/audio/translations",
             "POST /openai/v1/audio/speech",
             "GET /openai/v1/models",
             "GET /openai/v1/models/**",
         ]),
         also: &[
-            Also {
-                name: "audio",
-                endpoints: &["POST /openai/v1/audio/transcriptions", "POST /openai/v1/audio/translations"],
-            },
             Also {
                 name: "batches",
                 endpoints: &[
@@ -426,7 +400,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "mistral",
         group: None,
-        guarded: true,
         host: "api.mistral.ai",
         scope: Scope::Endpoints(&[
             "POST /v1/chat/completions",
@@ -434,12 +407,12 @@ pub const BUILT_IN: &[BuiltIn] = &[
             "POST /v1/embeddings",
             "POST /v1/moderations",
             "POST /v1/chat/moderations",
+            "POST /v1/audio/transcriptions",
             "POST /v1/ocr",
             "GET /v1/models",
             "GET /v1/models/*",
         ]),
         also: &[
-            Also { name: "audio", endpoints: &["POST /v1/audio/transcriptions"] },
             Also {
                 name: "agents",
                 endpoints: &["POST /v1/agents/completions", "GET|POST /v1/agents", "GET|PATCH /v1/agents/*"],
@@ -471,7 +444,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "xai",
         group: None,
-        guarded: true,
         host: "api.x.ai",
         scope: Scope::Endpoints(&[
             "POST /v1/chat/completions",
@@ -497,7 +469,6 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "deepseek",
         group: None,
-        guarded: true,
         host: "api.deepseek.com",
         scope: Scope::Endpoints(&[
             "POST /chat/completions",

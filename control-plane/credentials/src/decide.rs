@@ -182,7 +182,6 @@ mod tests {
             admits: Admits::default(),
             host: HostPattern::parse(host).unwrap(),
             scope: Scope::Endpoints(vec![Endpoint::everything(None)]),
-            permits: None,
             injections: vec![Injection { source, location, format, variables: Vec::new() }],
         }
     }

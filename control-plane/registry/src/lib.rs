@@ -2,8 +2,6 @@
 
 pub mod api;
 pub mod feed;
-pub mod own;
-pub mod record;
 mod registry;
 pub mod store;
 mod workers;

@@ -56,8 +56,7 @@ impl Readiness {
     /// The problems that an operator should investigate, one line each.
     fn warnings(&self) -> Vec<String> {
         let credentials = self.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
-        let policy = self.registry.policy().github.branches.warning().map(|warning| format!("policy: {warning}"));
-        self.problems.list().into_iter().chain(credentials).chain(policy).collect()
+        self.problems.list().into_iter().chain(credentials).collect()
     }
 }
 

@@ -11,6 +11,4 @@ mod lifecycle;
 mod oauth;
 mod operator;
 mod panic;
-mod quota;
 mod seeds;
-mod stages;

@@ -2,7 +2,6 @@
 //! response that the attacker gets, and the requests that arrive upstream.
 
 mod admin;
-mod framing;
 mod handshake;
 mod policy_file;
 mod refused;
