@@ -27,11 +27,14 @@ use crate::admin;
 use crate::envoy::Envoy;
 use crate::live::{Filters, Live};
 use crate::metrics;
-use audit::{Audit, Rejected, writer::Rotation};
+use crate::quotas;
+use audit::{Answered, Audit, Facts, Rejected, writer::Rotation};
 use base::problems::Problems;
 use base::state::StateDir;
 use ca::issuer::Issuer;
 use config::Config;
+use credentials::budget::Account;
+use credentials::calls::Calls;
 use credentials::{Credentials, server as authz};
 use github::client::Client as GitHub;
 use github::confirm::Confirm;
@@ -41,8 +44,9 @@ use outbound::dns::nameservers::Nameservers;
 use outbound::dns::{self, Resolver};
 use outbound::upstreams::Upstreams;
 use registry::Registry;
-use registry::api::{self, Api, Limits};
+use registry::api::{self, Api};
 use registry::feed::Feed;
+use registry::record::Limits;
 use registry::store::Store;
 use xds::server::{Fleet, Server as Discovery};
 
@@ -55,6 +59,9 @@ const LAST_REFRESH: Duration = Duration::from_secs(5);
 
 /// The most rejections by providers that wait for the credentials. More are dropped.
 const REJECTIONS: usize = 256;
+
+/// The most answers of GitHub's about its rate limits that wait for the budget of calls. More are dropped.
+const ANSWERS: usize = 1_024;
 
 /// The input of a gateway, which the command line has read.
 #[derive(Debug)]
@@ -85,6 +92,7 @@ pub struct Bound {
     problems: Problems,
     audit: Arc<Audit>,
     resolver: Arc<Resolver>,
+    calls: Arc<Calls>,
     github: Arc<GitHub>,
     live: Live,
     /// One task for each login.
@@ -141,7 +149,8 @@ impl App {
         let nameservers = Nameservers::new(config.nameservers.clone(), dns::server::OUTSTANDING);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
         let credentials = Arc::clone(&config.credentials);
-        let github = Arc::new(GitHub::new(&upstreams, credentials, Arc::clone(&resolver))?);
+        let calls = Arc::new(Calls::new(config.github_calls));
+        let github = Arc::new(GitHub::new(&upstreams, credentials, Arc::clone(&calls), Arc::clone(&resolver))?);
         let (stop, stopped) = watch::channel(false);
         let logins = config.credentials.keep_logins(&upstreams, &resolver, dir, &stopped)?;
         let live = Live::start(
@@ -163,6 +172,7 @@ impl App {
             problems,
             audit,
             resolver,
+            calls,
             github,
             live,
             logins,
@@ -260,8 +270,11 @@ impl Bound {
             .add_service(Feed::service(Arc::clone(registry)))
             .add_service(Confirm::service(Arc::clone(registry), Arc::clone(&self.github)))
             .add_service(Push::service(Arc::clone(registry), Arc::clone(&self.github)))
-            .add_service(authz::Server::service(Arc::clone(registry), Arc::clone(credentials)))
-            .add_service(Arc::clone(&self.audit).service(rejections(Arc::clone(credentials))))
+            .add_service(authz::Server::service(Arc::clone(registry), Arc::clone(credentials), Arc::clone(&self.calls)))
+            .add_service(Arc::clone(&self.audit).service(Facts {
+                rejected: rejections(Arc::clone(credentials)),
+                answered: answers(Arc::clone(&self.calls)),
+            }))
     }
 
     /// Every route of the admin API.
@@ -272,7 +285,8 @@ impl Bound {
         api::routes(Api { registry: Arc::clone(registry), limits: Arc::new(limits) })
             .merge(ca::api::routes(self.ca.clone()))
             .merge(readiness::routes(Arc::clone(readiness)))
-            .merge(metrics::routes(Arc::clone(registry), fleet, Arc::clone(credentials)))
+            .merge(metrics::routes(Arc::clone(registry), fleet, Arc::clone(credentials), Arc::clone(&self.calls)))
+            .merge(quotas::routes(Arc::clone(&self.calls)))
             .merge(audit::api::routes(Arc::clone(&self.audit), self.stop.subscribe()))
     }
 }
@@ -287,6 +301,21 @@ fn rejections(credentials: Arc<Credentials>) -> mpsc::Sender<Rejected> {
         }
     });
     rejections
+}
+
+/// Creates the channel by which the audit reports to `calls` what GitHub's answers to sandboxes tell of its rate limits.
+/// Returns the sender; a task reads the channel.
+fn answers(calls: Arc<Calls>) -> mpsc::Sender<Answered> {
+    let (answers, mut answered) = mpsc::channel::<Answered>(ANSWERS);
+    tokio::spawn(async move {
+        while let Some(Answered { container, account, quoted }) = answered.recv().await {
+            match Account::parse(&account) {
+                Some(account) => _ = calls.heard(&account, Some(container), quoted),
+                None => tracing::error!(account, "BUG: the account of a call to GitHub cannot be read"),
+            }
+        }
+    });
+    answers
 }
 
 /// Runs Envoy on a thread of its own, which lives as long as the child does.
@@ -323,7 +352,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use base::testing::call;
+    use base::testing::{answer, call, send};
 
     /// A control plane without Envoy in `directory`, with `listen` in its configuration.
     fn app(directory: &Path, listen: &str) -> App {
@@ -355,7 +384,12 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let client = async {
             assert_eq!(call(addresses.admin, "GET /healthz", "").await, (200, "ok\n".to_owned()));
-            assert_eq!(call(addresses.admin, "GET /readyz", "").await.0, 503, "there is no Envoy");
+            assert_eq!(call(addresses.admin, "GET /readyz", "").await.0, 401, "the token is required");
+            let token = std::fs::read_to_string(directory.path().join("state/admin-token")).unwrap();
+            let (host, bearer) = (addresses.admin.to_string(), format!("Bearer {}", token.trim_end()));
+            let headers = [("host", host.as_str()), ("authorization", &bearer)];
+            let ready = answer(send(addresses.admin, "GET /readyz", &headers, "").await).await;
+            assert_eq!(ready.0, 503, "there is no Envoy");
             stop.send(()).unwrap();
         };
         let (ended, ()) = tokio::join!(bound.run(async { Ok(stopped.await?) }), client);

@@ -6,6 +6,7 @@ mod cli;
 mod envoy;
 mod live;
 mod metrics;
+mod quotas;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use base::telemetry;
 use credentials::Credentials;
+use credentials::budget::Standing;
+use credentials::calls::Calls;
 use registry::Registry as Containers;
 use xds::server::Fleet;
 
@@ -24,8 +26,8 @@ use xds::server::Fleet;
 const TICKS: f64 = 100.0;
 
 /// `GET /metrics`.
-pub fn routes(containers: Arc<Containers>, fleet: Fleet, credentials: Arc<Credentials>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet, credentials })
+pub fn routes(containers: Arc<Containers>, fleet: Fleet, credentials: Arc<Credentials>, calls: Arc<Calls>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Facts { containers, fleet, credentials, calls })
 }
 
 /// The sources of the gauges.
@@ -34,6 +36,7 @@ struct Facts {
     containers: Arc<Containers>,
     fleet: Fleet,
     credentials: Arc<Credentials>,
+    calls: Arc<Calls>,
 }
 
 async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
@@ -50,6 +53,16 @@ async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
     }
     let help = "Whether the source of a credential fails; /readyz says why";
     now.register("credentials_failing", help, failing);
+    let (remaining, limit) = (Family::<Quota, Gauge>::default(), Family::<Quota, Gauge>::default());
+    for Standing { account, resource, reading, .. } in facts.calls.standings() {
+        let Some(reading) = reading else { continue };
+        let label = Quota { account, resource: resource.name() };
+        remaining.get_or_create(&label).set(i64::try_from(reading.remaining).unwrap_or(i64::MAX));
+        limit.get_or_create(&label).set(i64::try_from(reading.limit).unwrap_or(i64::MAX));
+    }
+    let help = "Calls or points that are left of a quota of GitHub's API, as GitHub's answers tell";
+    now.register("github_quota_remaining", help, remaining);
+    now.register("github_quota_limit", "Calls or points of a quota of GitHub's API in one window", limit);
     let process = process();
     (
         [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
@@ -60,6 +73,12 @@ async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Failing {
     credential: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Quota {
+    account: String,
+    resource: &'static str,
 }
 
 /// The metrics that Prometheus's own clients export of a process. Values that /proc doesn't have are left out.

@@ -137,7 +137,9 @@ def ask(connection, method, path, body=None, headers=None):
 
 
 def admin(port, method, path, body=None):
-    response, text = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=10), method, path, body)
+    token = STATE / "admin-token"
+    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+    response, text = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=10), method, path, body, headers)
     return response.status, text
 
 

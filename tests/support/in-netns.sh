@@ -45,14 +45,17 @@ look() {
 
 # Keeps the visible data of $1, a directory of /proc, if it is `sallyport up`, `sallyport serve` or Envoy.
 look_at() {
-    local process=$1 name command admin path
+    local process=$1 name command admin token path
     name=$(cat "$process/comm") || return
     mapfile -d '' -t command <"$process/cmdline" || return
     case $name:${command[1]:-} in
     sallyport:up | sallyport:serve)
         admin=$(sed -n 's/^  admin: //p' "$(after --config "${command[@]}")") || return
+        token=$(cat "$(after --state-dir "${command[@]}")/admin-token") || return
+        # In a file, so that the token is in no output.
+        printf 'authorization: Bearer %s\n' "$token" >"$SALLYPORT_SCRATCH/bearer"
         for path in /metrics /internal/containers /readyz /healthz / /ca.pem; do
-            ask "http://$admin$path" || return
+            ask --header "@$SALLYPORT_SCRATCH/bearer" "http://$admin$path" || return
         done
         # Its environment is the choice of the program that started it, so it is not read.
         ;;

@@ -15,11 +15,15 @@ use jiff::Timestamp;
 use policy::{Decided, Decision, Note, RULE_HEADER, Rule, Unreadable};
 use prost::Message;
 
-use super::{Action, Event, Http, Line, Origin, Who};
-use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
+use super::{Action, Answered, Event, Http, Line, Origin, Who};
+use base::contract::{ACCOUNT_FIELD, AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE, shows};
+use base::quota::Quoted;
 
 /// The dynamic metadata's namespace in which ext_authz leaves its decision.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
+
+/// Envoy's code for a response of the upstream (router.cc, `onUpstreamHeaders`).
+const VIA_UPSTREAM: &str = "via_upstream";
 
 /// The longest text of a peer that is kept, in bytes. A target can be 60 KiB long, and the audit's size is bounded.
 const MAX_TEXT: usize = 2_048;
@@ -80,6 +84,19 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         ts: began(&common),
         event,
     })
+}
+
+/// GitHub's statements about its rate limits, in the answer to a request of a sandbox. `None` for every other answer:
+/// only GitHub's API gets a credential with an account, and only an answer of the upstream's own counts.
+pub fn answered(entry: &HttpAccessLogEntry) -> Option<Answered> {
+    let (common, response) = (entry.common_properties.as_ref()?, entry.response.as_ref()?);
+    let authz = common.metadata.as_ref()?.filter_metadata.get(AUTHZ_METADATA)?;
+    let allowed = text(authz, "verdict") == Some(Decision::Allow.name());
+    let account = text(authz, ACCOUNT_FIELD).filter(|_| allowed && response.response_code_details == VIA_UPSTREAM)?;
+    let status = response.response_code.map_or(0, |code| code.value);
+    let quoted = Quoted::read(status, |name| response.response_headers.get(name).map(String::as_str));
+    let of = |container| Answered { container, account: account.to_owned(), quoted };
+    peer(common).map(of).filter(|_| !quoted.is_empty())
 }
 
 /// The decision about a request. The first of these counts: a denial of the filters, a denial of the credential stage,
@@ -213,7 +230,7 @@ fn text<'a>(fields: &'a Struct, name: &str) -> Option<&'a str> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use envoy_types::pb::envoy::config::core::v3::Metadata;
+    use envoy_types::pb::envoy::config::core::v3::{Address, Metadata, SocketAddress};
     use envoy_types::pb::envoy::data::accesslog::v3::{HttpRequestProperties, ResponseFlags, TlsProperties};
     use envoy_types::pb::google::protobuf::{Any, UInt32Value, Value};
     use policy::github::Class;
@@ -307,6 +324,39 @@ mod tests {
         assert_eq!(said(&http(unreachable).unwrap()), ["deny", "upstream", "upstream.unreachable"]);
         let too_large = answered_by_envoy(entry("GET", 431, None), "limit.headers");
         assert_eq!(said(&http(too_large).unwrap()), ["deny", "listener", "limit.headers"], "as the answer says");
+    }
+
+    #[test]
+    fn only_githubs_own_answers_to_the_gateways_credential_tell_a_quota() {
+        let fields =
+            [("stage", "credentials"), ("verdict", "allow"), ("rule", "credentials.api"), (ACCOUNT_FIELD, "token 7")];
+        let headers = ["5000", "12", "1800000000", "core"];
+        let with = |fields: &[(&str, &str)]| {
+            let mut entry = with_authz(entry("GET", 200, Some(ALLOWED)), fields);
+            let address = SocketAddress { address: "10.0.0.1".into(), ..SocketAddress::default() };
+            entry.common_properties.as_mut().unwrap().downstream_remote_address =
+                Some(Address { address: Some(address::Address::SocketAddress(address)) });
+            let response = entry.response.as_mut().unwrap();
+            let names = base::quota::HEADERS.into_iter().map(str::to_owned);
+            response.response_headers = names.zip(headers.map(str::to_owned)).collect();
+            entry
+        };
+        let told = answered(&with(&fields)).unwrap();
+        assert_eq!((told.account.as_str(), told.container), ("token 7", "10.0.0.1".parse().unwrap()));
+        assert_eq!(told.quoted.reading.unwrap().remaining, 12);
+        assert_eq!(answered(&with(&fields[..3])), None, "a credential of another host");
+        assert_eq!(answered(&with(&[])), None, "no credential");
+        let mut denied = fields;
+        denied[1].1 = "deny";
+        assert_eq!(answered(&with(&denied)), None);
+        for details in ["", "ext_authz_denied", "via_upstream_and_more"] {
+            let mut entry = with(&fields);
+            entry.response.as_mut().unwrap().response_code_details = details.into();
+            assert_eq!(answered(&entry), None, "{details}");
+        }
+        let mut silent = with(&fields);
+        silent.response.as_mut().unwrap().response_headers.clear();
+        assert_eq!(answered(&silent), None);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::panics::Panics;
 use self::writer::{Job, QUEUE, Rotation, Writer};
 use base::problems::Problems;
+use base::quota::Quoted;
 use base::telemetry;
 use registry::Registry;
 use registry::store;
@@ -123,6 +124,26 @@ pub struct Rejected {
     pub began: Timestamp,
 }
 
+/// An answer of GitHub's API to a request with the gateway's credential, as far as it tells rate limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The container's address.
+    pub container: IpAddr,
+    /// The account that pays for the request, as the credential stage writes it.
+    pub account: String,
+    /// GitHub's statements.
+    pub quoted: Quoted,
+}
+
+/// The receivers of facts that the audit finds. A fact is dropped if its channel is full.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Gets each rejection of a credential.
+    pub rejected: channel::Sender<Rejected>,
+    /// Gets each answer that tells rate limits.
+    pub answered: channel::Sender<Answered>,
+}
+
 /// The fields by which readers filter lines.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Key {
@@ -195,9 +216,9 @@ impl Audit {
         }))
     }
 
-    /// Returns Envoy's access log service. Each allowed request with the response status 401 is sent to `rejections`.
-    pub fn service(self: Arc<Self>, rejections: channel::Sender<Rejected>) -> AccessLogServiceServer<Service> {
-        AccessLogServiceServer::new(Service(self, rejections))
+    /// Returns Envoy's access log service, which reports to `facts`.
+    pub fn service(self: Arc<Self>, facts: Facts) -> AccessLogServiceServer<Service> {
+        AccessLogServiceServer::new(Service(self, facts))
     }
 
     /// Waits until Envoy's streams have ended and all their lines are on disk.
@@ -280,7 +301,7 @@ impl Audit {
 async fn block(registry: &Arc<Registry>, address: IpAddr) {
     let why = format!("since a filter panicked over its requests {} times within a minute", panics::MOST);
     let blocked =
-        registry.update(address, |record| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
+        registry.update(address, |record, _| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
     match blocked {
         Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
         // No container is registered at the address, so its requests are refused anyway.
@@ -292,15 +313,15 @@ async fn block(registry: &Arc<Registry>, address: IpAddr) {
 /// One Envoy's stream, counted while it is open.
 struct Source<'a> {
     audit: &'a Audit,
-    rejections: &'a channel::Sender<Rejected>,
+    facts: &'a Facts,
     name: String,
     taken: u64,
 }
 
 impl<'a> Source<'a> {
-    fn open(audit: &'a Audit, rejections: &'a channel::Sender<Rejected>) -> Self {
+    fn open(audit: &'a Audit, facts: &'a Facts) -> Self {
         audit.streams.send_modify(|open| *open += 1);
-        Self { audit, rejections, name: String::new(), taken: 0 }
+        Self { audit, facts, name: String::new(), taken: 0 }
     }
 
     fn take(&mut self, message: StreamAccessLogsMessage) {
@@ -310,6 +331,11 @@ impl<'a> Source<'a> {
             let number = self.audit.next_stream.fetch_add(1, Ordering::Relaxed);
             self.name = format!("{node}.{}.{number}", self.audit.run);
             tracing::debug!(source = %self.name, log = %identifier.log_name, "an Envoy sends its access log");
+        }
+        if let Some(LogEntries::HttpLogs(entries)) = &message.log_entries {
+            // If the channel is full, the message is dropped: the next answer tells the same quota.
+            let told = entries.log_entry.iter().filter_map(entry::answered);
+            told.for_each(|answered| drop(self.facts.answered.try_send(answered)));
         }
         let lines: Vec<Line> = match message.log_entries {
             Some(LogEntries::HttpLogs(entries)) => entries.log_entry.into_iter().filter_map(entry::http).collect(),
@@ -324,7 +350,7 @@ impl<'a> Source<'a> {
             if line.http.status == 401 && line.decided.verdict == Decision::Allow {
                 // If the channel is full, the message is dropped: a provider that rejects a token also rejects the
                 // next request with it.
-                drop(self.rejections.try_send(Rejected { host: line.http.host.clone(), began: line.ts }));
+                drop(self.facts.rejected.try_send(Rejected { host: line.http.host.clone(), began: line.ts }));
             }
             if line.panicked
                 && let Some(address) = line.who.container_ip
@@ -356,7 +382,7 @@ impl Drop for Source<'_> {
 
 /// [`Audit`] as a tonic service.
 #[derive(Debug)]
-pub struct Service(Arc<Audit>, channel::Sender<Rejected>);
+pub struct Service(Arc<Audit>, Facts);
 
 #[tonic::async_trait]
 impl AccessLogService for Service {
@@ -396,6 +422,11 @@ mod tests {
     use prost::Message;
     use registry::store::Store;
 
+    /// Facts for which there is no receiver.
+    fn unheard() -> Facts {
+        Facts { rejected: channel::channel(1).0, answered: channel::channel(1).0 }
+    }
+
     fn audit(directory: &Path) -> Arc<Audit> {
         let store = Store::open(&directory.join("registry.redb")).unwrap();
         let registry = Registry::open(store, Policy::deny_all()).unwrap();
@@ -426,7 +457,7 @@ mod tests {
     async fn each_stream_counts_its_lines_and_what_was_written_is_shown_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let first_run = audit(directory.path());
-        let (none, _) = channel::channel(1);
+        let none = unheard();
         {
             let (mut one, mut two) = (Source::open(&first_run, &none), Source::open(&first_run, &none));
             one.take(first(requests(2)));
@@ -449,7 +480,7 @@ mod tests {
     async fn a_stop_waits_for_the_streams_that_are_open() {
         let directory = tempfile::tempdir().unwrap();
         let audit = audit(directory.path());
-        let (none, _) = channel::channel(1);
+        let none = unheard();
         let mut source = Source::open(&audit, &none);
         let late = async {
             tokio::task::yield_now().await;
@@ -465,7 +496,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let audit = audit(directory.path());
         let (rejections, mut rejected) = channel::channel(1);
-        let mut source = Source::open(&audit, &rejections);
+        let facts = Facts { rejected: rejections, ..unheard() };
+        let mut source = Source::open(&audit, &facts);
         let answered = |decided: Decided, status: u32| {
             let value = BytesValue { value: Note { decided, ..Note::default() }.to_bytes() }.encode_to_vec();
             let state = Any { type_url: String::new(), value };
@@ -498,7 +530,7 @@ mod tests {
         let (queue, jobs) = mpsc::sync_channel(2);
         let mut audit = Arc::into_inner(audit(directory.path())).unwrap();
         audit.queue = queue;
-        let (none, _) = channel::channel(1);
+        let none = unheard();
         Source::open(&audit, &none).take(first(requests(5)));
         assert_eq!(jobs.try_iter().count(), 2, "and this test has not hung");
         assert_eq!(*audit.full.lock().unwrap(), 3);

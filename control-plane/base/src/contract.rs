@@ -1,5 +1,5 @@
 //! Names and facts that two parts of the control plane share without importing each other: the names that `xds`
-//! configures in Envoy and that the audit reads in Envoy's access log, the query parameters that the audit shows, and
+//! configures in Envoy and that the audit reads in Envoy's access log, a field that the credential stage leaves there, the query parameters that the audit shows, and
 //! the headers that carry a sandbox's own credentials.
 
 use std::time::Duration;
@@ -9,6 +9,16 @@ pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
 
 /// The filter state that a filter sets on the request during which it panicked.
 pub const PANIC_STATE: &str = "wasm.sallyport.panic";
+
+/// The field of ext_authz's dynamic metadata with the account at GitHub that pays for the request. The request then has
+/// the gateway's credential for api.github.com.
+pub const ACCOUNT_FIELD: &str = "account";
+
+/// The metadata of an ext_authz call with the mark of the identity stage, see [`policy::mark`].
+pub const IDENTITY_MARK: &str = "x-sallyport-mark-identity";
+
+/// The metadata of an ext_authz call with the mark of the github stage.
+pub const GITHUB_MARK: &str = "x-sallyport-mark-github";
 
 /// The tag with the duration of a connection's handshake. Empty or `-` if the handshake was not completed.
 pub const HANDSHAKE_TAG: &str = "handshake_ms";

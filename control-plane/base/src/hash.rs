@@ -9,7 +9,12 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The first 12 hex digits of the SHA-256 of `bytes`.
 pub fn short_hash(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes)).chars().take(12).collect()
+    hash(bytes).chars().take(12).collect()
+}
+
+/// The SHA-256 of `bytes` as 64 hex digits.
+pub fn hash(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod hash;
 pub mod percent;
 pub mod problems;
 pub mod process;
+pub mod quota;
 pub mod state;
 pub mod telemetry;
 #[cfg(feature = "testing")]

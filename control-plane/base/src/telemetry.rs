@@ -107,6 +107,31 @@ pub fn refreshed(name: &str, what: Refresh) {
     GLOBAL.refreshed.get_or_create(&Refreshed { credential: name.to_owned(), what }).inc();
 }
 
+/// A call to GitHub's API with the gateway's credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GithubCall {
+    /// The gateway reads the refs of a push.
+    Refs,
+    /// The gateway compares two commits of a push.
+    Compare,
+    /// The gateway confirms the nodes of a write.
+    Confirm,
+    /// The gateway reads a repository.
+    Repository,
+    /// A sandbox makes the call.
+    Sandbox,
+}
+
+/// Counts a call to GitHub's API that is to be made.
+pub fn github_call(kind: GithubCall) {
+    GLOBAL.github_calls.get_or_create(&GithubCalls { kind: kind.name() }).inc();
+}
+
+/// Counts a call to GitHub's API that a limit refuses: `hour`, `share` or `pause`.
+pub fn github_refused(why: &'static str) {
+    GLOBAL.github_refused.get_or_create(&GithubRefused { why }).inc();
+}
+
 /// All counters in the OpenMetrics text format, followed by those of `more`.
 pub fn text(more: &[Registry]) -> String {
     GLOBAL.text(more)
@@ -150,6 +175,16 @@ struct Refreshed {
     what: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GithubCalls {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GithubRefused {
+    why: &'static str,
+}
+
 /// All counters of one process.
 struct Telemetry {
     registry: Registry,
@@ -162,6 +197,8 @@ struct Telemetry {
     nacks: Family<Nacks, Counter>,
     injected: Family<Injected, Counter>,
     refreshed: Family<Refreshed, Counter>,
+    github_calls: Family<GithubCalls, Counter>,
+    github_refused: Family<GithubRefused, Counter>,
 }
 
 impl Telemetry {
@@ -179,6 +216,8 @@ impl Telemetry {
             nacks: Family::default(),
             injected: Family::default(),
             refreshed: Family::default(),
+            github_calls: Family::default(),
+            github_refused: Family::default(),
             registry: Registry::default(),
         };
         let help = "Requests, refused CONNECTs and refused handshakes, by the rule that decided";
@@ -194,7 +233,17 @@ impl Telemetry {
         registry.register("credentials_injected", "Requests with an injected credential", all.injected.clone());
         let help = "Attempts to refresh a login, by result";
         registry.register("credentials_refreshed", help, all.refreshed.clone());
+        let help = "Calls to GitHub's API with the gateway's credential, by kind";
+        registry.register("github_calls", help, all.github_calls.clone());
+        let help = "Calls to GitHub's API that a limit has refused, by limit";
+        registry.register("github_calls_refused", help, all.github_refused.clone());
         // These counters are exported from the start, as 0.
+        for kind in GithubCall::ALL {
+            drop(all.github_calls.get_or_create(&GithubCalls { kind: kind.name() }));
+        }
+        for why in ["hour", "share", "pause"] {
+            drop(all.github_refused.get_or_create(&GithubRefused { why }));
+        }
         for why in [Lost::Queue, Lost::Disk] {
             drop(all.audit_lost.get_or_create(&AuditLost { why: why.name() }));
         }
@@ -227,6 +276,20 @@ impl Telemetry {
             tracing::error!(%error, "BUG: the metrics cannot be written");
         }
         text
+    }
+}
+
+impl GithubCall {
+    const ALL: [Self; 5] = [Self::Refs, Self::Compare, Self::Confirm, Self::Repository, Self::Sandbox];
+
+    fn name(self) -> &'static str {
+        match self {
+            GithubCall::Refs => "refs",
+            GithubCall::Compare => "compare",
+            GithubCall::Confirm => "confirm",
+            GithubCall::Repository => "repository",
+            GithubCall::Sandbox => "sandbox",
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 
 pub mod policy_file;
 mod presets;
+mod push_keys;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use policy::HostName;
 use serde::Deserialize;
 
 use credentials::Credentials;
+use credentials::budget::HOURLY;
 use outbound::dns::nameservers::MAX_NAMESERVERS;
 use outbound::upstreams::{Upstream, Upstreams};
 
@@ -41,6 +44,8 @@ pub struct Config {
     pub pins: BTreeMap<HostName, Upstream>,
     /// The credentials that may be added to requests, with their hosts.
     pub credentials: Arc<Credentials>,
+    /// The calls to GitHub's API that the gateway makes for one container within an hour.
+    pub github_calls: u32,
     /// The roots that upstreams are verified against. `None` means the system's.
     upstream_roots: Option<PathBuf>,
 }
@@ -48,7 +53,7 @@ pub struct Config {
 /// How the operator's HTTP API authorizes callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminAuth {
-    /// By loopback: programs on the same machine are authorized.
+    /// By loopback: programs on the same machine are authorized. Only if the operator says so.
     Loopback,
     /// By the token.
     Token,
@@ -100,6 +105,7 @@ struct RawConfig {
     policy: Option<PathBuf>,
     upstream_roots: Option<PathBuf>,
     upstreams: BTreeMap<String, RawUpstream>,
+    github_calls_per_hour: Option<NonZeroU32>,
     #[serde(deserialize_with = "credentials::raws")]
     credentials: BTreeMap<String, credentials::Raw>,
 }
@@ -112,17 +118,18 @@ struct RawListen {
     resolver: SocketAddr,
 }
 
-/// The only value of `admin_token`. The token's file can't be configured.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// The values of `admin_token`. The token's file can't be configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RawAdminToken {
     Required,
+    None,
 }
 
 impl Default for RawListen {
     fn default() -> Self {
         Self {
-            proxy: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            proxy: SocketAddr::from(([127, 0, 0, 1], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
             resolver: SocketAddr::from(([127, 0, 0, 1], 8054)),
         }
@@ -166,10 +173,16 @@ impl Config {
 
     fn check(raw: RawConfig, base: &Path, shown: &str) -> Result<Self, Error> {
         let value = |key: String, problem: String| Error::Value { path: shown.to_owned(), key, problem };
-        // An address that other machines can reach always requires the token, whatever the configuration says.
         let admin_auth = match raw.admin_token {
-            None if raw.listen.admin.ip().is_loopback() => AdminAuth::Loopback,
             None | Some(RawAdminToken::Required) => AdminAuth::Token,
+            Some(RawAdminToken::None) if raw.listen.admin.ip().is_loopback() => AdminAuth::Loopback,
+            Some(RawAdminToken::None) => {
+                let problem = format!(
+                    "none is for a loopback address only, and listen.admin is {}; use required",
+                    raw.listen.admin
+                );
+                return Err(value("admin_token".into(), problem));
+            }
         };
         if !raw.listen.resolver.ip().is_loopback() {
             return Err(value(
@@ -201,6 +214,7 @@ impl Config {
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
             pins,
             credentials: Arc::new(credentials),
+            github_calls: raw.github_calls_per_hour.map_or(HOURLY, NonZeroU32::get),
             upstream_roots: raw.upstream_roots.map(|path| base.join(path)),
         })
     }
@@ -284,7 +298,15 @@ mod tests {
     #[test]
     fn the_files_that_are_shipped_are_understood() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
+        for file in ["sallyport.yaml", "sallyport.yaml.example"] {
+            let shipped = Config::load(Some(&root.join(file))).unwrap();
+            assert!(shipped.proxy.ip().is_loopback() && shipped.admin_auth == AdminAuth::Token, "{file}");
+        }
+        let compose = Config::load(Some(&root.join("compose.yaml"))).unwrap();
+        assert!(compose.proxy.ip().is_unspecified() && compose.admin_auth == AdminAuth::Token);
         let shipped = Config::load(Some(&root.join("sallyport.yaml"))).unwrap();
+        let built_in = RawListen::default();
+        assert_eq!((shipped.proxy, shipped.admin), (built_in.proxy, built_in.admin));
         let github = HostName::parse(b"github.com").unwrap();
         assert!(
             policy_file::load(&shipped.policy_file, &shipped.credentials).unwrap().egress.access(&github).is_some()
@@ -294,9 +316,11 @@ mod tests {
     #[test]
     fn the_admin_api_needs_its_token_wherever_others_can_reach_it() {
         for (text, auth) in [
-            ("", AdminAuth::Loopback),
-            ("listen: {admin: '127.0.0.2:8081'}", AdminAuth::Loopback),
-            ("listen: {admin: '[::1]:8081'}", AdminAuth::Loopback),
+            ("", AdminAuth::Token),
+            ("listen: {admin: '127.0.0.2:8081'}", AdminAuth::Token),
+            ("admin_token: none", AdminAuth::Loopback),
+            ("listen: {admin: '127.0.0.2:8081'}\nadmin_token: none", AdminAuth::Loopback),
+            ("listen: {admin: '[::1]:8081'}\nadmin_token: none", AdminAuth::Loopback),
             ("admin_token: required", AdminAuth::Token),
             ("listen: {admin: '0.0.0.0:8081'}", AdminAuth::Token),
             ("listen: {admin: '[::]:8081'}", AdminAuth::Token),
@@ -304,6 +328,8 @@ mod tests {
         ] {
             assert_eq!(config(text).unwrap().admin_auth, auth, "{text}");
         }
+        let open = config("listen: {admin: '0.0.0.0:8081'}\nadmin_token: none").unwrap_err().to_string();
+        assert!(open.contains("admin_token: none is for a loopback address only"), "{open}");
         for text in ["admin_token: optional", "admin_token: false", "admin_token: Required"] {
             assert!(config(text).is_err(), "{text}");
         }
@@ -324,6 +350,11 @@ mod tests {
             assert!(message.contains(hint), "{text}: {message}");
         }
         assert_eq!(config("nameservers: ['10.0.0.1:53', '[fd00::1]:5353']").unwrap().nameservers.len(), 2);
+        assert_eq!(config("").unwrap().github_calls, 1_000);
+        assert_eq!(config("github_calls_per_hour: 7").unwrap().github_calls, 7);
+        for odd in ["0", "-1", "1.5", "many", "5000000000"] {
+            assert!(config(&format!("github_calls_per_hour: {odd}")).is_err(), "{odd}");
+        }
         let twice = "upstreams: {GitHub.com: {address: a, ca: ca.pem}, github.com: {address: b, ca: ca.pem}}";
         assert!(config(twice).unwrap_err().to_string().contains("twice"));
         assert!(config("upstreams: {github.com: {address: a, ca: nope.pem}}").is_err());

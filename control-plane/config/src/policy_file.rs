@@ -6,10 +6,11 @@ use std::path::Path;
 
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
-use policy::{Access, BranchGlob, Egress, HostPattern, Policy};
+use policy::{Access, BranchGlob, Characters, Egress, HostPattern, Policy};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::push_keys::{PushOption, PushTime};
 use super::{Error, parse, presets};
 use base::hash::short_hash;
 use credentials::Credentials;
@@ -33,6 +34,8 @@ struct Raw {
 struct RawRules {
     blocked_api_patterns: BTreeMap<Method, Expressions>,
     protected_branches: Option<Vec<BranchGlob>>,
+    protect_default_branch: Option<bool>,
+    branch_characters: Option<Characters>,
     allow_force_push: Option<bool>,
     allow_branch_deletion: Option<bool>,
 }
@@ -97,8 +100,12 @@ struct RawGitHub {
     restricted_paths: Option<Vec<PathGlob>>,
     commands: Option<Vec<Word>>,
     denied_labels: Option<Vec<Word>>,
+    allowed_labels: Option<Vec<Word>>,
+    held_labels: Option<Vec<Word>>,
     agents: Option<Vec<Word>>,
     push_refusal: Option<PushRefusal>,
+    push_options: BTreeSet<PushOption>,
+    push_time: Option<PushTime>,
 }
 
 /// Classes in addition to the default ones, or removed from them.
@@ -331,6 +338,8 @@ fn rules(raw: RawRules) -> Rules {
     let patterns = raw.blocked_api_patterns.into_iter().map(|(method, expressions)| (method.0, expressions.0));
     let mut rules = Rules { blocked_api_patterns: patterns.collect(), ..Rules::default() };
     rules.branches.protected = raw.protected_branches.unwrap_or(rules.branches.protected);
+    rules.branches.protect_default = raw.protect_default_branch.unwrap_or(rules.branches.protect_default);
+    rules.branches.characters = raw.branch_characters.unwrap_or(rules.branches.characters);
     rules.branches.allow_force_push = raw.allow_force_push.unwrap_or(rules.branches.allow_force_push);
     rules.branches.allow_deletion = raw.allow_branch_deletion.unwrap_or(rules.branches.allow_deletion);
     rules
@@ -356,13 +365,21 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
         let (allow, deny) = (names(entry.allow), names(entry.deny));
         rules.operations.push(Exception { labels: entry.labels, allow, deny });
     }
+    if raw.denied_labels.is_some() && raw.allowed_labels.is_some() {
+        let problem = "stands beside denied_labels; allowed_labels alone decides, so leave denied_labels out";
+        return Err(("allowed_labels".into(), problem.into()));
+    }
     let words = |words: Vec<Word>| words.into_iter().map(|word| word.0).collect();
     rules.restricted_paths =
         raw.restricted_paths.map_or(rules.restricted_paths, |globs| globs.into_iter().map(|glob| glob.0).collect());
     rules.commands = raw.commands.map_or(rules.commands, words);
-    rules.labels = raw.denied_labels.map_or(rules.labels, words);
+    rules.denied_labels = raw.denied_labels.map_or(rules.denied_labels, words);
+    rules.allowed_labels = raw.allowed_labels.map(words);
+    rules.held_labels = raw.held_labels.map_or(rules.held_labels, words);
     rules.agents = raw.agents.map_or(rules.agents, words);
     rules.push_refusal = raw.push_refusal.unwrap_or(rules.push_refusal);
+    rules.push_options = raw.push_options.into_iter().map(|option| option.0).collect();
+    rules.push_time = raw.push_time.map_or(rules.push_time, |time| time.0);
     Ok(rules)
 }
 
@@ -434,6 +451,10 @@ mod tests {
         let other = policy("policy: {protected_branches: [], allow_force_push: true, allow_branch_deletion: true}");
         let branches = other.unwrap().github.branches;
         assert!(branches.protected.is_empty() && branches.allow_force_push && branches.allow_deletion);
+        assert!(branches.protect_default);
+        let other = policy("policy: {protect_default_branch: false, branch_characters: '#,'}").unwrap().github.branches;
+        assert!(!other.protect_default);
+        assert_eq!((other.protected.len(), other.characters.to_string().as_str()), (2, "#,"));
         assert_eq!(policy("policy: {protected_branches: ['release/*']}").unwrap().github.branches.protected.len(), 1);
     }
 
@@ -444,6 +465,8 @@ mod tests {
             ("policy: {allow_force_push: maybe}", "policy.yaml:1:28: policy.allow_force_push: "),
             ("policy: {protected_branches: main}", "policy.yaml:1:30: policy.protected_branches: "),
             ("policy: {protected_branches: ['a..b']}", "is not a branch glob"),
+            ("policy: {protect_default_branch: main}", "policy.protect_default_branch: "),
+            ("policy: {branch_characters: '# '}", "branch_characters has ' ', which is in no name of git's"),
             (
                 "policy:\n  blocked_api_patterns:\n    GET: []\n    put: []\n",
                 "policy.yaml:3:5: policy.blocked_api_patterns: \"put\" is no method",
@@ -464,7 +487,7 @@ mod tests {
 
     #[test]
     fn the_rules_for_github_are_those_of_the_default_and_what_is_said() {
-        let text = "github:\n  bot: {allow: [ci], deny: [write-object]}\n  user: {allow: [merge]}\n  operations:\n    - {labels: {team: infra}, allow: [actions/re-run-workflow, closeIssue], deny: [pulls/update]}\n    - {deny: [git/receive-pack]}\n  restricted_paths: [deploy/**]\n  commands: []\n  denied_labels: [ship it]\n  agents: [robot]\npolicy: {protected_branches: [trunk]}\n";
+        let text = "github:\n  bot: {allow: [ci], deny: [write-object]}\n  user: {allow: [merge]}\n  operations:\n    - {labels: {team: infra}, allow: [actions/re-run-workflow, closeIssue], deny: [pulls/update]}\n    - {deny: [git/receive-pack]}\n  restricted_paths: [deploy/**]\n  commands: []\n  denied_labels: [ship it]\n  held_labels: [hold*]\n  agents: [robot]\npolicy: {protected_branches: [trunk]}\n";
         let rules = policy(text).unwrap().github;
         let default = Rules::default();
         let classes = |classes: &BTreeSet<Class>| classes.iter().map(|class| class.name()).collect::<Vec<_>>();
@@ -475,7 +498,10 @@ mod tests {
         assert!(rules.operations[0].allow.contains("closeIssue") && rules.operations[0].deny.contains("pulls/update"));
         assert_eq!(rules.restricted_paths, ["deploy/**"]);
         assert!(rules.commands.is_empty());
-        assert_eq!((rules.labels, rules.agents), (vec!["ship it".to_owned()], vec!["robot".to_owned()]));
+        assert_eq!((rules.denied_labels, rules.held_labels), (vec!["ship it".to_owned()], vec!["hold*".to_owned()]));
+        assert_eq!((rules.allowed_labels, rules.agents), (None, vec!["robot".to_owned()]));
+        let allowed = policy("github: {allowed_labels: [bug, 'area/*']}").unwrap().github.allowed_labels;
+        assert_eq!(allowed, Some(vec!["bug".to_owned(), "area/*".to_owned()]));
         assert_eq!(rules.branches.protected.len(), 1);
         for nothing in ["", "github:", "github: {}"] {
             assert_eq!(policy(nothing).unwrap().github, default, "{nothing}");
@@ -522,6 +548,12 @@ mod tests {
             ("github:\n  commands: ['']", "policy.yaml:2:13: github.commands: "),
             ("github:\n  denied_labels: [' x']", "without white space around it"),
             ("github:\n  agents: copilot", "a sequence"),
+            ("github: {denied_labels: [a], allowed_labels: [b]}", "policy.yaml: github.allowed_labels: stands beside"),
+            ("github:\n  push_options: ['x;y']", "policy.yaml:2:17: github.push_options: "),
+            ("github:\n  push_options: ['']", "such as ci.skip"),
+            ("github:\n  push_time: 0s", "is no time from 1s to 24h, such as 15m"),
+            ("github:\n  push_time: 25h", "is no time from 1s to 24h"),
+            ("github:\n  push_time: -1m", "is no time from 1s to 24h"),
         ] {
             let message = policy(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{text}\n{message}");

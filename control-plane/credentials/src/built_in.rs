@@ -4,6 +4,10 @@
 //! All containers share one account at a provider. So the endpoints for inference are on. Endpoints with which one
 //! container could see another's work are off: files, batches, stored responses by their id. An operator can switch
 //! these on by name. The APIs for managing the organisation have no name and stay off.
+//!
+//! An endpoint whose body is no JSON, or that fetches by its nature, has a name, too. The bodies of the others are read.
+
+use model::{REMOTE, STORED};
 
 /// One provider's credential.
 #[derive(Debug)]
@@ -12,6 +16,9 @@ pub struct BuiltIn {
     pub name: &'static str,
     /// A name that the credential shares with others, and that refers to all of them.
     pub group: Option<&'static str>,
+    /// The bodies of its requests are read, because its provider fetches, calls others and keeps state: see
+    /// [`crate::permits`].
+    pub guarded: bool,
     /// The one host of the credential.
     pub host: &'static str,
     /// The requests on the host that get the credential.
@@ -64,16 +71,20 @@ impl BuiltIn {
         matches!(self.scope, Scope::GitHubGit | Scope::GitHubApi)
     }
 
-    /// The endpoints that the operator switches on with `name` in `also`.
+    /// The endpoints that the operator switches on with `name` in `also`. Empty for a name that permits members of
+    /// bodies.
     ///
     /// # Errors
-    /// If the credential has no endpoints of that name. The error lists the known names.
+    /// If the credential has nothing of that name. The error lists the known names.
     pub fn also(&self, name: &str) -> Result<&'static [&'static str], String> {
-        let known = || self.also.iter().map(|also| also.name).collect::<Vec<_>>().join(", ");
-        let named = self.also.iter().find(|also| also.name == name);
-        named.map(|also| also.endpoints).ok_or_else(|| match self.also {
-            [] => format!("{} has no endpoints to switch on; remove {name:?}", self.name),
-            _ => format!("{} has no endpoints {name:?}; expected some of {}", self.name, known()),
+        let members = if self.guarded { &[REMOTE, STORED][..] } else { &[] };
+        let named = self.also.iter().find(|also| also.name == name).map(|also| also.endpoints);
+        named.or_else(|| members.contains(&name).then_some(&[][..])).ok_or_else(|| {
+            let known: Vec<&str> = self.also.iter().map(|also| also.name).chain(members.iter().copied()).collect();
+            match known.as_slice() {
+                [] => format!("{} has no endpoints to switch on; remove {name:?}", self.name),
+                _ => format!("{} has no endpoints {name:?}; expected some of {}", self.name, known.join(", ")),
+            }
         })
     }
 }
@@ -87,6 +98,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "github-git",
         group: Some("github"),
+        guarded: false,
         host: "github.com",
         scope: Scope::GitHubGit,
         also: &[],
@@ -99,6 +111,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "github-api",
         group: Some("github"),
+        guarded: false,
         host: "api.github.com",
         scope: Scope::GitHubApi,
         also: &[],
@@ -107,6 +120,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "anthropic",
         group: None,
+        guarded: true,
         host: "api.anthropic.com",
         scope: Scope::Endpoints(&[
             "POST /v1/messages",
@@ -146,6 +160,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "openai",
         group: None,
+        guarded: true,
         host: "api.openai.com",
         scope: Scope::Endpoints(&[
             "POST /v1/chat/completions",
@@ -208,6 +223,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "codex",
         group: None,
+        guarded: true,
         host: "chatgpt.com",
         scope: Scope::Endpoints(&[
             "POST /backend-api/codex/responses",
@@ -224,6 +240,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "gemini-cli",
         group: None,
+        guarded: true,
         host: "cloudcode-pa.googleapis.com",
         // The endpoints that gemini-cli's packages/core/src/code_assist/server.ts uses, without those that change the
         // account.
@@ -251,6 +268,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "gemini",
         group: None,
+        guarded: true,
         host: "generativelanguage.googleapis.com",
         scope: Scope::Endpoints(&[
             "POST /v1*/models/*:generateContent",
@@ -304,9 +322,11 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "tavily",
         group: None,
+        guarded: false,
         host: "api.tavily.com",
-        scope: Scope::Endpoints(&["POST /search", "POST /extract", "POST /crawl", "POST /map"]),
+        scope: Scope::Endpoints(&["POST /search"]),
         also: &[
+            Also { name: "fetch", endpoints: &["POST /extract", "POST /crawl", "POST /map"] },
             Also { name: "research", endpoints: &["POST /research", "GET /research/*"] },
             Also { name: "usage", endpoints: &["GET /usage"] },
         ],
@@ -315,6 +335,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "perplexity",
         group: None,
+        guarded: true,
         host: "api.perplexity.ai",
         scope: Scope::Endpoints(&[
             "POST /chat/completions",
@@ -331,6 +352,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "semantic-scholar",
         group: None,
+        guarded: false,
         host: "api.semanticscholar.org",
         scope: Scope::Endpoints(&[
             "GET /graph/v1/**",
@@ -346,6 +368,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "openrouter",
         group: None,
+        guarded: true,
         host: "openrouter.ai",
         scope: Scope::Endpoints(&[
             "POST /api/v1/chat/completions",
@@ -366,18 +389,21 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "groq",
         group: None,
+        guarded: true,
         host: "api.groq.com",
         scope: Scope::Endpoints(&[
             "POST /openai/v1/chat/completions",
             "POST /openai/v1/responses",
             "POST /openai/v1/embeddings",
-            "POST /openai/v1/audio/transcriptions",
-            "POST /openai/v1/audio/translations",
             "POST /openai/v1/audio/speech",
             "GET /openai/v1/models",
             "GET /openai/v1/models/**",
         ]),
         also: &[
+            Also {
+                name: "audio",
+                endpoints: &["POST /openai/v1/audio/transcriptions", "POST /openai/v1/audio/translations"],
+            },
             Also {
                 name: "batches",
                 endpoints: &[
@@ -400,6 +426,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "mistral",
         group: None,
+        guarded: true,
         host: "api.mistral.ai",
         scope: Scope::Endpoints(&[
             "POST /v1/chat/completions",
@@ -407,12 +434,12 @@ pub const BUILT_IN: &[BuiltIn] = &[
             "POST /v1/embeddings",
             "POST /v1/moderations",
             "POST /v1/chat/moderations",
-            "POST /v1/audio/transcriptions",
             "POST /v1/ocr",
             "GET /v1/models",
             "GET /v1/models/*",
         ]),
         also: &[
+            Also { name: "audio", endpoints: &["POST /v1/audio/transcriptions"] },
             Also {
                 name: "agents",
                 endpoints: &["POST /v1/agents/completions", "GET|POST /v1/agents", "GET|PATCH /v1/agents/*"],
@@ -444,6 +471,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "xai",
         group: None,
+        guarded: true,
         host: "api.x.ai",
         scope: Scope::Endpoints(&[
             "POST /v1/chat/completions",
@@ -469,6 +497,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn {
         name: "deepseek",
         group: None,
+        guarded: true,
         host: "api.deepseek.com",
         scope: Scope::Endpoints(&[
             "POST /chat/completions",

@@ -182,6 +182,7 @@ mod tests {
             admits: Admits::default(),
             host: HostPattern::parse(host).unwrap(),
             scope: Scope::Endpoints(vec![Endpoint::everything(None)]),
+            permits: None,
             injections: vec![Injection { source, location, format, variables: Vec::new() }],
         }
     }

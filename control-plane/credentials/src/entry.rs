@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::format::Format;
 use super::oauth::Login;
+use super::permits::Permits;
 use super::scope::Scope;
 use super::source::{Source, Subject, Unavailable};
 
@@ -25,6 +26,8 @@ pub struct Entry {
     pub host: HostPattern,
     /// The requests on the host that get the credential.
     pub scope: Scope,
+    /// The permissions for the bodies of its requests. `None`: the bodies are not read.
+    pub permits: Option<Permits>,
     /// The sources and the places in a request. The first injection with a value counts.
     pub injections: Vec<Injection>,
 }
@@ -179,10 +182,11 @@ impl Injection {
         self.format.fill(value.expose_secret())
     }
 
-    /// The place of the value in a request, in the notation of the scrub filter. For a header, the notation has the
-    /// number of bytes before and after the value; for basic authentication, these count in the decoded text.
-    pub fn whereabouts(&self) -> String {
-        match (&self.location, &self.format) {
+    /// The place of the value in a request that has it at `location`, in the notation of the scrub filter. For a
+    /// header, the notation has the number of bytes before and after the value; for basic authentication, these count
+    /// in the decoded text.
+    pub fn whereabouts(&self, location: &Location) -> String {
+        match (location, &self.format) {
             (Location::Query(name), _) => format!("query {name}"),
             (Location::Header(name), Format::Plain(before, after)) => {
                 format!("header {name} {} {}", before.len(), after.len())

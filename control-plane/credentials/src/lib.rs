@@ -5,16 +5,22 @@
 //! decides. `server` calls `decide` for Envoy's ext_authz. Only [`entry::Injection::fill`] exposes a value for a
 //! request. Logins and Apps expose their secrets only to the code that renews them.
 //!
+//! `budget` limits the calls to GitHub's API with the gateway's credential, and `calls` shares it.
+//!
 //! **Invariant:** on a host that has an entry and that the policy names, no request passes without the gateway's
 //! credential, and no request passes with the sandbox's own.
 
+pub mod budget;
 mod built_in;
+pub mod calls;
 pub mod decide;
 mod endpoint;
 mod entry;
 pub mod foreign;
 mod format;
+mod guard;
 mod oauth;
+mod permits;
 mod raw;
 mod scope;
 pub mod server;
@@ -30,6 +36,8 @@ use policy::{Denial, Egress, HostName, HostPattern, Rule};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use budget::Account;
+use calls::Calls;
 pub use entry::{Entry, Location};
 pub use format::PLACEHOLDER;
 use oauth::Login;
@@ -47,6 +55,15 @@ pub use source::Subject;
 pub struct Credentials {
     entries: BTreeMap<HostPattern, Entry>,
     configured: OnceLock<Vec<HostPattern>>,
+}
+
+/// The credential for a request of the gateway's own.
+#[derive(Debug)]
+pub struct Own {
+    /// The header with the value.
+    pub header: (HeaderName, HeaderValue),
+    /// The account at GitHub that pays for the request.
+    pub account: Account,
 }
 
 impl Credentials {
@@ -97,7 +114,7 @@ impl Credentials {
         self.entries.values().filter(unset).map(|entry| entry.missing().reason).collect()
     }
 
-    /// The credential header for a request of the gateway's own to `host`. The value is for `subject`.
+    /// The credential for a request of the gateway's own to `host`. The value is for `subject`.
     ///
     /// # Errors
     /// If the host has no credential, or the credential has no value.
@@ -105,15 +122,17 @@ impl Credentials {
         &self,
         host: &HostName,
         subject: Option<Subject<'_>>,
-    ) -> Result<(HeaderName, HeaderValue), Denial> {
+        calls: &Calls,
+    ) -> Result<Own, Denial> {
         let none = || Denial::new(Rule::CredentialsHost, format!("{host} has no credential"));
         let (injection, value) = self.entry(host).ok_or_else(none)?.value(subject).await?;
         let Location::Header(name) = &injection.location else { return Err(none()) };
+        let account = calls.account(injection, &value, subject);
         // Both are checked when the configuration is read, so these conversions do not fail.
         let name = HeaderName::try_from(name).map_err(|_| none())?;
         let mut value = HeaderValue::try_from(injection.fill(&value)).map_err(|_| none())?;
         value.set_sensitive(true);
-        Ok((name, value))
+        Ok(Own { header: (name, value), account })
     }
 
     /// Reports a provider's status 401 for a request to `host` that began at `began` with a credential of the gateway.

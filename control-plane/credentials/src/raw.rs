@@ -295,6 +295,14 @@ mod tests {
             ("x: {host: 'api.*.com', from: {env: X}}", "x.host: "),
             ("x: {host: '*.openai.com', from: {env: X}}", "x.host: *.openai.com and api.openai.com of openai have"),
             ("openai: {host: '*.openai.com', from: {env: X}}", "openai.host: a built-in credential"),
+            (
+                "github: false\nx: {host: github.com, from: {env: X}, header: x-key}",
+                "x.header: a credential for github.com",
+            ),
+            (
+                "github: false\nx: {host: github.com, from: {env: X}, query: key}",
+                "x.header: a credential for github.com",
+            ),
             ("github-git: {host: octocorp.ghe.com}", "github-git.host: github-git is for github.com only"),
             ("github-api: {host: api.octocorp.ghe.com}", "github-api.host: github-api is for api.github.com only"),
             ("x: {host: '*.a.com', from: {env: X}}\ny: {host: '*.b.a.com', from: {env: X}}", "y.host: "),

@@ -1,5 +1,8 @@
 //! Envoy's ext_authz. The registry is read again at this last step, so that a container that was removed a millisecond
 //! ago gets no credential.
+//!
+//! **Invariant:** a request gets a credential only if the earlier stages have judged that request, in this form and
+//! under the record that is in force now ([`Marks::check`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,40 +18,48 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
-use policy::{Authority, Decided, Denial, Form, RULE_HEADER, Rule, render};
+use model::{Guard, OFF};
+use policy::mark::{self, Judged, Marks};
+use policy::{Authority, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
 
 use super::Credentials;
+use super::budget::Account;
+use super::calls::Calls;
 use super::decide::{Grant, Request, decide};
 use super::entry::{Injection, Location};
 use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::scope::Scope;
 use super::source::Subject;
-use base::contract::CREDENTIAL_HEADERS;
-use base::telemetry;
+use base::contract::{ACCOUNT_FIELD, CREDENTIAL_HEADERS, GITHUB_MARK, IDENTITY_MARK};
+use base::telemetry::{self, GithubCall};
 use registry::Registry;
 
 /// The header with the account of the token in requests of Codex.
 const ACCOUNT: &str = "chatgpt-account-id";
-/// How often a container's record may change while its value is fetched.
-const CHANGES: usize = 3;
 
 /// The service.
 #[derive(Debug)]
 pub struct Server {
     registry: Arc<Registry>,
     credentials: Arc<Credentials>,
+    calls: Arc<Calls>,
 }
 
 impl Server {
     /// Returns the tonic service.
-    pub fn service(registry: Arc<Registry>, credentials: Arc<Credentials>) -> AuthorizationServer<Self> {
-        AuthorizationServer::new(Self { registry, credentials })
+    pub fn service(
+        registry: Arc<Registry>,
+        credentials: Arc<Credentials>,
+        calls: Arc<Calls>,
+    ) -> AuthorizationServer<Self> {
+        AuthorizationServer::new(Self { registry, credentials, calls })
     }
 
-    async fn judge(&self, attributes: &AttributeContext) -> Result<CheckResponse, Denial> {
+    async fn judge(&self, attributes: &AttributeContext, marks: &Marks<'_>) -> Result<CheckResponse, Denial> {
         let unreadable = |what: &str| Denial::new(Rule::CredentialsUnreadable, what);
         let source = source(attributes).ok_or_else(|| unreadable("the source address is missing"))?;
         let http = attributes
@@ -59,42 +70,87 @@ impl Server {
         let authority = Authority::parse(http.host.as_bytes()).map_err(|error| unreadable(&error.to_string()))?;
         let upgrade = http.headers.contains_key("upgrade");
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes(), upgrade };
-        let mut found: Option<(u64, &Injection, Arc<SecretString>)> = None;
-        for _ in 0..=CHANGES {
-            let (_, container) = self.registry.lookup(source);
-            let container = container.as_deref();
-            let entry = self.credentials.entry(request.host);
-            let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
-            if let Scope::TokenEndpoint(service) = grant.entry.scope {
-                return Ok(answer(service, grant.rule));
-            }
-            let generation = container.map_or(0, |container| container.generation);
-            // A source can take seconds. Meanwhile, the container may have been removed, or may have lost rights. A
-            // value for the earlier record may allow more than the current record does.
-            if let Some((of, injection, value)) = &found
-                && *of == generation
-            {
-                telemetry::injected(&grant.entry.name);
-                return Ok(inject(&grant, injection, value));
-            }
-            let subject = container.map(|container| Subject { container, repo: grant.repo });
-            let (injection, value) = grant.entry.value(subject).await?;
-            found = Some((generation, injection, value));
+        let (_, container) = self.registry.lookup(source);
+        let grant = self.grant(container.as_deref(), request, marks)?;
+        if let Scope::TokenEndpoint(service) = grant.entry.scope {
+            return Ok(answer(service, grant.rule));
         }
-        Err(Denial::new(Rule::CredentialsSource, "the container's registration keeps changing; retry"))
+        let subject = container.as_deref().map(|container| Subject { container, repo: grant.repo });
+        let (injection, value) = grant.entry.value(subject).await?;
+        // A source can take seconds. Meanwhile, the container may have been removed, or may have lost rights.
+        let (_, container) = self.registry.lookup(source);
+        let grant = self.grant(container.as_deref(), request, marks)?;
+        let account = container
+            .as_deref()
+            .filter(|_| matches!(grant.entry.scope, Scope::GitHubApi))
+            .map(|container| self.pay(container, &grant, injection, &value, &http.path))
+            .transpose()?;
+        telemetry::injected(&grant.entry.name);
+        let target = (request.method, request.path);
+        let guard = container
+            .as_deref()
+            .and_then(|known| self.credentials.guard(grant.entry, known, &self.registry.policy().egress, target));
+        Ok(inject(&grant, request, (injection, &value), guard.as_ref(), account.as_ref()))
+    }
+
+    /// The permission to send `request` of `container` with its credential, by the policy and the time of this moment.
+    ///
+    /// # Errors
+    /// If [`decide`] refuses the request. If an earlier stage has not judged it ([`Marks::check`]).
+    fn grant<'c>(
+        &self,
+        container: Option<&'c Container>,
+        request: Request<'_>,
+        marks: &Marks<'_>,
+    ) -> Result<Grant<'_, 'c>, Denial> {
+        let entry = self.credentials.entry(request.host);
+        let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
+        marks.check(Judged {
+            // `decide` has refused a request without a container.
+            generation: container.map_or(0, |container| container.generation),
+            host: request.host,
+            method: request.method.as_bytes(),
+            path: request.path,
+        })?;
+        Ok(grant)
+    }
+
+    /// Counts a request of `container` to GitHub's API. Returns the account that pays for it.
+    ///
+    /// # Errors
+    /// If a limit of the container refuses the request.
+    fn pay(
+        &self,
+        container: &Container,
+        grant: &Grant<'_, '_>,
+        injection: &Injection,
+        value: &SecretString,
+        target: &str,
+    ) -> Result<Account, Denial> {
+        let account = self.calls.account(injection, value, Some(Subject { container, repo: grant.repo }));
+        match self.calls.admit(container, &account, target, GithubCall::Sandbox) {
+            Ok(()) => Ok(account),
+            Err(limited) => Err(limited.denial(Stage::Credentials)),
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Authorization for Server {
     async fn check(&self, request: GrpcRequest<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let attributes =
-            request.into_inner().attributes.ok_or_else(|| Status::invalid_argument("the check has no attributes"))?;
-        Ok(Response::new(match self.judge(&attributes).await {
+        let (metadata, _, check) = request.into_parts();
+        let attributes = check.attributes.ok_or_else(|| Status::invalid_argument("the check has no attributes"))?;
+        Ok(Response::new(match self.judge(&attributes, &marks(&metadata)).await {
             Ok(allowed) => allowed,
             Err(denial) => refuse(&denial, &attributes),
         }))
     }
+}
+
+/// The marks that Envoy sends with its call.
+fn marks(metadata: &MetadataMap) -> Marks<'_> {
+    let value = |name: &str| metadata.get(name).map_or(&[][..], |value| value.as_encoded_bytes());
+    Marks { identity: value(IDENTITY_MARK), github: value(GITHUB_MARK) }
 }
 
 fn source(attributes: &AttributeContext) -> Option<IpAddr> {
@@ -105,18 +161,28 @@ fn source(attributes: &AttributeContext) -> Option<IpAddr> {
     socket.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) -> CheckResponse {
+fn inject(
+    grant: &Grant<'_, '_>,
+    request: Request<'_>,
+    (injection, value): (&Injection, &SecretString),
+    guard: Option<&Guard>,
+    account: Option<&Account>,
+) -> CheckResponse {
+    // A guard always serialises. Empty text is no guard, so the model filter refuses the request.
+    let guard = guard.map_or(OFF.to_owned(), |guard| serde_json::to_string(guard).unwrap_or_default());
     let filled = injection.fill(value);
+    let sealed = Location::Header(mark::SEALED.to_owned());
+    let at = if mark::seals(request.host) { &sealed } else { &injection.location };
     // Envoy removes headers and parameters after it has added others. An added one replaces all of the same name.
     let others = |location: &dyn Fn(String) -> Location, names: &mut dyn Iterator<Item = &str>| {
-        names.map(str::to_owned).filter(|name| location(name.clone()) != injection.location).collect()
+        names.map(str::to_owned).filter(|name| location(name.clone()) != *at).collect()
     };
     let mut ok = OkHttpResponse {
         headers_to_remove: others(&Location::Header, &mut CREDENTIAL_HEADERS.into_iter()),
         query_parameters_to_remove: others(&Location::Query, &mut grant.parameters.iter().map(String::as_str)),
         ..Default::default()
     };
-    match &injection.location {
+    match at {
         Location::Header(name) => ok.headers.push(header(name, &filled)),
         Location::Query(name) => {
             ok.query_parameters_to_set.push(QueryParameter { key: name.clone(), value: filled });
@@ -130,7 +196,11 @@ fn inject(grant: &Grant<'_, '_>, injection: &Injection, value: &SecretString) ->
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(said(&Decided::allowed(grant.rule), Some(&injection.whereabouts()))),
+        dynamic_metadata: Some(said(
+            &Decided::allowed(grant.rule),
+            Some((&injection.whereabouts(at), &guard)),
+            account,
+        )),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
@@ -146,7 +216,7 @@ fn answer(service: Service, rule: Rule) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(said(&decided, None)),
+        dynamic_metadata: Some(said(&decided, None, None)),
         http_response: Some(HttpResponse::DeniedResponse(answered)),
     }
 }
@@ -156,22 +226,28 @@ fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     let path = http.map_or(&[][..], |http| http.path.as_bytes());
     let id = http.and_then(|http| http.headers.get("x-request-id")).map_or("-", String::as_str);
     let refusal = render(denial, Form::of_path(path), id);
+    let wait = refusal.retry_after.map(|seconds| header("retry-after", &seconds.to_string()));
+    let headers = [header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())];
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: refusal.status.into() }),
-        headers: vec![header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())],
+        headers: headers.into_iter().chain(wait).collect(),
         body: String::from_utf8_lossy(&refusal.body).into_owned(),
     };
     CheckResponse {
         status: Some(status(Code::PermissionDenied)),
-        dynamic_metadata: Some(said(&denial.into(), None)),
+        dynamic_metadata: Some(said(&denial.into(), None, None)),
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
 }
 
-/// The dynamic metadata of a check: the decision for the audit, and the place of the credential for the scrub filter.
-fn said(decided: &Decided, location: Option<&str>) -> Struct {
+/// The dynamic metadata of a check: the decision and the account for the audit; with an added credential its place for the
+/// scrub filter, and its guard for the model filter.
+fn said(decided: &Decided, added: Option<(&str, &str)>, account: Option<&Account>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let fields = decided.words().into_iter().chain(location.map(|location| ("place", location)));
+    let account = account.map(ToString::to_string);
+    let added = added.into_iter().flat_map(|(place, guard)| [("place", place), ("guard", guard)]);
+    let more = added.chain(account.as_deref().map(|account| (ACCOUNT_FIELD, account)));
+    let fields = decided.words().into_iter().chain(more);
     Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).collect() }
 }
 

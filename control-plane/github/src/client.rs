@@ -1,7 +1,9 @@
 //! The gateway's own calls to api.github.com, with the API's credential.
 //!
 //! The number of calls at a time is limited in total, and to a lower number for each container. So one container never
-//! takes more than its share of the common queue, however many calls its pushes and writes need.
+//! takes more than its share of the common queue, however many calls its pushes and writes need. How many calls a
+//! container may have is the business of [`credentials::budget`]: each call is counted there, and each answer is read
+//! for GitHub's own limits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +16,11 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use policy::HostName;
 use tokio::sync::Semaphore;
 
-use credentials::{Credentials, Subject};
+use base::quota::Quoted;
+use base::telemetry::GithubCall;
+use credentials::budget::Limited;
+use credentials::calls::Calls;
+use credentials::{Credentials, Own, Subject};
 use outbound::dns::Resolver;
 use outbound::https::{self, Failure, Limits, Place};
 use outbound::upstreams::Upstreams;
@@ -59,6 +65,9 @@ pub enum Error {
     /// The gateway has no credential for the API.
     #[error("{0}")]
     NoCredential(String),
+    /// A limit of the container refuses the call.
+    #[error("{}", .0.reason())]
+    Limited(Limited),
     /// The host name is invalid.
     #[error(transparent)]
     Host(#[from] policy::InvalidHost),
@@ -78,17 +87,24 @@ pub enum Error {
 pub struct Client {
     https: https::Client,
     credentials: Arc<Credentials>,
+    calls: Arc<Calls>,
     shares: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
 }
 
 impl Client {
-    /// A client for the host at the location that `upstreams` gives. If the host is not pinned, `resolver` resolves it.
+    /// A client for the host at the location that `upstreams` gives, whose calls count in `calls`. If the host is not
+    /// pinned, `resolver` resolves it.
     /// This also gives the credentials a client for GitHub, to request tokens.
     ///
     /// # Errors
     /// If no root is usable.
-    pub fn new(upstreams: &Upstreams, credentials: Arc<Credentials>, resolver: Arc<Resolver>) -> Result<Self, Error> {
-        Self::at(upstreams, credentials, |_| Place::Public(resolver))
+    pub fn new(
+        upstreams: &Upstreams,
+        credentials: Arc<Credentials>,
+        calls: Arc<Calls>,
+        resolver: Arc<Resolver>,
+    ) -> Result<Self, Error> {
+        Self::at(upstreams, credentials, calls, |_| Place::Public(resolver))
     }
 
     /// A client for a command of the operator, which resolves the host with the machine's own resolver.
@@ -96,12 +112,13 @@ impl Client {
     /// # Errors
     /// If no root is usable.
     pub fn of_command(upstreams: &Upstreams, credentials: Arc<Credentials>) -> Result<Self, Error> {
-        Self::at(upstreams, credentials, Place::of_the_machine)
+        Self::at(upstreams, credentials, Arc::default(), Place::of_the_machine)
     }
 
     fn at(
         upstreams: &Upstreams,
         credentials: Arc<Credentials>,
+        calls: Arc<Calls>,
         otherwise: impl FnOnce(&HostName) -> Place,
     ) -> Result<Self, Error> {
         let host = HostName::parse(HOST.as_bytes())?;
@@ -114,46 +131,58 @@ impl Client {
         ];
         let https = https::Client::new(host, place, roots, limits)?.with_headers(HeaderMap::from_iter(headers));
         credentials.reach_github(&Arc::new(https.beside(MINTS)));
-        Ok(Self { https, credentials, shares: Mutex::default() })
+        Ok(Self { https, credentials, calls, shares: Mutex::default() })
     }
 
     /// Sends GET `path` for `subject`, with a credential that `subject` may use. Without a subject it uses a credential
-    /// that every container may use.
+    /// that every container may use, and no limit applies.
     ///
     /// # Errors
     /// If there is no response, see [`Error`].
-    pub async fn get(&self, subject: Option<Subject<'_>>, path: &str) -> Result<ApiResponse, Error> {
-        self.call(subject, Method::GET, path, Bytes::new()).await
+    pub async fn get(&self, kind: GithubCall, subject: Option<Subject<'_>>, path: &str) -> Result<ApiResponse, Error> {
+        self.call(kind, subject, Method::GET, path, Bytes::new()).await
     }
 
-    /// Sends POST `path` with the JSON `body`. If a kept connection fails, the request is sent again, so this is only
-    /// for requests that change nothing.
+    /// Sends the GraphQL query `body`, JSON. If a kept connection fails, the request is sent again, so this is only for
+    /// queries.
     ///
     /// # Errors
     /// If there is no response, see [`Error`].
-    pub async fn ask(&self, subject: Subject<'_>, path: &str, body: Vec<u8>) -> Result<ApiResponse, Error> {
-        self.call(Some(subject), Method::POST, path, body.into()).await
+    pub async fn query(&self, kind: GithubCall, subject: Subject<'_>, body: Vec<u8>) -> Result<ApiResponse, Error> {
+        self.call(kind, Some(subject), Method::POST, "/graphql", body.into()).await
     }
 
     async fn call(
         &self,
+        kind: GithubCall,
         subject: Option<Subject<'_>>,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<ApiResponse, Error> {
-        let header = self.credentials.own_request(self.https.host(), subject).await;
-        let header = header.map_err(|denial| Error::NoCredential(denial.reason))?;
+        let own = self.credentials.own_request(self.https.host(), subject, &self.calls).await;
+        let Own { header, account } = own.map_err(|denial| Error::NoCredential(denial.reason))?;
         let call = self.https.call(method, path, [header], body);
-        let Some(Subject { container, .. }) = subject else { return Ok(call.await?.into()) };
-        let share = self.share(container.container_ip);
-        let late = || https::Error { host: self.https.host().clone(), failure: Failure::Late(DEADLINE) };
-        let in_turn = async {
-            let _turn = share.acquire().await.map_err(|_| late())?;
-            call.await
-        };
-        let answer = tokio::time::timeout(DEADLINE, in_turn).await.unwrap_or_else(|_| Err(late()));
-        Ok(answer?.into())
+        let container = subject.map(|Subject { container, .. }| container);
+        let answer = match container {
+            None => call.await,
+            Some(container) => {
+                self.calls.admit(container, &account, path, kind).map_err(Error::Limited)?;
+                let share = self.share(container.container_ip);
+                let late = || https::Error { host: self.https.host().clone(), failure: Failure::Late(DEADLINE) };
+                let in_turn = async {
+                    let _turn = share.acquire().await.map_err(|_| late())?;
+                    call.await
+                };
+                tokio::time::timeout(DEADLINE, in_turn).await.unwrap_or_else(|_| Err(late()))
+            }
+        }?;
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let quoted = Quoted::read(answer.status.into(), header);
+        match self.calls.heard(&account, container.map(|container| container.container_ip), quoted) {
+            Some(limited) => Err(Error::Limited(limited)),
+            None => Ok(answer.into()),
+        }
     }
 
     /// The turns of the container at `address`. They are dropped when no call of the container waits or is under way.
@@ -188,10 +217,13 @@ mod tests {
         let rig =
             Rig::start(|line, _| (200, "x".repeat(if line == "GET /fits" { MAX_ANSWER } else { MAX_ANSWER + 1 })))
                 .await;
-        assert_eq!(rig.client.get(None, "/fits").await.unwrap().body.len(), MAX_ANSWER);
-        let more = rig.client.get(None, "/more").await;
+        assert_eq!(rig.client.get(GithubCall::Repository, None, "/fits").await.unwrap().body.len(), MAX_ANSWER);
+        let more = rig.client.get(GithubCall::Repository, None, "/more").await;
         assert!(matches!(more, Err(Error::Https(https::Error { failure: Failure::Answer(MAX_ANSWER), .. }))));
-        assert!(rig.client.get(None, "/fits").await.is_ok(), "the next one has a good connection");
+        assert!(
+            rig.client.get(GithubCall::Repository, None, "/fits").await.is_ok(),
+            "the next one has a good connection"
+        );
     }
 
     #[tokio::test]
@@ -206,7 +238,8 @@ mod tests {
         let get = |container: Arc<Container>, path| {
             let client = Arc::clone(&rig.client);
             async move {
-                client.get(Some(Subject { container: &container, repo: None }), path).await.map(|answer| answer.status)
+                let subject = Subject { container: &container, repo: None };
+                client.get(GithubCall::Repository, Some(subject), path).await.map(|answer| answer.status)
             }
         };
         let (busy, other) = (of("10.0.0.1"), of("10.0.0.2"));
@@ -230,13 +263,40 @@ mod tests {
     #[tokio::test]
     async fn an_answer_says_what_a_classic_token_may_do() {
         let rig = Rig::start(|_, _| (200, String::new())).await;
-        assert_eq!(rig.client.get(None, "/").await.unwrap().scopes.as_deref(), Some("repo, workflow"));
+        assert_eq!(
+            rig.client.get(GithubCall::Repository, None, "/").await.unwrap().scopes.as_deref(),
+            Some("repo, workflow")
+        );
     }
 
     #[tokio::test]
     async fn without_a_credential_nothing_is_asked() {
         let rig = Rig::with_token(None, |_, _| (200, String::new())).await;
-        assert!(matches!(rig.client.get(None, "/").await, Err(Error::NoCredential(_))));
+        assert!(matches!(rig.client.get(GithubCall::Repository, None, "/").await, Err(Error::NoCredential(_))));
         assert!(rig.asked.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_github_refuses_for_a_limit_is_no_answer() {
+        let rig = Rig::start(|line, _| (if line == "GET /good" { 200 } else { 403 }, "{}".into())).await;
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "container_ip": "10.0.0.1", "container_id": "a", "repos": [], "expires_at": "2100-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        let get = async |path: &str| {
+            let subject = Subject { container: &container, repo: None };
+            rig.client.get(GithubCall::Compare, Some(subject), path).await
+        };
+        assert_eq!(get("/other").await.unwrap().status, 403, "refused for another reason");
+        rig.headers.lock().unwrap().push(("retry-after", "60".into()));
+        assert_eq!(get("/good").await.unwrap().status, 200);
+        let paused = get("/secondary").await.unwrap_err();
+        assert!(matches!(&paused, Error::Limited(limited) if limited.wait == 60), "{paused}");
+        // Its next calls wait, and go nowhere.
+        let asked = rig.asked.lock().unwrap().len();
+        let paused = get("/good").await.unwrap_err().to_string();
+        assert!(paused.contains("GitHub has told the calls of this container to pause"), "{paused}");
+        assert_eq!(rig.asked.lock().unwrap().len(), asked);
+        assert!(rig.client.get(GithubCall::Repository, None, "/good").await.is_ok(), "the operator's own");
     }
 }

@@ -1,41 +1,37 @@
-//! Confirms with GitHub that the nodes in a GraphQL write belong to the container's repositories. A client can make up
-//! an id, so only GitHub's response counts.
+//! Answers the questions about a request that only GitHub can answer: whose the nodes are, what labels and users are
+//! called, and who wrote a text. A client can make up an id, so only GitHub's response counts.
 //!
-//! The github filter calls this for requests that its own rules allow. A node that is not confirmed is refused,
-//! whatever the reason. Only confirmed nodes are cached, for one record under one policy.
+//! The github filter calls this for requests that its own rules allow. An object that is not confirmed is refused,
+//! whatever the reason. Only confirmed objects are cached, for one record under one policy.
+
+mod answer;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use policy::github::MAX_ASK;
-use policy::{Container, Policy, branch_of};
+use policy::github::{About, MAX_ASK, Purpose, Question};
+use policy::{Container, Policy};
 use registry_proto::address_of;
 use registry_proto::github::git_hub_server::{GitHub, GitHubServer};
-use registry_proto::github::{ConfirmRequest, ConfirmResponse};
+use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Request, Response, Status};
 
-use super::client::Client;
+use super::client::{Client, Error};
 use super::recent::Recent;
+use answer::{ISSUE, NODES, Node, Nodes, OfRepository, fits};
+use base::telemetry::GithubCall;
 use credentials::Subject;
+use credentials::budget::Limited;
 use registry::Registry;
 
 /// The longest id, in bytes. A ref's id contains its name, which has at most 255 bytes.
 const MAX_ID: usize = 512;
 
-/// The query: every type of node that belongs to a repository, with the field that leads there. `repository` is not
-/// nullable in any of them, so the fields can be merged (GraphQL section 5.3.2).
-const QUERY: &str = "query($ids:[ID!]!){nodes(ids:$ids){__typename \
-    ...on Repository{databaseId} \
-    ...on RepositoryNode{repository{databaseId}} \
-    ...on GitObject{repository{databaseId}} \
-    ...on Ref{name prefix repository{databaseId}} \
-    ...on Label{repository{databaseId}} \
-    ...on Milestone{repository{databaseId}} \
-    ...on Release{repository{databaseId}} \
-    ...on PullRequestReviewThread{repository{databaseId}} \
-    ...on DiscussionComment{discussion{repository{databaseId}}}}}";
+/// The most issues that one request names by their numbers. Each costs a call. Only REST has such names, and one call
+/// of REST writes to one issue.
+const MAX_ISSUES: usize = 1;
 
 /// The service.
 #[derive(Debug)]
@@ -45,18 +41,18 @@ pub struct Confirm {
     remembered: Mutex<Remembered>,
 }
 
-/// A confirmed node: the container's address, the record's generation, and the id.
-type Key = (IpAddr, u64, String);
+/// A confirmed object: the container's address, the record's generation, and the object with its purpose.
+type Key = (IpAddr, u64, Question);
 
-/// The nodes that were confirmed under one policy.
+/// The objects that were confirmed under one policy.
 #[derive(Debug, Default)]
 struct Remembered {
     policy: String,
-    nodes: Recent<Key>,
+    questions: Recent<Key>,
 }
 
 impl Remembered {
-    /// Drops the nodes that were confirmed under another policy.
+    /// Drops the objects that were confirmed under another policy.
     fn under(&mut self, policy: &Policy) {
         if self.policy != policy.version {
             *self = Self { policy: policy.version.clone(), ..Self::default() };
@@ -64,13 +60,15 @@ impl Remembered {
     }
 }
 
-/// Why nodes are not confirmed, as a sentence for the refusal.
+/// Why objects are not confirmed, as a sentence for the refusal.
 #[derive(Debug)]
 enum Unconfirmed {
-    /// The nodes are not the container's.
+    /// An object is not what the request needs it to be.
     No(String),
     /// This can't be decided now. The call fails, and the github filter refuses with 503.
     NotNow(&'static str),
+    /// A limit of the container refuses the question. The github filter refuses with 429.
+    Limited(Limited),
 }
 
 impl From<String> for Unconfirmed {
@@ -85,22 +83,23 @@ impl Confirm {
         GitHubServer::new(Self { registry, client, remembered: Mutex::default() })
     }
 
-    /// Confirms that `ids` belong to the container at `address`.
+    /// Confirms that each object is what the request of the container at `address` needs it to be.
     ///
     /// # Errors
-    /// If they are not confirmed.
-    async fn confirm(&self, address: IpAddr, ids: &[String]) -> Result<(), Unconfirmed> {
+    /// If one is not confirmed.
+    async fn confirm(&self, address: IpAddr, questions: &[Question]) -> Result<(), Unconfirmed> {
         let (policy, container) = (self.registry.policy(), super::container(&self.registry, address)?);
-        if ids.is_empty() || ids.len() > MAX_ASK || ids.iter().any(|id| id.len() > MAX_ID) {
+        let long = |question: &Question| question.about.to_string().len() > MAX_ID;
+        let issues = questions.iter().filter(|question| matches!(question.about, About::Issue { .. })).count();
+        if questions.is_empty() || questions.len() > MAX_ASK || issues > MAX_ISSUES || questions.iter().any(long) {
             return Err(format!("a request may name 1 to {MAX_ASK} nodes").into());
         }
-        let open = self.open(&policy, &container, ids);
+        let open = self.open(&policy, &container, questions);
         if open.is_empty() {
             return Ok(());
         }
-        let nodes = self.ask(&container, &open).await?;
-        for (id, node) in open.iter().zip(&nodes) {
-            belongs(id, node.as_ref(), &container, &policy)?;
+        for (question, node) in open.iter().zip(&self.ask(&container, &open).await?) {
+            fits(question, node.as_ref(), &container, &policy)?;
         }
         // The call to GitHub takes time, so the record may have been replaced meanwhile.
         if super::container(&self.registry, address)?.generation != container.generation {
@@ -108,38 +107,113 @@ impl Confirm {
         }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(&policy);
-        open.into_iter().for_each(|id| remembered.nodes.insert((container.container_ip, container.generation, id)));
+        for question in open.iter().flat_map(learned) {
+            remembered.questions.insert((container.container_ip, container.generation, question));
+        }
         Ok(())
     }
 
-    /// The ids that are not confirmed yet, each once.
-    fn open(&self, policy: &Policy, container: &Container, ids: &[String]) -> Vec<String> {
+    /// The questions whose answer is not known yet, each once.
+    fn open(&self, policy: &Policy, container: &Container, questions: &[Question]) -> Vec<Question> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(policy);
-        let mut open: Vec<String> = Vec::new();
-        for id in ids {
-            let known = remembered.nodes.holds(&(container.container_ip, container.generation, id.clone()));
-            if !known && !open.contains(id) {
-                open.push(id.clone());
+        let mut open: Vec<Question> = Vec::new();
+        for question in questions {
+            let known = remembered.questions.holds(&(container.container_ip, container.generation, question.clone()));
+            if !known && !open.contains(question) {
+                open.push(question.clone());
             }
         }
         open
     }
 
-    /// GitHub's data on `ids`, in the same order, requested with a token for `container`.
-    async fn ask(&self, container: &Container, ids: &[String]) -> Result<Vec<Option<Node>>, Unconfirmed> {
-        let body = json!({ "query": QUERY, "variables": { "ids": ids } });
-        let nodes =
-            match self.client.ask(Subject { container, repo: None }, "/graphql", body.to_string().into_bytes()).await {
-                Ok(answer) if answer.status == 200 => read(&answer.body, ids.len()),
-                Ok(answer) => Err(format!("status {}", answer.status)),
-                Err(error) => Err(error.to_string()),
-            };
-        nodes.map_err(|why| {
-            tracing::warn!(why, "GitHub could not confirm the repositories of nodes");
-            Unconfirmed::NotNow("GitHub could not confirm the repositories of the nodes in this request; try again")
-        })
+    /// GitHub's data on the objects of `questions`, in the same order, requested with a token for `container`.
+    async fn ask(&self, container: &Container, questions: &[Question]) -> Result<Vec<Option<Node>>, Unconfirmed> {
+        let ids: Vec<&str> = questions
+            .iter()
+            .filter_map(|question| match &question.about {
+                About::Node(id) => Some(id.as_str()),
+                About::Issue { .. } => None,
+            })
+            .collect();
+        let mut nodes = Vec::new();
+        if !ids.is_empty() {
+            let data: Nodes = self.query(container, NODES, json!({ "ids": ids })).await?;
+            if data.nodes.len() != ids.len() {
+                return Err(unanswered(&format!("it answers {} nodes for {}", data.nodes.len(), ids.len())));
+            }
+            nodes = data.nodes;
+        }
+        let mut nodes = nodes.into_iter();
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            answers.push(match &question.about {
+                About::Node(_) => nodes.next().flatten(),
+                About::Issue { repo, number } => {
+                    let (owner, name) = repo.split_once('/').unwrap_or_default();
+                    let variables = json!({"owner": owner, "name": name, "number": number});
+                    let data: OfRepository = self.query(container, ISSUE, variables).await?;
+                    data.node()
+                }
+            });
+        }
+        Ok(answers)
     }
+
+    /// The data of GitHub's answer to `query`. Fields with an error are null.
+    async fn query<D: for<'de> Deserialize<'de>>(
+        &self,
+        container: &Container,
+        query: &str,
+        variables: Value,
+    ) -> Result<D, Unconfirmed> {
+        let body = json!({ "query": query, "variables": variables }).to_string().into_bytes();
+        match self.client.query(GithubCall::Confirm, Subject { container, repo: None }, body).await {
+            Ok(answer) if answer.status == 200 => match serde_json::from_slice(&answer.body) {
+                Ok(Raw { data: Some(data) }) => Ok(data),
+                Ok(Raw { data: None }) => Err(unanswered("its answer has no data")),
+                Err(error) => Err(unanswered(&format!("its answer is not understood: {error}"))),
+            },
+            Ok(answer) => Err(unanswered(&format!("status {}", answer.status))),
+            Err(Error::Limited(limited)) => Err(Unconfirmed::Limited(limited)),
+            Err(error) => Err(unanswered(&error.to_string())),
+        }
+    }
+}
+
+fn unanswered(why: &str) -> Unconfirmed {
+    tracing::warn!(why, "GitHub could not confirm the objects of a request");
+    Unconfirmed::NotNow("GitHub could not confirm the objects that this request names; try again")
+}
+
+/// The questions that a confirmation of `question` answers for later requests. A label's name may change, so what was
+/// confirmed about a label is asked again. An object in one of the container's repositories may be read.
+fn learned(question: &Question) -> Vec<Question> {
+    let read = Question { about: question.about.clone(), purpose: Purpose::Read };
+    match question.purpose {
+        Purpose::Read | Purpose::SetLabel | Purpose::DropLabel => vec![read],
+        Purpose::Person => vec![question.clone()],
+        Purpose::Write | Purpose::Force | Purpose::Rewrite => vec![read, question.clone()],
+    }
+}
+
+/// Parses a question.
+fn decoded(question: message::Question) -> Option<Question> {
+    let purpose = match question.purpose() {
+        message::Purpose::Unknown => return None,
+        message::Purpose::Read => Purpose::Read,
+        message::Purpose::Write => Purpose::Write,
+        message::Purpose::Force => Purpose::Force,
+        message::Purpose::SetLabel => Purpose::SetLabel,
+        message::Purpose::DropLabel => Purpose::DropLabel,
+        message::Purpose::Person => Purpose::Person,
+        message::Purpose::Rewrite => Purpose::Rewrite,
+    };
+    let about = match question.about? {
+        question::About::NodeId(id) => About::Node(id),
+        question::About::Issue(message::Issue { repo, number }) => About::Issue { repo, number },
+    };
+    Some(Question { about, purpose })
 }
 
 #[tonic::async_trait]
@@ -148,85 +222,24 @@ impl GitHub for Confirm {
         let request = request.into_inner();
         let address =
             address_of(&request.address).ok_or_else(|| Status::invalid_argument("an address has 4 or 16 bytes"))?;
-        match Self::confirm(self, address, &request.node_ids).await {
-            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, reason: String::new() })),
-            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { confirmed: false, reason })),
+        let questions: Option<Vec<_>> = request.questions.into_iter().map(decoded).collect();
+        let questions = questions.ok_or_else(|| Status::invalid_argument("a question has an object and a purpose"))?;
+        match Self::confirm(self, address, &questions).await {
+            Ok(()) => Ok(Response::new(ConfirmResponse { confirmed: true, ..ConfirmResponse::default() })),
+            Err(Unconfirmed::No(reason)) => Ok(Response::new(ConfirmResponse { reason, ..ConfirmResponse::default() })),
+            Err(Unconfirmed::Limited(limited)) => {
+                let limited = Some(message::Limited { reason: limited.reason(), retry_after: limited.wait });
+                Ok(Response::new(ConfirmResponse { limited, ..ConfirmResponse::default() }))
+            }
             Err(Unconfirmed::NotNow(reason)) => Err(Status::unavailable(reason)),
         }
     }
 }
 
-/// The response to [`QUERY`].
+/// A response.
 #[derive(Deserialize)]
-struct Raw {
-    data: Option<Data>,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    nodes: Vec<Option<Node>>,
-}
-
-/// The requested fields of a node.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Node {
-    #[serde(rename = "__typename")]
-    kind: String,
-    database_id: Option<u64>,
-    name: Option<String>,
-    prefix: Option<String>,
-    repository: Option<Repository>,
-    discussion: Option<Discussion>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Repository {
-    #[serde(rename = "databaseId")]
-    database_id: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Discussion {
-    repository: Repository,
-}
-
-impl Node {
-    /// The number of the repository that the node is or belongs to.
-    fn repository(&self) -> Option<u64> {
-        match self.kind.as_str() {
-            "Repository" => self.database_id,
-            "DiscussionComment" => self.discussion.as_ref()?.repository.database_id,
-            _ => self.repository.as_ref()?.database_id,
-        }
-    }
-}
-
-/// Parses a response about `count` nodes. For a node with an error the data is null.
-fn read(body: &[u8], count: usize) -> Result<Vec<Option<Node>>, String> {
-    let raw: Raw = serde_json::from_slice(body).map_err(|error| format!("its answer is not understood: {error}"))?;
-    let nodes = raw.data.ok_or("its answer has no data")?.nodes;
-    if nodes.len() == count { Ok(nodes) } else { Err(format!("it answers {} nodes for {count}", nodes.len())) }
-}
-
-/// Checks that the node `id` belongs to the container, and if it is a branch, that the container may move it.
-fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy) -> Result<(), Unconfirmed> {
-    let node = node.ok_or_else(|| format!("GitHub knows no {id}, or the gateway's token may not see it"))?;
-    let found = node.repository().ok_or_else(|| format!("{id} is a {}, which is in no repository", node.kind))?;
-    if !container.repos.iter().any(|repo| repo.id() == Some(found)) {
-        if container.repos.iter().any(|repo| repo.id().is_none()) {
-            let reason = "the numbers of this container's repositories are still being looked up; try again";
-            return Err(Unconfirmed::NotNow(reason));
-        }
-        return Err(format!("{id} is not in one of this container's repositories").into());
-    }
-    if node.kind != "Ref" {
-        return Ok(());
-    }
-    let name = node.prefix.as_deref().unwrap_or_default().to_owned() + node.name.as_deref().unwrap_or_default();
-    let branch = branch_of(&name).ok_or_else(|| format!("{id} is {name:?}, which is no branch"))?;
-    let moved = policy.github.branches.may_move(container, branch);
-    moved.map_err(|_| format!("{id} is the branch {branch}, which this container may not move").into())
+struct Raw<D> {
+    data: Option<D>,
 }
 
 #[cfg(test)]
@@ -234,7 +247,6 @@ fn belongs(id: &str, node: Option<&Node>, container: &Container, policy: &Policy
 mod tests {
     use super::super::testing::Rig;
     use super::*;
-    use serde_json::Value;
 
     const ADDRESS: [u8; 4] = [10, 0, 0, 1];
 
@@ -245,7 +257,20 @@ mod tests {
         match kind {
             "R" => json!({"__typename": "Repository", "databaseId": repository["databaseId"]}),
             "PR" => json!({"__typename": "PullRequest", "repository": repository}),
-            "LA" => json!({"__typename": "Label", "repository": repository}),
+            "LA" => {
+                let name = id.split_once('_').unwrap().1;
+                json!({"__typename": "Label", "name": name, "repository": repository})
+            }
+            "IC" => json!({
+                "__typename": "IssueComment", "repository": repository, "viewerDidAuthor": id.ends_with("own"),
+            }),
+            "PURC" => json!({"__typename": "PullRequestCommit", "pullRequest": {"repository": repository}}),
+            "LE" => json!({"__typename": "LabeledEvent", "labelable": {"repository": repository}}),
+            "LB" => json!({"__typename": "LinkedBranch", "ref": {"repository": repository}}),
+            "U" | "BOT" => {
+                let (kind, login) = id.split_once('_').unwrap();
+                json!({"__typename": if kind == "U" { "User" } else { "Bot" }, "login": login})
+            }
             "DC" => json!({"__typename": "DiscussionComment", "discussion": {"repository": repository}}),
             "T" => json!({"__typename": "Team"}),
             "REF" => {
@@ -259,6 +284,15 @@ mod tests {
 
     fn answer(_: &str, body: &str) -> (u16, String) {
         let body: Value = serde_json::from_str(body).unwrap();
+        if let Some(number) = body["variables"]["number"].as_u64() {
+            let of = |name: &str| body["variables"][name].as_str().unwrap().to_owned();
+            assert_eq!((of("owner"), of("name")), ("acme".into(), "app".into()));
+            let node = json!({
+                "__typename": "Issue", "repository": {"databaseId": 7}, "viewerDidAuthor": number == 1,
+            });
+            let node = if number == 404 { Value::Null } else { node };
+            return (200, json!({"data": {"repository": {"node": node}}}).to_string());
+        }
         let ids = body["variables"]["ids"].as_array().unwrap();
         let nodes: Vec<Value> = ids.iter().map(|id| node(id.as_str().unwrap())).collect();
         (200, json!({"data": {"nodes": nodes}}).to_string())
@@ -273,13 +307,28 @@ mod tests {
     }
 
     async fn service(rig: &Rig) -> Confirm {
-        rig.registry.put(record(json!([{"name": "acme/app", "id": 7}]))).await.unwrap();
+        rig.registry.put(record(json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]))).await.unwrap();
         Confirm { registry: Arc::clone(&rig.registry), client: Arc::clone(&rig.client), remembered: Mutex::default() }
     }
 
+    fn about(id: &str, purpose: message::Purpose) -> message::Question {
+        let about = match id.split_once('#') {
+            Some((repo, number)) => {
+                question::About::Issue(message::Issue { repo: repo.into(), number: number.parse().unwrap() })
+            }
+            None => question::About::NodeId(id.into()),
+        };
+        message::Question { about: Some(about), purpose: purpose.into() }
+    }
+
+    /// Asks whether the nodes may be written to.
     async fn ask(confirm: &Confirm, ids: &[&str]) -> Result<(), String> {
-        let node_ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let request = ConfirmRequest { address: ADDRESS.to_vec(), node_ids };
+        ask_for(confirm, ids, message::Purpose::Write).await
+    }
+
+    async fn ask_for(confirm: &Confirm, ids: &[&str], purpose: message::Purpose) -> Result<(), String> {
+        let questions = ids.iter().map(|id| about(id, purpose)).collect();
+        let request = ConfirmRequest { address: ADDRESS.to_vec(), questions };
         let answer = match GitHub::confirm(confirm, Request::new(request)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
@@ -287,6 +336,10 @@ mod tests {
                 return Err(format!("unavailable: {}", status.message()));
             }
         };
+        if let Some(message::Limited { reason, retry_after }) = answer.limited {
+            assert!(!answer.confirmed && retry_after > 0);
+            return Err(format!("limited: {reason}"));
+        }
         assert_eq!(answer.confirmed, answer.reason.is_empty());
         if answer.confirmed { Ok(()) } else { Err(answer.reason) }
     }
@@ -295,7 +348,7 @@ mod tests {
     async fn nodes_of_the_containers_own_are_confirmed_and_no_others() {
         let rig = Rig::start(answer).await;
         let confirm = service(&rig).await;
-        for ids in [&["R_1"][..], &["PR_1", "LA_1", "DC_1", "REF_sandbox/x"]] {
+        for ids in [&["R_1"][..], &["PR_1", "DC_1", "REF_sandbox/x"]] {
             assert_eq!(ask(&confirm, ids).await, Ok(()), "{ids:?}");
         }
         for (id, why) in [
@@ -320,6 +373,90 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_default_branch_is_not_confirmed_and_waits_while_it_is_unknown() {
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        let user = |repo: Value| Container { auth_mode: policy::AuthMode::User, ..record(json!([repo])) };
+        rig.registry.put(user(json!({"name": "acme/app", "id": 7, "default_branch": "trunk"}))).await.unwrap();
+        assert!(ask(&confirm, &["REF_trunk"]).await.unwrap_err().contains("may not move"));
+        assert_eq!(ask(&confirm, &["REF_feature"]).await, Ok(()));
+        rig.registry.put(user(json!({"name": "acme/app", "id": 7}))).await.unwrap();
+        let reason = ask(&confirm, &["REF_feature"]).await.unwrap_err();
+        assert!(reason.contains("default branch is still being looked up"), "{reason}");
+        assert!(reason.starts_with("unavailable"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn each_purpose_has_its_condition() {
+        use message::Purpose::{DropLabel, Force, Person, Read, Rewrite, SetLabel, Write};
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        let mut policy = Policy::clone(&rig.registry.policy());
+        policy.github.held_labels = vec!["hold*".into()];
+        rig.registry.set_policy(policy);
+        for (id, purpose, refusal) in [
+            ("REF_main", Read, None),
+            ("TAG_1", Read, None),
+            ("PURC_1", Read, None),
+            ("LE_1", Read, None),
+            ("LB_1", Read, None),
+            ("PURC_foreign", Read, Some("not in one of")),
+            ("REF_main", Write, Some("may not move")),
+            ("REF_sandbox/x", Force, Some("may not move by force")),
+            ("PR_1", Force, Some("no branch")),
+            ("LA_bug", SetLabel, None),
+            ("LA_AutoMerge", SetLabel, Some("triggers an automation")),
+            ("LA_hold", SetLabel, None),
+            ("PR_1", SetLabel, Some("no label")),
+            ("LA_automerge", DropLabel, None),
+            ("LA_hold-it", DropLabel, Some("holds automations back")),
+            ("LA_foreign", DropLabel, Some("not in one of")),
+            ("U_octocat", Person, None),
+            ("U_copilot-swe-agent", Person, Some("is an agent")),
+            ("BOT_x", Person, Some("no person")),
+            ("PR_1", Person, Some("no person")),
+            ("IC_own", Rewrite, None),
+            ("IC_other", Rewrite, Some("another account")),
+            ("PR_1", Rewrite, Some("another account")),
+            ("acme/app#1", Rewrite, None),
+            ("acme/app#2", Rewrite, Some("another account")),
+            ("acme/app#404", Rewrite, Some("GitHub knows no acme/app#404")),
+        ] {
+            let got = ask_for(&confirm, &[id], purpose).await;
+            assert_eq!(got.is_err(), refusal.is_some(), "{id} {purpose:?}: {got:?}");
+            assert!(refusal.is_none_or(|part| got.as_ref().unwrap_err().contains(part)), "{id} {purpose:?}: {got:?}");
+        }
+        assert!(ask_for(&confirm, &["acme/app#1", "IC_own"], Rewrite).await.is_ok());
+        assert!(ask_for(&confirm, &["acme/app#1", "acme/app#3"], Rewrite).await.is_err(), "one number at most");
+        let repos = json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]);
+        rig.registry.put(Container { force_own_branches: true, ..record(repos) }).await.unwrap();
+        assert_eq!(ask_for(&confirm, &["REF_sandbox/x"], Force).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_is_confirmed_for_one_purpose_is_not_for_another() {
+        use message::Purpose::{Read, Rewrite, SetLabel, Write};
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        for (id, purpose, calls) in [
+            ("PR_1", Write, 1),
+            ("PR_1", Read, 1),
+            ("REF_main", Read, 2),
+            ("REF_main", Read, 2),
+            ("LA_bug", SetLabel, 3),
+            ("LA_bug", SetLabel, 4),
+            ("LA_bug", Read, 4),
+            ("acme/app#1", Rewrite, 5),
+            ("acme/app#1", Rewrite, 5),
+        ] {
+            ask_for(&confirm, &[id], purpose).await.unwrap();
+            assert_eq!(rig.asked("POST /graphql"), calls, "{id} {purpose:?}");
+        }
+        ask_for(&confirm, &["REF_main"], Write).await.unwrap_err();
+        ask_for(&confirm, &["PR_1"], Rewrite).await.unwrap_err();
+    }
+
+    #[tokio::test]
     async fn what_was_confirmed_counts_for_that_record_and_that_policy() {
         let rig = Rig::start(answer).await;
         let confirm = service(&rig).await;
@@ -328,7 +465,7 @@ mod tests {
             ask(&confirm, &["PR_1", "REF_sandbox/x"]).await.unwrap();
         }
         assert_eq!(asked(), 1);
-        ask(&confirm, &["PR_1", "LA_1"]).await.unwrap();
+        ask(&confirm, &["PR_1", "DC_1"]).await.unwrap();
         assert_eq!(asked(), 2, "the new one only");
         for _ in 0..2 {
             ask(&confirm, &["PR_foreign"]).await.unwrap_err();
@@ -336,7 +473,7 @@ mod tests {
         assert_eq!(asked(), 4, "a no is not remembered");
         rig.registry.put(record(json!([{"name": "acme/other", "id": 9}]))).await.unwrap();
         ask(&confirm, &["PR_1"]).await.unwrap_err();
-        rig.registry.put(record(json!([{"name": "acme/app", "id": 7}]))).await.unwrap();
+        rig.registry.put(record(json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]))).await.unwrap();
         ask(&confirm, &["REF_sandbox/x"]).await.unwrap();
         let mut policy = Policy::clone(&rig.registry.policy());
         policy.version = "other".into();
@@ -352,14 +489,26 @@ mod tests {
         rig.registry.put(record(json!(["acme/app"]))).await.unwrap();
         assert!(ask(&confirm, &["PR_1"]).await.unwrap_err().contains("still being looked up"));
         rig.registry
-            .put(Container { blocked: Some("x".into()), ..record(json!([{"name": "acme/app", "id": 7}])) })
+            .put(Container {
+                blocked: Some("x".into()),
+                ..record(json!([{"name": "acme/app", "id": 7, "default_branch": "trunk"}]))
+            })
             .await
             .unwrap();
         assert!(ask(&confirm, &["PR_1"]).await.unwrap_err().contains("blocked"));
         rig.registry.remove(IpAddr::from(ADDRESS)).await.unwrap();
         assert!(ask(&confirm, &["PR_1"]).await.unwrap_err().contains("no container"));
-        let odd = ConfirmRequest { address: vec![1], node_ids: vec![] };
-        assert!(GitHub::confirm(&confirm, Request::new(odd)).await.is_err());
+        let odd = [
+            (vec![1], Vec::new()),
+            (ADDRESS.to_vec(), vec![about("PR_1", message::Purpose::Unknown)]),
+            (ADDRESS.to_vec(), vec![message::Question { about: None, purpose: message::Purpose::Read.into() }]),
+            (ADDRESS.to_vec(), vec![message::Question { purpose: 99, ..about("PR_1", message::Purpose::Read) }]),
+        ];
+        for (address, questions) in odd {
+            let status =
+                GitHub::confirm(&confirm, Request::new(ConfirmRequest { address, questions })).await.unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        }
     }
 
     #[tokio::test]
@@ -377,5 +526,19 @@ mod tests {
             let reason = ask(&confirm, &["PR_1"]).await.unwrap_err();
             assert!(reason.starts_with("unavailable: ") && reason.ends_with("try again"), "{body}: {reason}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_container_without_calls_left_is_told_so() {
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        let reset = jiff::Timestamp::now().as_second() + 1_000;
+        let values = ["5000".to_owned(), "0".to_owned(), reset.to_string(), "graphql".to_owned()];
+        *rig.headers.lock().unwrap() = base::quota::HEADERS.into_iter().zip(values).collect();
+        assert_eq!(ask(&confirm, &["PR_1"]).await, Ok(()), "the last call is still good");
+        assert_eq!(ask(&confirm, &["PR_1"]).await, Ok(()), "a confirmed node costs no call");
+        let refused = ask(&confirm, &["LA_1"]).await.unwrap_err();
+        assert!(refused.starts_with("limited: 0 of 5000 calls"), "{refused}");
+        assert_eq!(rig.asked("POST /graphql"), 1);
     }
 }

@@ -5,7 +5,8 @@
 //! repository still has that name. The result is written into every record with the repository, and the records keep
 //! their generations. Expired records are ignored, and without a credential no call is made.
 //!
-//! **Invariant:** a number that a registration has given is never replaced.
+//! **Invariant:** a number or a default branch that a record has is never replaced. The gateway's knowledge of a default
+//! branch is as old as the record; `doctor` compares the record with GitHub.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use super::client::{ApiResponse, Client, Error};
 use base::backoff::Backoff;
 use base::problems::Problems;
+use base::telemetry::GithubCall;
 use credentials::Subject;
 use registry::{Change, Registry};
 
@@ -301,7 +303,8 @@ fn noted(record: &Container, repo: &Repo, known: &Known) -> Option<Container> {
 async fn ask(client: &Client, record: &Container, repo: &Repo) -> Result<Known, Failure> {
     let subject = Subject { container: record, repo: Some(repo) };
     // A repository's name contains only characters that are allowed in a path.
-    let answer = client.get(Some(subject), &format!("/repos/{repo}")).await.map_err(Failure::Later)?;
+    let answer = client.get(GithubCall::Repository, Some(subject), &format!("/repos/{repo}")).await;
+    let answer = answer.map_err(Failure::Later)?;
     read(repo, &answer)
 }
 

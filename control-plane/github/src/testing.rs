@@ -52,7 +52,7 @@ impl Rig {
         let problems = Problems::default();
         let nameservers = Nameservers::new(Vec::new(), 1);
         let resolver = Arc::new(Resolver::new(nameservers, Arc::clone(&registry), problems.clone()));
-        let client = Arc::new(Client::new(&upstreams, credentials, resolver).unwrap());
+        let client = Arc::new(Client::new(&upstreams, credentials, Arc::default(), resolver).unwrap());
         Self { registry, client, problems, server, _directory: directory }
     }
 }

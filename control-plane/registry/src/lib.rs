@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod feed;
+pub mod own;
+pub mod record;
 mod registry;
 pub mod store;
 mod workers;

@@ -56,7 +56,8 @@ impl Readiness {
     /// The problems that an operator should investigate, one line each.
     fn warnings(&self) -> Vec<String> {
         let credentials = self.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
-        self.problems.list().into_iter().chain(credentials).collect()
+        let policy = self.registry.policy().github.branches.warning().map(|warning| format!("policy: {warning}"));
+        self.problems.list().into_iter().chain(credentials).chain(policy).collect()
     }
 }
 

@@ -100,8 +100,8 @@ impl Chain {
         Ok(Self { policy, judge, credentials, sources: RefCell::default() })
     }
 
-    /// Judges a request of `container` by the stages identity, github and credentials. A refusal of the credential stage
-    /// wins over the verdict `ask`.
+    /// Judges a request of `container` by the stages identity, github and credentials, with the guard of model requests. A
+    /// refusal of the credential stage wins over the verdict `ask`.
     pub(super) fn judge(
         &self,
         whole: Whole<'_>,
@@ -123,7 +123,15 @@ impl Chain {
             upgrade: whole.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")),
         };
         match decide(Some(container), request, egress, self.credentials.entry(&onward.host), now) {
-            Ok(grant) => Judged { credential: Some(self.credential(&grant)), explained },
+            Ok(grant) => {
+                let guard = self.credentials.guard(grant.entry, container, egress, (request.method, request.path));
+                let judged =
+                    guard.map_or(Ok(()), |guard| model::judge(&guard, whole.headers, request.path, &[whole.body]));
+                match judged {
+                    Ok(()) => Judged { credential: Some(self.credential(&grant)), explained },
+                    Err(denial) => explained.refused_behind(denial).into(),
+                }
+            }
             Err(denial) => explained.refused_behind(denial).into(),
         }
     }
@@ -264,7 +272,7 @@ pub(super) mod tests {
             let said = printed(&chain, container, "POST api.github.com/graphql", (&headers, &body), answer);
             format!("{} {} {}", said["verdict"].as_str().unwrap(), said["rule"].as_str().unwrap(), said["ask"])
         };
-        let ask = r#"[{"node_id":"PR_kwDOAWBuf84Bh4UQ"}]"#;
+        let ask = r#"[{"node_id":"PR_kwDOAWBuf84Bh4UQ","purpose":"write"}]"#;
         assert_eq!(rule(&own, None), format!("ask github.write-collab {ask}"));
         assert_eq!(rule(&own, Some(Answer::Yes)), "allow github.write-collab null");
         assert_eq!(rule(&own, Some(Answer::No)), "deny github.node null");

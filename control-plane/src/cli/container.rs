@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use registry::own::{self, Meeting};
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
@@ -48,7 +49,7 @@ pub struct Add {
     /// Whether the container runs unattended or for a person
     #[arg(long, value_enum, default_value_t = Mode::Bot)]
     mode: Mode,
-    /// A branch that the container may push to, as a glob; repeatable [default for bot: sandbox/* and bot/*]
+    /// A branch that the container may push to, as a glob; repeatable [default for bot: sandbox/ID/*]
     #[arg(long = "branch", value_name = "GLOB")]
     branches: Vec<String>,
     /// Allow force pushes to the branches of --branch
@@ -113,12 +114,23 @@ impl Add {
             body.insert("ttl".into(), json!(ttl));
         }
         let answer = client.post("/internal/containers", &Value::Object(body))?;
+        for met in shared(client, &answer) {
+            eprintln!("sallyport: warning: {met}: each of the two can move the other's branches there");
+        }
         if self.json {
             return print(&answer).and_then(|()| print("\n"));
         }
         let record: Value = serde_json::from_str(&answer).unwrap_or_default();
         print(&format!("registered {}\n", row(&record, Timestamp::now())))
     }
+}
+
+/// The records with which the registered record `answer` shares branches.
+fn shared(client: &Client, answer: &str) -> Vec<Meeting> {
+    let Ok(record) = serde_json::from_str::<policy::Container>(answer) else { return Vec::new() };
+    let listed = client.get("/internal/containers").ok();
+    let others: Vec<policy::Container> = listed.and_then(|list| serde_json::from_str(&list).ok()).unwrap_or_default();
+    own::meetings(&record, &others, Timestamp::now())
 }
 
 fn list(client: &Client) -> Result<(), Error> {

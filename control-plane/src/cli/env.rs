@@ -34,6 +34,9 @@ const BUNDLE: [&str; 10] = [
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
+/// The variable with the globs of a container's branches, for its agent.
+const BRANCHES: &str = "SALLYPORT_BRANCHES";
+
 /// How long the gateway may take to list its placeholders.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -59,6 +62,9 @@ pub struct Env {
     /// The path of Java's trust store in the sandbox; docs/clients.md says how to create it, since Java reads no PEM
     #[arg(long, value_name = "FILE")]
     java_trust_store: Option<PathBuf>,
+    /// The address of a registered container: also print SALLYPORT_BRANCHES, the globs of its branches
+    #[arg(long, value_name = "IP")]
+    ip: Option<String>,
     /// Also write stub logins for Claude Code, Codex, Gemini CLI and OpenCode below DIR, the home of a sandbox
     #[arg(long, value_name = "DIR")]
     stub_files: Option<PathBuf>,
@@ -98,11 +104,15 @@ impl Env {
         };
         let shell = if self.json { Shell::Json } else { self.shell };
         // The gateway says which of a provider's variables it has. This shell may not have them.
-        let placeholders = told(&Client::new(common, &config))
-            .unwrap_or_else(|| config.credentials.placeholders().into_iter().map(str::to_owned).collect());
+        let client = Client::new(common, &config);
+        let placeholders =
+            told(&client).unwrap_or_else(|| config.credentials.placeholders().into_iter().map(str::to_owned).collect());
         let placeholders: Vec<&str> = placeholders.iter().map(String::as_str).collect();
         let mut variables = variables(&gateway, &bundle.display().to_string(), &placeholders);
         variables.push(("JAVA_TOOL_OPTIONS", java(&gateway, self.java_trust_store.as_deref())?));
+        if let Some(ip) = &self.ip {
+            variables.push((BRANCHES, branches(&client.get(&format!("/internal/containers/{ip}"))?)));
+        }
         // The variables are printed last: if a file is refused, nothing is printed, and a script stops.
         let text = render(shell, &variables)?;
         if let Some(home) = &self.stub_files {
@@ -112,6 +122,13 @@ impl Env {
         }
         print(&text)
     }
+}
+
+/// The globs of the record's branches, with spaces between them. A glob has no space.
+fn branches(record: &str) -> String {
+    let record: serde_json::Value = serde_json::from_str(record).unwrap_or_default();
+    let globs = record["allowed_branches"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+    globs.collect::<Vec<_>>().join(" ")
 }
 
 /// The variables for which the running gateway has placeholders.
@@ -197,6 +214,13 @@ mod tests {
             assert!(matches!(render(Shell::EnvFile, &variables), Err(Error::Usage(_))), "{value:?}");
             assert!(render(Shell::Sh, &variables).is_ok());
         }
+    }
+
+    #[test]
+    fn the_branches_of_a_record_are_one_variable() {
+        let record = serde_json::json!({"container_ip": "172.18.0.5", "allowed_branches": ["sandbox/a/*", "fix-*"]});
+        assert_eq!(branches(&record.to_string()), "sandbox/a/* fix-*");
+        assert_eq!(branches(r#"{"allowed_branches":[]}"#), "");
     }
 
     #[test]

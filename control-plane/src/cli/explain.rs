@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::chain::{Answer, Chain, Judged};
 use super::{Common, Error};
-use registry::api;
+use registry::record;
 
 /// Print the gateway's decision on a request of a container, and the reason
 ///
@@ -207,7 +207,7 @@ pub(super) fn header(text: &str) -> Result<(String, String), Error> {
 /// If the registration is invalid.
 pub(super) fn container(mut json: Value, now: Timestamp) -> Result<Container, String> {
     let expires_at = json.as_object_mut().and_then(|object| object.remove("expires_at"));
-    let mut record = api::record(&json, now)?;
+    let mut record = record::record(&json, now)?;
     if let Some(at) = expires_at {
         let at = at.as_str().and_then(|at| at.parse().ok());
         record.expires_at = at.ok_or("expires_at: expected a time such as 2027-01-15T00:00:00Z")?;

@@ -40,8 +40,15 @@ impl Policy {
             )));
         }
         let policy = policy_file::load(&file, &config.credentials)?;
+        let warning = policy.github.branches.warning();
+        if let Some(warning) = warning {
+            eprintln!("sallyport: warning: {shown}: {warning}");
+        }
         if json {
-            print(&format!("{}\n", serde_json::json!({ "file": shown, "ok": true, "version": policy.version })))
+            let said = serde_json::json!({
+                "file": shown, "ok": true, "version": policy.version, "warnings": Vec::from_iter(warning),
+            });
+            print(&format!("{said}\n"))
         } else {
             print(&format!("{shown}: understood, version {}\n", policy.version))
         }

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -138,7 +139,9 @@ fn explain(
     let target = format!("/{repo}.git/git-receive-pack");
     let whole = Whole { method: b"POST", authority: b"github.com", target: target.as_bytes(), headers, body: b"" };
     let judged = chain.judge(whole, &container, None, Timestamp::now());
-    let mut inspection = Inspection::new(chain.policy.github.branches.clone(), container);
+    let (owner, name) = repo.split_once('/').unwrap_or_default();
+    let container = container.only(owner.as_bytes(), name.as_bytes());
+    let mut inspection = Inspection::new(Rc::new(chain.policy.github.clone()), container);
     let mut ask = Vec::new();
     // The gateway reads no byte of a push that an earlier stage refuses.
     if judged.explained.verdict != "deny" {
@@ -159,8 +162,10 @@ fn read(inspection: &mut Inspection, body: &mut impl Read, answer: Option<Answer
         let length = body.read(&mut chunk).map_err(anyhow::Error::from)?;
         match length {
             0 => inspection.finish(),
-            _ => _ = inspection.feed(chunk.get(..length).unwrap_or_default()),
+            _ => _ = inspection.feed(chunk.get(..length).unwrap_or_default(), u64::MAX),
         }
+        // Nothing is sent.
+        inspection.take();
         while let Some(question) = inspection.take_question() {
             match question {
                 Question::Refs(_) => inspection.refs_are(&[]),

@@ -49,6 +49,9 @@ pub const GITHUB: &str = "github";
 /// The push filter.
 pub const PUSH: &str = "push";
 
+/// The filter that reads what a request with a model provider's key asks of it.
+pub const MODEL: &str = "model";
+
 /// The filter that keeps credentials out of responses.
 pub const SCRUB: &str = "scrub";
 

@@ -13,7 +13,7 @@ use envoy_types::util::pack_any;
 use policy::{Access, HostPattern, Policy};
 use prost::{Message, Name};
 
-use super::resources::{self, GITHUB, IDENTITY, PUSH, SCRUB, cluster, extension, listener, route};
+use super::resources::{self, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
 use base::hash::short_hash;
 use outbound::upstreams::Upstreams;
 
@@ -166,7 +166,7 @@ impl Snapshot {
         for cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
-        for name in [IDENTITY, GITHUB, PUSH, SCRUB] {
+        for name in [IDENTITY, GITHUB, MODEL, PUSH, SCRUB] {
             // The identity filter receives its rules on its own stream.
             let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
             snapshot.add(ResourceKind::Extension, name, extension::filter(name, module, rules));

@@ -22,6 +22,7 @@ fn root(id: u32) -> Box<dyn RootCallbacks> {
     match host::root_id().as_deref() {
         Ok(b"identity") => identity_filter::root(id),
         Ok(b"github") => github_filter::root(),
+        Ok(b"model") => model_filter::root(),
         Ok(b"push") => push_filter::root(),
         Ok(b"scrub") => scrub_filter::root(),
         _ => Box::new(Unknown),

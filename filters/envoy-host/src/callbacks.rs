@@ -36,6 +36,10 @@ pub trait RootCallbacks {
     /// The stream `token` has ended.
     fn on_grpc_stream_close(&mut self, _token: u32, _status: u32) {}
 
+    /// The unary call `token` has ended, which the root context's own callback has made ([`Self::on_tick`]), with a
+    /// message of `size` bytes if `status` is 0.
+    fn on_grpc_call_response(&mut self, _token: u32, _status: u32, _size: usize) {}
+
     /// The context of a new request, whose id is `id`.
     fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks>;
 }
@@ -201,6 +205,10 @@ struct Root {
 }
 
 impl Context for Root {
+    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
+        turn(self.id, || self.filter.on_grpc_call_response(token, status, size));
+    }
+
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
         turn(self.id, || self.filter.on_grpc_stream_message(token, size));
     }

@@ -2,11 +2,12 @@
 
 use crate::{
     AUDIT, Action, CONTAINER, Error, Level, drop_request_body, log, property, refuse, remove_request_header,
-    remove_response_header, request_body_part, request_headers, reset_request, resume_request, resume_response,
+    remove_response_header, request_header, request_headers, reset_request, resume_request, resume_response,
     set_property, set_request_body, set_request_header, set_response_body,
 };
 use policy::Note;
 use policy::flow::{Effect, Paused, RequestHead, Step, Then};
+use policy::mark::{Mark, SEALED, UNSEALED};
 
 /// The request's headers, with the facts that the earlier stages have stored.
 ///
@@ -31,15 +32,18 @@ pub fn carry_out<Q>(step: Step<Q>, mut ask: impl FnMut(Q) -> Result<(), Error>) 
                     log(Level::Error, &format!("the refusal is sent without its audit note: {error}"));
                 }
             }
+            Effect::Mark(Mark { property, value }) => set_property(&[property], &value)?,
+            Effect::Unseal => {
+                if let Some(value) = request_header(SEALED)? {
+                    set_request_header(UNSEALED, &value)?;
+                    remove_request_header(SEALED)?;
+                }
+            }
             Effect::Ask(question) => ask(question)?,
             Effect::SetRequestHeader(name, value) => set_request_header(name, &value)?,
             Effect::RemoveRequestHeader(name) => remove_request_header(&name)?,
             Effect::RemoveResponseHeader(name) => remove_response_header(name)?,
-            Effect::ReplaceRequestBody { size, keep, then } => {
-                // Envoy can only replace the whole buffer.
-                let body = [request_body_part(0, keep)?, then].concat();
-                set_request_body(size, &body)?;
-            }
+            Effect::ReplaceRequestBody { size, body } => set_request_body(size, &body)?,
             Effect::DropRequestBody { size } => drop_request_body(size)?,
             Effect::ReplaceResponseBody { size, body } => set_response_body(size, &body)?,
         }

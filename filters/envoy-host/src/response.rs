@@ -82,7 +82,9 @@ pub fn resume_response() {
 /// for each request; the callback has to return [`crate::Action::Pause`]. If Envoy refuses the response, the request is
 /// reset.
 pub fn refuse(refusal: &Refusal) {
-    let headers = [("content-type", refusal.content_type), (RULE_HEADER, refusal.rule.name())];
+    let wait = refusal.retry_after.map(|seconds| seconds.to_string());
+    let mut headers = vec![("content-type", refusal.content_type), (RULE_HEADER, refusal.rule.name())];
+    headers.extend(wait.as_deref().map(|seconds| ("retry-after", seconds)));
     match abi::send_local_response(refusal.status, &headers, &refusal.body) {
         Ok(()) => answered(),
         Err(status) => {

@@ -1,6 +1,6 @@
 //! Rewrites the server's list of refs before a push (`info/refs?service=git-receive-pack`). The gateway adds the
-//! capability `no-thin`, so that the pack contains the base of every delta. It removes `push-cert`, because it refuses
-//! signed pushes.
+//! capability `no-thin`, so that the pack contains the base of every delta. It removes what it refuses or does not pass
+//! on, so that git itself says so: `push-cert`, `push-options` unless the policy lists some, and `session-id`.
 
 use crate::pktline::{self, Pkt};
 
@@ -19,9 +19,16 @@ pub struct Rewriter {
     pending: Option<Vec<u8>>,
     done: bool,
     format: Option<String>,
+    /// `push-options` stays.
+    options: bool,
 }
 
 impl Rewriter {
+    /// A rewriter for a policy that lists push options, or lists none.
+    pub fn new(options: bool) -> Self {
+        Self { options, ..Self::default() }
+    }
+
     /// Takes the next bytes, and returns the bytes to forward.
     ///
     /// # Errors
@@ -42,7 +49,7 @@ impl Rewriter {
         self.done = true;
         let mut out = pending.get(..start).unwrap_or_default().to_vec();
         let line = pending.get(start.saturating_add(4)..end).unwrap_or_default();
-        pktline::write(&mut out, &changed(line)?);
+        pktline::write(&mut out, &changed(line, self.options)?);
         self.format = format(line);
         out.extend_from_slice(pending.get(end..).unwrap_or_default());
         Ok(out)
@@ -81,13 +88,17 @@ fn capabilities(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
     }
 }
 
-fn changed(line: &[u8]) -> Result<Vec<u8>, Malformed> {
+fn changed(line: &[u8], options: bool) -> Result<Vec<u8>, Malformed> {
     let nul = line.iter().position(|byte| *byte == 0).ok_or(Malformed)?;
     let (name, rest) = line.split_at(nul);
     let newline = rest.ends_with(b"\n");
     let rest = rest.get(1..).unwrap_or_default();
     let kept = rest.strip_suffix(b"\n").unwrap_or(rest).split(|byte| *byte == b' ').filter(|capability| {
-        !capability.is_empty() && !capability.starts_with(b"push-cert") && *capability != b"no-thin"
+        let removed = [&b"push-cert"[..], b"session-id"].iter().any(|name| capability.starts_with(name));
+        !capability.is_empty()
+            && !removed
+            && *capability != b"no-thin"
+            && (options || !capability.starts_with(b"push-options"))
     });
     let mut out = [name, b"\0"].concat();
     for capability in kept.chain([&b"no-thin"[..]]) {
@@ -122,9 +133,13 @@ mod tests {
     }
 
     fn rewritten(body: &[u8]) -> Vec<u8> {
+        rewritten_with(body, false)
+    }
+
+    fn rewritten_with(body: &[u8], options: bool) -> Vec<u8> {
         let mut all = Vec::new();
         for size in [1, 5, body.len()] {
-            let mut rewriter = Rewriter::default();
+            let mut rewriter = Rewriter::new(options);
             let out: Vec<_> = body.chunks(size).flat_map(|chunk| rewriter.feed(chunk).unwrap()).collect();
             rewriter.finish().unwrap();
             all.push(out);
@@ -134,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn two_capabilities_are_changed_and_the_rest_stays() {
+    fn some_capabilities_are_changed_and_the_rest_stays() {
         let oid = "a".repeat(40);
         let first = format!("{oid} refs/heads/main\0report-status delete-refs push-cert=170-x ofs-delta agent=a\n");
         let wanted = format!("{oid} refs/heads/main\0 report-status delete-refs ofs-delta agent=a no-thin\n");
@@ -144,6 +159,14 @@ mod tests {
             let want = advertisement(&[version, &[&wanted]].concat(), &[&other]);
             assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&want));
         }
+    }
+
+    #[test]
+    fn push_options_are_offered_where_the_policy_lists_some() {
+        let line = |capabilities: &str| format!("{} refs/heads/main\0{capabilities}\n", "a".repeat(40));
+        let sent = advertisement(&[&line("atomic push-options agent=a session-id=1;2")], &[]);
+        assert_eq!(rewritten_with(&sent, false), advertisement(&[&line(" atomic agent=a no-thin")], &[]));
+        assert_eq!(rewritten_with(&sent, true), advertisement(&[&line(" atomic push-options agent=a no-thin")], &[]));
     }
 
     #[test]

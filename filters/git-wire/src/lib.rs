@@ -5,10 +5,11 @@
 //! are split into chunks.
 //!
 //! - [`pktline`]: the framing (gitprotocol-common(5)).
-//! - [`receive_pack`]: shallow lines, ref updates, capabilities, push options (gitprotocol-pack(5)).
+//! - [`receive_pack`]: shallow lines, ref updates, push options, read and written anew (gitprotocol-pack(5)).
+//! - [`capabilities`]: the client's capabilities, of which only a list is passed on.
 //! - [`pack`]: a pack (gitformat-pack(5)). Only its commits are kept.
 //! - [`graph`]: the commits, and which of them descend from which.
-//! - [`advertisement`]: the server's list of refs before a push, with two capabilities changed.
+//! - [`advertisement`]: the server's list of refs before a push, with some capabilities changed.
 //! - [`report`]: the gateway's own response to a refused push.
 //!
 //! The crate `push` calls this one and applies the policy.

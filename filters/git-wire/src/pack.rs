@@ -5,6 +5,8 @@
 //!
 //! **Invariant:** a server does not accept a pack without its trailer, and [`Scanner::feed`] reports where the trailer
 //! begins before the trailer is complete, whatever the chunks are.
+//!
+//! **Invariant:** the work of one call is bounded by its caller, and not by what the bytes decompress to.
 
 mod delta;
 
@@ -24,10 +26,17 @@ pub const MAX_COMMIT: usize = 1 << 20;
 pub const MAX_TEXT: usize = 64 << 20;
 /// The most text of commits that is kept to resolve deltas, in bytes. Beyond this limit the oldest is dropped.
 pub const MAX_KEPT: usize = 8 << 20;
-/// The most bytes that may be inflated at a ratio above [`RATIO`].
-pub const MAX_INFLATED: u64 = 1 << 30;
-/// Beyond [`MAX_INFLATED`], the most inflated bytes for each byte of the pack.
-const RATIO: u64 = 100;
+/// The most bytes that may be inflated at a ratio above [`RATIO`]. GitHub takes files of 100 MB, so a file of zeros of that
+/// size fits.
+pub const MAX_INFLATED: u64 = 256 << 20;
+/// Beyond [`MAX_INFLATED`], the most inflated bytes for each byte of the pack. Logs with the same lines again and again
+/// have up to about 100; DEFLATE's limit is 1,032.
+pub const RATIO: u64 = 100;
+/// The work of inflating one byte is 1. This is the work of reading one byte of the pack, as measured by
+/// `benches/scan.rs`: decoding costs more than copying.
+pub const READING: u64 = 16;
+/// The work of one byte of a commit's text: its SHA-1, with the detection of collisions, and its parents.
+pub const HASHING: u64 = 16;
 /// The most bytes of an object's header or of a delta's offset. Each byte has seven bits of the number; the first byte
 /// of a header has four.
 const MAX_VARINT: usize = 7;
@@ -51,6 +60,15 @@ pub enum Error {
     },
 }
 
+/// The part of a chunk that was parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fed {
+    /// The number of bytes that were parsed. The rest has to be fed again.
+    pub parsed: usize,
+    /// The number of bytes, out of the parsed ones, that come before the trailer.
+    pub pass: usize,
+}
+
 /// Parses one pack incrementally.
 #[derive(Debug)]
 pub struct Scanner {
@@ -59,6 +77,8 @@ pub struct Scanner {
     offset: u64,
     objects_left: u32,
     inflated: u64,
+    /// See [`Scanner::work`].
+    work: u64,
     text: usize,
     inflate: Decompress,
     scratch: Box<[u8]>,
@@ -142,6 +162,7 @@ impl Default for Scanner {
             offset: 0,
             objects_left: 0,
             inflated: 0,
+            work: 0,
             text: 0,
             inflate: Decompress::new(true),
             scratch: vec![0; 32 << 10].into_boxed_slice(),
@@ -152,11 +173,13 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Parses the next bytes, and returns how many of them come before the trailer.
+    /// Parses the next bytes, until all are parsed or the work is at `most`. One more object, or 32 KiB of one, may be
+    /// parsed.
     ///
     /// # Errors
     /// If the pack is invalid, see [`Error`]. The scanner can't be used after an error.
-    pub fn feed(&mut self, chunk: &[u8]) -> Result<usize, Error> {
+    pub fn feed(&mut self, chunk: &[u8], most: u64) -> Result<Fed, Error> {
+        let until = self.work.saturating_add(most);
         let mut rest = chunk;
         while !rest.is_empty() {
             if let State::Trailer(have) = &mut self.state {
@@ -164,14 +187,30 @@ impl Scanner {
                 return if *have > TRAILER {
                     Err(Error::Malformed("bytes after the end"))
                 } else {
-                    Ok(chunk.len().saturating_sub(rest.len()))
+                    Ok(Fed { parsed: chunk.len(), pass: chunk.len().saturating_sub(rest.len()) })
                 };
             }
+            if self.work >= until {
+                break;
+            }
             let used = self.step(rest)?;
-            self.offset = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
+            let used_bytes = u64::try_from(used).unwrap_or(u64::MAX);
+            self.offset = self.offset.saturating_add(used_bytes);
+            self.work = self.work.saturating_add(used_bytes.saturating_mul(READING));
             rest = rest.get(used..).unwrap_or_default();
         }
-        Ok(chunk.len())
+        let parsed = chunk.len().saturating_sub(rest.len());
+        Ok(Fed { parsed, pass: parsed })
+    }
+
+    /// The work so far. The unit is about the time for one inflated byte; see [`READING`] and [`HASHING`].
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// The work without that of reading: the bytes that were inflated, and the text of commits [`HASHING`] times.
+    pub fn made(&self) -> u64 {
+        self.work.saturating_sub(self.offset.saturating_mul(READING))
     }
 
     /// Whether the whole pack has arrived, including its trailer.
@@ -302,8 +341,9 @@ impl Scanner {
             text.extend_from_slice(out);
         }
         self.inflated = self.inflated.saturating_add(made);
+        self.work = self.work.saturating_add(made);
         let read = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
-        if self.inflated > MAX_INFLATED && self.inflated > read.saturating_mul(RATIO) {
+        if self.inflated > MAX_INFLATED.saturating_add(read.saturating_mul(RATIO)) {
             return Err(Error::Limit { what: "bytes of decompressed data", limit: MAX_INFLATED });
         }
         match status {
@@ -336,6 +376,7 @@ impl Scanner {
             }
         };
         self.text = self.text.saturating_add(text.len());
+        self.work = self.work.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_mul(HASHING));
         if self.text > MAX_TEXT {
             let limit = u64::try_from(MAX_TEXT).unwrap_or(u64::MAX);
             return Err(Error::Limit { what: "bytes of commit text", limit });

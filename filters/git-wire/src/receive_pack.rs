@@ -1,7 +1,11 @@
-//! Parses the head of a push's body: everything before the pack (gitprotocol-pack(5), "Reference Update Request").
+//! Parses the head of a push's body, and writes it anew: everything before the pack (gitprotocol-pack(5), "Reference
+//! Update Request"). A server gets only what [`Request::write`] has written.
 
 use crate::Oid;
-use crate::pktline::{self, InvalidLength, Pkt};
+pub mod capabilities;
+
+use crate::pktline::{self, FLUSH, InvalidLength, Pkt};
+use capabilities::Capabilities;
 
 /// The longest head, in bytes. A thousand lines of the greatest length have 350 KB.
 pub const MAX_HEAD: usize = 512 << 10;
@@ -9,18 +13,19 @@ pub const MAX_HEAD: usize = 512 << 10;
 pub const MAX_UPDATES: usize = 1_000;
 /// The most `shallow` lines. A shallow clone has one for each commit at which its history ends.
 pub const MAX_SHALLOW: usize = 5_000;
+/// The longest ref name, in bytes. GitHub takes 255.
+pub const MAX_NAME: usize = 1_024;
 /// The most push options.
 pub const MAX_OPTIONS: usize = 100;
-
-/// The most capabilities. git has fewer than twenty. The limit exists because the list is searched several times.
-pub const MAX_CAPABILITIES: usize = 64;
 
 /// The head of a push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
+    /// The commits at which the client's history ends, from its `shallow` lines.
+    pub shallow: Vec<Oid>,
     /// The updates, in order. A client sends an empty list to trigger authentication before it sends a large body.
     pub updates: Vec<RefUpdate>,
-    /// The client's capabilities.
+    /// The client's capabilities, as far as they are passed on.
     pub capabilities: Capabilities,
     /// The push options (`git push -o`).
     pub options: Vec<String>,
@@ -30,6 +35,31 @@ impl Request {
     /// Whether a pack follows. No pack follows if refs are only deleted (git's send-pack.c).
     pub fn has_pack(&self) -> bool {
         self.updates.iter().any(|update| update.new.is_some())
+    }
+
+    /// Writes the head anew, as git writes it (git's send-pack.c). Parsing the result gives the same request.
+    pub fn write(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for commit in &self.shallow {
+            pktline::write(&mut out, format!("shallow {commit}\n").as_bytes());
+        }
+        let hex = |oid: Option<Oid>| oid.map_or_else(|| "0".repeat(40), |oid| oid.to_string());
+        let mut capabilities = self.capabilities.write(!self.options.is_empty());
+        for update in &self.updates {
+            let mut line = format!("{} {} {}", hex(update.old), hex(update.new), update.name);
+            // They follow the first update.
+            if !capabilities.is_empty() {
+                line.push('\0');
+                line.push_str(&std::mem::take(&mut capabilities));
+            }
+            pktline::write(&mut out, line.as_bytes());
+        }
+        out.extend_from_slice(FLUSH);
+        if !self.options.is_empty() {
+            self.options.iter().for_each(|option| pktline::write(&mut out, option.as_bytes()));
+            out.extend_from_slice(FLUSH);
+        }
+        out
     }
 }
 
@@ -42,27 +72,6 @@ pub struct RefUpdate {
     pub new: Option<Oid>,
     /// The ref's name as received. It has no control characters.
     pub name: String,
-}
-
-/// The capabilities that a client announces.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Capabilities(Vec<String>);
-
-impl Capabilities {
-    /// Whether the client announces `name`.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|have| have == name)
-    }
-
-    /// Whether the client reads a report with the result for each ref.
-    pub fn report_status(&self) -> bool {
-        self.has("report-status") || self.has("report-status-v2")
-    }
-
-    /// Whether the client reads messages in addition to the report.
-    pub fn side_band(&self) -> bool {
-        self.has("side-band-64k")
-    }
 }
 
 /// Why a head is rejected.
@@ -100,7 +109,8 @@ pub struct Parser {
     seen: usize,
     section: Section,
     request: Request,
-    shallow: usize,
+    /// Push options follow the list of ref updates.
+    options: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,19 +133,77 @@ impl Parser {
         let left = MAX_HEAD.saturating_add(1).saturating_sub(self.seen).saturating_sub(before);
         let taken = chunk.get(..left).unwrap_or(chunk);
         self.pending.extend_from_slice(taken);
+        let mut pending = std::mem::take(&mut self.pending);
         let mut at = 0_usize;
-        while let Some((pkt, length)) = pktline::first(self.pending.get(at..).unwrap_or_default())? {
+        while let Some((pkt, length)) = pktline::first(pending.get(at..).unwrap_or_default())? {
             at = at.saturating_add(length);
             self.within(at)?;
-            self.section = section(self.section, pkt, &mut self.request, &mut self.shallow)?;
+            self.section = self.next_section(pkt)?;
             if self.section == Section::Done {
                 return Ok(Some((std::mem::take(&mut self.request), at.saturating_sub(before))));
             }
         }
-        self.within(self.pending.len())?;
-        self.pending.drain(..at);
+        self.within(pending.len())?;
+        pending.drain(..at);
+        self.pending = pending;
         self.seen = self.seen.saturating_add(at);
         Ok(None)
+    }
+
+    /// Takes a pkt-line. Returns the section of the next one.
+    fn next_section(&mut self, pkt: Pkt<'_>) -> Result<Section, Error> {
+        match (self.section, pkt) {
+            (Section::Commands, Pkt::Flush) => {
+                if self.request.updates.is_empty() && !self.request.shallow.is_empty() {
+                    return Err(Error::Line("shallow without a ref update"));
+                }
+                Ok(if self.options { Section::Options } else { Section::Done })
+            }
+            (Section::Options | Section::Done, Pkt::Flush) => Ok(Section::Done),
+            (Section::Commands, Pkt::Line(line)) => {
+                self.command(chomp(line))?;
+                Ok(Section::Commands)
+            }
+            (Section::Options | Section::Done, Pkt::Line(line)) => {
+                let options = &mut self.request.options;
+                limit(options.len(), "push options", MAX_OPTIONS)?;
+                let option = text(chomp(line), "a push option with a control character or invalid UTF-8")?;
+                if option.is_empty() {
+                    return Err(Error::Line("an empty push option"));
+                }
+                options.push(option.to_owned());
+                Ok(Section::Options)
+            }
+        }
+    }
+
+    fn command(&mut self, line: &[u8]) -> Result<(), Error> {
+        let Request { shallow, updates, capabilities, .. } = &mut self.request;
+        if line.starts_with(b"push-cert") {
+            return Err(Error::Signed);
+        }
+        if let Some(hex) = line.strip_prefix(b"shallow ") {
+            limit(shallow.len(), "shallow lines", MAX_SHALLOW)?;
+            let known = Oid::from_hex(hex).and_then(Oid::or_none).filter(|_| updates.is_empty());
+            shallow.push(known.ok_or(Error::Line("shallow after a ref update, or without an object id"))?);
+            return Ok(());
+        }
+        // Capabilities are allowed on the first line only. git reads them from any line, but other parsers would take
+        // them for a part of the ref's name.
+        let line = match line.iter().position(|byte| *byte == 0) {
+            None => line,
+            Some(_) if !updates.is_empty() => return Err(Error::Line("capabilities after the first ref update")),
+            Some(nul) => {
+                let (line, after) = line.split_at(nul);
+                let after = after.get(1..).unwrap_or_default();
+                let after = text(after, "capabilities with a control character or invalid UTF-8")?;
+                (*capabilities, self.options) = Capabilities::parse(after)?;
+                line
+            }
+        };
+        limit(updates.len(), "ref updates", MAX_UPDATES)?;
+        updates.push(update(line)?);
+        Ok(())
     }
 
     fn within(&self, pending: usize) -> Result<(), Error> {
@@ -147,80 +215,6 @@ impl Parser {
     }
 }
 
-fn section(section: Section, pkt: Pkt<'_>, request: &mut Request, shallow: &mut usize) -> Result<Section, Error> {
-    match (section, pkt) {
-        (Section::Commands, Pkt::Flush) => {
-            if request.updates.is_empty() && *shallow > 0 {
-                return Err(Error::Line("shallow without a ref update"));
-            }
-            Ok(if request.capabilities.has("push-options") { Section::Options } else { Section::Done })
-        }
-        (Section::Options | Section::Done, Pkt::Flush) => Ok(Section::Done),
-        (Section::Commands, Pkt::Line(line)) => {
-            command(line, request, shallow)?;
-            Ok(Section::Commands)
-        }
-        (Section::Options | Section::Done, Pkt::Line(line)) => {
-            limit(request.options.len(), "push options", MAX_OPTIONS)?;
-            request
-                .options
-                .push(text(chomp(line), "a push option with a control character or invalid UTF-8")?.to_owned());
-            Ok(Section::Options)
-        }
-    }
-}
-
-fn command(line: &[u8], request: &mut Request, shallow: &mut usize) -> Result<(), Error> {
-    let line = chomp(line);
-    if line.starts_with(b"push-cert") {
-        return Err(Error::Signed);
-    }
-    if let Some(hex) = line.strip_prefix(b"shallow ") {
-        limit(*shallow, "shallow lines", MAX_SHALLOW)?;
-        *shallow = shallow.saturating_add(1);
-        let known = Oid::from_hex(hex).and_then(Oid::or_none);
-        return if known.is_some() && request.updates.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Line("shallow after a ref update, or without an object id"))
-        };
-    }
-    // Capabilities are allowed on the first line only. git reads them from any line, but other parsers would take
-    // them for a part of the ref's name.
-    let line = match line.iter().position(|byte| *byte == 0) {
-        None => line,
-        Some(_) if !request.updates.is_empty() => return Err(Error::Line("capabilities after the first ref update")),
-        Some(nul) => {
-            let (line, capabilities) = line.split_at(nul);
-            request.capabilities = self::capabilities(capabilities.get(1..).unwrap_or_default())?;
-            line
-        }
-    };
-    limit(request.updates.len(), "ref updates", MAX_UPDATES)?;
-    request.updates.push(update(line)?);
-    Ok(())
-}
-
-/// Parses the capabilities, which follow the NUL on the first line. They are checked once, not for each update.
-fn capabilities(bytes: &[u8]) -> Result<Capabilities, Error> {
-    let all = text(bytes, "capabilities with a control character or invalid UTF-8")?
-        .split(' ')
-        .filter(|capability| !capability.is_empty());
-    let all: Vec<_> = all.take(MAX_CAPABILITIES.saturating_add(1)).map(str::to_owned).collect();
-    if all.len() > MAX_CAPABILITIES {
-        return Err(Error::Limit { what: "capabilities", limit: MAX_CAPABILITIES });
-    }
-    let mut formats = all.iter().filter_map(|capability| capability.strip_prefix("object-format="));
-    if let Some(other) = formats.find(|format| *format != "sha1") {
-        return Err(Error::ObjectFormat(other.to_owned()));
-    }
-    if all.iter().any(|capability| capability.starts_with("push-options=")) {
-        // git ignores the value (git's connect.c, `parse_feature_value`); other parsers might not see the capability.
-        return Err(Error::Line("a value for the capability push-options"));
-    }
-    Ok(Capabilities(all))
-}
-
 fn update(line: &[u8]) -> Result<RefUpdate, Error> {
     let mut parts = line.splitn(3, |byte| *byte == b' ');
     let (old, new, name) = (parts.next(), parts.next(), parts.next());
@@ -230,6 +224,7 @@ fn update(line: &[u8]) -> Result<RefUpdate, Error> {
     };
     let (old, new) = (oid(old)?.or_none(), oid(new)?.or_none());
     let name = text(name.unwrap_or_default(), "a ref name with a control character or invalid UTF-8")?;
+    limit(name.len().saturating_sub(1), "bytes in a ref name", MAX_NAME)?;
     if name.is_empty() || name.contains(' ') {
         Err(Error::Line("a ref update without a ref name, or with a space in the name"))
     } else {
@@ -255,7 +250,9 @@ fn limit(have: usize, what: &'static str, limit: usize) -> Result<(), Error> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
+    use super::capabilities::MAX_CAPABILITIES;
     use super::*;
+    use proptest::prelude::*;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -365,6 +362,7 @@ mod tests {
             ("DEL in the name", pkts(&[&format!("{A} {B} refs/heads/x\x7f"), "0000"])),
             ("ERR", pkts(&["ERR no", "0000"])),
             ("version", pkts(&["version 1", &first, "0000"])),
+            ("empty option", [pkts(&[&format!("{command}\0push-options"), "0000"]), b"0005\n0000".to_vec()].concat()),
             ("control byte in an option", pkts(&[&format!("{command}\0push-options"), "0000", "a\x01b", "0000"])),
         ];
         for (what, body) in cases {
@@ -396,9 +394,16 @@ mod tests {
             let capabilities = "  quiet".repeat(count);
             Parser::default().feed(&pkts(&[&format!("{A} {B} refs/heads/x\0{capabilities}"), "0000"]))
         };
-        assert_eq!(capable(MAX_CAPABILITIES).unwrap().unwrap().0.capabilities.0.len(), MAX_CAPABILITIES);
+        assert!(capable(MAX_CAPABILITIES).unwrap().unwrap().0.capabilities.has("quiet"));
         let over = Error::Limit { what: "capabilities", limit: MAX_CAPABILITIES };
         assert_eq!(capable(MAX_CAPABILITIES + 1), Err(over));
+
+        let named = |length: usize| {
+            let name = "n".repeat(length);
+            Parser::default().feed(&pkts(&[&format!("{A} {B} {name}"), "0000"]))
+        };
+        assert!(named(MAX_NAME).is_ok());
+        assert_eq!(named(MAX_NAME + 1), Err(Error::Limit { what: "bytes in a ref name", limit: MAX_NAME }));
 
         let shallow = |count: usize| {
             let line = format!("shallow {A}");
@@ -440,5 +445,89 @@ mod tests {
             let long = [&head(MAX_HEAD)[..MAX_HEAD - 4], b"0009odd\x01x", b"zzzz", &[b'x'; 4096]].concat();
             assert!(matches!(feed(long), Err(Error::Limit { .. })), "{chunk}");
         }
+    }
+
+    fn oids() -> impl Strategy<Value = Oid> {
+        any::<[u8; 20]>().prop_map(Oid::from).prop_filter("a name", |oid| oid.or_none().is_some())
+    }
+
+    /// Heads as a client may send them, in canonical form or not.
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop_oneof![4 => "refs/[a-z]{1,9}/[!-~é]{1,40}", 1 => "[!-~]{1,1024}"];
+        let update = (prop::option::of(oids()), prop::option::of(oids()), name, any::<bool>());
+        let words = prop_oneof![
+            8 => prop::sample::select(vec![
+                "report-status", "report-status-v2", "side-band-64k", "quiet", "atomic", "ofs-delta", "delete-refs",
+                "object-format=sha1", "agent=git/2.47.3", "agent=a;b", "session-id=1", "push-options",
+            ]).prop_map(str::to_owned),
+            1 => "[!-~]{1,20}",
+        ];
+        let capabilities = prop::option::of((prop::collection::vec(words, 0..12), any::<bool>()));
+        let options = prop::collection::vec("[ -~]{1,30}", 0..4);
+        (prop::collection::vec(oids(), 0..4), prop::collection::vec(update, 1..6), capabilities, options).prop_map(
+            |(shallow, updates, capabilities, options)| {
+                let hex = |oid: Option<Oid>| oid.map_or(ZERO.to_owned(), |oid| oid.to_string());
+                let mut lines: Vec<_> = shallow.iter().map(|oid| format!("shallow {oid}")).collect();
+                let asks =
+                    capabilities.as_ref().is_some_and(|(words, _)| words.iter().any(|word| word == "push-options"));
+                for (at, (old, new, name, newline)) in updates.into_iter().enumerate() {
+                    let mut line = format!("{} {} {name}", hex(old), hex(new));
+                    if let Some((words, spaced)) = capabilities.as_ref().filter(|_| at == 0) {
+                        line += &format!("\0{}{}", if *spaced { " " } else { "" }, words.join(" "));
+                    }
+                    lines.push(line + if newline { "\n" } else { "" });
+                }
+                lines.push("0000".into());
+                if asks {
+                    lines.extend(options);
+                    lines.push("0000".into());
+                }
+                pkts(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The written head has the meaning of the one that came, and one form.
+        #[test]
+        fn what_is_written_is_read_as_it_was(head in heads()) {
+            // Words that refuse the push are covered above.
+            let Ok(Some((request, used))) = Parser::default().feed(&head) else { return Ok(()) };
+            prop_assert_eq!(used, head.len());
+            let written = request.write();
+            prop_assert_eq!(good(&written), request.clone());
+            prop_assert_eq!(good(&written).write(), written.clone());
+            let text = String::from_utf8_lossy(&written).into_owned();
+            for stray in ["session-id", ";b", "\n0000"] {
+                let named = request.updates.iter().any(|update| update.name.contains(stray))
+                    || request.options.iter().any(|option| option.contains(stray));
+                prop_assert!(named || !text.contains(stray), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_written_form_is_git_s() {
+        let request = |head: &[&str]| good(&pkts(head));
+        let written = |head: &[&str]| String::from_utf8(request(head).write()).unwrap();
+        let caps = " report-status-v2 side-band-64k object-format=sha1 agent=git/2.47.3";
+        let shallow = format!("shallow {A}\n");
+        let first = format!("{A} {B} refs/heads/x\0{caps}");
+        let second = format!("{ZERO} {B} refs/tags/v1");
+        let git = [shallow.as_str(), &first, &second, "0000"];
+        assert_eq!(written(&git).as_bytes(), pkts(&git), "git's own form stays");
+        let odd = format!("{A} {B} refs/heads/x\0 x;y=1 session-id=1 quiet push-options agent=a;b\n");
+        let plain = format!("{A} {B} refs/heads/x\0 quiet push-options");
+        assert_eq!(
+            written(&[&odd, "0000", "ci.skip\n", "0000"]).as_bytes(),
+            pkts(&[&plain, "0000", "ci.skip", "0000"])
+        );
+        let without = format!("{A} {B} refs/heads/x\0 quiet");
+        assert_eq!(written(&[&odd, "0000", "0000"]).as_bytes(), pkts(&[&without, "0000"]), "no options, no section");
+        let bare = format!("{A} {B} refs/heads/x");
+        assert_eq!(written(&[&format!("{bare}\0x"), "0000"]).as_bytes(), pkts(&[&bare, "0000"]));
+        assert_eq!(written(&["0000"]), "0000");
     }
 }

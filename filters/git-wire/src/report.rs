@@ -2,7 +2,7 @@
 //! Status", and git's sideband.c).
 
 use crate::pktline::{self, FLUSH};
-use crate::receive_pack::Capabilities;
+use crate::receive_pack::capabilities::Capabilities;
 
 /// Writes a report that no ref was updated: `lines` for the user, and for each of `refs` its name and the reason.
 /// Returns `None` if the client does not read reports; the refusal then needs another form.

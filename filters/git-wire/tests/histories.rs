@@ -125,13 +125,20 @@ fn read(pack: &[u8], size: usize, what: &str) -> Commits {
     let (mut fed, mut passed) = (0, 0);
     for chunk in pack.chunks(size) {
         assert!(!scanner.is_complete(), "{what}");
-        passed += scanner.feed(chunk).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            // In chunks of seven bytes also in the smallest steps.
+            let most = if size == 7 { 1 } else { u64::MAX };
+            let fed = scanner.feed(rest, most).unwrap_or_else(|error| panic!("{what}: {error}"));
+            passed += fed.pass;
+            rest = &rest[fed.parsed..];
+        }
         fed += chunk.len();
         // All bytes before the trailer pass at once, and no byte of the trailer passes.
         assert_eq!(passed, fed.min(pack.len() - TRAILER), "{what}");
     }
     assert!(scanner.is_complete(), "{what}");
-    assert!(scanner.feed(b"x").is_err(), "{what}");
+    assert!(scanner.feed(b"x", 1).is_err(), "{what}");
     let commits: Vec<_> = scanner.graph().iter().collect();
     assert_eq!(commits.len(), scanner.graph().commits(), "{what}");
     commits.into_iter().collect()

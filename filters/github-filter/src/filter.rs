@@ -4,14 +4,15 @@
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Step};
-use policy::github::{Judge, Rules};
+use policy::github::{About, Judge, Purpose, Question, Rules};
+use policy::{Denial, Stage};
 use prost::Message;
-use registry_proto::github::{ConfirmRequest, ConfirmResponse};
+use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
 use std::rc::Rc;
 use std::time::Duration;
 
 const CONFIRM: Method<'_> = Method { cluster: "control-plane", service: "sallyport.github.v1.GitHub", name: "Confirm" };
-/// How long a request waits for the confirmation of its node ids with GitHub.
+/// How long a request waits for GitHub's answers to its questions.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The root context.
@@ -63,8 +64,14 @@ impl StreamCallbacks for Stream {
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
         let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
         let response = message.and_then(|bytes| ConfirmResponse::decode(bytes.as_slice()).ok());
-        let answer = response.map(|ConfirmResponse { confirmed, reason }| Confirmed { confirmed, reason });
-        let step = self.0.confirmed(answer);
+        let step = match response {
+            Some(ConfirmResponse { limited: Some(message::Limited { reason, retry_after }), .. }) => {
+                self.0.question_refused(Denial::limited(Stage::Github, reason, retry_after))
+            }
+            response => self
+                .0
+                .confirmed(response.map(|ConfirmResponse { confirmed, reason, .. }| Confirmed { confirmed, reason })),
+        };
         let _no_bytes_are_at_hand = self.carry_out(step);
     }
 }
@@ -81,7 +88,25 @@ impl Stream {
 }
 
 fn ask(confirm: Confirm) -> Result<(), host::Error> {
-    let Confirm { container, node_ids } = confirm;
-    let request = ConfirmRequest { address: registry_proto::address_bytes(container), node_ids };
+    let Confirm { container, questions } = confirm;
+    let questions = questions.into_iter().map(encoded).collect();
+    let request = ConfirmRequest { address: registry_proto::address_bytes(container), questions };
     host::call(CONFIRM, &request.encode_to_vec(), PATIENCE).map(|_token| ())
+}
+
+fn encoded(Question { about, purpose }: Question) -> message::Question {
+    let about = match about {
+        About::Node(id) => question::About::NodeId(id),
+        About::Issue { repo, number } => question::About::Issue(message::Issue { repo, number }),
+    };
+    let purpose = match purpose {
+        Purpose::Read => message::Purpose::Read,
+        Purpose::Write => message::Purpose::Write,
+        Purpose::Force => message::Purpose::Force,
+        Purpose::SetLabel => message::Purpose::SetLabel,
+        Purpose::DropLabel => message::Purpose::DropLabel,
+        Purpose::Person => message::Purpose::Person,
+        Purpose::Rewrite => message::Purpose::Rewrite,
+    };
+    message::Question { about: Some(about), purpose: purpose.into() }
 }

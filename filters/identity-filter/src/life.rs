@@ -3,6 +3,7 @@
 
 use crate::limits::Counted;
 use crate::request::Facts;
+use policy::mark::Mark;
 use policy::{Note, Refusal};
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -96,6 +97,8 @@ pub struct Pass {
 pub struct Forward {
     /// The container's record as JSON, for the stages that judge requests to GitHub.
     pub record: Option<Vec<u8>>,
+    /// The mark of this stage on the request.
+    pub mark: Option<Mark>,
     /// The new `:authority`. `None` if the header has this value already.
     pub authority: Option<String>,
     /// The names of the headers to remove.

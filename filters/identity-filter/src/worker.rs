@@ -6,12 +6,13 @@
 
 use crate::life::{Forward, Pass, Phase, Request, Step};
 use crate::limits::{Counted, Limits, RATE};
-use crate::live::Live;
+use crate::live::{Live, Right};
 use crate::memory::{Identity, Lookup, LookupResult, Memory};
 use crate::refused::{Bodies, Refused};
 use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Settled, Waiting};
 use jiff::Timestamp;
+use policy::mark::Judged;
 use policy::{Authority, Denial, Form, HostName, Refusal, render};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -275,7 +276,7 @@ impl Worker {
         let forward = match judgement.outcome {
             Outcome::Refuse(denial) => return Step::Refuse(note, self.refuse(request, denial)),
             Outcome::Open(_) => None,
-            Outcome::Forward(to, _) => Some(rewrite(request, &to, judgement.record)),
+            Outcome::Forward(to, _) => Some(rewrite(request, &to, judgement.record, judgement.right)),
         };
         let resume = progress.phase.replace(Phase::Passed) == Phase::Held;
         if let Some(right) = judgement.right {
@@ -313,13 +314,16 @@ fn response(refused: &Refused) -> Refusal {
 }
 
 /// Sets the authority to the host that was judged, and removes the headers that name another host or peer.
-fn rewrite(request: &Request, to: &HostName, record: Option<Vec<u8>>) -> Forward {
+fn rewrite(request: &Request, to: &HostName, record: Option<Vec<u8>>, right: Option<Right>) -> Forward {
     let facts = &request.facts;
     let same = facts.authority.as_deref() == Some(to.as_str().as_bytes());
     // These headers stay: the github filter refuses the request because of them, and its refusal names the reason.
     let stays = |name: &&String| policy::github::refuses_header(to, name);
     let removed = facts.stripped.iter().filter(|name| !stays(name)).cloned().collect();
-    Forward { record, authority: (!same).then(|| to.as_str().to_owned()), removed }
+    let judged =
+        |right: Right| Judged { generation: right.generation, host: to, method: &facts.method, path: &facts.path };
+    let mark = right.map(|right| judged(right).identity());
+    Forward { record, mark, authority: (!same).then(|| to.as_str().to_owned()), removed }
 }
 
 #[cfg(test)]

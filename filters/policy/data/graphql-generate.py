@@ -150,12 +150,14 @@ LEFT_OUT = {
     "GitHubMetadata.gitHubServicesSha",
 }
 
-# Mutations that are refused unless the policy allows them by name: they act on what others wrote, or make branches
-# whose names nobody chose.
+# Mutations that are refused unless the policy allows them by name: they act on what others wrote, make branches whose
+# names nobody chose, or ask reviewers that the request does not name. rest.tsv has the same default for their twins
+# (tests/twins.rs).
 OFF = """
-clearLabelsFromLabelable createLinkedBranch deleteDiscussion deleteDiscussionComment deleteIssueComment deleteLabel
-deleteLinkedBranch deletePullRequestReviewComment lockLockable minimizeComment pinIssue pinIssueComment
-revertPullRequest unlockLockable unminimizeComment unpinIssue unpinIssueComment updatePullRequestBranch
+applyPendingIssueSuggestions clearLabelsFromLabelable createLinkedBranch deleteDiscussion deleteDiscussionComment
+deleteIssueComment deleteLabel deleteLinkedBranch deletePullRequestReviewComment deleteRef lockLockable minimizeComment
+pinIssue pinIssueComment rejectPendingIssueSuggestions rerequestReviews revertPullRequest unlockLockable
+unminimizeComment unpinIssue unpinIssueComment updatePullRequestBranch
 """.split()
 
 # Inputs that the schema does not have yet: text beside the ids and names of MUTATIONS.

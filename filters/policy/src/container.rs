@@ -57,6 +57,13 @@ impl Container {
         self.expires_at <= now
     }
 
+    /// The record with the repository `owner/name` alone, or without a repository if it is not one of the container's.
+    #[must_use]
+    pub fn only(mut self, owner: &[u8], name: &[u8]) -> Self {
+        self.repos.retain(|repo| repo.is(owner, name));
+        self
+    }
+
     /// Whether `owner/name`, as it stands in a URL, is one of the container's repositories.
     pub fn has_repo(&self, owner: &[u8], name: &[u8]) -> bool {
         self.repos.iter().any(|repo| repo.is(owner, name))
@@ -125,11 +132,11 @@ impl Repo {
         self.default_branch.as_deref()
     }
 
-    /// Fills in what GitHub reports of the repository. Known values are kept. A default branch whose name is not valid
-    /// here ([`crate::is_branch`]) stays unknown.
+    /// Fills in what GitHub reports of the repository. Known values are kept. A default branch whose name git would not
+    /// accept stays unknown.
     #[must_use]
     pub fn known(self, id: u64, default_branch: &str) -> Self {
-        let branch = || refname::is_branch(default_branch).then(|| default_branch.to_owned());
+        let branch = || refname::is_git_branch(default_branch).then(|| default_branch.to_owned());
         let default_branch = self.default_branch.or_else(branch);
         Self { id: self.id.or(Some(id)), default_branch, ..self }
     }
@@ -221,7 +228,7 @@ impl<'de> Visitor<'de> for Either {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Repo, A::Error> {
         let object = Object::deserialize(MapAccessDeserializer::new(map))?;
-        if let Some(branch) = object.default_branch.as_ref().filter(|branch| !refname::is_branch(branch)) {
+        if let Some(branch) = object.default_branch.as_ref().filter(|branch| !refname::is_git_branch(branch)) {
             return Err(de::Error::custom(InvalidBranch(branch.clone())));
         }
         let repo = Repo::parse(&object.name).map_err(de::Error::custom)?;
@@ -289,7 +296,14 @@ mod tests {
         assert_eq!((found.id(), found.default_branch()), (Some(7), Some("main")));
         let again = found.known(8, "other");
         assert_eq!((again.id(), again.default_branch()), (Some(7), Some("main")));
-        for odd in ["", "a..b", "HEAD"] {
+        // Branches that can't be moved through the gateway can be default branches.
+        for rare in ["основная", "HEAD"] {
+            let repo = bare.clone().known(7, rare);
+            assert_eq!((repo.id(), repo.default_branch()), (Some(7), Some(rare)));
+            let again: Repo = serde_json::from_str(&serde_json::to_string(&repo).unwrap()).unwrap();
+            assert_eq!(again.default_branch(), Some(rare));
+        }
+        for odd in ["", "a..b", "a\nb"] {
             let repo = bare.clone().known(7, odd);
             assert_eq!((repo.id(), repo.default_branch()), (Some(7), None), "{odd}");
             assert_eq!(serde_json::from_str::<Repo>(&serde_json::to_string(&repo).unwrap()).unwrap().id(), Some(7));
@@ -324,6 +338,14 @@ mod tests {
         let json = r#"{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r",{"name":"o/s","id":7}],"auth_mode":"bot","allowed_branches":[],"expires_at":"2027-01-15T00:00:00Z","labels":{},"generation":3}"#;
         let record: Container = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), json);
+    }
+
+    #[test]
+    fn a_record_is_narrowed_to_one_repository() {
+        let json = r#"{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r","o/s"],"expires_at":"2027-01-15T00:00:00Z"}"#;
+        let record: Container = serde_json::from_str(json).unwrap();
+        assert_eq!(record.clone().only(b"O", b"s").repos, [Repo::parse("o/s").unwrap()]);
+        assert!(record.only(b"o", b"t").repos.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! which add the stages behind, and for the tests of the corpus.
 
 use crate::flow::github::Confirmed;
-use crate::github::{Allowed, Call, Head, Judge, Operation, Refused};
+use crate::github::{About, Allowed, Call, Head, Judge, Operation, Purpose, Question, Refused};
 use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub struct Explained {
     /// The class of the operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<&'static str>,
-    /// The node ids that GitHub has to confirm first. Empty unless the verdict is `ask`.
+    /// The questions that GitHub has to answer first. Empty unless the verdict is `ask`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ask: Vec<Ask>,
     /// The request that the next stage gets. `None` if the request is refused, or is a CONNECT.
@@ -58,11 +58,26 @@ pub struct Onward {
     pub target: Vec<u8>,
 }
 
-/// One question to GitHub.
+/// One question to GitHub. One of `node_id` and `issue` is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ask {
-    /// The id of a GraphQL node. The node has to belong to the repository that the id names.
-    pub node_id: String,
+    /// The id of a GraphQL node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+    /// An issue or a pull request, as `owner/name#number`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issue: Option<String>,
+    /// The use of the object in the request.
+    pub purpose: Purpose,
+}
+
+impl From<Question> for Ask {
+    fn from(Question { about, purpose }: Question) -> Self {
+        match about {
+            About::Node(id) => Self { node_id: Some(id), issue: None, purpose },
+            about @ About::Issue { .. } => Self { node_id: None, issue: Some(about.to_string()), purpose },
+        }
+    }
 }
 
 /// Judges a request of `container` by the stages identity and github. `answer` says whether GitHub confirms the node ids
@@ -108,7 +123,7 @@ pub fn explain(
     };
     let answered = allowed.and_then(|allowed| match answer {
         Some(confirmed) if !allowed.ask.is_empty() => {
-            let reason = if confirmed { "" } else { "GitHub does not confirm the node ids" }.to_owned();
+            let reason = if confirmed { "" } else { "GitHub does not confirm what the ids stand for" }.to_owned();
             allowed.confirmed(Some(Confirmed { confirmed, reason }))?;
             Ok(Allowed { ask: Vec::new(), ..allowed })
         }
@@ -116,7 +131,7 @@ pub fn explain(
     });
     match answered {
         Ok(allowed) => {
-            let ask: Vec<_> = allowed.ask.into_iter().map(|node_id| Ask { node_id }).collect();
+            let ask: Vec<_> = allowed.ask.into_iter().map(Ask::from).collect();
             let verdict = if ask.is_empty() { "allow" } else { "ask" };
             let onward = Some(Onward { host, target: allowed.target });
             Explained { verdict, ask, onward, ..Explained::allowed(Stage::Github, allowed.rule) }
@@ -153,7 +168,7 @@ impl Explained {
 
     /// A refusal.
     pub fn denied(denial: Denial, operation: Option<Operation>) -> Self {
-        let Denial { stage, rule, status, reason } = denial;
+        let Denial { stage, rule, status, reason, .. } = denial;
         Self { verdict: "deny", status, reason, ..Self::allowed(stage, rule) }.about(operation)
     }
 

@@ -8,6 +8,7 @@
 
 pub mod github;
 
+use crate::mark::Mark;
 use crate::{Container, HostName, Note, Refusal};
 
 /// The gateway's own failure: a fact that is missing, or an effect that could not be carried out. Never the client's
@@ -87,6 +88,11 @@ pub enum Effect<Q> {
     Note(Note),
     /// The same for a refusal. If the note can't be written, the shell logs that and goes on: the refusal stands.
     NoteRefusal(Note),
+    /// Leave this mark beside the request.
+    Mark(Mark),
+    /// Put the credential under [`crate::mark::SEALED`] into force: its header becomes [`crate::mark::UNSEALED`]. A
+    /// request without such a credential stays as it is.
+    Unseal,
     /// Send this question to the control plane. Its answer is an event of its own.
     Ask(Q),
     /// Replace every request header of this name by one with this value.
@@ -95,15 +101,13 @@ pub enum Effect<Q> {
     RemoveRequestHeader(String),
     /// Remove every response header of this name.
     RemoveResponseHeader(&'static str),
-    /// Replace what the event's callback holds of the request's body: all `size` bytes of it become the first `keep`
-    /// of them and `then`.
+    /// Replace all `size` bytes that the event's callback holds of the request's body. For the answer to a question, and
+    /// for a tick, these are the bytes that wait in Envoy.
     ReplaceRequestBody {
         /// All bytes that the callback holds: the new ones, and those that wait before them.
         size: usize,
-        /// Bytes at the start that stay.
-        keep: usize,
-        /// Bytes that follow them.
-        then: Vec<u8>,
+        /// The new bytes.
+        body: Vec<u8>,
     },
     /// Drop all `size` bytes that the event's callback holds of the request's body.
     DropRequestBody {

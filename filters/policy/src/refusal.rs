@@ -38,6 +38,8 @@ pub struct Refusal {
     pub content_type: &'static str,
     /// The rule, for `x-sallyport-rule`.
     pub rule: Rule,
+    /// The value of `retry-after`, in seconds. `None` without that header.
+    pub retry_after: Option<u32>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -56,7 +58,8 @@ struct Body<'a> {
 /// Renders `denial`. `request_id` is the id in the audit line. For a refusal that Envoy sends itself, it is the format
 /// command that Envoy replaces by the id.
 pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
-    let message = (denial.stage == Stage::Github)
+    // The credential stage limits calls of GitHub's API too.
+    let message = (denial.stage == Stage::Github || denial.rule == Rule::LimitGithub)
         .then(|| format!("{} (refused by sallyport, rule {})", denial.reason, denial.rule));
     let body = Body { error: &denial.reason, rule: denial.rule, stage: denial.stage, request_id, message };
     let (content_type, body) = match form {
@@ -70,7 +73,8 @@ pub fn render(denial: &Denial, form: Form, request_id: &str) -> Refusal {
             ),
         ),
     };
-    Refusal { status: denial.status, content_type, rule: denial.rule, body: body.into_bytes() }
+    let Denial { status, rule, retry_after, .. } = *denial;
+    Refusal { status, content_type, rule, retry_after, body: body.into_bytes() }
 }
 
 #[cfg(test)]
@@ -100,6 +104,9 @@ mod tests {
                 .to_owned()
                 + "\n"
         );
+        let waits = Denial::limited(Stage::Credentials, "full", 60);
+        assert_eq!(render(&waits, Form::Json, "7").retry_after, Some(60));
+        assert!(text(&waits, Form::Json).contains(r#""message":"full (refused by sallyport, rule limit.github)""#));
         let denial = Denial::new(Rule::IdentityUnknown, "who");
         assert!(text(&denial, Form::Text).contains("rule identity.unknown"));
     }

@@ -307,17 +307,21 @@ rules! {
         "Use the id of a node in one of the container's repositories.",
         GitHub("I09");
     GithubNode = "github.node", Github, Refuses(403),
-        "GitHub does not confirm that the node is the container's: another repository, a branch that may not be moved, or no such node.",
-        "Use the id of a node in one of the container's repositories.",
+        "GitHub does not confirm an object of the request. It is in another repository, a branch that may not be moved, a label or a login that the policy refuses, a text of another account, or unknown.",
+        "Use an object of one of the container's repositories; write a comment of your own in place of a change.",
         Test("what_a_write_names_is_confirmed_once_and_a_forged_name_is_refused");
     GithubIdsPending = "github.ids-pending", Github, Refuses(503),
         "GitHub's number of one of the container's repositories is not known yet.",
         "Try again in a few seconds.",
         Test("what_needs_the_number_waits_for_it_and_open_streams_go_on");
     GithubUnconfirmed = "github.unconfirmed", Github, Refuses(503),
-        "The gateway could not ask GitHub whose nodes the request names.",
+        "The gateway could not ask GitHub what the objects of the request are.",
         "Try again; check the gateway's own credential for GitHub.",
         Test("a_write_that_cannot_be_confirmed_is_refused_to_try_again");
+    LimitGithub = "limit.github", Github, Refuses(429),
+        "The container has used its share of the API's quota of the gateway's credential, or the calls that the gateway makes for it in an hour, or GitHub has told its calls to pause. The stages credentials and push refuse by this rule too.",
+        "Try again at the time that the reason names; a GitHub App has a quota for each owner.",
+        Test("a_flooder_of_the_api_leaves_its_neighbour_a_share_of_the_quota");
     GithubProject = "github.project", Github, Refuses(403),
         "The mutation would change a project.",
         "Leave the projects out.",
@@ -327,13 +331,21 @@ rules! {
         "Use a branch that fits `allowed_branches`; the reason lists them.",
         GitHub("F01");
     GithubProtectedBranch = "github.protected-branch", Github, Refuses(403),
-        "The branch is protected by the policy.",
+        "The branch is protected by the policy, or is the repository's default branch.",
         "Use another branch and open a pull request.",
         GitHub("A14");
     GithubBranchName = "github.branch-name", Github, Refuses(403),
         "The text is no valid name of a branch.",
         "Name a branch that git would accept.",
         GitHub("R05");
+    GithubNewName = "github.new-name", Github, Refuses(403),
+        "The name has a character that a new branch of a bot may not have, or reads as something other than a branch.",
+        "Use letters, digits and `._/+@=-`, or set `branch_characters`; the reason names the fault.",
+        GitHub("N01");
+    GithubDefaultUnknown = "github.default-unknown", Github, Refuses(503),
+        "The repository's default branch, which is protected, is not known yet.",
+        "Try again in a few seconds; check the gateway's own credential for GitHub.",
+        GitHub("N26");
     GithubBranchMissing = "github.branch-missing", Github, Refuses(403),
         "The request does not name the branch, so GitHub would choose one.",
         "Name the branch.",
@@ -371,12 +383,12 @@ rules! {
         "Write plain files with mode 100644 or 100755.",
         GitHub("R10");
     GithubCommand = "github.command", Github, Refuses(403),
-        "A line of the text begins with a command to a bot.",
-        "Reword the line, or change `github.commands`.",
+        "The text mentions a bot, or one of its lines begins with a command to a bot.",
+        "Reword the text, or change `github.commands`.",
         GitHub("F31");
     GithubLabel = "github.label", Github, Refuses(403),
-        "The label is a command to an automation.",
-        "Use another label, or change `github.denied_labels`.",
+        "The label is a command to an automation, or holds automations back and would be removed.",
+        "Use another label, or change `github.denied_labels`, `github.allowed_labels` or `github.held_labels`.",
         GitHub("F33");
     GithubForeignIssue = "github.foreign-issue", Github, Refuses(403),
         "An issue is named by its number in all of GitHub, so it may lie in another repository.",
@@ -395,8 +407,8 @@ rules! {
         "Allow the class for the container's `auth_mode`, or the operation by its name.",
         GitHub("F62");
     GithubReadCross = "github.read-cross", Github, Either(403),
-        "The class `read-cross`: reading across repositories, such as a search that is not narrowed to the container's.",
-        "Narrow the search with `repo:`, or allow the operation by its name.",
+        "The class `read-cross`: reading across repositories, such as a search that is not narrowed to the container's, or a revision with a colon.",
+        "Narrow the search with `repo:`, name a branch of the repository, or allow the operation by its name.",
         GitHub("B15");
     GithubReadAccount = "github.read-account", Github, Either(403),
         "The class `read-account`: reading organisations and accounts.",
@@ -456,6 +468,10 @@ rules! {
         "Envoy's check lacks the source address, the request or a plain host.",
         "Report it: it is a fault of the gateway.",
         Cannot("the identity stage lets no request pass without an address and a plain host");
+    CredentialsStage = "credentials.stage", Credentials, Refuses(503),
+        "A stage before the credential stage has not judged this request, or by a registration that is no longer in force. No credential was added, and nothing was sent.",
+        "Try again; if the refusal stays, restart the gateway, and report it: it is a fault of the gateway.",
+        Test("a_stage_that_is_left_out_gets_no_credential");
     CredentialsBlocked = "credentials.blocked", Credentials, Refuses(403),
         "The gateway blocked the container while the request was under way; see `identity.blocked`.",
         "Read the audit, then register the container again.",
@@ -485,9 +501,29 @@ rules! {
         "Set a variable that the reason names, or register the container with a repository.",
         Test("a_missing_value_is_a_502_that_names_the_variables");
     CredentialsSource = "credentials.source", Credentials, Refuses(503),
-        "The source of the credential fails: a file, a command, a login that cannot be refreshed, or a GitHub App's token; or the registration keeps changing.",
+        "The source of the credential fails: a file, a command, a login that cannot be refreshed, or a GitHub App's token.",
         "Read /readyz or the control plane's log for the cause, then try again.",
         Test("a_command_that_gives_nothing_is_a_503_of_its_own");
+    CredentialsRemoteTool = "credentials.remote-tool", Credentials, Refuses(403),
+        "The body of a model request makes the provider fetch from a host that is not allowed, or call a server or a tool that the agent chose.",
+        "Send the content itself (base64), fetch it in the sandbox, or allow the host; for the rest `also: [remote-tools]` of the credential.",
+        Chain("models.yaml", "MCP servers");
+    CredentialsStored = "credentials.stored", Credentials, Refuses(403),
+        "The body of a model request names state that is stored at the provider, whose account all containers share.",
+        "Send the whole conversation, or set `also: [stored]` of the credential.",
+        Chain("models.yaml", "a stored file");
+    CredentialsBody = "credentials.body", Credentials, Refuses(403),
+        "The body of a model request cannot be read for certain: it is no JSON object in UTF-8, is declared or compressed otherwise, or the request is a WebSocket.",
+        "Send JSON with `content-type: application/json`, plain or in zstd.",
+        Chain("models.yaml", "no JSON");
+    CredentialsGuard = "credentials.guard", Credentials, Refuses(502),
+        "The model filter could not read what the credential permits, or a call of Envoy's failed. Nothing was sent, or the request never ended at the provider.",
+        "Report it with Envoy's log: it is a fault of the gateway.",
+        Cannot("the credential stage writes the guard that the model filter reads, and no sandbox can; `a_credential_without_a_guard_is_refused` shows it natively");
+    LimitCompressed = "limit.compressed", Credentials, Refuses(429),
+        "The compressed model requests under way in one Envoy worker need 96 MiB to be read, or those of one container 28 MiB.",
+        "Try again when other requests are done, or send the body plain.",
+        Native("a_container_has_its_share_and_the_worker_its_limit");
     CredentialsGit = "credentials.git", Credentials, Allows,
         "The credential for git was added.",
         "",
@@ -515,7 +551,7 @@ rules! {
         "",
         Cannot("a push that passes had a credential added, and its audit line names that rule; `push explain` prints this one");
     LimitPushes = "limit.pushes", Push, Refuses(429),
-        "Four pushes of the container are under way in one Envoy worker, or all pushes in that worker hold 128 MiB.",
+        "In one Envoy worker four pushes of the container are under way, its pushes hold 32 MiB, all pushes hold 128 MiB, or its packs decompressed to more than 2 GiB and 128 MiB per second after that.",
         "Push again when the other pushes are done.",
         Test("a_container_has_four_pushes_under_way_and_not_one_more");
     PushContentType = "push.content-type", Push, Refuses(403),
@@ -538,8 +574,16 @@ rules! {
         "The repository's object format is not SHA-1.",
         "Use a repository with SHA-1.",
         Push("sha256-names");
+    PushOption = "push.option", Push, Refuses(403),
+        "The push has a push option (`git push -o`) that the policy does not list.",
+        "Push without the option, or list it under `github.push_options`.",
+        Push("push-option-not-listed");
+    PushTime = "push.time", Push, Refuses(408),
+        "The push took longer than `github.push_time`, 15 minutes by default.",
+        "Push in smaller steps, or over a faster connection.",
+        Native("a_push_has_an_end");
     PushLimit = "push.limit", Push, Refuses(403),
-        "The push has more than 20 refs, more than 50,000 commits, 16 commits of GitHub's to look up for one ref, or exceeds another limit that the reason names.",
+        "The push has more than 20 refs, more than 50,000 commits, 16 commits of GitHub's to look up for one ref or 16 that GitHub does not know as descendants in all, or exceeds another limit that the reason names.",
         "Push fewer refs or fewer commits at a time.",
         Push("21-refs");
     PushDuplicate = "push.duplicate", Push, Refuses(403),
@@ -551,9 +595,17 @@ rules! {
         "Push to refs/heads/ or refs/tags/.",
         Push("name-head");
     PushProtected = "push.protected", Push, Refuses(403),
-        "The branch, or the tag's name, is protected by the policy.",
+        "The branch, or the tag's name, is protected by the policy, or is that of the repository's default branch.",
         "Push another branch and open a pull request.",
         Push("protected");
+    PushNewName = "push.new-name", Push, Refuses(403),
+        "The name has a character that a new branch or tag of a bot may not have, or reads as something else.",
+        "Use letters, digits and `._/+@=-`, or set `branch_characters`; the reason names the fault.",
+        Push("new-name-shell");
+    PushDefaultUnknown = "push.default-unknown", Push, Refuses(503),
+        "The repository's default branch, which is protected, is not known yet.",
+        "Push again in a few seconds; check the gateway's own credential for GitHub.",
+        Push("default-unknown");
     PushBranch = "push.branch", Push, Refuses(403),
         "The branch, or the tag's name, is not one of the container's.",
         "Push a branch that fits `allowed_branches`; the reason lists them.",
@@ -579,7 +631,7 @@ rules! {
         "Push again; check the gateway's own credential for GitHub.",
         Test("while_github_cannot_be_asked_nothing_moves_and_the_next_try_works");
     PushUnfinished = "push.unfinished", Push, Refuses(502),
-        "GitHub ended its answer before it had the whole push, or (in the audit only) the client left.",
+        "GitHub ended its answer before it had the whole push, the policy changed so that more has to be proved, or (in the audit only) the client left.",
         "Push again.",
         Test("a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard");
     PushAdvertisement = "push.advertisement", Push, Refuses(502),

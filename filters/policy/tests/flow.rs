@@ -5,7 +5,7 @@
 
 use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
-use policy::github::{Judge, MAX_BODY, Rules};
+use policy::github::{Judge, MAX_BODY, Purpose, Question, Rules};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -113,15 +113,17 @@ impl Stream {
                 Effect::Log(_) => "log".into(),
                 Effect::Note(note) => format!("note {}", rule(note.to_bytes())),
                 Effect::NoteRefusal(note) => format!("refuse {}", rule(note.to_bytes())),
+                Effect::Mark(mark) => format!("mark {}", text(&mark.value)),
+                Effect::Unseal => panic!("the github stage unseals nothing"),
                 Effect::Ask(confirm) => {
                     self.asked = Some(confirm);
                     "ask".into()
                 }
                 Effect::SetRequestHeader(name, value) => format!("{name}: {}", text(&value)),
                 Effect::RemoveRequestHeader(name) => format!("no {name}"),
-                Effect::ReplaceRequestBody { size, keep, then } => {
-                    assert_eq!((size, keep), (self.waiting.len(), 0), "a part of the body is replaced");
-                    self.waiting = then;
+                Effect::ReplaceRequestBody { size, body } => {
+                    assert_eq!(size, self.waiting.len(), "a part of the body is replaced");
+                    self.waiting = body;
                     "body".into()
                 }
                 Effect::DropRequestBody { size } => {
@@ -171,6 +173,7 @@ fn a_body_passes_as_it_was_understood_in_whatever_pieces() {
                 stream.effects,
                 [
                     "note github.write-collab",
+                    "mark 0 api.github.com POST /repos/o/r/issues",
                     "no x-stray",
                     "body",
                     &length,
@@ -185,7 +188,8 @@ fn a_body_passes_as_it_was_understood_in_whatever_pieces() {
 #[test]
 fn a_request_without_a_body_is_judged_at_once() {
     let stream = Stream::new(head("GET", "api.github.com", "/repos/o/r", &[]), true, None);
-    assert_eq!((stream.sent, stream.effects), (Some(vec![]), vec!["note github.read-repo".to_owned()]));
+    assert_eq!(stream.sent, Some(vec![]));
+    assert_eq!(stream.effects, ["note github.read-repo", "mark 0 api.github.com GET /repos/o/r"]);
     // A body that is not read flows on.
     let path = "/o/r.git/git-receive-pack";
     let mut stream = Stream::new(head("POST", "github.com", path, &[]), false, None);
@@ -214,7 +218,8 @@ fn a_node_passes_by_a_yes_alone() {
         let mut stream = Stream::new(comment(), false, None);
         stream.body(COMMENT.as_bytes(), true);
         let ip: IpAddr = "172.18.0.5".parse().unwrap();
-        let confirm = Confirm { container: ip, node_ids: vec!["PR_kwDOAWBuf84Bh4UQ".into()] };
+        let questions = vec![Question::node("PR_kwDOAWBuf84Bh4UQ", Purpose::Write)];
+        let confirm = Confirm { container: ip, questions };
         assert_eq!((&stream.asked, &stream.sent), (&Some(confirm), &None));
         stream.confirmed(answer);
         assert_eq!(stream.over.as_deref(), over);

@@ -106,8 +106,8 @@ fn no_spelling_of_a_path_does_what_is_refused() {
 
 /// A verdict without its reason's text.
 fn decision(explained: &Explained) -> impl PartialEq + std::fmt::Debug + use<> {
-    let asks: Vec<String> = explained.ask.iter().map(|ask| ask.node_id.clone()).collect();
-    (explained.verdict, explained.stage, explained.rule, explained.operation.clone(), explained.class, asks)
+    let Explained { verdict, stage, rule, operation, class, ask, .. } = explained;
+    (*verdict, *stage, *rule, operation.clone(), *class, ask.clone())
 }
 
 /// The rewritten copies of a case that differ from it, each with the name of its rewriting.

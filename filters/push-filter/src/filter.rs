@@ -1,15 +1,20 @@
-//! Envoy's callbacks. The root context holds the rules from the filter's configuration. The HTTP contexts pass each
-//! event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
+//! Envoy's callbacks. The root contexts of a worker share its [`Worker`], which has the rules in force and the clock. The
+//! HTTP contexts pass each event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
+//!
+//! A tick comes 50 times per second. It lets each open push look at the clock and the rules, and one push go on with bytes
+//! that wait to be parsed, in turn.
 
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::{Broken, Step};
 use policy::github::Rules;
+use policy::{Denial, Stage};
 use prost::Message;
-use push::load::Load;
+use push::worker::Worker;
 use push::{Descent, Flow, Oid, Query, Question, RefAt, ResponseHead};
 use registry_proto::push as wire;
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 const READ_REFS: Method<'_> = Method { cluster: "control-plane", service: "sallyport.push.v1.Push", name: "ReadRefs" };
@@ -22,12 +27,42 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const CODE_DETAILS: [&str; 2] = ["response", "code_details"];
 const OF_UPSTREAM: &[u8] = b"via_upstream";
 
-/// The root context.
+/// The time between two ticks. One slice of work takes a few milliseconds, so most of the worker's time is left for the
+/// other streams.
+const TICK: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// The state that the root contexts of this worker share: Envoy creates a new one for each new configuration, and
+    /// streams of the old ones go on.
+    static SHARED: RefCell<Weak<Shared>> = const { RefCell::new(Weak::new()) };
+}
+
+/// The state of one Envoy worker.
 #[derive(Default)]
+struct Shared {
+    worker: Rc<RefCell<Worker>>,
+    /// The open requests with their contexts. The next to work is the first that has work.
+    open: RefCell<VecDeque<(u32, Weak<RefCell<Stream>>)>>,
+}
+
+/// The root context.
 pub struct Root {
-    /// `None` until valid rules have arrived. Until then every push is refused.
+    shared: Rc<Shared>,
+    /// The rules of this configuration. `None` if they can't be parsed.
     rules: Option<Rc<Rules>>,
-    load: Rc<RefCell<Load>>,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        let shared = SHARED.with_borrow_mut(|known| {
+            known.upgrade().unwrap_or_else(|| {
+                let shared = Rc::default();
+                *known = Rc::downgrade(&shared);
+                shared
+            })
+        });
+        Self { shared, rules: None }
+    }
 }
 
 impl RootCallbacks for Root {
@@ -39,16 +74,90 @@ impl RootCallbacks for Root {
             Ok(rules) => self.rules = Some(Rc::new(rules)),
             Err(error) => host::log(Level::Error, &format!("push: the rules can't be parsed: {error}")),
         }
-        true
+        self.shared.worker.borrow_mut().set_rules(self.rules.clone());
+        match host::set_tick_period(TICK) {
+            Ok(()) => true,
+            Err(error) => {
+                host::log(Level::Error, &format!("push: {error}"));
+                false
+            }
+        }
     }
 
-    fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
-        let flow = Flow::new(self.rules.clone(), Rc::clone(&self.load));
-        Box::new(Stream { flow, calls: Vec::new() })
+    fn on_tick(&mut self) {
+        self.shared.set_time();
+        let open: Vec<_> = self.shared.open.borrow().iter().cloned().collect();
+        for (id, stream) in &open {
+            let Some(stream) = stream.upgrade() else { continue };
+            let step = stream.borrow_mut().flow.tick();
+            if let Some(step) = step {
+                carry_out_in(*id, &stream, step);
+            }
+        }
+        self.shared.open.borrow_mut().retain(|(_, stream)| stream.strong_count() > 0);
+        if let Some((id, stream)) = self.shared.next_behind() {
+            let step = stream.borrow_mut().flow.work();
+            carry_out_in(id, &stream, step);
+        }
+    }
+
+    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
+        let open: Vec<_> = self.shared.open.borrow().iter().cloned().collect();
+        for (id, stream) in open {
+            let Some(stream) = stream.upgrade() else { continue };
+            // The message is the stream's, which has made the call.
+            if stream.borrow().asked(token) && host::act_for(id).is_ok() {
+                stream.borrow_mut().answered(token, status, size);
+            }
+        }
+    }
+
+    fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks> {
+        // An earlier configuration that comes back keeps its root context, and is not configured again.
+        self.shared.worker.borrow_mut().set_rules(self.rules.clone());
+        self.shared.set_time();
+        let flow = Flow::new(Rc::clone(&self.shared.worker));
+        let stream = Rc::new(RefCell::new(Stream { flow, calls: Vec::new() }));
+        self.shared.open.borrow_mut().push_back((id, Rc::downgrade(&stream)));
+        Box::new(Open(stream))
     }
 }
 
-/// The context of one request.
+impl Shared {
+    fn set_time(&self) {
+        match host::now() {
+            Ok(now) => {
+                let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
+                self.worker.borrow_mut().set_time(Duration::from_millis(milliseconds));
+            }
+            Err(error) => host::log(Level::Error, &format!("push: {error}")),
+        }
+    }
+
+    /// The first open stream that has work, which becomes the last.
+    fn next_behind(&self) -> Option<(u32, Rc<RefCell<Stream>>)> {
+        let mut open = self.open.borrow_mut();
+        let behind = |(_, stream): &(u32, Weak<RefCell<Stream>>)| {
+            stream.upgrade().is_some_and(|stream| stream.borrow().flow.is_behind())
+        };
+        let at = open.iter().position(behind)?;
+        let (id, stream) = open.remove(at)?;
+        open.push_back((id, stream.clone()));
+        Some((id, stream.upgrade()?))
+    }
+}
+
+/// Carries out a step of a stream from another context's callback. A context that is gone has taken its request with it.
+fn carry_out_in(id: u32, stream: &RefCell<Stream>, step: Step<Query>) {
+    if host::act_for(id).is_ok() {
+        let _no_bytes_are_at_hand = stream.borrow_mut().carry_out(step);
+    }
+}
+
+/// The context of one request, which the root context reaches too.
+struct Open(Rc<RefCell<Stream>>);
+
+/// One request.
 struct Stream {
     flow: Flow,
     /// The calls under way, by their tokens.
@@ -62,61 +171,75 @@ enum Asked {
     Descents,
 }
 
-impl StreamCallbacks for Stream {
+impl StreamCallbacks for Open {
     fn on_request_headers(&mut self, end: bool) -> Action {
-        let step = self.flow.request_headers(host::request_head().map_err(Broken::new), end);
-        self.carry_out(step)
+        let head = host::request_head().map_err(Broken::new);
+        self.0.borrow_mut().event(|flow| flow.request_headers(head, end))
     }
 
     fn on_request_body(&mut self, size: usize, end: bool) -> Action {
-        let unread = self.flow.unread_request(size);
+        let unread = self.0.borrow().flow.unread_request(size);
         let unread = host::request_body_part(unread.start, unread.len()).map_err(Broken::new);
-        let step = self.flow.request_body(size, unread, end);
-        self.carry_out(step)
+        self.0.borrow_mut().event(|flow| flow.request_body(size, unread, end))
     }
 
     fn on_request_trailers(&mut self) -> Action {
-        let step = self.flow.request_trailers();
-        self.carry_out(step)
+        self.0.borrow_mut().event(Flow::request_trailers)
     }
 
     fn on_response_headers(&mut self, end: bool) -> Action {
-        let head = if self.flow.reads_response() { response_head() } else { Ok(ResponseHead::default()) };
-        let step = self.flow.response_headers(head.map_err(Broken::new), end);
-        self.carry_out(step)
+        let reads = self.0.borrow().flow.reads_response();
+        let head = if reads { response_head() } else { Ok(ResponseHead::default()) };
+        self.0.borrow_mut().event(|flow| flow.response_headers(head.map_err(Broken::new), end))
     }
 
     fn on_response_body(&mut self, size: usize, end: bool) -> Action {
-        let unread = self.flow.unread_response(size);
+        let unread = self.0.borrow().flow.unread_response(size);
         let unread = host::response_body_part(unread.start, unread.len()).map_err(Broken::new);
-        let step = self.flow.response_body(size, unread, end);
-        self.carry_out(step)
+        self.0.borrow_mut().event(|flow| flow.response_body(size, unread, end))
     }
 
     fn on_response_trailers(&mut self) -> Action {
-        let step = self.flow.response_trailers();
-        self.carry_out(step)
+        self.0.borrow_mut().event(Flow::response_trailers)
     }
 
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
-        let Some(at) = self.calls.iter().position(|(call, _)| *call == token) else { return };
-        let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
-        let step = match self.calls.swap_remove(at).1 {
-            Asked::Refs => {
-                let response = message.and_then(|bytes| wire::ReadRefsResponse::decode(bytes.as_slice()).ok());
-                let others = response.map(|response| response.others.into_iter().map(ref_at).collect::<Vec<_>>());
-                self.flow.refs_answered(others.as_deref())
-            }
-            Asked::Descents => {
-                let response = message.and_then(|bytes| wire::DescendsResponse::decode(bytes.as_slice()).ok());
-                self.flow.descents_answered(response.map(|response| response.descends).as_deref())
-            }
-        };
-        let _no_bytes_are_at_hand = self.carry_out(step);
+        self.0.borrow_mut().answered(token, status, size);
     }
 }
 
 impl Stream {
+    fn event(&mut self, event: impl FnOnce(&mut Flow) -> Step<Query>) -> Action {
+        let step = event(&mut self.flow);
+        self.carry_out(step)
+    }
+
+    /// Whether the call `token` is one of this stream's.
+    fn asked(&self, token: u32) -> bool {
+        self.calls.iter().any(|(call, _)| *call == token)
+    }
+
+    /// Takes the response to the call `token`. The hostcalls act for this stream.
+    fn answered(&mut self, token: u32, status: u32, size: usize) {
+        let Some(at) = self.calls.iter().position(|(call, _)| *call == token) else { return };
+        let message = (status == 0).then(|| host::grpc_message(size).ok()).flatten();
+        let step = match self.calls.swap_remove(at).1 {
+            Asked::Refs => match message.and_then(|bytes| wire::ReadRefsResponse::decode(bytes.as_slice()).ok()) {
+                Some(wire::ReadRefsResponse { limited: Some(limited), .. }) => self.limited(limited),
+                response => {
+                    let others = response.map(|response| response.others.into_iter().map(ref_at).collect::<Vec<_>>());
+                    self.flow.refs_answered(others.as_deref())
+                }
+            },
+            Asked::Descents => match message.and_then(|bytes| wire::DescendsResponse::decode(bytes.as_slice()).ok()) {
+                Some(wire::DescendsResponse { limited: Some(limited), .. }) => self.limited(limited),
+                Some(wire::DescendsResponse { exhausted: true, .. }) => self.flow.question_refused(push::exhausted()),
+                response => self.flow.descents_answered(response.map(|response| response.descends).as_deref()),
+            },
+        };
+        let _no_bytes_are_at_hand = self.carry_out(step);
+    }
+
     fn carry_out(&mut self, mut step: Step<Query>) -> Action {
         loop {
             match host::carry_out(step, |query| self.ask(query)) {
@@ -124,6 +247,11 @@ impl Stream {
                 Err(error) => step = self.flow.failed(Broken::new(error)),
             }
         }
+    }
+
+    fn limited(&mut self, limited: wire::Limited) -> Step<Query> {
+        let wire::Limited { reason, retry_after } = limited;
+        self.flow.question_refused(Denial::limited(Stage::Push, reason, retry_after))
     }
 
     fn ask(&mut self, query: Query) -> Result<(), host::Error> {

@@ -6,22 +6,29 @@
 //! - `flow/advertisement.rs`: the list of refs, on its way back.
 //!
 //! **Invariant:** of a push nothing goes upstream before its refs' names are judged, and its pack's trailer only when
-//! the inspection says that it is allowed. The server's answer waits as long.
+//! the inspection says that it is allowed. The server's success waits until the push's end has gone on.
+//!
+//! **Invariant:** the work of one event is bounded by the bytes that it brings. The rest is done in slices, by
+//! [`Flow::work`].
+//!
+//! **Invariant:** the credential of a request comes into force ([`Effect::Unseal`]) when its headers go upstream, and not
+//! before.
 
 mod advertisement;
 mod push;
 
-use crate::load::Load;
+use crate::worker::Worker;
 use crate::{Question, RefAt, judge_headers};
 use advertisement::{Advertisement, Fed};
 use policy::flow::{Broken, Effect, RequestHead, Step as AnyStep, Then};
-use policy::github::{Kind, Rules, Service};
+use policy::github::{Kind, Service};
 use policy::{Denial, Form, Note, Refusal, Rule};
-use push::Push;
+use push::{Phase, Push};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 type Step = AnyStep<Query>;
 
@@ -52,9 +59,9 @@ pub struct ResponseHead {
 /// One request, and its response.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// `None` while there are no rules: every push is refused.
-    rules: Option<Rc<Rules>>,
-    load: Rc<RefCell<Load>>,
+    worker: Rc<RefCell<Worker>>,
+    /// When the headers came.
+    begun: Duration,
     path: Vec<u8>,
     note: Note,
     state: State,
@@ -128,9 +135,9 @@ impl From<Broken> for Stop {
 }
 
 impl Flow {
-    /// A request whose headers haven't come, under these rules, in a worker with this load.
-    pub fn new(rules: Option<Rc<Rules>>, load: Rc<RefCell<Load>>) -> Self {
-        Self { rules, load, ..Self::default() }
+    /// A request of this worker whose headers haven't come.
+    pub fn new(worker: Rc<RefCell<Worker>>) -> Self {
+        Self { worker, ..Self::default() }
     }
 
     /// The request's headers; `end`: nothing follows them.
@@ -141,6 +148,7 @@ impl Flow {
             Err(broken) => return self.stop(broken),
         };
         self.path = head.value(":path").to_vec();
+        self.begun = self.worker.borrow().now();
         self.head(&head, end).unwrap_or_else(|stop| {
             self.note = head.note().unwrap_or_default();
             self.stop(stop)
@@ -151,7 +159,7 @@ impl Flow {
     /// holds.
     pub fn unread_request(&self, size: usize) -> Range<usize> {
         match &self.state {
-            State::Push(push) => push.phase().seen().min(size)..size,
+            State::Push(push) if push.reads() => 0..size,
             _ => 0..0,
         }
     }
@@ -163,7 +171,7 @@ impl Flow {
         match &mut self.state {
             State::Other | State::Advertisement(_) => Step::only(Then::Continue),
             State::Push(push) => {
-                let step = unread.map_err(Stop::from).and_then(|unread| Ok(push.body(size, &unread, end, &self.note)?));
+                let step = push.renew().and_then(|()| Ok(push.body(size, &unread?, end, &self.note)?));
                 step.unwrap_or_else(|stop| self.stop(stop))
             }
             State::Dropping { upstream, .. } => {
@@ -182,12 +190,13 @@ impl Flow {
     /// Trailers; with them the request is at its end.
     pub fn request_trailers(&mut self) -> Step {
         self.begin(None, true);
-        match &self.state {
+        match &mut self.state {
             State::Other => Step::only(Then::Continue),
-            State::Push(push) if push.phase().is_allowed() => Step::only(Then::Continue),
-            State::Push(_) | State::Advertisement(_) => {
-                self.stop(Denial::new(Rule::PushMalformed, "a push has no trailers"))
+            State::Push(push) => {
+                let step = push.renew().and_then(|()| Ok(push.trailers(&self.note)?));
+                step.unwrap_or_else(|stop| self.stop(stop))
             }
+            State::Advertisement(_) => self.stop(Denial::new(Rule::PushMalformed, "a push has no trailers")),
             State::Dropping { .. } => Step::only(self.answer()),
             State::Over => Step::only(Then::Pause),
         }
@@ -285,6 +294,52 @@ impl Flow {
         self.answered(|push| push.descents_answered(answers))
     }
 
+    /// The control plane refuses a question, for this reason.
+    pub fn question_refused(&mut self, denial: Denial) -> Step {
+        self.answered(|push| push.question_refused(denial))
+    }
+
+    /// Some time has passed. Returns `None` if nothing has to be done.
+    pub fn tick(&mut self) -> Option<Step> {
+        let whole = match &self.state {
+            State::Push(push) if push.phase() != Phase::Sent => push.phase().is_whole(),
+            State::Dropping { .. } => true,
+            _ => return None,
+        };
+        self.begin(None, whole);
+        let late = self.is_late();
+        match &mut self.state {
+            State::Push(_) if late => {
+                // The client may send for ever, so its refusal waits for nothing.
+                self.event.end = true;
+                Some(self.stop(too_long()))
+            }
+            State::Push(push) => {
+                if let Err(stop) = push.renew() {
+                    return Some(self.stop(stop));
+                }
+                push.asks().then(|| push.settle(&self.note)).map(|step| step.unwrap_or_else(|denial| self.stop(denial)))
+            }
+            State::Dropping { .. } if late => Some(Step::only(self.answer())),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Flow::work`] has something to do.
+    pub fn is_behind(&self) -> bool {
+        matches!(&self.state, State::Push(push) if push.is_behind())
+    }
+
+    /// Goes on with the bytes that wait to be parsed: one slice of them.
+    pub fn work(&mut self) -> Step {
+        let State::Push(push) = &self.state else { return Step::only(Then::Continue) };
+        let whole = push.phase().is_whole();
+        self.begin(None, whole);
+        let State::Push(push) = &mut self.state else { return Step::only(Then::Continue) };
+        let step = push.renew().and_then(|()| Ok(push.work(&self.note)?));
+        step.unwrap_or_else(|stop| self.stop(stop))
+    }
+
     /// An effect of the last step failed. A request that was not refused is refused now. If the refusal itself failed, the
     /// stream is reset: its bytes can't be kept from the server.
     pub fn failed(&mut self, broken: Broken) -> Step {
@@ -308,12 +363,14 @@ impl Flow {
             return Ok(Step::only(Then::Continue));
         };
         match git.service {
-            Service::Upload | Service::Lfs(_) => Ok(Step::only(Then::Continue)),
+            Service::Upload | Service::Lfs(_) => Ok(Step::with(Effect::Unseal, Then::Continue)),
             Service::Advertisement => {
                 self.note = head.note()?;
-                self.state = State::Advertisement(Advertisement::default());
+                let options = self.worker.borrow().rules().is_some_and(|rules| !rules.push_options.is_empty());
+                self.state = State::Advertisement(Advertisement::new(options));
                 // The flow reads the response, so the server may not compress it.
-                Ok(Step::with(Effect::RemoveRequestHeader("accept-encoding".into()), Then::Continue))
+                let uncompressed = Effect::RemoveRequestHeader("accept-encoding".into());
+                Ok(Step { effects: vec![uncompressed, Effect::Unseal], then: Then::Continue })
             }
             Service::Push => {
                 self.note = head.note()?;
@@ -322,8 +379,7 @@ impl Flow {
                     return Err(Denial::new(Rule::PushMalformed, "the push is empty").into());
                 }
                 let container = head.container()?;
-                let rules = self.rules.as_ref().ok_or_else(|| Broken::new("there are no rules"))?;
-                let push = Push::new(rules, container, git, &self.load)?;
+                let push = Push::new(&self.worker, container, git, length(head)?)?;
                 let note = push.note(&self.note);
                 self.state = State::Push(Box::new(push));
                 Ok(Step::with(Effect::Note(note), Then::Pause))
@@ -334,21 +390,32 @@ impl Flow {
     /// Brings an answer to the push that waits for it. Does nothing if no push waits.
     fn answered(&mut self, bring: impl FnOnce(&mut Push)) -> Step {
         let State::Push(push) = &mut self.state else { return Step::only(Then::Continue) };
+        let renewed = push.renew();
         bring(push);
         let end = push.phase().is_whole();
         self.begin(None, end);
         let State::Push(push) = &mut self.state else { return Step::only(Then::Continue) };
-        push.settle(&self.note).unwrap_or_else(|denial| self.stop(denial))
+        let step = renewed.and_then(|()| Ok(push.settle(&self.note)?));
+        step.unwrap_or_else(|stop| self.stop(stop))
     }
 
     /// The held response is complete. Envoy reads no more of a request whose response is complete, so the rest of the
-    /// request never comes: neither the end of an undecided push, nor the end of a refused one.
+    /// request never comes: neither the end of an undecided push, nor the end of a refused one. Of an allowed push that
+    /// passes unread the server has all that has come, and its trailer may have come before its end.
     fn answered_all(&mut self) -> Step {
-        match &self.state {
+        match &mut self.state {
+            State::Push(push) if push.passes_unread() => Step::with(push.sent(&self.note), Then::Continue),
             State::Push(push) if !push.phase().is_whole() => self.stop(unfinished()),
             State::Dropping { .. } => Step::only(self.answer()),
             _ => Step::only(Then::Pause),
         }
+    }
+
+    /// Whether the push takes longer than the rules allow.
+    fn is_late(&self) -> bool {
+        let worker = self.worker.borrow();
+        let most = worker.rules().map(|rules| Duration::from_secs(rules.push_time));
+        most.is_some_and(|most| worker.now().saturating_sub(self.begun) > most)
     }
 
     fn holds_response(&self) -> bool {
@@ -409,6 +476,18 @@ impl Flow {
 }
 
 fn unfinished() -> Denial {
-    let reason = "GitHub has answered before it had the whole push; try again";
+    let reason = "GitHub has answered before it had the whole push; fetch, and push again";
     Denial::new(Rule::PushUnfinished, reason)
+}
+
+fn too_long() -> Denial {
+    Denial::new(Rule::PushTime, "the push takes too long; push in smaller steps")
+}
+
+/// The value of `content-length`. `None` without one.
+fn length(head: &RequestHead) -> Result<Option<u64>, Denial> {
+    let value = head.headers.iter().find(|(name, _)| name == "content-length").map(|(_, value)| value);
+    let number = |value: &Vec<u8>| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    let odd = || Denial::new(Rule::PushMalformed, "the content-length of the push is not a number");
+    value.map(|value| number(value).ok_or_else(odd)).transpose()
 }

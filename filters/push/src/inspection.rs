@@ -1,16 +1,23 @@
-//! Inspects one push, from its first byte to the verdict.
+//! Inspects one push, from its first byte to the verdict. The bytes that may be sent upstream come out of it: the head
+//! written anew from its parsed form, and the pack as it came.
 
-use crate::refusal::{Refusal, RefusedRef};
+use crate::question::{Descent, Question, RefAt, change};
+use crate::refusal::{Refusal, RefusedRef, malformed, of_head, of_pack, with_reasons};
+use crate::waiting::Waiting;
 use git_wire::Oid;
 use git_wire::graph;
-use git_wire::pack::Scanner;
+use git_wire::pack::{Fed, Scanner};
 use git_wire::receive_pack::{self, Parser, RefUpdate, Request};
-use policy::push::{Change, MAX_REFS, Need, advice, judge};
-use policy::{BranchRules, Container, Denial, Rule};
+use policy::github::{Class, Operation, Rules, Scope};
+use policy::push::{MAX_REFS, MAX_UNSENT, Need, advice, judge};
+use policy::{Container, Denial, Rule};
 use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
 
 /// The most commits at which the walk may leave the pack for one ref. Each may cost one request to GitHub.
 pub const MAX_BOUNDARY: usize = 16;
+/// How much of a push option that is not allowed a refusal quotes, in characters.
+const MAX_QUOTED: usize = 64;
 
 /// The state of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,53 +32,42 @@ pub enum Standing<'a> {
     Refused(&'a Refusal),
 }
 
-/// A question that only GitHub can answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Are the refs at these objects? The answer goes to [`Inspection::refs_are`].
-    Refs(Vec<RefAt>),
-    /// For each descent: does one of the commits descend from the ancestor? The answer goes to
-    /// [`Inspection::descents_are`].
-    Descents(Vec<Descent>),
-}
-
-/// A ref, and the object that it points to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefAt {
-    /// The ref's full name.
-    pub name: String,
-    /// `None` if the ref does not exist.
-    pub object: Option<Oid>,
-}
-
-/// A question about ancestry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Descent {
-    /// The name of the ref to update.
-    pub name: String,
-    /// The ref's old commit.
-    pub ancestor: Oid,
-    /// 1 to [`MAX_BOUNDARY`] commits from which the ref's new commit descends.
-    pub commits: Vec<Oid>,
+/// The way of the bytes of one [`Inspection::feed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// All of them may be sent as they came, and nothing waits before them.
+    AsTheyCame,
+    /// The inspection keeps them. [`Inspection::take`] returns those that may be sent.
+    Kept,
 }
 
 /// The inspection of one push.
 #[derive(Debug)]
 pub struct Inspection {
-    rules: BranchRules,
+    rules: Rc<Rules>,
     container: Container,
     phase: Phase,
     request: Request,
+    /// The length of the head as it came, and as it was written anew. `None` until the head is complete.
+    head: Option<(usize, usize)>,
     /// The updates that have to be fast-forwards: their indices in the request, and the numbers of their questions in
     /// the graph.
     proofs: Vec<(usize, usize)>,
     refs: Confirmation,
     descents: Confirmation,
     questions: VecDeque<Question>,
+    /// The bytes that have arrived and are not parsed.
+    waiting: Waiting,
+    /// The bytes that may be sent, up to the pack's trailer.
+    ready: Vec<u8>,
     /// The part of the pack's trailer that has arrived.
     held: Vec<u8>,
+    /// The whole body has arrived.
+    ended: bool,
+    came: usize,
     commits: usize,
     pack_bytes: u64,
+    made: u64,
 }
 
 #[derive(Debug)]
@@ -82,7 +78,7 @@ enum Phase {
     Whole,
     /// The pack is being parsed.
     Pack(Box<Scanner>),
-    /// The whole body has arrived. The pack's trailer, if there is a pack, is held.
+    /// The whole body has arrived and is parsed. The pack's trailer, if there is a pack, is held.
     Ended,
     /// The push is allowed, and the rest of its body passes unparsed.
     Free,
@@ -95,87 +91,137 @@ enum Confirmation {
     NotRequested,
     Requested,
     Received,
+    /// Received too long ago. The question is asked again before the push passes.
+    Old,
 }
 
 impl Inspection {
-    /// The inspection of a push by `container` under these rules.
-    pub fn new(rules: BranchRules, container: Container) -> Self {
+    /// The inspection of a push under these rules by `container`, whose record has only the repository that is pushed to
+    /// ([`Container::only`]).
+    pub fn new(rules: Rc<Rules>, container: Container) -> Self {
         Self {
             rules,
             container,
             phase: Phase::Head(Parser::default()),
             request: Request::default(),
+            head: None,
             proofs: Vec::new(),
             refs: Confirmation::NotRequested,
             descents: Confirmation::NotRequested,
             questions: VecDeque::new(),
+            waiting: Waiting::default(),
+            ready: Vec::new(),
             held: Vec::new(),
+            ended: false,
+            came: 0,
             commits: 0,
             pack_bytes: 0,
+            made: 0,
         }
     }
 
-    /// Takes the next bytes of the body. Returns how many of them may be sent upstream, after all bytes before them, as
-    /// soon as [`Self::standing`] permits it. The other bytes are kept here, see [`Self::held`].
-    pub fn feed(&mut self, chunk: &[u8]) -> usize {
+    /// Takes the next bytes of the body, and parses them until the work is at `most` ([`Scanner::feed`]). The rest waits
+    /// for [`Self::go_on`]. Bytes that may be sent upstream are sent as soon as [`Self::standing`] permits it.
+    pub fn feed(&mut self, chunk: &[u8], most: u64) -> Passing {
         match &mut self.phase {
             Phase::Head(parser) => match parser.feed(chunk) {
-                Ok(None) => 0,
+                Ok(None) => self.came = self.came.saturating_add(chunk.len()),
                 Ok(Some((request, used))) => {
+                    let written = request.write();
+                    self.head = Some((self.came.saturating_add(used), written.len()));
+                    self.ready = written;
                     self.head(request);
                     let rest = chunk.get(used..).unwrap_or_default();
-                    if rest.is_empty() { used } else { used.saturating_add(self.feed(rest)) }
+                    if !rest.is_empty() {
+                        self.feed(rest, most);
+                    }
                 }
-                Err(error) => {
-                    self.refuse(of_head(&error));
-                    0
-                }
+                Err(error) => self.refuse(of_head(&error)),
             },
-            Phase::Pack(scanner) => {
-                let before = chunk.len();
-                self.pack_bytes = self.pack_bytes.saturating_add(u64::try_from(before).unwrap_or(u64::MAX));
-                match scanner.feed(chunk) {
-                    Ok(pass) => {
-                        self.commits = scanner.graph().commits();
-                        self.held.extend_from_slice(chunk.get(pass..).unwrap_or_default());
-                        self.settle();
-                        pass
-                    }
-                    Err(error) => {
-                        self.refuse(of_pack(&error));
-                        0
-                    }
+            Phase::Pack(_) => {
+                self.count(chunk.len());
+                if self.reads_at_once() {
+                    return self.scan_at_once(chunk, most);
                 }
+                self.waiting.push(chunk);
+                self.go_on(most);
             }
-            Phase::Whole | Phase::Ended if chunk.is_empty() => 0,
-            Phase::Whole | Phase::Ended => {
-                self.refuse(malformed("there are bytes after the end of the push"));
-                0
-            }
+            Phase::Whole | Phase::Ended if chunk.is_empty() => {}
+            Phase::Whole | Phase::Ended => self.refuse(malformed("there are bytes after the end of the push")),
             Phase::Free => {
-                self.pack_bytes = self.pack_bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-                chunk.len()
+                self.count(chunk.len());
+                if self.ready.is_empty() {
+                    return Passing::AsTheyCame;
+                }
+                self.ready.extend_from_slice(chunk);
             }
-            Phase::Refused(_) => 0,
+            Phase::Refused(_) => {}
         }
+        Passing::Kept
+    }
+
+    /// Whether [`Self::feed`] looks at the bytes, or needs to keep them. If not, they pass as they come, and
+    /// [`Self::passed`] takes their number.
+    pub fn reads(&self) -> bool {
+        !matches!(self.phase, Phase::Free if self.ready.is_empty())
+    }
+
+    /// Counts `size` bytes that pass unread, see [`Self::reads`].
+    pub fn passed(&mut self, size: usize) {
+        self.count(size);
+    }
+
+    /// Parses bytes that wait, until the work is at `most`.
+    pub fn go_on(&mut self, most: u64) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if let Some(fed) = self.scan(waiting.bytes(), most) {
+            self.keep(waiting.bytes(), fed);
+            waiting.parsed(fed.parsed);
+            self.waiting = waiting;
+            self.within();
+        }
+        self.advance();
+    }
+
+    /// Whether bytes wait to be parsed.
+    pub fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The bytes that may be sent now, after all that were taken or passed before: with the pack's trailer if the whole
+    /// push is allowed and has arrived.
+    pub fn take(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.ready);
+        if self.standing() == Standing::Allowed && matches!(self.phase, Phase::Ended) {
+            bytes.append(&mut self.held);
+        }
+        bytes
     }
 
     /// The body has ended.
     pub fn finish(&mut self) {
-        match &mut self.phase {
-            Phase::Head(_) => self.refuse(of_head(&receive_pack::Error::Truncated)),
-            Phase::Pack(scanner) if !scanner.is_complete() => {
-                self.refuse(malformed("the push ends within its pack"));
-            }
-            Phase::Pack(_) => self.end_of_pack(),
-            Phase::Whole => self.phase = Phase::Ended,
-            Phase::Ended | Phase::Free | Phase::Refused(_) => {}
-        }
+        self.ended = true;
+        self.advance();
+    }
+
+    /// Whether the whole body has arrived.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The length of the head as it came, and of the head that is sent in its place. `None` until it is complete.
+    pub fn head_lengths(&self) -> Option<(usize, usize)> {
+        self.head
     }
 
     /// Takes the next question to ask. There may be two at a time, and each is returned once.
     pub fn take_question(&mut self) -> Option<Question> {
         self.questions.pop_front()
+    }
+
+    /// Whether a question waits to be taken.
+    pub fn asks(&self) -> bool {
+        !self.questions.is_empty()
     }
 
     /// Takes the answer to [`Question::Refs`]: the refs that point elsewhere, with their objects.
@@ -185,7 +231,7 @@ impl Inspection {
         }
         if others.is_empty() {
             self.refs = Confirmation::Received;
-            self.settle();
+            self.advance();
             return;
         }
         let reason = |name: &str| {
@@ -211,7 +257,7 @@ impl Inspection {
             asked.iter().zip(answers).filter(|(_, yes)| !**yes).map(|(descent, _)| descent.name.as_str()).collect();
         if no.is_empty() {
             self.descents = Confirmation::Received;
-            self.settle();
+            self.advance();
         } else {
             self.not_fast_forward(|name| no.contains(name));
         }
@@ -221,6 +267,35 @@ impl Inspection {
     pub fn unanswered(&mut self) {
         let reason = "GitHub could not be reached to check the refs; fetch, and push again";
         self.refuse(Denial::new(Rule::PushUnconfirmed, reason));
+    }
+
+    /// The answer to [`Question::Refs`] is old. The question is asked again before the push passes.
+    pub fn refs_are_old(&mut self) {
+        if self.refs == Confirmation::Received && !self.refs_to_ask().is_empty() {
+            self.refs = Confirmation::Old;
+            self.advance();
+        }
+    }
+
+    /// The rules have changed. The push is judged under them from now on, the names of its refs included if they were
+    /// judged already.
+    pub fn rules_are(&mut self, rules: Rc<Rules>) {
+        self.rules = rules;
+        if matches!(self.phase, Phase::Head(_) | Phase::Refused(_)) || self.request.updates.is_empty() {
+            return;
+        }
+        let operation = Operation { name: "git/receive-pack".into(), class: Class::WriteRef };
+        let scope = Scope { container: &self.container, rules: &self.rules };
+        if let Err(refused) = scope.operation(&operation) {
+            self.refuse(refused.denial);
+            return;
+        }
+        let Some(needs) = self.judge_names() else { return };
+        let unproved = |at: usize| !self.proofs.iter().any(|(proved, _)| *proved == at);
+        if (0..).zip(&needs).any(|(at, need)| *need == Need::FastForward && unproved(at)) {
+            let reason = "the policy has changed during the push, and asks for more than was looked at; push again";
+            self.refuse(Denial::new(Rule::PushUnfinished, reason));
+        }
     }
 
     /// Refuses the push for a reason of the caller.
@@ -243,7 +318,7 @@ impl Inspection {
         }
     }
 
-    /// The bytes that [`Self::feed`] did not let pass. They are sent last, when the push is allowed.
+    /// The bytes of the pack's trailer that have arrived. They are sent last, when the push is allowed.
     pub fn held(&self) -> &[u8] {
         &self.held
     }
@@ -263,15 +338,120 @@ impl Inspection {
         self.pack_bytes
     }
 
+    /// The bytes that have come out of the pack ([`Scanner::made`]). They grow no more once the push is refused.
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
     /// The approximate memory use in bytes.
     pub fn memory(&self) -> usize {
-        match &self.phase {
+        let scanner = match &self.phase {
             Phase::Pack(scanner) => scanner.memory(),
             _ => 0,
+        };
+        scanner.saturating_add(self.waiting.memory()).saturating_add(self.ready.capacity())
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.pack_bytes = self.pack_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    fn reads_at_once(&self) -> bool {
+        self.waiting.is_empty() && self.ready.is_empty()
+    }
+
+    /// Parses bytes before which none wait.
+    fn scan_at_once(&mut self, chunk: &[u8], most: u64) -> Passing {
+        let Some(fed) = self.scan(chunk, most) else { return Passing::Kept };
+        // A part of the trailer that came before waits for the end, also where the end comes without bytes.
+        let passing = if fed.pass == chunk.len() && self.held.is_empty() {
+            Passing::AsTheyCame
+        } else {
+            self.keep(chunk, fed);
+            self.waiting.push(chunk.get(fed.parsed..).unwrap_or_default());
+            self.within();
+            Passing::Kept
+        };
+        self.settle();
+        passing
+    }
+
+    /// Parses bytes of the pack. Returns `None` if there is no pack to parse, or the push is refused.
+    fn scan(&mut self, bytes: &[u8], most: u64) -> Option<Fed> {
+        let Phase::Pack(scanner) = &mut self.phase else { return None };
+        let fed = scanner.feed(bytes, most);
+        self.made = scanner.made();
+        self.commits = scanner.graph().commits();
+        fed.map_err(|error| self.refuse(of_pack(&error))).ok()
+    }
+
+    /// Keeps the parsed ones of `bytes`.
+    fn keep(&mut self, bytes: &[u8], Fed { parsed, pass }: Fed) {
+        self.ready.extend_from_slice(bytes.get(..pass).unwrap_or_default());
+        self.held.extend_from_slice(bytes.get(pass..parsed).unwrap_or_default());
+    }
+
+    /// Refuses a push of which too much waits.
+    fn within(&mut self) {
+        if self.ready.len().saturating_add(self.waiting.len()) > MAX_UNSENT {
+            let limit = MAX_UNSENT >> 20;
+            let reason = format!(
+                "more than {limit} MiB of the push wait to be read, because they decompress to far more; push in smaller steps"
+            );
+            self.refuse(Denial::new(Rule::PushLimit, reason));
         }
     }
 
-    /// Judges the refs' names.
+    /// Goes on with what has become possible.
+    fn advance(&mut self) {
+        self.settle();
+        if !self.ended || self.is_behind() {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Head(_) => self.refuse(of_head(&receive_pack::Error::Truncated)),
+            Phase::Pack(scanner) if !scanner.is_complete() => self.refuse(malformed("the push ends within its pack")),
+            Phase::Pack(_) => self.end_of_pack(),
+            Phase::Free => {
+                self.phase = Phase::Ended;
+                self.descents = Confirmation::Received;
+            }
+            Phase::Whole => self.phase = Phase::Ended,
+            Phase::Ended | Phase::Refused(_) => {}
+        }
+        self.settle();
+    }
+
+    /// Judges the names of the refs under the rules in force. Returns the condition of each update. Returns `None` if
+    /// the push is refused.
+    fn judge_names(&mut self) -> Option<Vec<Need>> {
+        let updates = &self.request.updates;
+        let judge = |update: &RefUpdate| judge(&self.rules.branches, &self.container, &update.name, change(update));
+        let judged: Vec<_> = updates.iter().map(judge).collect();
+        if let Some(Err(first)) = judged.iter().find(|verdict| verdict.is_err()) {
+            let first = first.clone();
+            let reasons = updates.iter().zip(&judged);
+            let guilty = reasons.map(|(update, verdict)| (update, verdict.as_ref().err().map(|d| d.reason.clone())));
+            let refs = with_reasons(guilty);
+            self.end(first, refs);
+            return None;
+        }
+        if let Some(option) = self.request.options.iter().find(|option| !self.rules.push_options.contains(*option)) {
+            let option: String = option.chars().take(MAX_QUOTED).collect();
+            let reason = format!("the push option {option:?} is not in the policy's list; push without it");
+            self.refuse(Denial::new(Rule::PushOption, reason));
+            return None;
+        }
+        Some(judged.into_iter().flatten().collect())
+    }
+
+    /// The refs whose places GitHub has to confirm.
+    fn refs_to_ask(&self) -> Vec<RefAt> {
+        let moved = self.request.updates.iter().filter(|update| update.new.is_some());
+        moved.map(|update| RefAt { name: update.name.clone(), object: update.old }).collect()
+    }
+
+    /// Judges the head: the number and the names of its refs, and its options.
     fn head(&mut self, request: Request) {
         let has_pack = request.has_pack();
         self.request = request;
@@ -294,27 +474,14 @@ impl Inspection {
             self.refuse(Denial::new(Rule::PushDuplicate, reason));
             return;
         }
-        let judged: Vec<_> =
-            updates.iter().map(|update| judge(&self.rules, &self.container, &update.name, change(update))).collect();
-        if let Some(Err(first)) = judged.iter().find(|verdict| verdict.is_err()) {
-            let first = first.clone();
-            let reasons = updates.iter().zip(&judged);
-            let guilty = reasons.map(|(update, verdict)| (update, verdict.as_ref().err().map(|d| d.reason.clone())));
-            let refs = with_reasons(guilty);
-            self.end(first, refs);
-            return;
-        }
+        let Some(needs) = self.judge_names() else { return };
         let mut scanner = Scanner::default();
-        for (at, (update, need)) in updates.iter().zip(&judged).enumerate() {
-            if let (Ok(Need::FastForward), Some(old), Some(new)) = (need, update.old, update.new) {
+        for (at, (update, need)) in self.request.updates.iter().zip(&needs).enumerate() {
+            if let (Need::FastForward, Some(old), Some(new)) = (need, update.old, update.new) {
                 self.proofs.push((at, scanner.graph_mut().ask(old, new)));
             }
         }
-        let asked: Vec<_> = updates
-            .iter()
-            .filter(|update| update.new.is_some())
-            .map(|update| RefAt { name: update.name.clone(), object: update.old })
-            .collect();
+        let asked = self.refs_to_ask();
         if asked.is_empty() {
             self.refs = Confirmation::Received;
         } else {
@@ -364,14 +531,29 @@ impl Inspection {
         };
     }
 
-    /// Stops parsing the pack if the push is certain to be allowed.
+    /// Stops parsing the pack if the push is certain to be allowed. Where it would pass by an old answer, the question is
+    /// asked again first.
     fn settle(&mut self) {
-        if let Phase::Pack(scanner) = &self.phase
-            && self.refs == Confirmation::Received
-            && scanner.graph().all_proved()
-            && self.held.is_empty()
-        {
-            self.phase = Phase::Free;
+        let passes = match &self.phase {
+            Phase::Pack(scanner) => scanner.graph().all_proved() && self.held.is_empty(),
+            Phase::Ended => self.descents == Confirmation::Received,
+            Phase::Free => true,
+            Phase::Head(_) | Phase::Whole | Phase::Refused(_) => false,
+        };
+        if !passes {
+            return;
+        }
+        match self.refs {
+            Confirmation::Old => {
+                self.questions.push_back(Question::Refs(self.refs_to_ask()));
+                self.refs = Confirmation::Requested;
+            }
+            Confirmation::Received if matches!(self.phase, Phase::Pack(_)) => {
+                self.ready.extend_from_slice(self.waiting.bytes());
+                self.waiting = Waiting::default();
+                self.phase = Phase::Free;
+            }
+            Confirmation::NotRequested | Confirmation::Requested | Confirmation::Received => {}
         }
     }
 
@@ -405,54 +587,7 @@ impl Inspection {
         }
         let capabilities = self.request.capabilities.clone();
         self.questions.clear();
-        self.held.clear();
+        (self.waiting, self.ready, self.held) = (Waiting::default(), Vec::new(), Vec::new());
         self.phase = Phase::Refused(Box::new(Refusal { denial, refs, capabilities }));
     }
-}
-
-/// The change that an update makes. git's server deletes a ref if the new id is all zeros, whatever the old id is.
-pub fn change(update: &RefUpdate) -> Change {
-    match (update.old, update.new) {
-        (_, None) => Change::Delete,
-        (None, Some(_)) => Change::Create,
-        (Some(_), Some(_)) => Change::Update,
-    }
-}
-
-/// Gives every ref a reason. A ref that would have been allowed gets the name of a refused ref as its reason.
-fn with_reasons<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<RefusedRef> {
-    let refs: Vec<_> = refs.collect();
-    let because = refs.iter().find(|(_, reason)| reason.is_some()).map(|(update, _)| update.name.clone());
-    let innocent = format!("not pushed, because {} was refused", because.unwrap_or_default());
-    let with_reason = |(update, reason): (&RefUpdate, Option<String>)| RefusedRef {
-        name: update.name.clone(),
-        guilty: reason.is_some(),
-        reason: reason.unwrap_or_else(|| innocent.clone()),
-    };
-    refs.into_iter().map(with_reason).collect()
-}
-
-fn malformed(reason: impl Into<String>) -> Denial {
-    Denial::new(Rule::PushMalformed, reason)
-}
-
-fn of_head(error: &receive_pack::Error) -> Denial {
-    let rule = match error {
-        receive_pack::Error::Signed => Rule::PushSigned,
-        receive_pack::Error::ObjectFormat(_) => Rule::PushFormat,
-        receive_pack::Error::Limit { .. } => Rule::PushLimit,
-        receive_pack::Error::Length(_) | receive_pack::Error::Line(_) | receive_pack::Error::Truncated => {
-            Rule::PushMalformed
-        }
-    };
-    Denial::new(rule, error.to_string())
-}
-
-fn of_pack(error: &git_wire::pack::Error) -> Denial {
-    use git_wire::pack::Error;
-    let rule = match error {
-        Error::Limit { .. } | Error::Commits(graph::Error::Limit { .. }) => Rule::PushLimit,
-        Error::Malformed(_) | Error::Commits(graph::Error::Malformed) => Rule::PushMalformed,
-    };
-    Denial::new(rule, error.to_string())
 }

@@ -5,23 +5,40 @@
 //! The pack itself mostly proves the second fact. Where the walk through its commits leaves the pack, GitHub is asked
 //! about the commits at which it does. The pack's trailer is sent last; git's server accepts no pack without it.
 //!
+//! **Invariant:** of the head a server gets only what was read: it is written anew from its parsed form.
+//!
 //! Pure: the callers supply the bytes and GitHub's answers. [`Flow`] follows the stream of a push through Envoy, for the
 //! push filter. [`Inspection`] judges the push alone, for [`Flow`], `push explain` and the tests.
 
 mod flow;
 mod inspection;
-pub mod load;
+mod question;
 mod refusal;
+mod waiting;
+pub mod worker;
 
 use git_wire::advertisement::Rewriter;
 use policy::{Denial, Rule};
 
 pub use flow::{Flow, Query, ResponseHead};
-pub use inspection::{Descent, Inspection, MAX_BOUNDARY, Question, RefAt, Standing, change};
+pub use inspection::{Inspection, MAX_BOUNDARY, Passing, Standing};
+pub use question::{Descent, Question, RefAt, change};
 pub use refusal::{Refusal, RefusedRef};
 
 /// The `content-type` of a push.
 pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";
+
+/// The most comparisons of one push, over all its refs, to which GitHub answers no. An honest push may have some: in a
+/// merge of unrelated histories some commits descend from no old one.
+pub const MAX_NO: usize = 16;
+
+/// The refusal of a push whose comparisons have reached [`MAX_NO`] and are not at their end.
+pub fn exhausted() -> Denial {
+    let reason = format!(
+        "GitHub has said of {MAX_NO} commits behind the push that they do not descend from the branches, and no more can be checked; fetch and merge, or push fewer branches at a time"
+    );
+    Denial::new(Rule::PushLimit, reason)
+}
 
 /// Judges a push by its headers. git's server would decompress an encoded body, and accepts only the content type
 /// [`CONTENT_TYPE`].

@@ -1,8 +1,9 @@
 //! A refused push, and its report to the client.
 
-use git_wire::receive_pack::Capabilities;
+use git_wire::receive_pack::capabilities::Capabilities;
+use git_wire::receive_pack::{self, RefUpdate};
 use git_wire::report;
-use policy::Denial;
+use policy::{Denial, Rule};
 
 /// Why a push is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,4 +40,45 @@ impl Refusal {
         let refs: Vec<_> = self.refs.iter().map(|refused| (refused.name.clone(), refused.reason.clone())).collect();
         report::refused(&self.capabilities, &lines, &refs)
     }
+}
+
+/// Gives every ref a reason. A ref that would have been allowed gets the name of a refused ref as its reason.
+pub(crate) fn with_reasons<'a>(refs: impl Iterator<Item = (&'a RefUpdate, Option<String>)>) -> Vec<RefusedRef> {
+    let refs: Vec<_> = refs.collect();
+    let because = refs.iter().find(|(_, reason)| reason.is_some()).map(|(update, _)| update.name.clone());
+    let innocent = format!("not pushed, because {} was refused", because.unwrap_or_default());
+    let with_reason = |(update, reason): (&RefUpdate, Option<String>)| RefusedRef {
+        name: update.name.clone(),
+        guilty: reason.is_some(),
+        reason: reason.unwrap_or_else(|| innocent.clone()),
+    };
+    refs.into_iter().map(with_reason).collect()
+}
+
+pub(crate) fn malformed(reason: impl Into<String>) -> Denial {
+    Denial::new(Rule::PushMalformed, reason)
+}
+
+/// A list of ref updates that can't be parsed.
+pub(crate) fn of_head(error: &receive_pack::Error) -> Denial {
+    let rule = match error {
+        receive_pack::Error::Signed => Rule::PushSigned,
+        receive_pack::Error::ObjectFormat(_) => Rule::PushFormat,
+        receive_pack::Error::Limit { .. } => Rule::PushLimit,
+        receive_pack::Error::Length(_) | receive_pack::Error::Line(_) | receive_pack::Error::Truncated => {
+            Rule::PushMalformed
+        }
+    };
+    Denial::new(rule, error.to_string())
+}
+
+/// A pack that can't be parsed.
+pub(crate) fn of_pack(error: &git_wire::pack::Error) -> Denial {
+    use git_wire::graph;
+    use git_wire::pack::Error;
+    let rule = match error {
+        Error::Limit { .. } | Error::Commits(graph::Error::Limit { .. }) => Rule::PushLimit,
+        Error::Malformed(_) | Error::Commits(graph::Error::Malformed) => Rule::PushMalformed,
+    };
+    Denial::new(rule, error.to_string())
 }

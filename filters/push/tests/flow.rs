@@ -1,5 +1,7 @@
 //! The flow of a push through a stream: however its body is cut, whenever the server and GitHub answer, and whatever
 //! fails. `support/stream.rs` asserts the properties that always hold.
+//!
+//! The file is longer than 600 lines because all of its tests drive the same stream.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -9,13 +11,12 @@ use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
 use policy::push::PushRefusal;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use push::load::{Load, MAX_MEMORY, MAX_PUSHES, Ticket};
+use push::worker::{MAX_MEMORY, MAX_PUSHES, MAX_SHARE, Ticket};
 use push::{Flow, Question, ResponseHead};
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use support::body::{Body, Case, Runs, Verdict, corpus};
-use support::stream::{Over, Stream, Told, head, push_head, rules};
+use support::stream::{Over, Stream, Told, head, push_head, worker};
 
 /// The cases that are short enough to be run often, with their bodies.
 static CASES: LazyLock<Vec<(Case, Body)>> = LazyLock::new(|| {
@@ -167,7 +168,7 @@ proptest! {
     fn a_push_ends_in_one_way_whatever_comes_when(plan in plans(false)) {
         let (case, stream) = run(&plan);
         let passed = stream.sent_end && matches!(stream.told, Told::All { whole: true, .. });
-        // A server may complete its response before it has the whole body, for a failure and for an allowed push.
+        // A server may complete its response before it has the whole body only for a failure.
         let told = matches!(stream.told, Told::All { whole: true, .. });
         let refused = matches!(stream.over, Some(Over::Answered(_)));
         prop_assert!(refused != (passed || told), "it has no end: {:?}, {:?}", stream.told, stream.rule());
@@ -231,7 +232,7 @@ fn a_success_comes_early_and_the_trailer_in_pieces() {
 fn what_was_held_is_released_after_the_body_is_written() {
     let (case, body) = case("ff-by-the-pack");
     let (first, rest) = body.bytes.split_at(body.bytes.len() - 5);
-    let mut flow = Flow::new(Some(rules(case, PushRefusal::Report)), Rc::default());
+    let mut flow = Flow::new(worker(case, PushRefusal::Report));
     let _ = flow.request_headers(Ok(push_head(case)), false);
     let _ = flow.request_body(first.len(), Ok(first.to_vec()), false);
     let _ = flow.refs_answered(Some(&[]));
@@ -239,7 +240,7 @@ fn what_was_held_is_released_after_the_body_is_written() {
     let step = flow.request_body(rest.len(), Ok(rest.to_vec()), true);
     let tail = &body.bytes[body.bytes.len() - 20..];
     assert!(matches!(step.effects.first(), Some(Effect::Note(_))));
-    let write = Effect::ReplaceRequestBody { size: rest.len(), keep: 0, then: tail.to_vec() };
+    let write = Effect::ReplaceRequestBody { size: rest.len(), body: tail.to_vec() };
     assert_eq!((step.effects.get(1), step.effects.len()), (Some(&write), 2));
     assert_eq!(step.then, Then::Resume(Paused::Response));
 }
@@ -274,6 +275,23 @@ fn a_server_that_says_all_before_it_has_the_push_is_not_heard() {
     stream.body(&body.bytes[..body.bytes.len() - 10], false);
     stream.response(200, true);
     assert_eq!(stream.rule(), Some("push.unfinished"));
+}
+
+#[test]
+fn a_server_that_says_all_of_a_push_that_passes_unread_is_heard() {
+    let (case, body) = case("ff-by-the-pack");
+    for left in [20, 1, 0] {
+        let mut stream = Stream::of_push(case, &body.bytes, body.trailer, None);
+        let (first, rest) = body.bytes.split_at(body.bytes.len() - 20);
+        stream.body(first, false);
+        stream.answer_all();
+        stream.body(&rest[..20 - left], false);
+        stream.response(200, false);
+        assert_eq!((stream.told, stream.rule()), (Told::Held { status: 200, whole: false }, Some("push.unfinished")));
+        stream.response_ends(false);
+        assert_eq!((stream.over.is_none(), stream.rule()), (true, Some("push.allowed")), "{left}");
+        assert!(matches!(stream.told, Told::All { status: 200, .. }), "{left}");
+    }
 }
 
 #[test]
@@ -349,11 +367,9 @@ fn trailers_pass_behind_an_allowed_push_only() {
     let mut stream = Stream::of_push(case, bytes, body.trailer, None);
     stream.body(&bytes[..bytes.len() - 20], false);
     stream.answer_all();
-    if stream.rule() == Some("push.allowed") {
-        stream.body(&bytes[bytes.len() - 20..], false);
-        stream.trailers();
-        assert_eq!((stream.sent.as_ref(), stream.sent_end), (Some(bytes), true));
-    }
+    stream.body(&bytes[bytes.len() - 20..], false);
+    stream.trailers();
+    assert_eq!((stream.sent.as_ref(), stream.sent_end, stream.rule()), (Some(bytes), true, Some("push.allowed")));
     let mut stream = Stream::of_push(case, bytes, body.trailer, None);
     stream.body(bytes, false);
     stream.trailers();
@@ -367,8 +383,7 @@ fn a_refusal_is_a_report_or_a_status() {
     let report = (200, "application/x-git-receive-pack-result");
     let http = (403, "application/json");
     for (refusal, expected) in [(PushRefusal::Report, report), (PushRefusal::Http, http)] {
-        let flow = Flow::new(Some(rules(case, refusal)), Rc::default());
-        let mut stream = Stream::new(flow, case, &body.bytes, body.trailer, None);
+        let mut stream = Stream::new(worker(case, refusal), case, &body.bytes, body.trailer, None);
         stream.headers(push_head(case), false);
         stream.body(&body.bytes, true);
         let Some(Over::Answered(answer)) = stream.over else { panic!("it goes on") };
@@ -394,7 +409,7 @@ fn refusal(flow: &mut Flow, head: RequestHead, end: bool) -> Option<(String, u16
 #[test]
 fn a_push_needs_good_headers_a_body_and_known_facts() {
     let (case, _) = case("ff-by-the-pack");
-    let with = || Flow::new(Some(rules(case, PushRefusal::Report)), Rc::default());
+    let with = || Flow::new(worker(case, PushRefusal::Report));
     let good = push_head(case);
     let path = String::from_utf8(good.value(":path").to_vec()).unwrap();
     let kind = ("content-type", "application/x-git-receive-pack-request");
@@ -411,7 +426,7 @@ fn a_push_needs_good_headers_a_body_and_known_facts() {
     }
     assert_eq!(refusal(&mut with(), good.clone(), true), refused("push.malformed", 403));
     let unavailable = refused("push.unavailable", 503);
-    assert_eq!(refusal(&mut Flow::new(None, Rc::default()), good.clone(), false), unavailable);
+    assert_eq!(refusal(&mut Flow::new(Rc::default()), good.clone(), false), unavailable);
     for container in [None, Some(b"{".to_vec())] {
         let head = RequestHead { container, ..good.clone() };
         assert_eq!(refusal(&mut with(), head, false), unavailable);
@@ -427,38 +442,38 @@ fn a_push_needs_good_headers_a_body_and_known_facts() {
 #[test]
 fn a_container_pushes_so_many_at_a_time() {
     let (case, body) = case("ff-by-the-pack");
-    let load: Rc<RefCell<Load>> = Rc::default();
+    let worker = worker(case, PushRefusal::Report);
+    let new = || Flow::new(Rc::clone(&worker));
     let mut open: Vec<_> = (0..MAX_PUSHES)
         .map(|_| {
-            let mut flow = Stream::flow(case, &load);
+            let mut flow = new();
             assert_eq!(flow.request_headers(Ok(push_head(case)), false).then, Then::Pause);
             flow
         })
         .collect();
-    let refused = refusal(&mut Stream::flow(case, &load), push_head(case), false);
+    let refused = refusal(&mut new(), push_head(case), false);
     assert_eq!(refused, Some(("limit.pushes".to_owned(), 429)));
     // A refused push makes room, and so does a finished one.
     let _ = open[0].request_body(body.bytes.len(), Err(Broken::new("Envoy")), false);
-    open.push(Stream::flow(case, &load));
+    open.push(new());
     assert_eq!(open.last_mut().unwrap().request_headers(Ok(push_head(case)), false).then, Then::Pause);
-    assert_eq!(refusal(&mut Stream::flow(case, &load), push_head(case), false), refused);
+    assert_eq!(refusal(&mut new(), push_head(case), false), refused);
     open.pop();
-    open.push(Stream::flow(case, &load));
+    open.push(new());
     assert_eq!(open.last_mut().unwrap().request_headers(Ok(push_head(case)), false).then, Then::Pause);
 }
 
 #[test]
 fn a_push_needs_memory_that_others_do_not_hold() {
     let (case, body) = case("ff-by-the-pack");
-    let load: Rc<RefCell<Load>> = Rc::default();
-    let mut other = Ticket::take(&load, "10.0.0.99".parse().unwrap()).unwrap();
-    for (held, rule) in [(MAX_MEMORY, "limit.pushes"), (0, "push.unfinished")] {
-        other.holds(held).unwrap();
-        let mut stream = Stream::new(Stream::flow(case, &load), case, &body.bytes, body.trailer, None);
-        stream.headers(push_head(case), false);
-        stream.body(&body.bytes[..body.bytes.len() - 30], false);
-        assert_eq!(stream.rule(), Some(rule));
-    }
+    let worker = worker(case, PushRefusal::Report);
+    let mut others = [96, 97, 98, 99].map(|last| Ticket::take(&worker, [10, 0, 0, last].into()).unwrap());
+    others.iter_mut().for_each(|other| other.holds(MAX_SHARE).unwrap());
+    assert_eq!(MAX_MEMORY, 4 * MAX_SHARE);
+    let mut stream = Stream::new(Rc::clone(&worker), case, &body.bytes, body.trailer, None);
+    stream.headers(push_head(case), false);
+    stream.body(&body.bytes[..body.bytes.len() - 30], false);
+    assert_eq!(stream.rule(), Some("limit.pushes"));
 }
 
 #[test]
@@ -474,11 +489,14 @@ fn what_is_no_push_is_not_touched() {
         ("POST", format!("/{repo}.git/info/lfs/objects/batch"), "github.com"),
         ("GET", format!("/{repo}"), "github.com"),
     ] {
-        let mut flow = Flow::new(None, Rc::default());
+        let mut flow = Flow::new(Rc::default());
         let mut head = head(case, method, &path, &[]);
         head.headers[2].1 = authority.as_bytes().to_vec();
         let go_on = Step::only(Then::Continue);
-        assert_eq!(flow.request_headers(Ok(head), false), go_on, "{method} {path}");
+        // The credential of a fetch and of Git LFS comes into force at once.
+        let git = authority == "github.com" && (path.ends_with("upload-pack") || path.ends_with("/batch"));
+        let begins = if git { Step::with(Effect::Unseal, Then::Continue) } else { Step::only(Then::Continue) };
+        assert_eq!(flow.request_headers(Ok(head), false), begins, "{method} {path}");
         assert!(!flow.reads_response() && flow.unread_request(7).is_empty() && flow.unread_response(7).is_empty());
         assert_eq!(flow.request_body(7, Ok(Vec::new()), true), go_on);
         assert_eq!(flow.request_trailers(), go_on);
@@ -504,9 +522,10 @@ mod advertisement {
     fn asked() -> Flow {
         let (case, _) = case("ff-by-the-pack");
         let path = format!("/{}.git/info/refs?service=git-receive-pack", case.container.repos[0]);
-        let mut flow = Flow::new(Some(rules(case, PushRefusal::Report)), Rc::default());
+        let mut flow = Flow::new(worker(case, PushRefusal::Report));
         let step = flow.request_headers(Ok(head(case, "GET", &path, &[])), true);
-        assert_eq!(step, Step::with(Effect::RemoveRequestHeader("accept-encoding".into()), Then::Continue));
+        let effects = vec![Effect::RemoveRequestHeader("accept-encoding".into()), Effect::Unseal];
+        assert_eq!(step, Step { effects, then: Then::Continue });
         flow
     }
 

@@ -4,10 +4,11 @@
 
 mod support;
 
-use push::{Inspection, Question, Standing};
+use policy::push::PushRefusal;
+use push::{Inspection, Passing, Question, Standing};
 use std::collections::BTreeMap;
 use support::body::{Case, Runs, Verdict, corpus};
-use support::{AT_THE_END, Pace, inspect};
+use support::{AT_THE_END, Pace, inspect, stream};
 
 /// The most memory that the inspection of any push may take, in bytes.
 const MEMORY: usize = 32 << 20;
@@ -21,6 +22,10 @@ fn every_case_has_the_verdict_that_is_expected() {
 #[cfg_attr(debug_assertions, ignore = "a minute and more, but seconds with --release")]
 fn every_long_case_has_the_verdict_that_is_expected() {
     all_fit(&[Runs::Optimized]);
+}
+
+fn inspection(case: &Case) -> Inspection {
+    Inspection::new(stream::rules(case, PushRefusal::Report), case.container.clone())
 }
 
 fn all_fit(runs: &[Runs]) {
@@ -52,7 +57,7 @@ fn wrongs(case: &Case) -> Vec<String> {
                 continue;
             }
             let pace = Pace { chunk, answers_after };
-            let push = Inspection::new(case.rules.clone(), case.container.clone());
+            let push = inspection(case);
             let got = inspect(push, &body.bytes, pace, case);
             let (verdict, rule, refs) = match &got.refusal {
                 None => (Verdict::Allow, None, BTreeMap::new()),
@@ -80,8 +85,8 @@ fn wrongs(case: &Case) -> Vec<String> {
 fn a_question_that_is_not_taken_at_once_is_not_lost() {
     let cases = corpus();
     let case = cases.iter().find(|case| case.name == "ff-by-a-question").unwrap();
-    let mut push = Inspection::new(case.rules.clone(), case.container.clone());
-    push.feed(&case.body().bytes);
+    let mut push = inspection(case);
+    push.feed(&case.body().bytes, u64::MAX);
     push.finish();
     assert!(matches!(push.take_question(), Some(Question::Refs(_))));
     let Some(Question::Descents(descents)) = push.take_question() else { unreachable!("ancestry is asked") };
@@ -97,7 +102,7 @@ fn what_is_no_fast_forward_is_told_with_branches_that_would_work() {
     let cases = corpus();
     let case = cases.iter().find(|case| case.expect.rule.as_deref() == Some("push.force")).unwrap();
     let pace = Pace { chunk: 4096, answers_after: 0 };
-    let push = Inspection::new(case.rules.clone(), case.container.clone());
+    let push = inspection(case);
     let refusal = inspect(push, &case.body().bytes, pace, case).refusal.unwrap();
     let guilty = refusal.refs.iter().find(|refused| refused.guilty).unwrap();
     assert!(guilty.reason.contains("branches that would work: sandbox/*"), "{}", guilty.reason);
@@ -108,8 +113,8 @@ fn an_answer_that_does_not_come_is_a_refusal() {
     let cases = corpus();
     let case = cases.iter().find(|case| case.name == "ff-by-a-question").unwrap();
     let fed = || {
-        let mut push = Inspection::new(case.rules.clone(), case.container.clone());
-        push.feed(&case.body().bytes);
+        let mut push = inspection(case);
+        push.feed(&case.body().bytes, u64::MAX);
         push.finish();
         push.take_question();
         push
@@ -129,7 +134,7 @@ fn an_answer_that_does_not_come_is_a_refusal() {
     // Events after a refusal change nothing.
     push.refs_are(&[]);
     push.descents_are(&descents, &[true]);
-    assert_eq!(push.feed(b"x"), 0);
+    assert_eq!((push.feed(b"x", u64::MAX), push.take()), (Passing::Kept, vec![]));
     push.finish();
     assert_eq!(refused_by(&push), Some(("push.unconfirmed", 503)));
 }

@@ -6,10 +6,12 @@
 mod support;
 
 use git_wire::pack::TRAILER;
-use policy::{BranchRules, Container};
+use policy::Container;
+use policy::github::Rules;
 use push::{Inspection, MAX_BOUNDARY, Oid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use support::pack::{BLOB, COMMIT, NO_TREE, Name, Pack, TAG, TREE, commit, delta, hex, name};
 use support::{AT_THE_END, Pace, Server, inspect};
 
@@ -238,7 +240,7 @@ fn body(world: &World, updates: &[Update], pack: &[u8]) -> Vec<u8> {
 
 fn container() -> Container {
     serde_json::from_value(serde_json::json!({
-        "container_ip": "172.18.0.5", "container_id": "a", "repos": ["o/r"], "allowed_branches": ["sandbox/*"],
+        "container_ip": "172.18.0.5", "container_id": "a", "repos": [{"name": "o/r", "default_branch": "main"}], "allowed_branches": ["sandbox/*"],
         "expires_at": "2027-01-15T00:00:00Z",
     }))
     .unwrap()
@@ -260,7 +262,7 @@ fn the_verdict_is_that_of_the_whole_history() {
         let chunk = [1, 1 + random.below(40), 1 + random.below(4096), body.len()][random.below(4)];
         let after = random.below(body.len() / chunk + 2);
         let pace = Pace { chunk, answers_after: if random.once_in(8) { AT_THE_END } else { after } };
-        let push = Inspection::new(BranchRules::default(), container.clone());
+        let push = Inspection::new(Rc::new(Rules::default()), container.clone());
         let got = inspect(push, &body, pace, &world);
         let rule = got.refusal.as_ref().map(|refusal| refusal.denial.rule.name());
         if rule.is_some() {

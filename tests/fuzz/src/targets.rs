@@ -9,4 +9,4 @@ macro_rules! targets {
     };
 }
 
-targets!(advertisement, chain, graphql, host, json, pack, pktline, push, receive_pack, refname, target);
+targets!(advertisement, chain, graphql, host, json, model, pack, pktline, push, receive_pack, refname, target);

@@ -105,7 +105,7 @@ macro_rules! seeds {
     };
 }
 
-seeds!(advertisement, chain, graphql, host, json, pack, pktline, push, receive_pack, refname, target);
+seeds!(advertisement, chain, graphql, host, json, model, pack, pktline, push, receive_pack, refname, target);
 
 #[test]
 fn every_target_has_seeds_and_a_test() {

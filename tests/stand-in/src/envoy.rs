@@ -94,7 +94,8 @@ pub struct StreamId(usize);
 pub enum Credential {
     /// Nothing.
     None,
-    /// It puts a header, and says in metadata where in it the credential stands.
+    /// It puts a header, and says in metadata where in it the credential stands and what the body may ask. As the gateway's
+    /// own stage, it refuses a request without the marks of the earlier stages, and seals a credential for github.com.
     Put {
         /// The header's name.
         name: String,
@@ -102,6 +103,8 @@ pub enum Credential {
         value: Vec<u8>,
         /// For example `header authorization 7 0`.
         place: String,
+        /// `off`, or the guard as JSON.
+        guard: Option<String>,
     },
     /// It refuses, with a status.
     Refused(u32),
@@ -166,7 +169,8 @@ impl Drop for Envoy {
         if !std::thread::panicking() {
             let streams = with(|state| state.streams.len());
             (0..streams).for_each(manager::reset);
-            let roots: Vec<u32> = with(|state| state.roots.values().copied().collect());
+            // With the root contexts of earlier configurations.
+            let roots: Vec<u32> = with(|state| state.contexts.keys().copied().collect());
             roots.into_iter().for_each(wasm::delete);
         }
         CREDENTIALS.set(None);
@@ -185,19 +189,25 @@ impl Envoy {
         // Ids are never used again: the SDK keeps its state for each id as long as the thread lives.
         with(|state| {
             let (next_context, next_token) = (state.next_context, state.next_token);
-            *state = State { now, next_context, next_token, ..State::default() };
+            let generations = config.containers.iter().map(|of| (of.container_ip, of.generation)).collect();
+            *state = State { now, next_context, next_token, generations, ..State::default() };
         });
         if !STARTED.replace(true) {
             filter_chain::start();
         }
-        let rules = serde_json::to_vec(&config.policy.github).expect("rules serialise");
-        for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some()) {
-            let configuration: &[u8] = if matches!(stage, Stage::Github | Stage::Push) { &rules } else { b"" };
-            assert!(wasm::start(stage, configuration), "{stage:?} does not take its configuration");
-        }
+        configure(&config.policy, |_| true);
         let mut envoy = Self { answers: Box::new(answers), config, watch: None };
         envoy.tick();
         envoy
+    }
+
+    /// Puts another policy in force, as the filters' configuration and on the registry's stream. Streams that are open keep
+    /// their root contexts.
+    pub fn put_policy(&mut self, policy: Policy) {
+        configure(&policy, |stage| matches!(stage, Stage::Github | Stage::Push));
+        self.config.policy = policy;
+        let snapshot = WatchResponse { version: 2, ..self.snapshot() };
+        self.registry(&snapshot);
     }
 
     /// Lets the credential stage decide by a request's headers.
@@ -451,6 +461,15 @@ impl Envoy {
             removals: Vec::new(),
             policy: Some(serde_json::to_vec(&self.config.policy).expect("a policy serialises")),
         }
+    }
+}
+
+/// Creates the root contexts of the stages that `are` chosen, with the policy's rules.
+fn configure(policy: &Policy, are: impl Fn(Stage) -> bool) {
+    let rules = serde_json::to_vec(&policy.github).expect("rules serialise");
+    for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some() && are(*stage)) {
+        let configuration: &[u8] = if matches!(stage, Stage::Github | Stage::Push) { &rules } else { b"" };
+        assert!(wasm::start(stage, configuration), "{stage:?} does not take its configuration");
     }
 }
 

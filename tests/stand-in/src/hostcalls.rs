@@ -286,6 +286,9 @@ fn known(state: &mut State, path: &[u8]) -> Option<Vec<u8>> {
         b"metadata\0filter_metadata\0envoy.filters.http.ext_authz\0place" => {
             stream.place.clone().map(String::into_bytes)
         }
+        b"metadata\0filter_metadata\0envoy.filters.http.ext_authz\0guard" => {
+            stream.guard.clone().map(String::into_bytes)
+        }
         _ => stream.properties.get(path).cloned(),
     }
 }

@@ -13,6 +13,7 @@
 //! whose response is complete takes no more data. A filter that panics aborts the process, after a line on standard error
 //! that names the callback.
 
+mod credential;
 mod envoy;
 mod hostcalls;
 mod manager;

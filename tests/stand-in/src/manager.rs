@@ -28,7 +28,7 @@ const MOST_BUFFERED: usize = 4 << 20;
 const VIA_UPSTREAM: &str = "via_upstream";
 
 /// The route removes these of a request.
-const NOT_SENT: [&str; 3] = ["x-envoy-external-address", "x-forwarded-proto", "x-request-id"];
+const NOT_SENT: [&str; 4] = ["x-envoy-external-address", "x-forwarded-proto", "x-request-id", policy::mark::SEALED];
 
 /// The filter after `at`. `None` at the end of the chain.
 fn next(side: Side, at: Option<usize>) -> Option<usize> {
@@ -113,12 +113,22 @@ fn own_stage(id: usize, stage: Stage) -> HeadersStatus {
     }
     match crate::envoy::credential(id) {
         Credential::None => {}
-        Credential::Put { name, value, place } => stream(id, |stream| {
-            let headers = stream.half(Side::Request).headers.get_or_insert_default();
-            headers.retain(|(have, _)| *have != name);
-            headers.push((name, value));
-            stream.place = Some(place);
-        }),
+        Credential::Put { name, value, place, guard } => match crate::credential::place(id, &name) {
+            Ok(at) => stream(id, |stream| {
+                (stream.place, stream.guard) = (Some(place.replace(&name, &at)), guard);
+                let headers = stream.half(Side::Request).headers.get_or_insert_default();
+                headers.retain(|(have, _)| *have != name && *have != at);
+                headers.push((at, value));
+            }),
+            Err(refusal) => {
+                let policy::Refusal { status, content_type, rule, body, .. } = refusal;
+                let text = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+                let headers = vec![text("content-type", content_type), text(policy::RULE_HEADER, rule.name())];
+                let details = "ext_authz_denied".to_owned();
+                local_reply(id, LocalReply { status: status.into(), headers, body, details });
+                return HeadersStatus::StopAll;
+            }
+        },
         Credential::Refused(status) => {
             let details = "ext_authz_denied".to_owned();
             local_reply(id, LocalReply { status, headers: Headers::new(), body: b"refused".to_vec(), details });

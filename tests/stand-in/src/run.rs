@@ -97,9 +97,11 @@ pub fn yes(call: &Call) -> Reply {
     use registry_proto::{LookupResponse, github, push};
     match call {
         Call::Lookup(_) => Reply::Lookup(LookupResponse { version: 1, record: None }),
-        Call::Confirm(_) => Reply::Confirm(github::ConfirmResponse { confirmed: true, reason: String::new() }),
-        Call::ReadRefs(_) => Reply::ReadRefs(push::ReadRefsResponse { others: vec![] }),
-        Call::Descends(asked) => Reply::Descends(push::DescendsResponse { descends: vec![true; asked.descents.len()] }),
+        Call::Confirm(_) => Reply::Confirm(github::ConfirmResponse { confirmed: true, ..Default::default() }),
+        Call::ReadRefs(_) => Reply::ReadRefs(push::ReadRefsResponse::default()),
+        Call::Descends(asked) => {
+            Reply::Descends(push::DescendsResponse { descends: vec![true; asked.descents.len()], ..Default::default() })
+        }
     }
 }
 

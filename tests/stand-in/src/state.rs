@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 
 /// Headers or trailers, in order.
 pub type Headers = Vec<(String, Vec<u8>)>;
@@ -16,6 +17,8 @@ pub enum Stage {
     Github,
     /// ext_authz, played by the stand-in.
     Credentials,
+    /// The model filter.
+    Model,
     /// The dynamic forward proxy, played by the stand-in.
     ForwardProxy,
     /// The scrub filter.
@@ -26,14 +29,15 @@ pub enum Stage {
 
 impl Stage {
     /// All, as a request passes them.
-    pub const ALL: [Self; 6] =
-        [Self::Identity, Self::Github, Self::Credentials, Self::ForwardProxy, Self::Scrub, Self::Push];
+    pub const ALL: [Self; 7] =
+        [Self::Identity, Self::Github, Self::Credentials, Self::Model, Self::ForwardProxy, Self::Scrub, Self::Push];
 
     /// The root id of a wasm filter.
     pub(crate) fn root_id(self) -> Option<&'static str> {
         match self {
             Self::Identity => Some("identity"),
             Self::Github => Some("github"),
+            Self::Model => Some("model"),
             Self::Scrub => Some("scrub"),
             Self::Push => Some("push"),
             Self::Credentials | Self::ForwardProxy => None,
@@ -136,6 +140,8 @@ pub(crate) struct Stream {
     pub properties: HashMap<Vec<u8>, Vec<u8>>,
     /// Where the credential stage has put a credential.
     pub place: Option<String>,
+    /// The permissions of the credential stage for the body.
+    pub guard: Option<String>,
     /// The stages that are off for its host.
     pub disabled: Vec<Stage>,
     pub contexts: [Option<u32>; Stage::ALL.len()],
@@ -226,6 +232,8 @@ pub(crate) struct GrpcCall {
 pub(crate) struct State {
     /// Since 1970.
     pub now: std::time::Duration,
+    /// The generations of the registered records, by the containers' addresses.
+    pub generations: HashMap<IpAddr, u64>,
     pub contexts: BTreeMap<u32, Context>,
     pub roots: BTreeMap<Stage, u32>,
     pub streams: Vec<Stream>,

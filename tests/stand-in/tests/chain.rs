@@ -6,8 +6,8 @@
 mod cases;
 
 use cases::{Judged, Run, Runner, Way, header, shown};
-use envoy_stand_in::{Call, Case, Chain, Outcome, Reply, Request, Stage, yes};
-use policy::{Container, HostName, Reached, Rule, Stage as PolicyStage};
+use envoy_stand_in::{Call, Case, Chain, Credential, Headers, Outcome, Reply, Request, Stage, yes};
+use policy::{Container, HostName, Policy, Reached, Rule, Stage as PolicyStage};
 use registry_proto::github::ConfirmResponse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,7 +29,7 @@ fn container(run: &Run) -> Option<Container> {
     let mut record = run.registration("172.18.0.5")?;
     let expires_at = record.as_object_mut().unwrap().remove("expires_at");
     let now = "2026-12-01T00:00:00Z".parse().unwrap();
-    let mut container = registry::api::record(&record, now).unwrap();
+    let mut container = registry::record::record(&record, now).unwrap();
     if let Some(at) = expires_at {
         container.expires_at = at.as_str().unwrap().parse().unwrap();
     }
@@ -59,14 +59,37 @@ fn request(run: &Run) -> Request {
     Request { end: run.body.is_empty(), ..request }
 }
 
+/// The credential stage with a key for api.anthropic.com: it adds the key and says what the body may ask.
+fn keyed(policy: &Policy, container: &Container) -> impl FnMut(&Headers) -> Credential + use<> {
+    let get = |name: &str| (name == "ANTHROPIC_API_KEY").then(|| "the-key".into());
+    let credentials = credentials::read(&BTreeMap::new(), Path::new(""), &get).unwrap();
+    let (egress, container) = (policy.egress.clone(), container.clone());
+    move |headers| {
+        let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
+        let (host, method) = (header(":authority"), String::from_utf8(header(":method")).unwrap());
+        let entry = HostName::parse(&host).ok().and_then(|host| credentials.entry(&host));
+        let Some(entry) = entry.filter(|entry| entry.name == "anthropic") else { return Credential::None };
+        let guard = credentials.guard(entry, &container, &egress, (&method, &header(":path")));
+        let guard = guard.map_or("off".into(), |guard| serde_json::to_string(&guard).unwrap());
+        let (name, place) = ("x-api-key".into(), "header x-api-key 0 0".into());
+        Credential::Put { name, value: b"the-key".to_vec(), place, guard: Some(guard) }
+    }
+}
+
 fn outcome(run: &Run) -> Outcome {
     let policy = config::policy_file::read(&run.policy, Path::new("policy.yaml"), &credentials::Credentials::default());
     let policy = policy.unwrap_or_else(|error| panic!("{run}: {error}"));
     let containers = container(run).into_iter().collect();
     let confirmed = run.answers.is_some_and(|answers| answers.confirm);
-    let case = Case::new(policy, containers, request(run)).body(run.body.clone()).in_parts(7);
+    let keyed = container(run).filter(|_| run.key).map(|container| keyed(&policy, &container));
+    let mut case = Case::new(policy, containers, request(run)).body(run.body.clone()).in_parts(7);
+    if let Some(keyed) = keyed {
+        case.credential = Box::new(keyed);
+    }
     Chain::run(case.answered(move |call| match call {
-        Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed, reason: "no such node".into() }),
+        Call::Confirm(_) => {
+            Reply::Confirm(ConfirmResponse { confirmed, reason: "no such node".into(), ..Default::default() })
+        }
         call => yes(call),
     }))
 }

@@ -12,8 +12,8 @@ use envoy_stand_in::{Call, Case, Chain, Reply, Request, yes};
 use policy::{Access, Egress, HostPattern, Policy};
 use pushes::Server;
 use pushes::body::{Runs, Verdict};
-use registry_proto::github::ConfirmResponse;
-use registry_proto::push::{DescendsResponse, ReadRefsResponse, Ref};
+use registry_proto::github::{self as github_wire, ConfirmResponse};
+use registry_proto::push::{self as push_wire, DescendsResponse, ReadRefsResponse, Ref};
 
 const HOSTS: [&str; 7] = [
     "github.com",
@@ -47,7 +47,11 @@ fn every_way_round_has_its_verdict_and_refused_ones_do_not_arrive() {
         let outcome = Chain::run(
             Case::new(policy(), vec![case.container.clone()], request).body(case.body.clone()).in_parts(7).answered(
                 move |call| match call {
-                    Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed, reason: "no such node".into() }),
+                    Call::Confirm(_) => Reply::Confirm(ConfirmResponse {
+                        confirmed,
+                        reason: "no such node".into(),
+                        ..Default::default()
+                    }),
                     call => yes(call),
                 },
             ),
@@ -76,13 +80,17 @@ fn github(case: &pushes::body::Case, call: &Call) -> Reply {
             };
             Reply::ReadRefs(ReadRefsResponse {
                 others: asked.refs.iter().map(now).filter(|at| !asked.refs.contains(at)).collect(),
+                ..Default::default()
             })
         }
         Call::Descends(asked) => {
             let has = |descent: &registry_proto::push::Descent| {
                 descent.commits.iter().any(|commit| case.descends(&oid(commit), &oid(&descent.ancestor)))
             };
-            Reply::Descends(DescendsResponse { descends: asked.descents.iter().map(has).collect() })
+            Reply::Descends(DescendsResponse {
+                descends: asked.descents.iter().map(has).collect(),
+                ..Default::default()
+            })
         }
         call => yes(call),
     }
@@ -96,6 +104,8 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
         let body = case.body();
         let mut policy = policy();
         policy.github.branches = case.rules.clone();
+        policy.github.push_options = case.push_options.clone();
+        let written = pushes::written(&body.bytes);
         let (expect, name) = (case.expect.clone(), case.name.clone());
         let container = case.container.clone();
         let case = std::rc::Rc::new(case);
@@ -111,9 +121,10 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
             );
             let arrived = outcome.arrived.as_ref().map_or(&[][..], |arrived| &arrived.body);
             let fits = match expect.verdict {
-                Verdict::Allow => outcome.passed() && arrived == body.bytes && outcome.rule.is_none(),
+                Verdict::Allow => outcome.passed() && arrived == written && outcome.rule.is_none(),
                 Verdict::Deny => {
-                    let short = body.trailer.is_none_or(|trailer| arrived.len() <= trailer);
+                    let short = |trailer| arrived.len() + body.bytes.len() <= trailer + written.len();
+                    let short = body.trailer.is_none_or(short);
                     outcome.note["decided"]["rule"].as_str() == expect.rule.as_deref() && !outcome.passed() && short
                 }
             };
@@ -126,4 +137,66 @@ fn every_push_has_its_verdict_and_refused_ones_end_short() {
         }
     }
     assert!(wrong.is_empty() && ran > 200, "{} wrong of {ran}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// A limit of the control plane's.
+const REASON: &str = "nothing is left until noon";
+
+#[test]
+fn a_question_beyond_a_limit_refuses_its_push_with_the_reason() {
+    let case = pushes::body::corpus().into_iter().find(|case| case.name == "ff-by-a-question").unwrap();
+    let limited = || Some(push_wire::Limited { reason: REASON.into(), retry_after: 60 });
+    let no_refs = move || Reply::ReadRefs(ReadRefsResponse { limited: limited(), ..Default::default() });
+    let no_descents = move || Reply::Descends(DescendsResponse { limited: limited(), ..Default::default() });
+    let exhausted = || Reply::Descends(DescendsResponse { exhausted: true, ..Default::default() });
+    type Answer = Option<Box<dyn Fn() -> Reply>>;
+    let answers: [(&str, &str, [Answer; 2]); 3] = [
+        ("limit.github", REASON, [Some(Box::new(no_refs)), None]),
+        ("limit.github", REASON, [None, Some(Box::new(no_descents))]),
+        ("push.limit", "GitHub has said of 16 commits", [None, Some(Box::new(exhausted))]),
+    ];
+    let (body, container, mut policy) = (case.body(), case.container.clone(), policy());
+    policy.github.branches = case.rules.clone();
+    let case = std::rc::Rc::new(case);
+    for (rule, reason, [refs, descents]) in answers {
+        let server = case.clone();
+        let request = Request::new("POST", "github.com", "/acme/app.git/git-receive-pack")
+            .with("content-type", "application/x-git-receive-pack-request");
+        let outcome =
+            Chain::run(Case::new(policy.clone(), vec![container.clone()], request).body(body.bytes.clone()).answered(
+                move |call| match (call, &refs, &descents) {
+                    (Call::ReadRefs(_), Some(refs), _) => refs(),
+                    (Call::Descends(_), _, Some(descents)) => descents(),
+                    _ => github(&server, call),
+                },
+            ));
+        let decided = &outcome.note["decided"];
+        assert_eq!((outcome.rule.as_deref(), decided["rule"].as_str()), (Some(rule), Some(rule)), "{outcome:?}");
+        assert_eq!(decided["stage"], "push");
+        let report = String::from_utf8_lossy(&outcome.client.body);
+        assert!(report.contains(reason) && report.contains(&format!("(rule {rule})")), "{report}");
+        let arrived = outcome.arrived.as_ref().map_or(0, |arrived| arrived.body.len());
+        assert!(!outcome.passed() && arrived <= body.trailer.unwrap(), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_write_beyond_a_limit_is_refused_with_the_reason_and_the_time() {
+    let comment = r#"{"query":"mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}","variables":{"i":{"subjectId":"PR_kwDOAWBuf84Bh4UQ","body":"hello"}}}"#;
+    let container: policy::Container = serde_json::from_value(serde_json::json!({
+        "container_ip": "172.18.0.5", "container_id": "a", "repos": [{"name": "acme/app", "id": 23_096_959}],
+        "expires_at": "2027-01-15T00:00:00Z", "generation": 1,
+    }))
+    .unwrap();
+    let request = Request::new("POST", "api.github.com", "/graphql").with("content-type", "application/json");
+    let outcome = Chain::run(Case::new(policy(), vec![container], request).body(comment).answered(|call| match call {
+        Call::Confirm(_) => {
+            let limited = Some(github_wire::Limited { reason: REASON.into(), retry_after: 60 });
+            Reply::Confirm(ConfirmResponse { limited, ..Default::default() })
+        }
+        call => yes(call),
+    }));
+    assert_eq!((outcome.status, outcome.rule.as_deref()), (429, Some("limit.github")), "{outcome:?}");
+    assert_eq!(outcome.client.header("retry-after").as_deref(), Some("60"));
+    assert!(String::from_utf8_lossy(&outcome.client.body).contains(REASON) && outcome.arrived.is_none());
 }

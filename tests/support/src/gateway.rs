@@ -141,7 +141,7 @@ impl Gateway {
 
     /// Whether `/readyz` returns 200.
     pub fn ready(&self) -> bool {
-        admin::call(self.admin, "GET", "/readyz", &[], None).is_ok_and(|(status, _)| status == 200)
+        self.try_call("GET", "/readyz", None).is_ok_and(|(status, _)| status == 200)
     }
 
     /// The process of `sallyport up`.
@@ -216,18 +216,26 @@ impl Gateway {
     /// # Errors
     /// If the process is gone.
     pub fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> std::io::Result<(u16, String)> {
-        admin::call(self.admin, method, path, &[], body)
+        admin::call(self.admin, method, path, &[("authorization", &self.bearer())], body)
     }
 
-    /// One call with `headers`. A `host` among them replaces the usual one.
+    /// One call with `headers` and the token. A `host` among them replaces the usual one.
     pub fn call_as(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> (u16, String) {
-        let answer = admin::call(self.admin, method, path, headers, body);
+        let bearer = self.bearer();
+        let headers = [headers, &[("authorization", &bearer)]].concat();
+        let answer = admin::call(self.admin, method, path, &headers, body);
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// The value of `authorization` for the admin API. Without a token, before the first start, the token is empty.
+    fn bearer(&self) -> String {
+        let token = std::fs::read_to_string(self.state.join("admin-token")).unwrap_or_default();
+        format!("Bearer {}", token.trim_end())
     }
 
     /// Begins a call of the admin API, then closes the connection after `after` without reading.
     pub fn abort_call(&self, method: &str, path: &str, body: Option<&Value>, after: Duration) {
-        admin::abort(self.admin, method, path, body, after).unwrap();
+        admin::abort(self.admin, method, path, &[("authorization", &self.bearer())], body, after).unwrap();
     }
 
     /// The address of the admin API.
@@ -243,13 +251,16 @@ impl Gateway {
         warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
     }
 
-    /// Registers `address` with `repos`, or replaces its record. The record has the ids and default branches, so that
-    /// the gateway makes no lookup at GitHub by itself.
+    /// Registers `address` with `repos` and the branches `sandbox/*` and `bot/*`, or replaces its record. The record has the
+    /// ids and default branches, so that the gateway makes no lookup at GitHub by itself.
     pub fn register(&self, address: impl Into<IpAddr>, repos: &[&str]) {
         let address = address.into();
         let known = |name: &&str| json!({"name": name, "id": upstream::number(name), "default_branch": "main"});
         let repos: Vec<Value> = repos.iter().map(known).collect();
-        let record = json!({"container_ip": address, "container_id": container_id(address), "repos": repos});
+        let record = json!({
+            "container_ip": address, "container_id": container_id(address), "repos": repos,
+            "allowed_branches": ["sandbox/*", "bot/*"],
+        });
         let (status, body) = self.call("POST", "/internal/containers", Some(&record));
         assert!(matches!(status, 200 | 201), "register: {status} {body}");
     }

@@ -5,6 +5,7 @@
 //! [`raw`] sends bytes that no real client sends. All of it lives in the namespaces that tests/support/in-netns.sh
 //! made; no address of the real machine is ever touched.
 
+pub mod bytewise;
 pub mod client;
 pub mod disk;
 pub mod filters;

@@ -9,6 +9,7 @@ mod git_api;
 pub mod graphql;
 pub mod odd;
 pub mod pranks;
+mod quotas;
 mod sites;
 pub(crate) mod tls;
 pub mod tokens;
@@ -122,6 +123,9 @@ struct Shared {
     pranks: pranks::Pranks,
     tokens: tokens::Tokens,
     app: app::App,
+    quotas: quotas::Quotas,
+    /// The queries for the refs of a push, by repository.
+    refs_read: Mutex<HashMap<String, usize>>,
 }
 
 impl Shared {
@@ -158,6 +162,8 @@ impl Upstream {
             pranks: pranks::Pranks::default(),
             tokens: tokens::Tokens::default(),
             app: app::App::default(),
+            quotas: quotas::Quotas::default(),
+            refs_read: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
@@ -176,6 +182,17 @@ impl Upstream {
     pub fn requests_with(&self, text: &str) -> Vec<Recorded> {
         let requests = self.shared.requests.lock().unwrap();
         requests.iter().filter(|request| format!("{}{}", request.host, request.path).contains(text)).cloned().collect()
+    }
+
+    /// How often the gateway has read the refs of `owner/name` for a push.
+    pub fn refs_read(&self, name: &str) -> usize {
+        self.shared.refs_read.lock().unwrap().get(name).copied().unwrap_or_default()
+    }
+
+    /// Gives api.github.com a quota for `resource`, of which `remaining` calls of `limit` are left for an hour. Without
+    /// one its answers tell none.
+    pub fn set_quota(&self, resource: &'static str, limit: u64, remaining: u64) {
+        self.shared.quotas.set(resource, limit, remaining);
     }
 
     /// The token endpoints.

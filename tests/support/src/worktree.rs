@@ -87,7 +87,8 @@ pub struct Worktree<'a> {
 }
 
 impl<'a> Worktree<'a> {
-    /// Makes a repository, registers `sandbox` with it and with the other fields of `record`, and clones it there.
+    /// Makes a repository, registers `sandbox` with it, with the branches `sandbox/*` and
+    /// `bot/*`, and with the other fields of `record`, and clones it there.
     pub fn new(upstream: &Upstream, gateway: &Gateway, sandbox: &'a Sandbox, git: &Git, record: Value) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("clone-{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -95,7 +96,10 @@ impl<'a> Worktree<'a> {
         let bare = upstream.create_repo(&repo, Visibility::Private);
         let known = json!({"name": repo, "id": crate::upstream::number(&repo), "default_branch": "main"});
         let container_id = crate::gateway::container_id(sandbox.address);
-        let mut whole = json!({"container_ip": sandbox.address, "container_id": container_id, "repos": [known]});
+        let mut whole = json!({
+            "container_ip": sandbox.address, "container_id": container_id, "repos": [known],
+            "allowed_branches": ["sandbox/*", "bot/*"],
+        });
         whole.as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
         let (status, body) = gateway.call("POST", "/internal/containers", Some(&whole));
         assert!(matches!(status, 200 | 201), "register: {status} {body}");

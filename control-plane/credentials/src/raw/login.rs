@@ -142,6 +142,7 @@ pub fn add_token_endpoints(entries: &mut BTreeMap<HostPattern, Entry>) {
                 admits: Admits::default(),
                 host: host.clone(),
                 scope: Scope::TokenEndpoint(service),
+                permits: None,
                 injections: Vec::new(),
             };
             entries.insert(host, entry);

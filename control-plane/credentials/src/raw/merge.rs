@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use policy::HostPattern;
+use policy::{HostName, HostPattern, mark};
 
 use super::super::built_in::{self, BuiltIn};
 use super::super::endpoint::{Endpoint, read_method};
 use super::super::entry::{Admits, Entry, Injection, Location};
 use super::super::format::Format;
+use super::super::permits::Permits;
 use super::super::scope::Scope;
 use super::FieldError;
 use super::location::{read_format, read_header, read_query};
@@ -25,14 +26,26 @@ pub fn entry(
     sources: &Sources<'_>,
 ) -> Result<Entry, FieldError> {
     let admits = raw.containers.clone().unwrap_or_default();
+    let host = host(raw, built_in)?;
     Ok(Entry {
-        host: host(raw, built_in)?,
         name: name.to_owned(),
         group: built_in.and_then(|built_in| built_in.group),
         admits: Admits { labels: admits.labels, mode: admits.mode, list: admits.list },
         scope: scope(raw, built_in)?,
-        injections: injections(name, raw, built_in, sources)?,
+        permits: built_in.and_then(|built_in| Permits::of(built_in, &raw.also)),
+        injections: at_its_place(injections(name, raw, built_in, sources)?, &host)?,
+        host,
     })
+}
+
+/// Checks that a credential for a host whose credential is sealed stands where the push stage puts it into force.
+fn at_its_place(injections: Vec<Injection>, host: &HostPattern) -> Result<Vec<Injection>, FieldError> {
+    let sealed = HostName::parse(b"github.com").is_ok_and(|name| mark::seals(&name) && host.covers(&name));
+    let elsewhere = |injection: &Injection| injection.location != Location::Header(mark::UNSEALED.to_owned());
+    if sealed && injections.iter().any(elsewhere) {
+        return Err(FieldError::new("header", "a credential for github.com stands in the header authorization"));
+    }
+    Ok(injections)
 }
 
 fn host(raw: &RawEntry, built_in: Option<&BuiltIn>) -> Result<HostPattern, FieldError> {

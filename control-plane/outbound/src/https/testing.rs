@@ -44,6 +44,8 @@ pub struct Server {
     pub asked: Arc<Mutex<Vec<String>>>,
     /// `GET /slow` gets its response when this is closed.
     pub slow: Arc<Semaphore>,
+    /// Further headers of every response.
+    pub headers: Arc<Mutex<Vec<(&'static str, String)>>>,
 }
 
 impl Server {
@@ -55,9 +57,15 @@ impl Server {
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let slow = Arc::new(Semaphore::new(0));
-        let served = Served { answers: Arc::new(answers), asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
+        let headers = Arc::<Mutex<Vec<_>>>::default();
+        let served = Served {
+            answers: Arc::new(answers),
+            asked: Arc::clone(&asked),
+            slow: Arc::clone(&slow),
+            headers: Arc::clone(&headers),
+        };
         tokio::spawn(serve(listener, acceptor(&certificate.pem(), &key.serialize_pem()), served));
-        Self { port, ca_pem: certificate.pem(), asked, slow }
+        Self { port, ca_pem: certificate.pem(), asked, slow, headers }
     }
 
     /// A client for the server.
@@ -97,6 +105,7 @@ struct Served {
     answers: Arc<Answers>,
     asked: Arc<Mutex<Vec<String>>>,
     slow: Arc<Semaphore>,
+    headers: Arc<Mutex<Vec<(&'static str, String)>>>,
 }
 
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, served: Served) {
@@ -111,7 +120,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, served: Served) {
 
 async fn answer(
     request: Request<Incoming>,
-    Served { answers, asked, slow }: Served,
+    Served { answers, asked, slow, headers }: Served,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let line = format!("{} {}", request.method(), request.uri());
     let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
@@ -126,6 +135,9 @@ async fn answer(
         let _closed = slow.acquire().await;
     }
     // This server may close a connection at any time, as servers do.
-    let response = Response::builder().status(status).header("x-oauth-scopes", "repo, workflow");
+    let mut response = Response::builder().status(status).header("x-oauth-scopes", "repo, workflow");
+    for (name, value) in headers.lock().unwrap().iter() {
+        response = response.header(*name, value);
+    }
     Ok(response.body(Full::new(Bytes::from(body))).unwrap())
 }

@@ -23,7 +23,10 @@ pub fn policy(context: &Context) -> Vec<Finding> {
             format!("{} does not exist, so nothing is allowed", config.policy_file.display()),
             "write a policy; config/policy.yaml.example explains the format",
         ),
-        Ok(policy) => Finding::ok("policy", format!("understood, version {}", policy.version)),
+        Ok(policy) => match policy.github.branches.warning() {
+            Some(warning) => Finding::warn("policy", warning, "list the branches that no container may move"),
+            None => Finding::ok("policy", format!("understood, version {}", policy.version)),
+        },
         Err(error) => Finding::fail("policy", error, "correct the file"),
     }]
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Context, Finding};
+use base::telemetry::GithubCall;
 use credentials::PLACEHOLDER;
 use github::client;
 use outbound::upstreams::Upstreams;
@@ -49,7 +50,7 @@ pub fn token(context: &Context) -> Vec<Finding> {
     let request = || {
         let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let response = runtime.block_on(client.get(None, "/"));
+        let response = runtime.block_on(client.get(GithubCall::Repository, None, "/"));
         // A shutdown in the background doesn't wait for a DNS lookup under way.
         runtime.shutdown_background();
         response
@@ -67,14 +68,19 @@ pub fn token(context: &Context) -> Vec<Finding> {
 /// to another token has no scopes.
 fn judge(status: u16, scopes: Option<&str>) -> Finding {
     let scopes: Option<Vec<&str>> = scopes.map(|scopes| scopes.split(',').map(str::trim).collect());
-    match (status, scopes) {
+    // `admin:org`, `admin:repo_hook` and the like are rights over settings, keys and hooks.
+    let wide = |scope: &&str| *scope == "workflow" || scope.starts_with("admin:");
+    let wide = scopes.as_ref().map(|scopes| scopes.iter().copied().filter(wide).collect::<Vec<_>>().join(", "));
+    match (status, wide) {
         (401, _) => Finding::fail("github", "GitHub rejects the token", "create a new token"),
-        (200, Some(scopes)) if scopes.contains(&"workflow") => Finding::warn(
+        (200, Some(wide)) if !wide.is_empty() => Finding::fail(
             "github",
-            "the token may write workflows, which run with their own permissions",
-            "use a token without the scope `workflow`, so that the gateway is not the only protection",
+            format!(
+                "the token has {wide}: with `workflow` a push can add a workflow, which runs with the repository's secrets; with `admin:…` the token changes settings"
+            ),
+            "use a GitHub App or a token without these scopes, so that the gateway is not the only lock",
         ),
-        (200, Some(_)) => Finding::ok("github", "the token may not write workflows"),
+        (200, Some(_)) => Finding::ok("github", "the token may not write workflows or change settings"),
         (200, None) => Finding::ok(
             "github",
             "GitHub accepts the token; whether a fine-grained token may write workflows is unknown here, see the token's page on GitHub",
@@ -89,11 +95,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_that_may_write_workflows_is_pointed_out() {
+    fn a_token_that_may_write_workflows_or_settings_is_a_failure() {
         for (status, scopes, state, word) in [
-            (200, Some("repo, workflow"), State::Warn, "may write workflows"),
-            (200, Some("workflow"), State::Warn, "may write workflows"),
-            (200, Some("repo, workflows:read"), State::Ok, "may not write workflows"),
+            (200, Some("repo, workflow"), State::Fail, "has workflow:"),
+            (200, Some("workflow"), State::Fail, "has workflow:"),
+            (
+                200,
+                Some("admin:org, repo, workflow, admin:repo_hook"),
+                State::Fail,
+                "has admin:org, workflow, admin:repo_hook:",
+            ),
+            (200, Some("repo,admin:public_key"), State::Fail, "has admin:public_key:"),
+            (200, Some("repo, workflows:read, write:org"), State::Ok, "may not write workflows"),
             (200, Some(""), State::Ok, "may not"),
             (200, None, State::Ok, "is unknown here"),
             (401, None, State::Fail, "rejects"),

@@ -49,6 +49,11 @@ pub fn gateway(context: &Context) -> Vec<Finding> {
             Finding::warn("gateway", format!("running and ready, with warnings: {warnings}"), "its log says more")
         }
         (503, _) => Finding::fail("gateway", format!("running, not ready: {}", list("missing")), "its log says more"),
+        (401, _) => Finding::warn(
+            "gateway",
+            "running, but it does not accept this user's token, so doctor can't ask it",
+            "run doctor as the user who runs the gateway, on its state directory",
+        ),
         (status, _) => {
             let found = format!("another program responds at the admin address, with status {status}");
             Finding::fail("gateway", found, "free the port, or set listen.admin")

@@ -3,8 +3,9 @@
 //! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
 //! 2. identity: wasm, who is speaking and which host
 //! 3. github: wasm, what a request to one of GitHub's hosts does
-//! 4. credentials: ext_authz adds the credential; the wasm filter scrub, behind the forward proxy, keeps it out of the
-//!    response
+//! 4. credentials: ext_authz adds the credential, where the stages before have left their marks ([`policy::mark`]); the
+//!    wasm filter model reads what a model request asks of its provider; the wasm filter scrub, behind the forward proxy,
+//!    keeps the credential out of the response
 //! 5. push: wasm, what a push does. It stands last before the router, see [`http`]
 //! 6. upstream: dynamic forward proxy and router
 //!
@@ -18,9 +19,9 @@ use envoy_types::pb::envoy::config::accesslog::v3::{
     access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, ExtensionConfigSource, Http1ProtocolOptions, HttpProtocolOptions as CommonOptions, RuntimeUInt32,
-    SchemeHeaderTransformation, TrafficDirection, TypedExtensionConfig,
-    http_protocol_options::HeadersWithUnderscoresAction, scheme_header_transformation,
+    ApiVersion, ExtensionConfigSource, GrpcService, HeaderValue, Http1ProtocolOptions,
+    HttpProtocolOptions as CommonOptions, RuntimeUInt32, SchemeHeaderTransformation, TrafficDirection,
+    TypedExtensionConfig, http_protocol_options::HeadersWithUnderscoresAction, scheme_header_transformation,
 };
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, Listener, ListenerFilter, filter, listener, listener_filter,
@@ -50,14 +51,15 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatch
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::util::pack_any;
-use policy::RULE_HEADER;
+use policy::{RULE_HEADER, mark};
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM, ads,
-    chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, MODEL, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM,
+    ads, chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
 };
-use base::contract::{AUDIT_STATE, HANDSHAKE_TAG, LONG, PANIC_STATE};
+use base::contract::{AUDIT_STATE, GITHUB_MARK, HANDSHAKE_TAG, IDENTITY_MARK, LONG, PANIC_STATE};
+use base::quota;
 
 /// The idle timeout of a stream, in both directions. Model APIs may take minutes before the first byte.
 const STREAM_IDLE: Duration = Duration::from_secs(3600);
@@ -195,6 +197,9 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
             discovered(IDENTITY),
             discovered(GITHUB),
             http_filter(CREDENTIALS, credentials()),
+            // Before the forward proxy: a short request is judged before its host is resolved. It never pauses what it has
+            // once let go on, so that it may stand before filters that pause.
+            discovered(MODEL),
             http_filter(UPSTREAM, forward_proxy(resolver)),
             discovered(SCRUB),
             // All filters of a stream share one buffer, and a filter that continues sends everything in it. The push
@@ -256,8 +261,18 @@ fn credentials() -> ExtAuthz {
         match_pattern: Some(string_matcher::MatchPattern::Exact(name.into())),
         ..Default::default()
     };
+    // The marks of the earlier stages. They are not among the headers, which the client writes.
+    let metadata = |key: &str, property: &str| HeaderValue {
+        key: key.into(),
+        value: format!("%FILTER_STATE(wasm.{property}:PLAIN)%"),
+        ..Default::default()
+    };
+    let service = GrpcService {
+        initial_metadata: vec![metadata(IDENTITY_MARK, mark::IDENTITY), metadata(GITHUB_MARK, mark::GITHUB)],
+        ..control_plane(AUTHZ_TIMEOUT)
+    };
     ExtAuthz {
-        services: Some(ext_authz::Services::GrpcService(control_plane(AUTHZ_TIMEOUT))),
+        services: Some(ext_authz::Services::GrpcService(service)),
         transport_api_version: ApiVersion::V3.into(),
         failure_mode_allow: false,
         status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable.into() }),
@@ -285,7 +300,11 @@ fn audit_log() -> AccessLog {
         }),
         // The entry's own field supports only the usual methods.
         additional_request_headers_to_log: vec![":method".into()],
-        additional_response_headers_to_log: vec![RULE_HEADER.into()],
+        // Of the other headers, the audit reads those of GitHub's answers to the gateway's token, and no others.
+        additional_response_headers_to_log: std::iter::once(RULE_HEADER)
+            .chain(quota::HEADERS)
+            .map(str::to_owned)
+            .collect(),
         ..Default::default()
     };
     let of = |specifier| AccessLogFilter { filter_specifier: Some(specifier) };

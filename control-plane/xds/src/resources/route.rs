@@ -15,17 +15,19 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthzP
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use envoy_types::util::pack_any;
+use policy::mark::SEALED;
+use policy::push::MAX_UNSENT;
 use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
+    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, MODEL, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
     duration, flag, local_reply,
 };
 use base::contract::CREDENTIAL_HEADERS;
 
 /// Headers that Envoy itself needs or adds before the router, and that no upstream may see. The identity filter removes
 /// such headers of the client.
-const NEVER_UPSTREAM: [&str; 8] = [
+const NEVER_UPSTREAM: [&str; 9] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -34,6 +36,8 @@ const NEVER_UPSTREAM: [&str; 8] = [
     "x-envoy-internal",
     "x-envoy-expected-rq-timeout-ms",
     "x-request-id",
+    // A credential that no push stage has put into force goes nowhere.
+    SEALED,
 ];
 
 /// Response headers that are removed if the gateway added a credential: they would give the sandbox a session that was
@@ -97,7 +101,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
                 Vec::new()
             },
             typed_per_filter_config: without_stages_of_others(host),
-            request_body_buffer_limit: body_buffer(),
+            request_body_buffer_limit: body_buffer(host.pattern.may_be_github()),
             // Not for the refusal below, which names its rule in one of these headers.
             response_headers_to_remove: NEVER_DOWNSTREAM
                 .iter()
@@ -111,7 +115,7 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
         name: "refused".into(),
         domains: vec!["*".into()],
         routes: with(vec![refusal()]),
-        request_body_buffer_limit: body_buffer(),
+        request_body_buffer_limit: body_buffer(false),
         ..Default::default()
     });
     RouteConfiguration {
@@ -126,9 +130,12 @@ fn configuration(name: &str, hosts: &[Host], spoken: Spoken, before: &[Route]) -
 }
 
 /// The most bytes of a body that a filter may hold. More than one read of a connection can bring, so that a filter that
-/// drops each part never causes Envoy's own 413.
-fn body_buffer() -> Option<UInt64Value> {
-    Some(UInt64Value { value: u64::from(CONNECTION_BUFFER) * 2 })
+/// drops each part never causes Envoy's own 413. In addition, the push filter writes up to [`MAX_UNSENT`] bytes at the end
+/// of a push that it has held back.
+fn body_buffer(pushes: bool) -> Option<UInt64Value> {
+    let read = u64::from(CONNECTION_BUFFER) * 2;
+    let held = if pushes { u64::try_from(MAX_UNSENT).unwrap_or(u64::MAX) } else { 0 };
+    Some(UInt64Value { value: read.saturating_add(held) })
 }
 
 fn connect() -> Route {
@@ -149,7 +156,7 @@ fn connect() -> Route {
             timeout: Some(duration(Duration::ZERO)),
             ..Default::default()
         })),
-        typed_per_filter_config: without_credentials(),
+        typed_per_filter_config: ordered(&[off(CREDENTIALS), off(MODEL)]),
         ..Default::default()
     }
 }
@@ -235,23 +242,35 @@ fn everything() -> RouteMatch {
 }
 
 fn without_credentials() -> HashMap<String, Any> {
-    let disabled = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
-    HashMap::from([(CREDENTIALS.into(), pack_any(disabled))])
+    HashMap::from([off(CREDENTIALS)])
+}
+
+/// The setting that disables the filter `name`.
+fn off(name: &str) -> (String, Any) {
+    let disabled = if name == CREDENTIALS {
+        pack_any(ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) })
+    } else {
+        pack_any(FilterConfig { disabled: true, ..Default::default() })
+    };
+    (name.to_owned(), disabled)
 }
 
 /// Disables the stages that don't concern a host, because a call of a filter costs as much as a small request.
 fn without_stages_of_others(host: &Host) -> HashMap<String, Any> {
     let other = |name: &HostName| policy::github::kind(name).is_some_and(|kind| kind != policy::github::Kind::Web);
-    let mut off = match &host.pattern {
+    let mut names = match &host.pattern {
         pattern if !pattern.may_be_github() => vec![GITHUB, PUSH],
         HostPattern::Exact(name) if other(name) => vec![PUSH],
         _ => vec![],
     };
     if !host.credentialed {
-        off.push(SCRUB);
+        names.push(SCRUB);
     }
-    let disabled = pack_any(FilterConfig { disabled: true, ..Default::default() });
-    ordered(&off.into_iter().map(|name| (name.to_owned(), disabled.clone())).collect::<Vec<_>>())
+    let github = matches!(&host.pattern, HostPattern::Exact(name) if policy::github::kind(name).is_some());
+    if !host.credentialed || github {
+        names.push(MODEL);
+    }
+    ordered(&names.into_iter().map(off).collect::<Vec<_>>())
 }
 
 /// A map that iterates in this order. Each map has a random order, and another order would change the version of the

@@ -127,6 +127,7 @@ fn a_known_container_passes_with_the_canonical_host() {
         (Some("github.com"), &["via".to_owned()][..])
     );
     assert!(forward.record.is_some());
+    assert_eq!(forward.mark.unwrap().value, b"1 github.com", "the mark has the canonical host");
     assert_eq!(body(&mut worker, &request, 9, false), (false, Step::Continue));
     assert_eq!(worker.without_right(at(NOW)), [0_u32; 0]);
     assert_eq!(worker.without_right(at(EXPIRED)), [1]);
@@ -137,7 +138,8 @@ fn a_known_container_passes_with_the_canonical_host() {
 #[test]
 fn a_canonical_host_stays_and_other_hosts_get_no_record() {
     let pass = passed(arrive(&mut filled(), &post(1, "a.test"), KNOWN));
-    assert_eq!(pass.forward, Some(Forward { record: None, authority: None, removed: vec![] }));
+    let mark = Some(policy::mark::Mark { property: policy::mark::IDENTITY, value: b"1 a.test".to_vec() });
+    assert_eq!(pass.forward, Some(Forward { record: None, mark, authority: None, removed: vec![] }));
 }
 
 #[test]

@@ -5,27 +5,28 @@
 //! before becomes a refusal.
 
 use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
-use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Refused};
-use crate::{Container, Denial, Form, Note, Rule, render};
+use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, Refused};
+use crate::mark::Judged;
+use crate::{Container, Denial, Form, HostName, Note, Rule, render};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
 
 type Step = AnyStep<Confirm>;
 
-/// The question to the control plane: does each of these nodes belong to the repository that its id names?
+/// The questions to the control plane about one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirm {
     /// The container's address.
     pub container: IpAddr,
-    /// 1 to [`github::MAX_ASK`] ids.
-    pub node_ids: Vec<String>,
+    /// 1 to [`github::MAX_ASK`] questions.
+    pub questions: Vec<Question>,
 }
 
 /// The answer to [`Confirm`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmed {
-    /// Every node belongs where its id says.
+    /// Every object is what the request needs it to be.
     pub confirmed: bool,
     /// Why not; empty if `confirmed`.
     pub reason: String,
@@ -38,7 +39,16 @@ pub struct Flow {
     judge: Option<Rc<Judge>>,
     path: Vec<u8>,
     note: Note,
+    subject: Option<Subject>,
     state: State,
+}
+
+/// The facts of the request that no judgement changes, for its mark.
+#[derive(Debug)]
+struct Subject {
+    generation: u64,
+    host: HostName,
+    method: Vec<u8>,
 }
 
 /// The request's progress. Each state holds the data that its events need, and no other.
@@ -49,7 +59,7 @@ enum State {
     New,
     /// The body comes, and waits unread.
     Reading(Box<Reading>),
-    /// All of the request has come, and waits until its node ids are confirmed.
+    /// All of the request has come, and waits until its questions are answered.
     Asking(Box<Asking>),
     /// Allowed, or not for GitHub.
     Passed,
@@ -98,13 +108,13 @@ impl Allowed {
     /// Judges the answer to [`Confirm`]; `None` if the question failed.
     ///
     /// # Errors
-    /// If the nodes are not confirmed.
+    /// If an object is not confirmed.
     pub fn confirmed(&self, answer: Option<Confirmed>) -> Result<(), Refused> {
         match answer {
             Some(Confirmed { confirmed: true, .. }) => Ok(()),
             Some(Confirmed { reason, .. }) => Err(Refused::of(&self.operation, Rule::GithubNode, reason)),
             None => {
-                let reason = "it could not be confirmed with GitHub what the node ids stand for; try again";
+                let reason = "it could not be confirmed with GitHub what the ids stand for; try again";
                 Err(Refused::of(&self.operation, Rule::GithubUnconfirmed, reason))
             }
         }
@@ -199,6 +209,21 @@ impl Flow {
         }
     }
 
+    /// The control plane refuses the question [`Confirm`], for this reason.
+    pub fn question_refused(&mut self, denial: Denial) -> Step {
+        match std::mem::take(&mut self.state) {
+            State::Asking(asking) => {
+                let operation = Some(asking.allowed.operation);
+                self.stop(Refused { operation, denial }.into(), true)
+            }
+            // No answer is waited for.
+            other => {
+                self.state = other;
+                Step::only(Then::Continue)
+            }
+        }
+    }
+
     /// An effect of the last step failed. A request that was not refused is refused now, and answered at once: nothing of
     /// it has gone on. If the refusal itself failed, the stream is reset.
     pub fn failed(&mut self, broken: Broken) -> Step {
@@ -225,14 +250,19 @@ impl Flow {
         }
         self.note = head.note()?;
         let container = head.container()?;
+        let (generation, method) = (container.generation, head.value(":method").to_vec());
+        self.subject = Some(Subject { generation, host: host.clone(), method });
         let judge = self.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
         match judge.head(call, &container)? {
             Head::Elsewhere => Ok(self.elsewhere()),
-            Head::Allowed(allowed) => Ok(self.pass(&allowed, &[], 0, Then::Continue)),
+            Head::Allowed(allowed) => {
+                let strays = github::stray_headers(call, false)?;
+                Ok(self.pass(&allowed, &strays, 0, Then::Continue))
+            }
             Head::Body(pending) => {
                 // `Judge::head` has just screened the same headers.
-                let strays = github::stray_headers(&host, &head.headers).unwrap_or_default();
+                let strays = github::stray_headers(call, true).unwrap_or_default();
                 let reading = Reading { judge, container, pending, strays };
                 if end {
                     return self.judge_body(reading, &[]);
@@ -255,7 +285,7 @@ impl Flow {
         if allowed.ask.is_empty() {
             return Ok(self.pass(&allowed, &strays, body.len(), Then::Continue));
         }
-        let confirm = Confirm { container: container.container_ip, node_ids: allowed.ask.clone() };
+        let confirm = Confirm { container: container.container_ip, questions: allowed.ask.clone() };
         self.state = State::Asking(Box::new(Asking { allowed, strays, size: body.len() }));
         Ok(Step::with(Effect::Ask(confirm), Then::Pause))
     }
@@ -265,13 +295,17 @@ impl Flow {
         self.state = State::Passed;
         let note = self.note.allowed(allowed.rule).about(Some(&allowed.operation));
         let mut effects = vec![Effect::Note(note)];
+        if let Some(Subject { generation, host, method }) = &self.subject {
+            let judged = Judged { generation: *generation, host, method, path: &allowed.target };
+            effects.push(Effect::Mark(judged.github()));
+        }
         if allowed.target != self.path {
             effects.push(Effect::SetRequestHeader(":path", allowed.target.clone()));
         }
         effects.extend(strays.iter().cloned().map(Effect::RemoveRequestHeader));
         let Some(body) = &allowed.body else { return Step { effects, then } };
         if size > 0 {
-            effects.push(Effect::ReplaceRequestBody { size, keep: 0, then: body.clone() });
+            effects.push(Effect::ReplaceRequestBody { size, body: body.clone() });
             effects.push(Effect::SetRequestHeader("content-length", body.len().to_string().into_bytes()));
             effects.push(Effect::RemoveRequestHeader("transfer-encoding".into()));
             if let Some(content_type) = allowed.content_type() {

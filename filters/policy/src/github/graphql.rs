@@ -12,7 +12,7 @@ mod variables;
 mod writes;
 
 use super::json::Json;
-use super::{Class, Operation, Refused, Scope};
+use super::{Class, Operation, Question, Refused, Scope};
 use crate::Rule;
 use document::Document;
 use reads::Reader;
@@ -27,8 +27,8 @@ pub struct Judged {
     pub rule: Rule,
     /// The body to send instead of the received one.
     pub body: Json,
-    /// Node ids whose repository has to be confirmed with GitHub before the request passes. Each id occurs once.
-    pub ask: Vec<String>,
+    /// The questions to GitHub that have to be answered before the request passes. Each occurs once.
+    pub ask: Vec<Question>,
 }
 
 /// Whether `name` is a mutation.

@@ -1,12 +1,12 @@
 //! Guards on the content of a REST write: on the members of its body, by their names, and on the refs that it moves.
 
 use super::json::Json;
-use super::{Class, Operation, Refused, Scope};
-use crate::Rule;
+use super::{Class, Operation, Question, Refused, Scope, question};
+use crate::{Existing, Rule, branch_of};
 
-/// Judges the parameters and the body of a REST operation that the rules allow. With `by_name` the policy allows the
-/// operation by its name. This lifts the guards that are a matter of taste, and no guard that protects refs or
-/// repositories.
+/// Judges the parameters and the body of a REST operation that the rules allow. Returns the question to GitHub that is
+/// left, if there is one. With `by_name` the policy allows the operation by its name. This lifts the guards that are a
+/// matter of taste, and no guard that protects refs or repositories.
 ///
 /// # Errors
 /// If the request is refused.
@@ -16,41 +16,66 @@ pub fn rest(
     parameters: &[(&'static str, String)],
     body: &Json,
     by_name: bool,
-) -> Result<(), Refused> {
+) -> Result<Option<Question>, Refused> {
     let refuse = |rule, reason: &str| Err(Refused::of(operation, rule, reason));
     let parameter = |name: &str| parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| value.as_str());
+    let repo = parameter("owner").zip(parameter("repo")).and_then(|(owner, name)| scope.repo(owner, name));
     let branches = &scope.rules.branches;
     match operation.name.as_str() {
-        "git/create-ref" => scope.reference(operation, text(operation, body, "ref")?)?,
+        "git/create-ref" => scope.reference(operation, repo, text(operation, body, "ref")?, Existing::No)?,
         "git/update-ref" => {
-            scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
+            let name = format!("refs/{}", parameter("ref").unwrap_or_default());
+            scope.reference(operation, repo, &name, Existing::Yes)?;
+            let may_force = || branch_of(&name).is_some_and(|branch| branches.may_force(scope.container, branch));
             match body.get("force") {
                 None | Some(Json::Bool(false)) => {}
-                Some(Json::Bool(true)) if branches.allow_force_push => {}
+                Some(Json::Bool(true)) if may_force() => {}
                 _ => return refuse(Rule::GithubForce, "a branch may not be moved by force"),
             }
         }
         "git/delete-ref" => {
-            scope.reference(operation, &format!("refs/{}", parameter("ref").unwrap_or_default()))?;
+            let name = format!("refs/{}", parameter("ref").unwrap_or_default());
+            scope.reference(operation, repo, &name, Existing::Yes)?;
             if !branches.allow_deletion {
                 return refuse(Rule::GithubDeleteBranch, "a branch may not be deleted");
             }
         }
         "repos/create-or-update-file-contents" | "repos/delete-file" => {
-            // Without `branch` GitHub would write to the default branch.
-            scope.branch(operation, text(operation, body, "branch")?)?;
+            // Without `branch` GitHub would write to the default branch. In an empty repository it creates the branch.
+            scope.branch(operation, repo, text(operation, body, "branch")?, Existing::Unknown)?;
             scope.path(operation, parameter("path").unwrap_or_default())?;
         }
-        "repos/merge" => scope.branch(operation, text(operation, body, "base")?)?,
-        "repos/merge-upstream" => scope.branch(operation, text(operation, body, "branch")?)?,
-        "code-scanning/commit-autofix" => scope.reference(operation, text(operation, body, "target_ref")?)?,
+        "repos/merge" => {
+            scope.branch(operation, repo, text(operation, body, "base")?, Existing::Yes)?;
+            // `owner:branch` is a branch of another repository.
+            if body.get("head").and_then(Json::as_str).is_some_and(|head| head.contains(':')) {
+                let reason = "head has to be a branch or a commit of the same repository";
+                return refuse(Class::ReadCross.rule(), reason);
+            }
+        }
+        "repos/merge-upstream" => scope.branch(operation, repo, text(operation, body, "branch")?, Existing::Yes)?,
+        "code-scanning/commit-autofix" => {
+            scope.reference(operation, repo, text(operation, body, "target_ref")?, Existing::Yes)?;
+        }
         "repos/rename-branch" => return refuse(Rule::GithubDeleteBranch, "renaming a branch deletes its old name"),
         "git/create-tree" => tree(scope, operation, body)?,
         "pulls/create" => head(scope, operation, body)?,
         "pulls/update" if body.get("base").is_some() && !by_name => {
             return refuse(Rule::GithubBase, "the base of a pull request may not be changed");
         }
+        "issues/remove-label" | "issues/update-label" | "issues/delete-label" => {
+            scope.drop_label(operation, parameter("name").unwrap_or_default())?;
+        }
+        "issues/remove-all-labels" | "issues/set-labels" => scope.all_labels(operation)?,
+        "issues/update" if body.get("labels").is_some() => scope.all_labels(operation)?,
         "markdown/render" => {
+            // GitHub looks up each reference `owner/name#1`, and a link in the answer says that the issue exists.
+            let plain = matches!(body.get("mode"), None | Some(Json::Null))
+                || body.get("mode").and_then(Json::as_str) == Some("markdown");
+            if !plain && !by_name {
+                let reason = "only the mode markdown is allowed, because gfm looks up issues of other repositories";
+                return refuse(Class::ReadCross.rule(), reason);
+            }
             if let Some(context) = body.get("context") {
                 let listed = context.as_str().and_then(|name| name.split_once('/'));
                 if listed.is_none_or(|(owner, name)| scope.repo(owner, name).is_none()) {
@@ -65,7 +90,8 @@ pub fn rest(
             member(scope, operation, name, value)?;
         }
     }
-    Ok(())
+    let has_text = ["title", "body"].iter().any(|name| body.get(name).is_some_and(|text| *text != Json::Null));
+    if has_text && !by_name { question::rewrite(scope, operation, parameters) } else { Ok(None) }
 }
 
 /// The text of the required member `name`.
@@ -94,8 +120,9 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
         "team_reviewers" => each(operation, name, value, |_| Ok(())),
         "labels" => match value {
             Json::Array(items) => items.iter().try_for_each(|item| {
-                // A label is a name, or an object with a `name`.
-                let label = item.as_str().or_else(|| item.get("name").and_then(Json::as_str));
+                // A label is a name, or an object with a `name`. An `id` beside it could name another label.
+                let alone = item.members().iter().all(|(name, _)| name == "name");
+                let label = item.as_str().or_else(|| item.get("name").and_then(Json::as_str)).filter(|_| alone);
                 label.map_or_else(|| Err(odd(operation, name)), |label| scope.label(operation, label))
             }),
             _ => Err(odd(operation, name)),
@@ -162,7 +189,7 @@ fn head(scope: &Scope<'_>, operation: &Operation, body: &Json) -> Result<(), Ref
             return Err(Refused::of(operation, Rule::GithubHead, reason));
         }
     };
-    scope.branch(operation, branch)
+    scope.head(operation, branch)
 }
 
 /// Judges a new tree: it may hold only files that the container may write to. An entry for another tree, a commit or a

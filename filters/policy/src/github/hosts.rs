@@ -148,6 +148,10 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
     own(scope, &operation, owner, repo)?;
     scope.operation(&operation)?;
+    if reference.contains(':') {
+        let reason = "a revision may have no colon, because OWNER:BRANCH is a branch of another repository";
+        return Err(Refused::of(&operation, Class::ReadCross.rule(), reason));
+    }
     Ok(Allowed::as_is(operation, target))
 }
 

@@ -203,6 +203,24 @@ impl NodeId {
     }
 }
 
+/// The id of an object with this prefix in GitHub's number space, in the repository with the number `repo`.
+pub fn object(prefix: &str, repo: u64, number: u64) -> String {
+    let mut bytes = vec![0x93, 0];
+    for value in [repo, number] {
+        let all = value.to_be_bytes();
+        let (tag, length) = match value {
+            0..0x80 => (None, 1),
+            0x80..0x100 => (Some(0xcc), 1),
+            0x100..0x1_0000 => (Some(0xcd), 2),
+            0x1_0000..0x1_0000_0000 => (Some(0xce), 4),
+            _ => (Some(0xcf), 8),
+        };
+        bytes.extend(tag);
+        bytes.extend(all.iter().skip(all.len().saturating_sub(length)));
+    }
+    format!("{prefix}_{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
 fn is_letter(c: char) -> bool {
     c.is_ascii_alphabetic()
 }
@@ -332,6 +350,23 @@ mod tests {
             assert_eq!(legacy(bad), None, "{bad}");
         }
         assert_eq!(legacy("017:PullRequestReview7").map(|id| id.kind), Some("PullRequestReview"));
+    }
+
+    /// The ids that the gateway makes are those of the public vectors, and every id is read as it was made.
+    #[test]
+    fn an_id_that_is_made_is_githubs() {
+        for (id, prefix, repo, number) in [
+            ("IC_kwDOAWBuf84D78lV", "IC", 23_096_959, 66_046_293),
+            ("IC_kwDOSWpaqs8AAAABIk9VAg", "IC", 1_231_706_794, 4_870_591_746),
+            ("PRR_kwDOAToIks4ACauz", "PRR", 20_580_498, 633_779),
+            ("PRRC_kwDOAToIks4Dmt1A", "PRRC", 20_580_498, 60_480_832),
+        ] {
+            assert_eq!(object(prefix, repo, number), id);
+        }
+        for number in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000, 0xffff_ffff, 0x1_0000_0000, u64::MAX] {
+            let made = NodeId::decode(&object("CC", number, number));
+            assert_eq!(made, Some(NodeId { kind: "CommitComment", home: Home::Repo(number, None) }), "{number}");
+        }
     }
 
     #[test]

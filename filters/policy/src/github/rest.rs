@@ -5,7 +5,7 @@
 
 use super::json::Json;
 use super::target::{self, Target};
-use super::{Allowed, Class, Operation, Refused, Scope, guards, search};
+use super::{Allowed, Class, Operation, Question, Refused, Scope, guards, search};
 use crate::Rule;
 
 include!(concat!(env!("OUT_DIR"), "/rest.rs"));
@@ -56,6 +56,11 @@ const NOT_NUMBERS: [&str; 12] = [
     "budget_id",
     "report_id",
 ];
+
+/// The parameters of reads, in paths and queries, that are a revision: the name of a branch or a tag, a full ref, a
+/// hash, or two of them.
+const REVISIONS: [&str; 11] =
+    ["base", "basehead", "branch", "commit_sha", "file_sha", "head_sha", "ref", "sha", "tag", "tag_sha", "tree_sha"];
 
 /// Finds the operation of a request to api.github.com, or with `uploads` to uploads.github.com, and judges all but the
 /// body.
@@ -121,7 +126,23 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
         let reason = format!("{} has no query parameter {name}", row.name);
         return Err(Refused::of(&operation, Rule::GithubQuery, reason));
     }
+    if as_method == "GET" {
+        let named = parameters.iter().map(|(name, value)| (*name, value));
+        let asked = target.query.iter().map(|(name, value)| (name.as_str(), value));
+        named.chain(asked).try_for_each(|(name, value)| revision(&operation, name, value))?;
+    }
     Ok(Matched { row, parameters, target: target.write(&written), operation, by_name })
+}
+
+/// Judges a parameter of a read, if it is a revision. `OWNER:BRANCH` and `OWNER:NAME:BRANCH` are branches of other
+/// repositories of the same network, forks included (documented for `compare`). No ref's name contains a colon
+/// (git-check-ref-format(1)). A `%` is refused too, because a second decoding could turn it into a colon.
+fn revision(operation: &Operation, name: &str, value: &str) -> Result<(), Refused> {
+    if !REVISIONS.contains(&name) || !value.contains([':', '%']) {
+        return Ok(());
+    }
+    let reason = format!("{name} may have no colon and no %, because OWNER:BRANCH is a branch of another repository");
+    Err(Refused::of(operation, Class::ReadCross.rule(), reason))
 }
 
 impl Matched {
@@ -146,12 +167,13 @@ impl Matched {
         }
         // One operation takes plain text instead of JSON.
         if self.row.body.first().is_some_and(|first| first.starts_with('<')) {
-            return Ok(self.allowed(Some(body.to_vec())));
+            return Ok(self.allowed(Some(body.to_vec()), None));
         }
         if body.is_empty() {
-            guards::rest(scope, operation, &self.parameters, &Json::Object(Vec::new()), self.by_name)?;
+            let none = Json::Object(Vec::new());
+            let question = guards::rest(scope, operation, &self.parameters, &none, self.by_name)?;
             let body = self.takes_body().then(Vec::new);
-            return Ok(self.allowed(body));
+            return Ok(self.allowed(body, question));
         }
         let json = Json::parse(body)
             .map_err(|error| Refused::of(operation, Rule::GithubBody, format!("invalid JSON body: {error}")))?;
@@ -162,18 +184,18 @@ impl Matched {
             let reason = format!("the body of {} has no member {name:?}", self.row.name);
             return Err(Refused::of(operation, Rule::GithubBody, reason));
         }
-        guards::rest(scope, operation, &self.parameters, &json, self.by_name)?;
-        Ok(self.allowed(Some(json.to_bytes())))
+        let question = guards::rest(scope, operation, &self.parameters, &json, self.by_name)?;
+        Ok(self.allowed(Some(json.to_bytes()), question))
     }
 
     /// Allows the request with its body unread.
     pub fn unread(self) -> Allowed {
-        self.allowed(None)
+        self.allowed(None, None)
     }
 
-    fn allowed(self, body: Option<Vec<u8>>) -> Allowed {
+    fn allowed(self, body: Option<Vec<u8>>, question: Option<Question>) -> Allowed {
         let rule = if self.by_name { Rule::GithubOperation } else { self.operation.class.rule() };
-        Allowed { operation: self.operation, rule, target: self.target, body, ask: Vec::new() }
+        Allowed { operation: self.operation, rule, target: self.target, body, ask: Vec::from_iter(question) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The GitHub part of the policy. The control plane checks it, and every Envoy worker holds a copy.
 
-use super::Class;
+use super::{Class, words};
 use crate::branch::BranchRules;
 use crate::push::PushRefusal;
 use crate::{AuthMode, Container};
@@ -21,15 +21,22 @@ pub struct Rules {
     pub branches: BranchRules,
     /// How a refused push is reported to the client.
     pub push_refusal: PushRefusal,
+    /// The push options (`git push -o`) that pass. The gateway offers push options to clients only if there are some.
+    pub push_options: BTreeSet<String>,
+    /// How long a push may take, from its headers to the end of its body, in seconds.
+    pub push_time: u64,
     /// Globs of paths that a bot may not write to.
     pub restricted_paths: Vec<String>,
-    /// Commands to bots and agents. No line of a comment, an issue or a pull request may begin with one. Letter case is
-    /// ignored.
+    /// Commands to bots and agents, which no comment, issue or pull request may contain: `@name` anywhere, any other
+    /// text at the beginning of a line. Here and in the next four, `*` stands for any text, and letter case is ignored.
     pub commands: Vec<String>,
-    /// Labels that no container may set, because they trigger automations. Letter case is ignored.
-    pub labels: Vec<String>,
-    /// Logins that no container may assign or request as a reviewer, in addition to every `…[bot]`. Letter case is
-    /// ignored.
+    /// Labels that no container may set, because they trigger automations. Unused if `allowed_labels` is given.
+    pub denied_labels: Vec<String>,
+    /// The only labels that a container may set. With `None` a container may set each label that is not denied.
+    pub allowed_labels: Option<Vec<String>>,
+    /// Labels that no container may remove, rename, change or delete, because they hold automations back.
+    pub held_labels: Vec<String>,
+    /// Logins that no container may assign or request as a reviewer, in addition to every `…[bot]`.
     pub agents: Vec<String>,
     /// Regular expressions on the path, by method. A request that matches one is refused.
     pub blocked_api_patterns: BTreeMap<String, Vec<String>>,
@@ -75,6 +82,8 @@ impl Default for Rules {
             operations: Vec::new(),
             branches: BranchRules::default(),
             push_refusal: PushRefusal::default(),
+            push_options: BTreeSet::new(),
+            push_time: 15 * 60,
             restricted_paths: texts(&[".github/workflows/**", ".github/actions/**"]),
             commands: texts(&[
                 "@copilot",
@@ -82,14 +91,43 @@ impl Default for Rules {
                 "@mergifyio",
                 "@claude",
                 "@codex",
+                "@cursor",
+                "@cursoragent",
+                "@gemini-cli",
+                "@jules",
+                "@openhands",
                 "/merge",
                 "/approve",
                 "/lgtm",
                 "/deploy",
+                "/ok-to-test",
+                "/oc",
+                "/opencode",
+                ".deploy",
                 "bors r+",
+                "bors merge",
+                "[x] <!-- *",
             ]),
-            labels: texts(&["automerge", "auto-merge", "merge", "deploy", "ready-to-merge"]),
-            agents: texts(&["copilot", "copilot-swe-agent", "claude", "codex"]),
+            denied_labels: texts(&[
+                "auto*merge*",
+                "merge",
+                "merge-queue",
+                "merge-when-*",
+                "ready*to*merge",
+                "deploy",
+                "deploy-*",
+                "deploy:*",
+                "lgtm",
+                "approved",
+                "safe*to*test",
+                "ok*to*test",
+                "claude",
+                "codex",
+                "copilot",
+            ]),
+            allowed_labels: None,
+            held_labels: Vec::new(),
+            agents: texts(&["copilot", "copilot-*", "claude", "codex", "*-code-agent", "cursoragent", "jules"]),
             blocked_api_patterns: BTreeMap::new(),
         }
     }
@@ -107,6 +145,56 @@ impl Rules {
             AuthMode::Bot => self.bot.contains(&class),
             AuthMode::User => self.user.contains(&class),
         }
+    }
+
+    /// Checks whether the label `name` may be set.
+    ///
+    /// # Errors
+    /// If it may not; the error is the reason.
+    pub fn label(&self, name: &str) -> Result<(), String> {
+        match &self.allowed_labels {
+            Some(allowed) if words::label(allowed, name).is_none() => {
+                Err(format!("the label {name:?} is not one of the labels that the policy allows"))
+            }
+            None if words::label(&self.denied_labels, name).is_some() => {
+                Err(format!("the label {name:?} triggers an automation"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks whether the label `name` may be removed, renamed, changed or deleted.
+    ///
+    /// # Errors
+    /// If it may not; the error is the reason.
+    pub fn drop_label(&self, name: &str) -> Result<(), String> {
+        match words::label(&self.held_labels, name) {
+            None => Ok(()),
+            Some(_) => Err(format!("the label {name:?} holds automations back, so it may not be removed or changed")),
+        }
+    }
+
+    /// Checks whether all labels of an object may be removed or replaced at once.
+    ///
+    /// # Errors
+    /// If it may not; the error is the reason.
+    pub fn all_labels(&self) -> Result<(), String> {
+        if self.held_labels.is_empty() {
+            return Ok(());
+        }
+        Err("all labels at once may not be replaced, because the policy has held labels; add or remove single labels"
+            .into())
+    }
+
+    /// Checks whether `login` may be assigned or requested as a reviewer. Agents and bots start work when they are.
+    ///
+    /// # Errors
+    /// If it may not; the error is the reason.
+    pub fn login(&self, login: &str) -> Result<(), String> {
+        if words::is_agent(&self.agents, login) {
+            return Err(format!("{login} is an agent or a bot, and would start to work"));
+        }
+        Ok(())
     }
 
     /// How the exceptions for `container` list `operation`.

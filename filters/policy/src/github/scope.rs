@@ -1,7 +1,7 @@
 //! The container that makes a request, and the checks against its record that REST, GraphQL and the guards share.
 
-use super::{Class, Listed, Operation, Refused, Rules};
-use crate::branch::BranchDenial;
+use super::{Class, Listed, Operation, Refused, Rules, words};
+use crate::branch::{BranchDenial, Existing};
 use crate::{AuthMode, Container, Repo, Rule, branch_of, glob};
 
 /// A container, and the rules that apply to it.
@@ -56,15 +56,45 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Checks whether the container may create `branch` or write to it.
+    /// Checks whether the container may create `branch` of `repo` or write to it. Without a `repo` it may be any of the
+    /// container's repositories.
     ///
     /// # Errors
     /// If it may not. The refusal lists the branches that would be allowed.
-    pub fn branch(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
-        let Err(why) = self.rules.branches.may_move(self.container, branch) else { return Ok(()) };
+    pub fn branch(
+        &self,
+        operation: &Operation,
+        repo: Option<&Repo>,
+        branch: &str,
+        existing: Existing,
+    ) -> Result<(), Refused> {
+        let moved = self.rules.branches.may_move(self.container, repo, branch, existing);
+        moved.map_err(|why| self.refused_branch(operation, branch, why))
+    }
+
+    /// Checks whether the container may open a pull request from `branch`, which no write moves.
+    ///
+    /// # Errors
+    /// If the container may not move the branch, except for the reason that it is a default branch.
+    pub fn head(&self, operation: &Operation, branch: &str) -> Result<(), Refused> {
+        match self.rules.branches.may_move(self.container, None, branch, Existing::Unknown) {
+            Ok(()) | Err(BranchDenial::Default | BranchDenial::DefaultUnknown) => Ok(()),
+            Err(why) => Err(self.refused_branch(operation, branch, why)),
+        }
+    }
+
+    fn refused_branch(&self, operation: &Operation, branch: &str, why: BranchDenial) -> Refused {
         let (rule, reason) = match why {
             BranchDenial::Malformed => (Rule::GithubBranchName, format!("{branch:?} is not a valid branch name")),
             BranchDenial::Protected => (Rule::GithubProtectedBranch, format!("{branch} is protected")),
+            BranchDenial::Default => {
+                (Rule::GithubProtectedBranch, format!("{branch} is the repository's default branch"))
+            }
+            BranchDenial::DefaultUnknown => {
+                let reason = "the repository's default branch is still being looked up; try again in a few seconds";
+                (Rule::GithubDefaultUnknown, reason.to_owned())
+            }
+            BranchDenial::Name(odd) => (Rule::GithubNewName, format!("{branch:?} {odd}")),
             BranchDenial::NotAllowed => {
                 let globs: Vec<_> = self.container.allowed_branches.iter().map(ToString::to_string).collect();
                 (
@@ -73,16 +103,22 @@ impl<'a> Scope<'a> {
                 )
             }
         };
-        Err(Refused::of(operation, rule, reason))
+        Refused::of(operation, rule, reason)
     }
 
-    /// Checks whether the container may move the ref with this full name. Only branches may be moved.
+    /// Checks whether the container may move the ref of `repo` with this full name. Only branches may be moved.
     ///
     /// # Errors
     /// If the request is refused.
-    pub fn reference(&self, operation: &Operation, refname: &str) -> Result<(), Refused> {
+    pub fn reference(
+        &self,
+        operation: &Operation,
+        repo: Option<&Repo>,
+        refname: &str,
+        existing: Existing,
+    ) -> Result<(), Refused> {
         match branch_of(refname) {
-            Some(branch) => self.branch(operation, branch),
+            Some(branch) => self.branch(operation, repo, branch, existing),
             None => {
                 let reason = format!("{refname:?} is not a branch; only refs/heads/… can be moved");
                 Err(Refused::of(operation, Rule::GithubRef, reason))
@@ -108,17 +144,12 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
-    /// Checks whether `login` may be assigned or requested as a reviewer. Agents and bots start work when they are.
+    /// Checks whether `login` may be assigned or requested as a reviewer.
     ///
     /// # Errors
     /// If the request is refused.
     pub fn login(&self, operation: &Operation, login: &str) -> Result<(), Refused> {
-        let bot = login.to_ascii_lowercase().ends_with("[bot]");
-        if bot || self.rules.agents.iter().any(|agent| agent.eq_ignore_ascii_case(login)) {
-            let reason = format!("{login} is an agent or a bot, and would start to work");
-            return Err(Refused::of(operation, Rule::GithubAgent, reason));
-        }
-        Ok(())
+        self.rules.login(login).map_err(|reason| Refused::of(operation, Rule::GithubAgent, reason))
     }
 
     /// Checks whether `label` may be set.
@@ -126,31 +157,38 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// If the request is refused.
     pub fn label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
-        if self.rules.labels.iter().any(|denied| denied.to_lowercase() == label.trim().to_lowercase()) {
-            let reason = format!("the label {label:?} triggers an automation");
-            return Err(Refused::of(operation, Rule::GithubLabel, reason));
-        }
-        Ok(())
+        self.rules.label(label).map_err(|reason| Refused::of(operation, Rule::GithubLabel, reason))
     }
 
-    /// Checks whether `text` may be the text of a comment, an issue, a pull request or a review. No line of it may
-    /// begin with a command to a bot.
+    /// Checks whether `label` may be removed, renamed, changed or deleted.
+    ///
+    /// # Errors
+    /// If the request is refused.
+    pub fn drop_label(&self, operation: &Operation, label: &str) -> Result<(), Refused> {
+        self.rules.drop_label(label).map_err(|reason| Refused::of(operation, Rule::GithubLabel, reason))
+    }
+
+    /// Checks whether all labels of an object may be removed or replaced at once.
+    ///
+    /// # Errors
+    /// If the request is refused.
+    pub fn all_labels(&self, operation: &Operation) -> Result<(), Refused> {
+        self.rules.all_labels().map_err(|reason| Refused::of(operation, Rule::GithubLabel, reason))
+    }
+
+    /// Checks whether `text` may be the text of a comment, an issue, a pull request or a review: it may contain no
+    /// command to a bot.
     ///
     /// # Errors
     /// If the request is refused.
     pub fn text(&self, operation: &Operation, text: &str) -> Result<(), Refused> {
-        let lower = text.to_lowercase();
-        for line in lower.split(['\n', '\r', '\u{2028}', '\u{2029}', '\u{85}', '\u{b}', '\u{c}']) {
-            let line = line.trim_start_matches(|c: char| {
-                c.is_whitespace() || c.is_control() || "\u{200b}\u{feff}\u{200c}\u{200d}\u{2060}>*-".contains(c)
-            });
-            if let Some(command) = self.rules.commands.iter().find(|command| line.starts_with(&command.to_lowercase()))
-            {
-                let reason = format!("a line begins with {command:?}, which is a command to a bot");
-                return Err(Refused::of(operation, Rule::GithubCommand, reason));
-            }
-        }
-        Ok(())
+        let Some(command) = words::command(&self.rules.commands, text) else { return Ok(()) };
+        let reason = if command.starts_with('@') {
+            format!("the text mentions {command:?}, which is an order to a bot")
+        } else {
+            format!("a line begins with {command:?}, which is a command to a bot")
+        };
+        Err(Refused::of(operation, Rule::GithubCommand, reason))
     }
 
     /// Checks whether a review may have the event `event`.

@@ -1,7 +1,7 @@
 //! Searches. A search reads across repositories, unless its query names only repositories of the container.
 
 use super::target::Target;
-use super::{Class, Operation, Refused, Scope};
+use super::{Class, Operation, Refused, Scope, words};
 
 /// The REST searches that a query can limit to repositories.
 const NARROWED: [&str; 4] = ["search/issues-and-pull-requests", "search/code", "search/commits", "search/labels"];
@@ -36,6 +36,11 @@ pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(),
     let refuse = |reason: &str| Err(Refused::of(operation, Class::ReadCross.rule(), reason));
     if text.chars().any(|c| c.is_control() || matches!(c, '(' | ')' | '"' | '\'' | '\\' | '“' | '”')) {
         return refuse("a search may have no quotes, parentheses or control characters");
+    }
+    // GitHub may read such characters as the ASCII characters of a qualifier.
+    let qualifier = |word: &str| word.rsplit_once(':').is_some_and(|(name, _)| !name.is_ascii());
+    if words::is_disguised(text) || text.split(char::is_whitespace).any(qualifier) {
+        return refuse("a search may have no invisible or full-width characters, and only ASCII before a colon");
     }
     let mut named = false;
     for word in text.split(char::is_whitespace).filter(|word| !word.is_empty()) {

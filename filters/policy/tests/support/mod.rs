@@ -157,6 +157,8 @@ pub struct Row {
     pub host: String,
     /// The parameter that may span several segments.
     pub multi: String,
+    /// The parameters that the query may have.
+    pub query: Vec<String>,
     /// The operation is off by default.
     pub off: bool,
 }
@@ -166,9 +168,10 @@ pub fn rows() -> Vec<Row> {
     let text = std::fs::read_to_string("data/rest.tsv").unwrap();
     let row = |line: &str| {
         let fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
-        let [method, template, operation, class, _, host, multi, _, _, _, default] =
+        let [method, template, operation, class, _, host, multi, _, query, _, default] =
             <[String; 11]>::try_from(fields).unwrap();
-        Row { method, template, operation, class, host, multi, off: default == "off" }
+        let query = query.split(',').filter(|name| *name != "-").map(str::to_owned).collect();
+        Row { method, template, operation, class, host, multi, query, off: default == "off" }
     };
     text.lines().skip(1).map(row).collect()
 }

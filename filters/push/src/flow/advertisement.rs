@@ -1,5 +1,5 @@
 //! The server's list of refs before a push, on its way back: its first part waits until the capabilities have come, and
-//! goes on with two of them changed.
+//! goes on with some of them changed.
 
 use super::{ResponseHead, Step};
 use crate::judge_advertisement;
@@ -10,11 +10,10 @@ use policy::{Denial, Rule};
 const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-advertisement";
 
 /// The list's progress. After the change, and after a failure, the flow does nothing more with the request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) enum Advertisement {
-    /// The response hasn't come.
-    #[default]
-    Asked,
+    /// The response hasn't come. `options`: push options stay on offer.
+    Asked { options: bool },
     /// Its headers wait, and the first `seen` bytes of its body, which the rewriter has.
     Reading { rewriter: Box<Rewriter>, seen: usize },
 }
@@ -28,6 +27,11 @@ pub(super) enum Fed {
 }
 
 impl Advertisement {
+    /// The list was requested, under a policy that lists push options or none.
+    pub(super) fn new(options: bool) -> Self {
+        Self::Asked { options }
+    }
+
     /// The response's headers. `None` for a response that is no list and goes on as it is: a failure.
     ///
     /// # Errors
@@ -39,7 +43,8 @@ impl Advertisement {
         if end || head.encoded || head.content_type.as_deref() != Some(CONTENT_TYPE) {
             return Err(odd());
         }
-        *self = Self::Reading { rewriter: Box::default(), seen: 0 };
+        let Self::Asked { options } = *self else { return Err(odd()) };
+        *self = Self::Reading { rewriter: Box::new(Rewriter::new(options)), seen: 0 };
         Ok(Some(Step::with(Effect::RemoveResponseHeader("content-length"), Then::Pause)))
     }
 
@@ -64,7 +69,7 @@ impl Advertisement {
     /// Bytes of the response that wait and were read.
     pub(super) fn seen(&self) -> usize {
         match self {
-            Self::Asked => 0,
+            Self::Asked { .. } => 0,
             Self::Reading { seen, .. } => *seen,
         }
     }

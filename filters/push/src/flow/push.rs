@@ -1,9 +1,10 @@
 //! A push that is not refused: the inspection's standing, put into effect.
 
 use super::{Query, Response, Step, Stop, Upstream};
-use crate::load::{Full, Load, Ticket};
-use crate::{Descent, Inspection, Question, RefAt, Standing, change};
+use crate::worker::{Full, Ticket, Worker};
+use crate::{Descent, Inspection, Passing, Question, RefAt, Standing, change};
 use git_wire::Oid;
+use git_wire::pack::READING;
 use policy::flow::{Broken, Effect, Paused, Then};
 use policy::github::{Git, Rules};
 use policy::push::{MAX_REFS, PushRefusal};
@@ -11,7 +12,13 @@ use policy::{Container, Denial, Note, PushNote, Refusal, Rule, UpdateNote};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
+/// The most work of one event, in addition to the reading of the bytes that it brings: a few milliseconds. The unit is
+/// that of [`git_wire::pack::Scanner::work`].
+pub(crate) const SLICE: u64 = 8 << 20;
+/// How long GitHub's answer about the refs is good for.
+pub(crate) const CONFIRMED: Duration = Duration::from_secs(30);
 /// How much of a ref's name the audit holds, in characters; GitHub takes 255 bytes.
 const MAX_NAME: usize = 255;
 const REPORT_TYPE: &str = "application/x-git-receive-pack-result";
@@ -20,46 +27,38 @@ const REPORT_TYPE: &str = "application/x-git-receive-pack-result";
 #[derive(Debug)]
 pub(super) struct Push {
     inspection: Inspection,
+    worker: Rc<RefCell<Worker>>,
     ticket: Ticket,
     container: IpAddr,
     repo: String,
-    refusal: PushRefusal,
+    /// The rules that the push was judged by last.
+    rules: Rc<Rules>,
     phase: Phase,
+    /// The credential is not in force.
+    sealed: bool,
     /// The last [`Question::Descents`]; empty if there was none.
     descents: Vec<Descent>,
+    /// When GitHub said where the refs are. `None` while it has not, and where it has to be asked again.
+    confirmed: Option<Duration>,
+    /// The value of `content-length`.
+    length: Option<u64>,
 }
 
-/// The push's progress. A response is held only while the server has got a part of the push and there is no verdict. The
-/// audit has the note `push.allowed` in `Allowed` and `Sent`, and in no other phase.
+/// The push's progress. A response is held while the server has got a part of the push and not its end. The audit has the
+/// note `push.allowed` in `Sent`, and in no other phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The names of its refs are not judged. Headers and body wait in Envoy; the first `seen` bytes of the body were
-    /// inspected.
-    Judging { seen: usize },
+    /// The names of its refs are not judged. The headers wait in Envoy.
+    Judging,
     /// The names are judged; headers and body flow, up to the pack's trailer.
     Flowing(Response),
-    /// All of it has come. The trailer waits in Envoy, for the answers to questions.
+    /// All of it has come. Its end waits: for the answers to questions, or for bytes to be parsed.
     Complete(Response),
-    /// Allowed. The rest comes, and flows unread.
-    Allowed,
-    /// Allowed, and all of it has come.
+    /// Allowed, and all of it has gone on.
     Sent,
 }
 
 impl Phase {
-    /// Bytes of the body that wait in Envoy and were inspected.
-    pub(super) fn seen(self) -> usize {
-        match self {
-            Self::Judging { seen } => seen,
-            Self::Flowing(_) | Self::Complete(_) | Self::Allowed | Self::Sent => 0,
-        }
-    }
-
-    /// All of the push may go upstream.
-    pub(super) fn is_allowed(self) -> bool {
-        matches!(self, Self::Allowed | Self::Sent)
-    }
-
     /// All of the push has come.
     pub(super) fn is_whole(self) -> bool {
         matches!(self, Self::Complete(_) | Self::Sent)
@@ -67,9 +66,9 @@ impl Phase {
 
     pub(super) fn upstream(self) -> Upstream {
         match self {
-            Self::Judging { .. } => Upstream::Untouched,
+            Self::Judging => Upstream::Untouched,
             Self::Flowing(response) | Self::Complete(response) => Upstream::Reached(response),
-            Self::Allowed | Self::Sent => Upstream::Reached(Response::Passing),
+            Self::Sent => Upstream::Reached(Response::Passing),
         }
     }
 
@@ -82,27 +81,32 @@ impl Phase {
 }
 
 impl Push {
-    /// A push of `container`'s, whose headers were good.
+    /// A push of `container`'s, whose headers were good. `length` is its `content-length`, if it has one.
     ///
     /// # Errors
-    /// If the container pushes too much at a time, or the repository is not the container's.
+    /// If there are no rules, the container pushes too much at a time, or the repository is not the container's.
     pub(super) fn new(
-        rules: &Rules,
+        worker: &Rc<RefCell<Worker>>,
         container: Container,
         git: Git<'_>,
-        load: &Rc<RefCell<Load>>,
+        length: Option<u64>,
     ) -> Result<Self, Stop> {
+        let rules = worker.borrow().rules().cloned().ok_or_else(no_rules)?;
         let repo = container.repos.iter().find(|repo| repo.is(git.owner.as_bytes(), git.name.as_bytes()));
         let repo = repo.ok_or_else(|| Broken::new("the stage before has let a strange repository pass"))?.to_string();
-        let ticket = Ticket::take(load, container.container_ip).map_err(full)?;
+        let ticket = Ticket::take(worker, container.container_ip).map_err(full)?;
         Ok(Self {
             container: container.container_ip,
-            inspection: Inspection::new(rules.branches.clone(), container),
+            inspection: Inspection::new(Rc::clone(&rules), container.only(git.owner.as_bytes(), git.name.as_bytes())),
+            worker: Rc::clone(worker),
             ticket,
             repo,
-            refusal: rules.push_refusal,
-            phase: Phase::Judging { seen: 0 },
+            rules,
+            phase: Phase::Judging,
+            sealed: true,
             descents: Vec::new(),
+            confirmed: None,
+            length,
         })
     }
 
@@ -110,11 +114,55 @@ impl Push {
         self.phase
     }
 
-    /// Where the response stands, while there is no verdict on what the server has got.
+    /// Where the response stands, while the server has not got the end.
     pub(super) fn response_mut(&mut self) -> Option<&mut Response> {
         match &mut self.phase {
             Phase::Flowing(response) | Phase::Complete(response) => Some(response),
-            Phase::Judging { .. } | Phase::Allowed | Phase::Sent => None,
+            Phase::Judging | Phase::Sent => None,
+        }
+    }
+
+    /// Whether [`Self::body`] looks at the bytes.
+    pub(super) fn reads(&self) -> bool {
+        self.inspection.reads()
+    }
+
+    /// Whether the push is allowed before its end, so that its bytes go on as they come.
+    pub(super) fn passes_unread(&self) -> bool {
+        matches!(self.phase, Phase::Flowing(_)) && self.inspection.standing() == Standing::Allowed && !self.is_behind()
+    }
+
+    /// Whether a question waits to be asked.
+    pub(super) fn asks(&self) -> bool {
+        self.inspection.asks()
+    }
+
+    /// Whether bytes wait to be parsed by [`Self::work`].
+    pub(super) fn is_behind(&self) -> bool {
+        self.inspection.is_behind()
+    }
+
+    /// Holds the push against the rules and the time at hand. Every event begins with it, and so the push is judged
+    /// under the rules in force when its end is let go.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn renew(&mut self) -> Result<(), Stop> {
+        let (now, rules) = {
+            let worker = self.worker.borrow();
+            (worker.now(), worker.rules().cloned().ok_or_else(no_rules)?)
+        };
+        if !Rc::ptr_eq(&rules, &self.rules) {
+            self.rules = Rc::clone(&rules);
+            self.inspection.rules_are(rules);
+        }
+        if self.confirmed.is_some_and(|at| now.saturating_sub(at) > CONFIRMED) {
+            self.confirmed = None;
+            self.inspection.refs_are_old();
+        }
+        match self.inspection.standing() {
+            Standing::Refused(refusal) => Err(refusal.denial.clone().into()),
+            Standing::Unjudged | Standing::Pending | Standing::Allowed => Ok(()),
         }
     }
 
@@ -124,21 +172,25 @@ impl Push {
     /// The refusal.
     pub(super) fn body(&mut self, size: usize, fresh: &[u8], end: bool, note: &Note) -> Result<Step, Denial> {
         let before = self.phase;
-        let held = self.inspection.held().len();
-        let pass = self.inspection.feed(fresh);
+        let passing = if self.inspection.reads() {
+            let read = u64::try_from(fresh.len()).unwrap_or(u64::MAX).saturating_mul(READING);
+            self.inspection.feed(fresh, SLICE.saturating_add(read))
+        } else {
+            self.inspection.passed(size);
+            Passing::AsTheyCame
+        };
         if end {
             self.inspection.finish();
         }
-        self.ticket.holds(self.inspection.memory()).map_err(full)?;
-        let mut effects: Vec<_> = self.question().into_iter().collect();
+        let mut effects = self.inspected()?;
         let response = before.response();
         let then = match (self.inspection.standing(), end) {
             (Standing::Refused(refusal), _) => return Err(refusal.denial.clone()),
             (Standing::Unjudged, _) => {
-                self.phase = Phase::Judging { seen: size };
+                effects.push(Effect::DropRequestBody { size });
                 return Ok(Step { effects, then: Then::Pause });
             }
-            (Standing::Pending, false) => {
+            (Standing::Pending | Standing::Allowed, false) => {
                 self.phase = Phase::Flowing(response);
                 Then::Continue
             }
@@ -146,30 +198,85 @@ impl Push {
                 self.phase = Phase::Complete(response);
                 Then::Pause
             }
-            (Standing::Allowed, _) => {
-                // The note is written with the verdict, and again at the end with the final counts.
-                if before != Phase::Allowed || end {
-                    effects.push(Effect::Note(self.note(note)));
-                }
-                self.phase = if end { Phase::Sent } else { Phase::Allowed };
+            (Standing::Allowed, true) => {
+                effects.push(self.sent(note));
                 match response {
                     Response::Held => Then::Resume(Paused::Response),
                     Response::Passing => Then::Continue,
                 }
             }
         };
-        // At the end the held trailer goes back into Envoy's buffer. An allowed push sends it; the buffer of an undecided
-        // push is paused.
-        let tail = if end { self.inspection.held() } else { &[] };
-        if pass < fresh.len() && !end || held > 0 && !tail.is_empty() {
-            let then = [fresh.get(..pass).unwrap_or_default(), tail].concat();
-            effects.push(Effect::ReplaceRequestBody { size, keep: before.seen(), then });
+        if then != Then::Pause {
+            effects.extend(self.unseal());
+        }
+        if before == Phase::Judging {
+            effects.extend(self.new_length()?);
+        }
+        match passing {
+            Passing::AsTheyCame => {}
+            Passing::Kept if then == Then::Pause => effects.push(Effect::DropRequestBody { size }),
+            Passing::Kept => effects.push(Effect::ReplaceRequestBody { size, body: self.inspection.take() }),
         }
         Ok(Step { effects, then })
     }
 
+    /// The end of a push whose end has no bytes and no callback of the body.
+    ///
+    /// # Errors
+    /// If the push is undecided: Envoy can't hold back its trailers.
+    pub(super) fn trailers(&mut self, note: &Note) -> Result<Step, Denial> {
+        if self.inspection.reads() {
+            return Err(no_trailers());
+        }
+        self.inspection.finish();
+        if self.inspection.standing() != Standing::Allowed {
+            return Err(no_trailers());
+        }
+        let response = self.phase.response();
+        let then = match response {
+            Response::Held => Then::Resume(Paused::Response),
+            Response::Passing => Then::Continue,
+        };
+        Ok(Step::with(self.sent(note), then))
+    }
+
+    /// Parses a slice of the bytes that wait.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn work(&mut self, note: &Note) -> Result<Step, Denial> {
+        self.inspection.go_on(SLICE);
+        self.settle(note)
+    }
+
+    /// Accounts for the inspection's memory and work, and returns its questions.
+    fn inspected(&mut self) -> Result<Vec<Effect<Query>>, Denial> {
+        self.ticket.holds(self.inspection.memory()).map_err(full)?;
+        self.ticket.has_made(self.inspection.made()).map_err(full)?;
+        Ok(self.question().into_iter().collect())
+    }
+
+    /// The whole push goes on.
+    pub(super) fn sent(&mut self, note: &Note) -> Effect<Query> {
+        self.phase = Phase::Sent;
+        Effect::Note(self.note(note))
+    }
+
+    /// The `content-length` of the body with the head that was written anew. `None` if the body has no given length.
+    fn new_length(&self) -> Result<Option<Effect<Query>>, Denial> {
+        let (Some(length), Some((came, written))) = (self.length, self.inspection.head_lengths()) else {
+            return Ok(None);
+        };
+        let number = |size: usize| u64::try_from(size).ok();
+        let new = number(came).and_then(|came| length.checked_sub(came)).zip(number(written));
+        let new = new.and_then(|(rest, written)| rest.checked_add(written));
+        let new = new.ok_or_else(|| Denial::new(Rule::PushMalformed, "the push is longer than its content-length"))?;
+        Ok(Some(Effect::SetRequestHeader("content-length", new.to_string().into_bytes())))
+    }
+
     /// The answer to [`Question::Refs`].
     pub(super) fn refs_answered(&mut self, others: Option<&[RefAt]>) {
+        self.confirmed = Some(self.worker.borrow().now());
         match others {
             Some(others) => self.inspection.refs_are(others),
             None => self.inspection.unanswered(),
@@ -185,38 +292,38 @@ impl Push {
         }
     }
 
-    /// Puts the standing after an answer into effect.
+    /// The control plane refuses a question.
+    pub(super) fn question_refused(&mut self, denial: Denial) {
+        self.inspection.refuse(denial);
+    }
+
+    /// Puts the standing into effect after an answer or a slice of work.
     ///
     /// # Errors
     /// The refusal.
     pub(super) fn settle(&mut self, note: &Note) -> Result<Step, Denial> {
-        let mut effects: Vec<_> = self.question().into_iter().collect();
+        let mut effects = self.inspected()?;
         let allowed = match self.inspection.standing() {
             Standing::Refused(refusal) => return Err(refusal.denial.clone()),
             Standing::Allowed => true,
             Standing::Unjudged | Standing::Pending => false,
         };
-        let then = match (allowed, self.phase) {
-            (true, Phase::Flowing(response)) => {
-                self.phase = Phase::Allowed;
-                match response {
-                    Response::Held => Then::Resume(Paused::Response),
-                    Response::Passing => Then::Continue,
-                }
-            }
-            (true, Phase::Complete(response)) => {
-                self.phase = Phase::Sent;
-                Then::Resume(match response {
-                    Response::Held => Paused::Both,
-                    Response::Passing => Paused::Request,
-                })
-            }
-            (false, _) | (true, Phase::Judging { .. } | Phase::Allowed | Phase::Sent) => {
-                return Ok(Step { effects, then: Then::Continue });
-            }
+        let Phase::Complete(response) = self.phase else { return Ok(Step { effects, then: Then::Continue }) };
+        if !allowed {
+            return Ok(Step { effects, then: Then::Continue });
+        }
+        effects.push(self.sent(note));
+        effects.extend(self.unseal());
+        let body = self.inspection.take();
+        if !body.is_empty() {
+            // Bytes that the inspection kept were dropped from Envoy's buffer, so nothing waits there.
+            effects.push(Effect::ReplaceRequestBody { size: 0, body });
+        }
+        let paused = match response {
+            Response::Held => Paused::Both,
+            Response::Passing => Paused::Request,
         };
-        effects.push(Effect::Note(self.note(note)));
-        Ok(Step { effects, then })
+        Ok(Step { effects, then: Then::Resume(paused) })
     }
 
     /// Refuses it. Returns the note for the audit, and git's own report if the client reads one.
@@ -225,15 +332,19 @@ impl Push {
         (self.about(note.refused(denial)), self.report(denial, note.request_id()))
     }
 
-    /// `note` with the push's updates and standing. An undecided push is noted as refused, because it ended before it was
-    /// decided: the note is only read if no later one replaces it.
+    /// `note` with the push's updates and progress. A push whose end has not gone on is noted as refused, because it ended
+    /// before that: the note is only read if no later one replaces it.
     pub(super) fn note(&self, note: &Note) -> Note {
-        self.about(match self.inspection.standing() {
-            Standing::Allowed => note.allowed(Rule::PushAllowed),
-            Standing::Unjudged | Standing::Pending | Standing::Refused(_) => {
-                note.refused(&Denial::new(Rule::PushUnfinished, "it ended before it was decided"))
-            }
+        self.about(if self.phase == Phase::Sent {
+            note.allowed(Rule::PushAllowed)
+        } else {
+            note.refused(&Denial::new(Rule::PushUnfinished, "it ended before all of it had come"))
         })
+    }
+
+    /// Puts the credential into force, once: when the push's headers go upstream.
+    fn unseal(&mut self) -> Option<Effect<Query>> {
+        std::mem::take(&mut self.sealed).then_some(Effect::Unseal)
     }
 
     /// The next question, one per event. The refs come first: where a ref is elsewhere, its ancestry says nothing.
@@ -247,11 +358,11 @@ impl Push {
 
     fn report(&self, denial: &Denial, request_id: &str) -> Option<Refusal> {
         let Standing::Refused(refusal) = self.inspection.standing() else { return None };
-        if self.refusal == PushRefusal::Http {
+        if self.rules.push_refusal == PushRefusal::Http {
             return None;
         }
         let body = refusal.report(request_id)?;
-        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, body })
+        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, retry_after: None, body })
     }
 
     /// `note` with the push's updates and counts.
@@ -276,4 +387,12 @@ impl Push {
 fn full(_: Full) -> Denial {
     let reason = "too much is pushed through the gateway at this moment; try again when your other pushes are done";
     Denial::new(Rule::LimitPushes, reason)
+}
+
+fn no_rules() -> Stop {
+    Broken::new("there are no rules").into()
+}
+
+fn no_trailers() -> Denial {
+    Denial::new(Rule::PushMalformed, "a push has no trailers")
 }

@@ -27,6 +27,8 @@ struct Line {
     container: Option<Container>,
     rules: Option<BranchRules>,
     #[serde(default)]
+    push_options: BTreeSet<String>,
+    #[serde(default)]
     commits: BTreeMap<String, Commit>,
     git_refs: Option<BTreeMap<String, String>>,
     body: Vec<Part>,
@@ -145,6 +147,7 @@ pub struct Case {
     pub why: String,
     pub container: Container,
     pub rules: BranchRules,
+    pub push_options: BTreeSet<String>,
     pub expect: Expect,
     pub runs: Runs,
     commits: BTreeMap<String, Commit>,
@@ -169,6 +172,7 @@ pub fn corpus() -> Vec<Case> {
         Case {
             container: line.container.unwrap_or_else(|| defaults.container.clone()),
             rules: line.rules.unwrap_or_else(|| defaults.rules.clone()),
+            push_options: line.push_options,
             commits: defaults.commits.clone().into_iter().chain(line.commits).collect(),
             git_refs: line.git_refs.unwrap_or_else(|| defaults.git_refs.clone()),
             name: line.name,

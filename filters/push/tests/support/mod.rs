@@ -7,7 +7,8 @@ pub mod body;
 pub mod pack;
 pub mod stream;
 
-use push::{Inspection, Question, RefAt, Refusal, Standing};
+use git_wire::receive_pack::Parser;
+use push::{Inspection, Passing, Question, RefAt, Refusal, Standing};
 
 /// Stands in for GitHub.
 pub trait Server {
@@ -20,7 +21,7 @@ pub trait Server {
 /// The pace at which a push and the server's answers arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The number of bytes in a chunk.
+    /// The number of bytes in a chunk. With an odd number the inspection does the least work at a time, otherwise all.
     pub chunk: usize,
     /// The number of chunks after which the server's answer to a question arrives. With [`AT_THE_END`] questions are
     /// only asked at the end.
@@ -35,7 +36,7 @@ pub const AT_THE_END: usize = usize::MAX;
 pub struct Outcome {
     /// The refusal, if the push was refused.
     pub refusal: Option<Refusal>,
-    /// The number of bytes that could be sent upstream before the verdict.
+    /// The number of bytes of the body that could be sent upstream before the verdict.
     pub passed: usize,
     /// The number of questions asked.
     pub questions: usize,
@@ -43,26 +44,36 @@ pub struct Outcome {
     pub memory: usize,
 }
 
+/// The body as a server gets it: its head written anew.
+pub fn written(body: &[u8]) -> Vec<u8> {
+    match Parser::default().feed(body) {
+        Ok(Some((request, used))) => [&request.write(), &body[used..]].concat(),
+        _ => body.to_vec(),
+    }
+}
+
 /// Inspects a whole push. Panics if the inspection ends without a verdict, if it changes a verdict, or if the bytes
-/// that pass are not the body.
+/// that pass are not the body with its head written anew.
 pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Server) -> Outcome {
+    let most = if pace.chunk % 2 == 1 { 1 } else { u64::MAX };
     let mut asked: Vec<(usize, Question)> = Vec::new();
-    let (mut passed, mut fed, mut questions, mut memory) = (0, 0, 0, 0);
+    let (mut sent, mut questions, mut memory) = (Vec::new(), 0, 0);
     let (mut early, mut released) = (0, false);
     let chunks: Vec<&[u8]> = body.chunks(pace.chunk).collect();
     for (at, chunk) in chunks.iter().enumerate() {
-        let pass = push.feed(chunk);
-        assert!(pass <= chunk.len());
-        // Bytes pass together with all bytes before them.
-        passed = if pass > 0 { fed + pass } else { passed };
-        fed += chunk.len();
+        let passing = push.feed(chunk, most);
         match push.standing() {
             // Nothing passes before the refs' names are judged.
             Standing::Unjudged | Standing::Refused(_) => {}
-            Standing::Pending => early = passed,
-            Standing::Allowed => {
-                assert_eq!(passed + push.held().len(), fed);
-                released = true;
+            standing => {
+                released |= standing == Standing::Allowed;
+                match passing {
+                    Passing::AsTheyCame => sent.extend_from_slice(chunk),
+                    Passing::Kept => sent.extend(push.take()),
+                }
+                if !released {
+                    early = sent.len();
+                }
             }
         }
         if !matches!(push.standing(), Standing::Refused(_)) {
@@ -83,6 +94,10 @@ pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Serve
         }
     }
     push.finish();
+    while push.is_behind() {
+        assert!(!matches!(push.standing(), Standing::Refused(_)), "a refused push goes on");
+        push.go_on(most);
+    }
     released |= push.standing() == Standing::Allowed;
     let mut asked: Vec<_> = asked.into_iter().map(|(_, question)| question).collect();
     while let Some(question) = push.take_question() {
@@ -93,18 +108,23 @@ pub fn inspect(mut push: Inspection, body: &[u8], pace: Pace, server: &dyn Serve
         answer(&mut push, &question, server);
         released |= push.standing() == Standing::Allowed;
     }
+    let written = written(body);
     let refusal = match push.standing() {
         Standing::Allowed => {
-            assert_eq!(passed + push.held().len(), body.len(), "all of it goes on");
+            sent.extend(push.take());
+            assert!(sent == written, "what is sent is not the push");
             None
         }
         Standing::Refused(refusal) => {
             assert!(!released, "what was let go is refused");
+            assert!(written.starts_with(&sent), "what is sent is not of the push");
             Some(refusal.clone())
         }
         other => panic!("no verdict: {other:?}"),
     };
-    Outcome { refusal, passed: early, questions, memory }
+    // A byte of the pack has the same distance from the end of both.
+    let passed = (early + body.len()).saturating_sub(written.len()).min(if early == 0 { 0 } else { usize::MAX });
+    Outcome { refusal, passed, questions, memory }
 }
 
 fn answer(push: &mut Inspection, question: &Question, server: &dyn Server) {

@@ -1,17 +1,18 @@
 //! One stream of Envoy's around a flow: the buffer of the request's body, what the server gets, what the client is
 //! told. It asserts with each step what has to hold of every push.
 
-use super::Server;
-use super::body::Case;
+use super::body::{Case, Verdict};
+use super::{Server, written};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
 use policy::github::Rules;
 use policy::push::PushRefusal;
-use push::load::Load;
+use push::worker::Worker;
 use push::{Flow, Query, Question, RefAt, ResponseHead};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Whose callback a step ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,7 @@ enum Callback {
     RequestTrailers,
     Response { end: bool },
     Call,
+    Tick,
 }
 
 /// How the stream ended, if the gateway ended it.
@@ -45,9 +47,13 @@ pub enum Told {
 pub struct Stream<'a> {
     pub flow: Flow,
     case: &'a Case,
-    body: &'a [u8],
-    /// Where in the body the pack's trailer begins.
+    pub worker: Rc<RefCell<Worker>>,
+    /// The body as a server gets it.
+    pub written: Vec<u8>,
+    /// Where in it the pack's trailer begins.
     trailer: usize,
+    /// The `content-length` that goes upstream, if it was changed.
+    pub length: Option<String>,
     /// The part of the body that waits in Envoy.
     waiting: Vec<u8>,
     /// The part of the body that the server has. `None` before it has the headers.
@@ -56,6 +62,8 @@ pub struct Stream<'a> {
     pub sent_end: bool,
     /// The end has come, and waits.
     held_end: bool,
+    /// The credential is in force.
+    unsealed: bool,
     pub notes: Vec<Value>,
     pub questions: VecDeque<Question>,
     pub told: Told,
@@ -66,7 +74,15 @@ pub struct Stream<'a> {
 }
 
 pub fn rules(case: &Case, refusal: PushRefusal) -> Rc<Rules> {
-    Rc::new(Rules { branches: case.rules.clone(), push_refusal: refusal, ..Rules::default() })
+    let push_options = case.push_options.clone();
+    Rc::new(Rules { branches: case.rules.clone(), push_refusal: refusal, push_options, ..Rules::default() })
+}
+
+/// A worker with the case's rules.
+pub fn worker(case: &Case, refusal: PushRefusal) -> Rc<RefCell<Worker>> {
+    let mut worker = Worker::default();
+    worker.set_rules(Some(rules(case, refusal)));
+    Rc::new(RefCell::new(worker))
 }
 
 pub fn head(case: &Case, method: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead {
@@ -87,23 +103,32 @@ pub fn push_head(case: &Case) -> RequestHead {
 
 impl<'a> Stream<'a> {
     /// Its headers have come.
-    pub fn of_push(case: &'a Case, body: &'a [u8], trailer: Option<usize>, fail: Option<usize>) -> Self {
-        let flow = Flow::new(Some(rules(case, PushRefusal::Report)), Rc::default());
-        let mut stream = Self::new(flow, case, body, trailer, fail);
+    pub fn of_push(case: &'a Case, body: &[u8], trailer: Option<usize>, fail: Option<usize>) -> Self {
+        let mut stream = Self::new(worker(case, PushRefusal::Report), case, body, trailer, fail);
         stream.headers(push_head(case), false);
         stream
     }
 
-    pub fn new(flow: Flow, case: &'a Case, body: &'a [u8], trailer: Option<usize>, fail: Option<usize>) -> Self {
+    pub fn new(
+        worker: Rc<RefCell<Worker>>,
+        case: &'a Case,
+        body: &[u8],
+        trailer: Option<usize>,
+        fail: Option<usize>,
+    ) -> Self {
+        let written = written(body);
         Self {
-            flow,
+            flow: Flow::new(Rc::clone(&worker)),
             case,
-            body,
-            trailer: trailer.unwrap_or(body.len()),
+            worker,
+            trailer: trailer.map_or(written.len(), |trailer| trailer + written.len() - body.len()),
+            written,
+            length: None,
             waiting: Vec::new(),
             sent: None,
             sent_end: false,
             held_end: false,
+            unsealed: false,
             notes: Vec::new(),
             questions: VecDeque::new(),
             told: Told::Nothing,
@@ -111,11 +136,6 @@ impl<'a> Stream<'a> {
             fail,
             effects: 0,
         }
-    }
-
-    /// A flow in a worker with this load.
-    pub fn flow(case: &Case, load: &Rc<RefCell<Load>>) -> Flow {
-        Flow::new(Some(rules(case, PushRefusal::Report)), Rc::clone(load))
     }
 
     pub fn headers(&mut self, head: RequestHead, end: bool) {
@@ -178,6 +198,22 @@ impl<'a> Stream<'a> {
         self.carry_out(Callback::Call, step);
     }
 
+    /// Lets time pass, up to a tick.
+    pub fn tick(&mut self, now: Duration) {
+        self.worker.borrow_mut().set_time(now);
+        if let Some(step) = self.flow.tick() {
+            self.carry_out(Callback::Tick, step);
+        }
+    }
+
+    /// Lets the flow parse what waits, if anything does.
+    pub fn work(&mut self) {
+        if self.flow.is_behind() {
+            let step = self.flow.work();
+            self.carry_out(Callback::Tick, step);
+        }
+    }
+
     /// Answers every question, one after the other.
     pub fn answer_all(&mut self) {
         while let Some(question) = self.questions.pop_front() {
@@ -234,12 +270,17 @@ impl<'a> Stream<'a> {
                     assert_eq!(query.repo, self.case.container.repos[0].to_string());
                     self.questions.push_back(query.question);
                 }
-                Effect::ReplaceRequestBody { size, keep, then } => {
-                    assert!(matches!(callback, Callback::RequestBody { .. }), "there is no body at hand");
+                Effect::ReplaceRequestBody { size, body } => {
+                    let paused = matches!(callback, Callback::Call | Callback::Tick) && self.held_end;
+                    let at_hand = matches!(callback, Callback::RequestBody { .. });
+                    assert!(paused || at_hand, "there is no body at hand");
                     assert_eq!(size, self.waiting.len());
-                    self.waiting.truncate(keep);
-                    self.waiting.extend(then);
+                    self.waiting = body;
                     replaced = true;
+                }
+                Effect::SetRequestHeader("content-length", value) => {
+                    assert!(self.sent.is_none(), "the headers are gone");
+                    self.length = Some(String::from_utf8(value).unwrap());
                 }
                 Effect::DropRequestBody { size } => {
                     assert!(matches!(callback, Callback::RequestBody { .. }), "there is no body at hand");
@@ -249,7 +290,13 @@ impl<'a> Stream<'a> {
                     }
                     self.waiting.clear();
                 }
-                Effect::SetRequestHeader(..)
+                Effect::Unseal => {
+                    let carries = matches!(callback, Callback::RequestBody { .. } | Callback::Call);
+                    assert!(carries && self.sent.is_none(), "it is not due");
+                    self.unsealed = true;
+                }
+                Effect::Mark(_)
+                | Effect::SetRequestHeader(..)
                 | Effect::RemoveRequestHeader(_)
                 | Effect::RemoveResponseHeader(_)
                 | Effect::ReplaceResponseBody { .. } => panic!("not of a push: {effect:?}"),
@@ -268,7 +315,10 @@ impl<'a> Stream<'a> {
                     self.told = Told::All { status, whole };
                 }
                 if matches!(paused, Paused::Request | Paused::Both) {
-                    assert!(callback == Callback::Call && self.held_end, "no request is paused");
+                    assert!(
+                        matches!(callback, Callback::Call | Callback::Tick) && self.held_end,
+                        "no request is paused"
+                    );
                     self.send(true);
                 }
             }
@@ -289,7 +339,7 @@ impl<'a> Stream<'a> {
                     self.told = Told::All { status, whole };
                 }
             }
-            Callback::Call => {}
+            Callback::Call | Callback::Tick => {}
         }
     }
 
@@ -302,17 +352,21 @@ impl<'a> Stream<'a> {
     /// Asserts the properties that always hold for every push.
     fn check(&self) {
         let sent = self.sent.as_deref().unwrap_or_default();
-        assert!(self.body.starts_with(sent), "what is sent is not what came");
+        assert!(self.written.starts_with(sent), "what is sent is not the push");
+        if self.case.expect.verdict == Verdict::Deny {
+            assert!(sent.len() <= self.trailer, "a part of the trailer of a refused push is sent");
+        }
         if !self.allowed() {
-            assert!(sent.len() <= self.trailer, "a part of the trailer is sent before the push is allowed");
             assert!(!self.sent_end, "the end is sent before the push is allowed");
             if let Told::All { status, .. } = self.told {
                 assert!(!(200..300).contains(&status), "a success is told before the push is allowed");
             }
         }
+        assert!(self.sent.is_none() || self.unsealed, "it is sent without a credential");
         if self.fail.is_none() {
+            assert_eq!(self.sent.is_some(), self.unsealed, "the credential is in force before anything is sent");
             if self.sent_end {
-                assert_eq!((sent, self.rule()), (self.body, Some("push.allowed")), "what is sent is a part");
+                assert_eq!((sent, self.rule()), (&self.written[..], Some("push.allowed")), "what is sent is a part");
             }
             if let Some(Over::Answered(answer)) = &self.over {
                 assert_eq!(self.rule(), Some(answer.rule.name()), "the audit names another rule");

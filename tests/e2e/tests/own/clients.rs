@@ -335,6 +335,8 @@ fn claude_code_and_codex_take_the_placeholders_that_a_token_endpoint_gives() {
     let (printed, asked) = world.runs(sandbox.command(&codex).args(CODEX_EXEC));
     assert!(printed.contains(LAST), "{printed}");
     assert_credentials(&asked, CHATGPT_HOST, 2);
+    // It compresses its requests. The guard inflates them, so the stand-in sees its tools.
+    agents::assert_used_its_tool(&asked);
     for host in ["platform.claude.com", "auth.openai.com"] {
         let line = world.gateway.audit_line(host, |line| line["host"] == host);
         assert_eq!((&line["rule"], &line["status"]), (&json!("credentials.stub"), &json!(200)), "{line}");

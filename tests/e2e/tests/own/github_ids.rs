@@ -118,6 +118,40 @@ async fn what_needs_the_number_waits_for_it_and_open_streams_go_on() {
 }
 
 #[test]
+fn no_branch_moves_before_the_default_branch_is_known_and_it_never_does() {
+    let upstream = Upstream::start();
+    upstream.create_repo(REPO, Visibility::Private);
+    // A delayed token holds back the lookup.
+    let token = scratch("keys").join("token");
+    let github = format!("credentials: {{github: {{from: {{file: {}}}}}, ", token.display());
+    let credentials = NO_CREDENTIAL_BUT_GITHUB.replace("credentials: {", &github);
+    // main is no protected branch by its name.
+    let policy = format!("{}policy: {{protected_branches: [release]}}\n", policy(&HOSTS));
+    let gateway = Gateway::with(&policy).settings(&credentials).upstream(&upstream).up();
+    let sandbox = Sandbox::start().behind(&gateway);
+    let record = json!({"container_ip": sandbox.address, "container_id": "box", "repos": [REPO], "auth_mode": "user"});
+    assert_eq!(gateway.call("POST", "/internal/containers", Some(&record)).0, 201);
+    let moved = |branch: &str| {
+        let url = format!("https://{API}/repos/{REPO}/git/refs/heads/{branch}");
+        let body = r#"{"sha":"1111111111111111111111111111111111111111"}"#;
+        let answer = sandbox.curl(&["-X", "PATCH", "-H", "content-type: application/json", "-d", body, &url]);
+        (answer.status, answer.rule())
+    };
+    for branch in ["main", "feature"] {
+        assert_eq!(moved(branch), (503, Some("github.default-unknown".into())), "{branch}");
+    }
+    assert_eq!(moved("release"), (403, Some("github.protected-branch".into())));
+    std::fs::write(&token, TOKEN).unwrap();
+    looked_up(&gateway, sandbox.address);
+    let after = eventually("every worker knows the default branch", SOON, || {
+        let known = (0..8).all(|_| moved("main") == (403, Some("github.protected-branch".into())));
+        known.then(|| moved("feature"))
+    });
+    assert_ne!(after.0, 403, "{after:?}");
+    assert_eq!(after.1, None, "another branch is the upstream's to judge");
+}
+
+#[test]
 fn an_address_that_is_not_public_is_not_asked() {
     let upstream = Upstream::start();
     let nameserver = NameServer::start(&[(API, &[Record::Address(upstream.address.ip())])]);

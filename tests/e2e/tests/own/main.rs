@@ -11,4 +11,6 @@ mod lifecycle;
 mod oauth;
 mod operator;
 mod panic;
+mod quota;
 mod seeds;
+mod stages;

@@ -114,7 +114,7 @@ fn arrived(upstream: &Upstream, path: &str) -> Vec<(String, String)> {
 
 /// The request of Codex.
 fn post(sandbox: &Sandbox) -> Curled {
-    sandbox.curl(&["-d", "{}", &format!("https://chatgpt.com{PATH}")])
+    sandbox.curl(&["-H", "content-type: application/json", "-d", "{}", &format!("https://chatgpt.com{PATH}")])
 }
 
 async fn client(sandbox: &Sandbox, host: &str) -> Client {
@@ -256,7 +256,15 @@ fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
         let rig = rig(&named(program.entry), &variables, AT_ONCE, |_| {});
         let sandbox = rig.registered(&[]);
 
-        let curled = sandbox.curl(&["-H", "authorization: Bearer placeholder", "-d", "{}", program.url]);
+        let curled = sandbox.curl(&[
+            "-H",
+            "authorization: Bearer placeholder",
+            "-H",
+            "content-type: application/json",
+            "-d",
+            "{}",
+            program.url,
+        ]);
         assert_eq!(curled.status, 200, "{}: {curled:?}", program.credential);
         let path = program.url.strip_prefix("https://").unwrap();
         let expected = format!("Bearer {}", tokens::access(1));
@@ -284,7 +292,16 @@ fn a_login_that_is_refused_for_good_is_told_everywhere_until_there_is_a_new_one(
     let login = Login::start(3_000, AT_ONCE);
     let (gateway, upstream) = (&login.rig.gateway, &login.rig.upstream);
     let sandbox = login.rig.registered(&[]);
-    let post = || sandbox.curl(&["--http1.1", "-d", "{}", &format!("https://chatgpt.com{PATH}")]);
+    let post = || {
+        sandbox.curl(&[
+            "--http1.1",
+            "-H",
+            "content-type: application/json",
+            "-d",
+            "{}",
+            &format!("https://chatgpt.com{PATH}"),
+        ])
+    };
     let metric = |line: &str| gateway.call("GET", "/metrics", None).1.lines().any(|found| found == line);
     let told = |what: &str| gateway.warnings().iter().any(|warning| warning.contains(what));
     assert_eq!(post().status, 200);

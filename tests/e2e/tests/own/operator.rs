@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 use test_support::process::{self, Signal};
@@ -136,11 +137,49 @@ fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
 }
 
 #[test]
+fn shared_branches_are_pointed_out_and_force_on_them_is_refused() {
+    let rig = Rig::start();
+    let add = |last: u8, more: &[&str]| {
+        let address = format!("10.70.0.{last}");
+        let arguments = [&["container", "add", "--ip", &address, "--repo", "acme/app"], more].concat();
+        Finished::of(&mut rig.gateway.operator(&arguments))
+    };
+    let (own, named) = (add(1, &["--force-own-branches"]).success(), add(2, &["--id", "agent 2"]).success());
+    assert!(own.stdout.contains("[sandbox/10.70.0.1/*] by force") && own.stderr.is_empty(), "{own:?}");
+    assert!(named.stdout.contains("[sandbox/agent=202/*]") && named.stderr.is_empty(), "{named:?}");
+    let printed = rig.gateway.sandbox_env_with(Ipv4Addr::LOCALHOST, &["--ip", "10.70.0.2"]);
+    assert_eq!(printed["SALLYPORT_BRANCHES"], "sandbox/agent=202/*");
+    assert_eq!(finding(&rig, "branches").1["state"], "ok");
+    let refused = add(3, &["--branch", "sandbox/*"]);
+    let told = "allowed_branches: another container may move these branches by force: sandbox/* meets sandbox/10.70.0.1/* of 10.70.0.1 in acme/app";
+    assert!(refused.code == Some(2) && refused.stderr.contains(told), "{refused:?}");
+    let path = "/internal/containers/10.70.0.1";
+    assert_eq!(rig.gateway.call("PATCH", path, Some(&json!({"force_own_branches": false}))).0, 200);
+    let shared = add(3, &["--branch", "sandbox/*"]).success();
+    assert_eq!(shared.stderr.matches("warning: sandbox/* meets").count(), 2, "{shared:?}");
+    let (code, found) = finding(&rig, "branches");
+    assert_eq!((code, &found["state"]), (Some(0), &"warn".into()), "{found}");
+    assert!(found["found"].as_str().unwrap().contains("10.70.0.1: sandbox/10.70.0.1/* meets sandbox/*"), "{found}");
+    // The repository does not exist at GitHub.
+    assert_eq!(finding(&rig, "locks").1["state"], "warn");
+
+    let policy = rig.gateway.policy_file();
+    let text = std::fs::read_to_string(&policy).unwrap() + "policy: {protected_branches: []}\n";
+    std::fs::write(&policy, text).unwrap();
+    eventually("/readyz warns", WITHIN, || {
+        rig.gateway.warnings().iter().any(|warning| warning.contains("protected_branches is empty")).then_some(())
+    });
+    let checked = Finished::of(rig.gateway.operator(&["policy", "check"]).arg(&policy)).success();
+    assert!(checked.stderr.contains("only each repository's default branch is protected"), "{checked:?}");
+}
+
+#[test]
 fn readiness_names_what_is_missing() {
     let upstream = Upstream::start();
     let gateway = Gateway::before(&upstream).build();
     let readyz = || {
-        let (status, body) = gateway.try_call("GET", "/readyz", None).ok()?;
+        // The token is there before the first response, and perhaps after the rig has looked for it.
+        let (status, body) = gateway.try_call("GET", "/readyz", None).ok().filter(|(status, _)| *status != 401)?;
         let said: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("/readyz: {error}: {body}"));
         Some((status, said["ready"].clone(), said["missing"].clone()))
     };

@@ -83,7 +83,9 @@ fn the_command_lines_of_the_original_design_do_what_it_says() {
         upstream.create_repo(repo, Visibility::Private);
     }
     let policy = std::fs::read_to_string(corpus().join("policy.yaml")).unwrap();
-    let gateway = Gateway::with(&policy).upstream(&upstream).env("ANTHROPIC_API_KEY", KEY).up();
+    // The design's commands send no token.
+    let gateway = Gateway::with(&policy).settings("admin_token: none\n").upstream(&upstream);
+    let gateway = gateway.env("ANTHROPIC_API_KEY", KEY).up();
     let sandbox = || Sandbox::start().behind(&gateway);
     let who = BTreeMap::from(["owner", "neighbour", "stranger", "expired"].map(|who| (who, sandbox())));
     let hour = SignedDuration::from_hours(1);

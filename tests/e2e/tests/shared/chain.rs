@@ -32,11 +32,21 @@ const AUDIT: Duration = Duration::from_secs(10);
 /// The number of requests that are sent at a time.
 const AT_A_TIME: usize = 32;
 
-/// The runs by the text of their policy.
-fn by_policy() -> BTreeMap<String, Vec<Run>> {
-    let mut groups = BTreeMap::<String, Vec<Run>>::new();
+/// The setting with a key for api.anthropic.com, too.
+const WITH_A_KEY: &str = "credentials: {openai: false, gemini: false}\n";
+/// The variable with that key.
+const KEY: (&str, &str) = ("ANTHROPIC_API_KEY", "anthropic_fixture_Wp2sD9");
+
+/// The settings of a gateway with or without that key, and its variables.
+fn settings(key: bool) -> (&'static str, &'static [(&'static str, &'static str)]) {
+    if key { (WITH_A_KEY, &[KEY]) } else { (NO_CREDENTIAL_BUT_GITHUB, &[]) }
+}
+
+/// The runs by the text of their policy, and by whether the gateway has that key.
+fn by_policy() -> BTreeMap<(String, bool), Vec<Run>> {
+    let mut groups = BTreeMap::<_, Vec<Run>>::new();
     for run in cases::corpus() {
-        groups.entry(run.policy.clone()).or_default().push(run);
+        groups.entry((run.policy.clone(), run.key)).or_default().push(run);
     }
     groups
 }
@@ -63,7 +73,7 @@ fn inexplicable(run: &Run) -> Option<&'static str> {
 }
 
 /// The lines of `policy explain --batch` for the runs, in order.
-fn explained(policy: &str, runs: &[&Run]) -> Vec<Value> {
+fn explained(policy: &str, key: bool, runs: &[&Run]) -> Vec<Value> {
     let directory = scratch("explain");
     let [batch, file, config] = ["batch.jsonl", "policy.yaml", "sallyport.yaml"].map(|name| directory.join(name));
     let line = |run: &&Run| {
@@ -85,9 +95,14 @@ fn explained(policy: &str, runs: &[&Run]) -> Vec<Value> {
     };
     std::fs::write(&batch, runs.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap();
     std::fs::write(&file, policy).unwrap();
-    std::fs::write(&config, NO_CREDENTIAL_BUT_GITHUB).unwrap();
+    let (lines, variables) = settings(key);
+    std::fs::write(&config, lines).unwrap();
     let mut command = Command::new(std::env::var_os("SALLYPORT_BIN").unwrap());
-    command.current_dir(&directory).args(["policy", "explain", "--config"]).arg(&config);
+    command
+        .envs(variables.iter().copied())
+        .current_dir(&directory)
+        .args(["policy", "explain", "--config"])
+        .arg(&config);
     command.arg("--batch").arg(&batch).arg("--policy").arg(&file);
     let said = Finished::of(&mut command).success().stdout;
     said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
@@ -96,10 +111,10 @@ fn explained(policy: &str, runs: &[&Run]) -> Vec<Value> {
 #[test]
 fn policy_explain_judges_every_case_as_its_file_says() {
     let (mut wrong, mut ran, mut skipped) = (Vec::new(), 0, BTreeMap::<_, u32>::new());
-    for (policy, runs) in by_policy() {
+    for ((policy, key), runs) in by_policy() {
         let (out, runs): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| inexplicable(run).is_some());
         out.into_iter().for_each(|run| *skipped.entry(inexplicable(run).unwrap()).or_default() += 1);
-        let said = explained(&policy, &runs);
+        let said = explained(&policy, key, &runs);
         assert_eq!(said.len(), runs.len());
         ran += runs.len();
         for (run, said) in runs.into_iter().zip(said) {
@@ -363,10 +378,11 @@ fn audited(gateway: &Gateway, senders: &[Ipv4Addr]) -> HashMap<String, Vec<Value
 }
 
 /// Runs the cases of one policy, and returns the failures.
-async fn through_envoy(beyond: &Beyond, policy: &str, runs: Vec<Run>) -> Vec<String> {
+async fn through_envoy(beyond: &Beyond, (policy, key): (&str, bool), runs: Vec<Run>) -> Vec<String> {
     let names = format!("nameservers: ['{}']\n", beyond.nameserver.address);
-    let gateway = Gateway::with(policy).settings(NO_CREDENTIAL_BUT_GITHUB).settings(&names).upstream(&beyond.upstream);
-    let gateway = gateway.up();
+    let (lines, variables) = settings(key);
+    let gateway = Gateway::with(policy).settings(lines).settings(&names).upstream(&beyond.upstream);
+    let gateway = gateway.envs(variables).up();
     let sandbox = Arc::new(Sandbox::start().behind(&gateway));
     let first = sandbox.widen();
     let mut behind = Behind { beyond, gateway, sandbox, first, next: 1 };
@@ -420,11 +436,11 @@ async fn envoy_judges_every_case_as_its_file_says() {
     hosts_file("127.0.0.1 localhost intranet\n127.0.0.1 hosts.example.org\n::1 localhost hosts.example.org\n");
     let beyond = Beyond { upstream, nameserver: NameServer::start(&[]), trap: Trap::set() };
     let (mut wrong, mut ran) = (Vec::new(), 0);
-    for (policy, runs) in by_policy() {
+    for ((policy, key), runs) in by_policy() {
         let runs: Vec<Run> = runs.into_iter().filter(|run| !run.without.contains_key(&Runner::Envoy)).collect();
         ran += runs.len();
         if !runs.is_empty() {
-            wrong.extend(through_envoy(&beyond, &policy, runs).await);
+            wrong.extend(through_envoy(&beyond, (&policy, key), runs).await);
         }
     }
     println!("{ran} runs");

@@ -332,7 +332,11 @@ fn two_tenants_of_one_account_do_not_see_what_the_other_has_stored() {
             "generativelanguage.googleapis.com/v1beta/models/m:generateContent",
         ] {
             let url = format!("https://{target}?{}", sandbox.address);
-            assert_eq!(told(&sandbox.curl(&["--http1.1", "-d", "{}", &url])), (200, None), "{target}");
+            assert_eq!(
+                told(&sandbox.curl(&["--http1.1", "-H", "content-type: application/json", "-d", "{}", &url])),
+                (200, None),
+                "{target}"
+            );
             only(rig, &format!("{target}?{}", sandbox.address));
         }
     }

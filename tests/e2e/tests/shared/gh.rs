@@ -32,7 +32,7 @@ fn rig() -> (Rig, Sandbox) {
     let sandbox = rig.sandbox();
     let record = serde_json::json!({
         "container_ip": sandbox.address, "container_id": "box",
-        "repos": [{"name": REPO, "id": 23_096_959, "default_branch": "main"}],
+        "repos": [{"name": REPO, "id": 23_096_959, "default_branch": "main"}], "allowed_branches": ["sandbox/*"],
     });
     assert_eq!(rig.gateway.call("POST", "/internal/containers", Some(&record)).0, 201);
     (rig, sandbox)

@@ -2,6 +2,7 @@
 //! response that the attacker gets, and the requests that arrive upstream.
 
 mod admin;
+mod framing;
 mod handshake;
 mod policy_file;
 mod refused;

@@ -9,6 +9,7 @@ mod gh;
 mod git_and_curl;
 mod github;
 mod hostile;
+mod models;
 mod protocols;
 mod push;
 mod push_corpus;

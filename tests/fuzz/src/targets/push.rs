@@ -6,8 +6,10 @@ use crate::Choices;
 use crate::support::pack::{self, Name};
 use crate::support::{AT_THE_END, Pace, Server, inspect};
 use git_wire::pack::TRAILER;
+use policy::github::Rules;
 use policy::{BranchRules, Container};
 use push::{Inspection, Oid};
+use std::rc::Rc;
 
 /// A server that has the given refs, and takes some bits of the ids to decide descent.
 struct Believer {
@@ -28,15 +30,17 @@ impl Server for Believer {
 pub fn run(input: &[u8]) {
     let mut choices = Choices(input);
     let (kind, chunk, after) = (choices.byte(), 1 + choices.below(256), choices.below(16));
-    let rules =
+    let branches =
         BranchRules { allow_force_push: kind & 4 != 0, allow_deletion: kind & 8 != 0, ..BranchRules::default() };
+    let push_options = ["an option".to_owned()].into();
+    let rules = Rc::new(Rules { branches, push_options, ..Rules::default() });
     let body = match kind & 3 {
         0 => choices.0.to_vec(),
         _ => made(&mut choices),
     };
     // In most pushes, the refs are where the push claims they are.
     let mut probe = Inspection::new(rules.clone(), container(kind));
-    probe.feed(&body);
+    probe.feed(&body, 1);
     let told = probe.updates().iter().filter(|_| kind & 16 == 0).map(|update| (update.name.clone(), update.old));
     let server = Believer { refs: told.collect() };
     let run = |pace: Pace| {

@@ -1,5 +1,5 @@
 //! The head of a push. The parser returns the same request or the same error in any chunks, and accepts no ref name
-//! that two parsers could read differently. The first bytes of the input are the chunks' sizes.
+//! that two parsers could read differently. The head that is written anew is read as the same request. The first bytes of the input are the chunks' sizes.
 
 use git_wire::receive_pack::{Error, Parser, Request};
 
@@ -23,6 +23,10 @@ pub fn run(input: &[u8]) {
         assert!(body[..used].windows(line.len()).any(|part| part == line.as_bytes()), "{line}");
     }
     assert!(!request.capabilities.has("object-format=sha256"));
+    // The written head has the same meaning, and one form.
+    let written = request.write();
+    let Ok(Some((again, used))) = read(&[&written]) else { panic!("{request:?}") };
+    assert_eq!((&again, used, again.write()), (&request, written.len(), written));
 }
 
 fn read(chunks: &[&[u8]]) -> Result<Option<(Request, usize)>, Error> {

@@ -1,7 +1,7 @@
 //! A branch glob, a newline and a branch name. Both are compared with direct implementations of the rules.
 
 use crate::worlds;
-use policy::{BranchGlob, BranchRules, Container, branch_of, is_branch};
+use policy::{BranchGlob, BranchRules, Container, Existing, branch_of, is_branch};
 use std::sync::LazyLock;
 
 static CONTAINERS: LazyLock<[Container; 2]> = LazyLock::new(|| worlds().map(|(_, container)| container));
@@ -15,13 +15,67 @@ pub fn run(input: &[u8]) {
     if let Ok(glob) = BranchGlob::parse(pattern) {
         assert_eq!(glob.covers(name), covers(pattern.as_bytes(), name.as_bytes()));
         assert_eq!(glob.to_string(), pattern);
+        if let Ok(other) = BranchGlob::parse(name) {
+            assert_eq!(glob.meets(&other), meet(pattern.as_bytes(), name.as_bytes()));
+            assert_eq!(other.meets(&glob), glob.meets(&other));
+        }
     }
     for who in CONTAINERS.iter() {
         let lower = name.to_ascii_lowercase();
         let good = is_branch(name) && lower != "main" && lower != "master";
-        let own = who.auth_mode == policy::AuthMode::User || name.starts_with("sandbox/");
-        assert_eq!(BranchRules::default().may_move(who, name).is_ok(), good && own);
+        let user = who.auth_mode == policy::AuthMode::User;
+        let own = user || name.starts_with("sandbox/");
+        let moved = |existing| BranchRules::default().may_move(who, None, name, existing).is_ok();
+        assert_eq!(moved(Existing::Yes), good && own);
+        for existing in [Existing::No, Existing::Unknown] {
+            assert_eq!(moved(existing), good && own && distinct(name) && (user || plain(name)));
+        }
     }
+}
+
+/// Whether no reader takes `name` for a commit, an option or another ref.
+fn distinct(name: &str) -> bool {
+    let parts: Vec<String> = name.split('/').map(str::to_ascii_lowercase).collect();
+    let last = parts.last().unwrap();
+    let hash = [40, 64].contains(&last.chars().count()) && last.chars().all(|c| c.is_ascii_hexdigit());
+    let prefix = parts.len() > 1 && ["refs", "heads", "tags", "remotes", "origin"].contains(&parts[0].as_str());
+    last != "head" && !hash && !prefix && !parts.iter().any(|part| part.starts_with('-'))
+}
+
+fn plain(name: &str) -> bool {
+    name.chars().all(|c| matches!(c, 'A'..='Z' | 'a'..='z' | '0'..='9' | '.' | '_' | '/' | '+' | '@' | '=' | '-'))
+}
+
+/// Whether two patterns have a text in common, by a search through the pairs of their remainders.
+fn meet(one: &[u8], other: &[u8]) -> bool {
+    let mut open = vec![(0, 0)];
+    let mut seen = std::collections::HashSet::new();
+    while let Some((i, j)) = open.pop() {
+        if !seen.insert((i, j)) {
+            continue;
+        }
+        match (one.get(i), other.get(j)) {
+            (None, None) => return true,
+            (a, b) => {
+                if a == Some(&b'*') {
+                    open.push((i + 1, j));
+                    if b.is_some() {
+                        open.push((i, j + 1));
+                    }
+                }
+                if b == Some(&b'*') {
+                    open.push((i, j + 1));
+                    if a.is_some() {
+                        open.push((i + 1, j));
+                    }
+                }
+                if a == b && a != Some(&b'*') {
+                    open.push((i + 1, j + 1));
+                }
+            }
+        }
+    }
+    false
 }
 
 /// The rules of git-check-ref-format(1), one by one, for `refs/heads/{name}`, and our own: printable ASCII only, at

@@ -28,6 +28,9 @@ struct File {
     policy: String,
     /// The body of the registration, without an address. Absent: the sender is not registered.
     record: Option<Value>,
+    /// The gateway has a key for api.anthropic.com.
+    #[serde(default)]
+    key: bool,
     /// Defaults. Each case runs once for each of them; without any, once.
     #[serde(default)]
     requests: Vec<Part>,
@@ -210,6 +213,8 @@ pub struct Run {
     pub form: Form,
     /// The text of the policy.
     pub policy: String,
+    /// The gateway has a key for api.anthropic.com.
+    pub key: bool,
     /// The registration without an address. `None`: the sender is not registered.
     pub record: Option<Value>,
     pub method: String,
@@ -370,6 +375,7 @@ pub fn read(name: &str, text: &str, fresh: &mut impl FnMut() -> String) -> Vec<R
                 request: request_name,
                 form: Form { way: Way::Tls, two: false },
                 policy: policy.clone(),
+                key: file.key,
                 record: case.record.clone().or_else(|| request.record.clone()).or_else(|| file.record.clone()),
                 method: case.method.clone().or_else(|| request.method.clone()).unwrap_or_else(|| "GET".into()),
                 authority: Vec::new(),

@@ -14,7 +14,7 @@ pub const PUSH_TYPE: &str = "application/x-git-receive-pack-result";
 
 pub fn container() -> Container {
     serde_json::from_value(serde_json::json!({
-        "container_ip": "172.18.0.5", "container_id": "case", "repos": ["acme/app"], "auth_mode": "bot",
+        "container_ip": "172.18.0.5", "container_id": "case", "repos": [{"name": "acme/app", "default_branch": "main"}], "auth_mode": "bot",
         "allowed_branches": ["sandbox/*"], "expires_at": "2027-01-15T00:00:00Z", "generation": 1,
     }))
     .unwrap()
@@ -46,9 +46,11 @@ pub fn config() -> Config {
 pub fn github(call: &Call) -> Reply {
     match call {
         Call::Lookup(_) => Reply::Lookup(LookupResponse { version: 1, record: None }),
-        Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed: true, reason: String::new() }),
-        Call::ReadRefs(_) => Reply::ReadRefs(ReadRefsResponse { others: vec![] }),
-        Call::Descends(asked) => Reply::Descends(DescendsResponse { descends: vec![true; asked.descents.len()] }),
+        Call::Confirm(_) => Reply::Confirm(ConfirmResponse { confirmed: true, ..Default::default() }),
+        Call::ReadRefs(_) => Reply::ReadRefs(ReadRefsResponse::default()),
+        Call::Descends(asked) => {
+            Reply::Descends(DescendsResponse { descends: vec![true; asked.descents.len()], ..Default::default() })
+        }
     }
 }
 

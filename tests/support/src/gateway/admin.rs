@@ -68,8 +68,15 @@ fn unchunked(mut body: &str) -> Option<String> {
 ///
 /// # Errors
 /// If the port refuses the connection.
-pub fn abort(address: SocketAddr, method: &str, path: &str, body: Option<&Value>, after: Duration) -> io::Result<()> {
-    let stream = begin(address, method, path, &[], body)?;
+pub fn abort(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+    after: Duration,
+) -> io::Result<()> {
+    let stream = begin(address, method, path, headers, body)?;
     // The only sleep in the rig whose length is itself under test.
     std::thread::sleep(after);
     drop(stream);

@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response};
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -18,6 +19,11 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 const CHUNK: usize = 64 * 1024;
 /// The largest head that http-backend writes.
 const MAX_HEAD: usize = 16 * 1024;
+
+/// A file of a bare repository that names the git which serves it. By default the first one of the PATH does.
+pub const SERVED_BY: &str = "served-by";
+/// A file of a bare repository to which the bodies of its requests are added, if it exists.
+pub const RECEIVED: &str = "received";
 
 /// Responds as github.com does: 401 if the request needs a credential, otherwise git's response.
 ///
@@ -47,7 +53,9 @@ pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize
 
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut command = Command::new("git");
+    let bare = shared.directory.join(format!("{name}.git"));
+    let program = std::fs::read_to_string(bare.join(SERVED_BY)).unwrap_or_else(|_| "git".into());
+    let mut command = Command::new(program);
     // No CONTENT_LENGTH: with it, http-backend (2.39 to 2.47) spins for ever when its input ends early.
     command
         .arg("http-backend")
@@ -71,7 +79,7 @@ pub async fn serve(request: Request<Incoming>, shared: Arc<Shared>, index: usize
         command.env("REMOTE_USER", "x-access-token");
     }
     let mut child = command.spawn().unwrap();
-    tokio::spawn(feed(body, child.stdin.take().unwrap(), shared, index));
+    tokio::spawn(feed(body, child.stdin.take().unwrap(), shared, index, bare.join(RECEIVED)));
     let mut stdout = child.stdout.take().unwrap();
     Ok(match read_head(&mut stdout).await {
         Ok((builder, first)) => {
@@ -89,9 +97,13 @@ fn split(path: &str) -> Option<(&str, &str)> {
     Some((name.strip_suffix(".git").unwrap_or(name), service))
 }
 
-async fn feed(mut body: Incoming, mut stdin: ChildStdin, shared: Arc<Shared>, index: usize) {
+async fn feed(mut body: Incoming, mut stdin: ChildStdin, shared: Arc<Shared>, index: usize, received: PathBuf) {
+    let mut received = std::fs::OpenOptions::new().append(true).open(received).ok();
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
+        if let Some(received) = &mut received {
+            std::io::Write::write_all(received, &data).unwrap();
+        }
         shared.count_body(index, data.len());
         // git may stop reading early. The rest is still read, as by a server that keeps its connection.
         let _ = stdin.write_all(&data).await;

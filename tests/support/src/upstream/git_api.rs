@@ -1,32 +1,41 @@
-//! GitHub's API for the repositories that github.com serves here: the object of a ref, and the relation of two commits.
+//! GitHub's API for the repositories that github.com serves here: the objects of refs, and the relation of two commits.
 //! The facts are git's own; the form and the statuses are GitHub's.
 
 use super::host_git;
 use super::sites::{Body, json};
 use hyper::Response;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The response to `question`, a path below `/repos/owner/name/`, from the bare repository in `bare`. `None` for other
 /// paths.
 pub fn answer(bare: &Path, question: &str, query: &str) -> Option<Response<Body>> {
-    if let Some(name) = question.strip_prefix("git/ref/") {
-        return Some(read_ref(bare, &format!("refs/{}", decoded(name))));
-    }
     let (base, head) = question.strip_prefix("compare/")?.split_once("...")?;
     Some(compare(bare, base, head, query))
 }
 
-fn read_ref(bare: &Path, name: &str) -> Response<Body> {
-    if git(bare, &["for-each-ref", "--count=1"]).is_none_or(|refs| refs.is_empty()) {
-        return problem(409, "Git Repository is empty.");
-    }
-    // Not rev-parse, which accepts abbreviations and expressions.
-    let Some(sha) = git(bare, &["show-ref", "--verify", "--hash", "--", name]) else {
-        return problem(404, "Not Found");
+/// The response to a GraphQL query for the refs `names` of `repo`, from the bare repository. Without a repository it is
+/// the response to a client that may not see it.
+pub fn refs(bare: Option<&Path>, repo: &str, names: &[String]) -> Response<Body> {
+    let Some(bare) = bare else {
+        let message = format!("Could not resolve to a Repository with the name '{repo}'.");
+        let errors = json!([{"type": "NOT_FOUND", "path": ["repository"], "message": message}]);
+        return json(200, &json!({"data": {"repository": null}, "errors": errors}));
     };
-    let kind = git(bare, &["cat-file", "-t", &sha]).unwrap();
-    json(200, &json!({"ref": name, "object": {"type": kind, "sha": sha}}))
+    let listed = git(bare, &["for-each-ref", "--format=%(refname) %(objectname)"]).unwrap();
+    let at: HashMap<&str, &str> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
+    let mut shown = json!({ "nameWithOwner": repo });
+    for (number, asked) in names.iter().enumerate() {
+        // GitHub falls back to names that end like the requested one.
+        let found = ["", "refs/heads/", "refs/tags/"].map(|prefix| format!("{prefix}{asked}"));
+        let found = found.iter().find_map(|name| at.get_key_value(name.as_str()));
+        shown[format!("r{number}")] = found.map_or(Value::Null, |(name, oid)| {
+            let (prefix, name) = name.split_at(name.match_indices('/').nth(1).map_or(0, |(slash, _)| slash + 1));
+            json!({"name": name, "prefix": prefix, "target": {"oid": oid}})
+        });
+    }
+    json(200, &json!({"data": {"repository": shown}}))
 }
 
 fn compare(bare: &Path, base: &str, head: &str, query: &str) -> Response<Body> {

@@ -13,6 +13,21 @@ pub const PULL_REQUEST: &str = "PR_kwDOAWBuf84Bh4UQ";
 pub const FORGED: &str = "PR_kwDOAWBuf84Bh4UR";
 /// The issue's id.
 pub const ISSUE: &str = "I_kwDOAWBuf84DDmhc";
+/// The id of a comment of the gateway's own account, number [`COMMENT_NUMBER`].
+pub const COMMENT: &str = "IC_kwDOAWBuf84D78lV";
+/// The comment's number.
+pub const COMMENT_NUMBER: u64 = 66_046_293;
+/// The id of the label `automerge`.
+pub const AUTOMERGE: &str = "LA_kwDOAWBuf84I_j_R";
+
+/// The repository and the names in the gateway's query for the refs of a push. `None` for another document.
+pub fn refs(body: &[u8]) -> Option<(String, Vec<String>)> {
+    let request: Value = serde_json::from_slice(body).ok()?;
+    request["query"].as_str().filter(|query| query.contains("r0:ref(qualifiedName:$r0)"))?;
+    let variables = &request["variables"];
+    let names = (0..).map_while(|at| variables[format!("r{at}")].as_str().map(str::to_owned)).collect();
+    Some((format!("{}/{}", variables["owner"].as_str()?, variables["name"].as_str()?), names))
+}
 
 /// GitHub's response to `body`, the JSON of a POST to /graphql.
 pub fn answer(body: &[u8]) -> Value {
@@ -21,6 +36,14 @@ pub fn answer(body: &[u8]) -> Value {
     let mutation = query.trim_start().starts_with("mutation");
     if query.contains("nodes(ids:") || query.contains("nodes(ids :") {
         return json!({"data": {"nodes": nodes(&request)}});
+    }
+    // The gateway's question who wrote an issue or a pull request. The account has written the pull request.
+    if query.contains("node:issueOrPullRequest(") {
+        let number = request["variables"]["number"].as_u64();
+        let node = json!({
+            "__typename": "Issue", "repository": {"databaseId": REPO_ID}, "viewerDidAuthor": number == Some(7),
+        });
+        return json!({"data": {"repository": {"node": node}}});
     }
     let data = if mutation { mutated(query) } else { read(query) };
     json!({ "data": data })
@@ -32,9 +55,20 @@ fn nodes(request: &Value) -> Vec<Value> {
     ids.iter()
         .map(|id| match id.as_str().unwrap_or_default() {
             REPO => json!({"__typename": "Repository", "id": id, "databaseId": REPO_ID}),
-            PULL_REQUEST => json!({"__typename": "PullRequest", "id": id, "repository": {"databaseId": REPO_ID}}),
+            PULL_REQUEST => json!({
+                "__typename": "PullRequest", "id": id, "repository": {"databaseId": REPO_ID}, "viewerDidAuthor": true,
+            }),
+            COMMENT => json!({
+                "__typename": "IssueComment", "id": id, "repository": {"databaseId": REPO_ID}, "viewerDidAuthor": true,
+            }),
+            AUTOMERGE => json!({
+                "__typename": "Label", "id": id, "name": "AutoMerge", "repository": {"databaseId": REPO_ID},
+            }),
+            user if user.starts_with("U_") => json!({"__typename": "User", "id": id, "login": "octocat"}),
             FORGED => json!({"__typename": "PullRequest", "id": id, "repository": {"databaseId": 5}}),
-            ISSUE => json!({"__typename": "Issue", "id": id, "repository": {"databaseId": REPO_ID}}),
+            ISSUE => json!({
+                "__typename": "Issue", "id": id, "repository": {"databaseId": REPO_ID}, "viewerDidAuthor": false,
+            }),
             reference if reference.starts_with("REF_") => json!({
                 "__typename": "Ref", "id": id, "name": "sandbox/x", "prefix": "refs/heads/",
                 "repository": {"databaseId": REPO_ID},

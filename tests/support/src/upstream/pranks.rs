@@ -65,7 +65,8 @@ pub(super) struct Pranks {
 
 impl Upstream {
     /// Sets the response for requests to the API below `/repos/` whose paths begin with `below`. The longest matching
-    /// prefix wins. `None` restores the true response.
+    /// prefix wins. `None` restores the true response. The query for the refs of a push has the path
+    /// `owner/name/refs/`, followed by the refs.
     pub fn set_api(&self, below: &str, answer: Option<Api>) {
         let mut api = self.shared.pranks.api.lock().unwrap();
         match answer {

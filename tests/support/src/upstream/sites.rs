@@ -74,19 +74,11 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             if shown != shared.bearer.as_bytes() && !shared.app.admits(shown, repo.as_deref()) {
                 return json(401, &json!({"message": "Bad credentials"}));
             }
-            if path == "/graphql" {
-                return json(200, &graphql::answer(&read));
+            if let Some(refused) = shared.quotas.spend(path) {
+                return refused;
             }
-            if path == "/" {
-                let mut response = json(200, &json!({}));
-                response.headers_mut().insert("x-oauth-scopes", "repo, read:org".parse().unwrap());
-                return response;
-            }
-            match path.strip_prefix("/repos/") {
-                Some(name) if name.matches('/').count() == 1 => repository(name, &shared),
-                Some(rest) => within_repository(rest, head.uri.query().unwrap_or_default(), &shared).await,
-                None => json(200, &json!({"path": path})),
-            }
+            let answer = api(path, head.uri.query().unwrap_or_default(), &read, &shared).await;
+            shared.quotas.tell(path, answer)
         }
         "api.anthropic.com" if path == "/v1/stream" => {
             let events = Events { interval: tokio::time::interval(EVENT_EVERY), sent: 0 };
@@ -118,6 +110,36 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         }
         _ => text(421, "no such host here"),
     }
+}
+
+/// api.github.com's response to a client with the token.
+async fn api(path: &str, query: &str, body: &[u8], shared: &Shared) -> Response<Body> {
+    match path.strip_prefix("/repos/") {
+        Some(name) if name.matches('/').count() == 1 => repository(name, shared),
+        Some(rest) => within_repository(rest, query, shared).await,
+        None if path == "/graphql" => match graphql::refs(body) {
+            Some((repo, names)) => refs(repo, names, shared).await,
+            None => json(200, &graphql::answer(body)),
+        },
+        None if path == "/" => {
+            let mut response = json(200, &json!({}));
+            response.headers_mut().insert("x-oauth-scopes", "repo, read:org".parse().unwrap());
+            response
+        }
+        None => json(200, &json!({"path": path})),
+    }
+}
+
+/// The response to the gateway's query for the refs of a push. A prank for the query has the path
+/// `owner/name/refs/` and the names of the refs, with commas between them.
+async fn refs(repo: String, names: Vec<String>, shared: &Shared) -> Response<Body> {
+    *shared.refs_read.lock().unwrap().entry(repo.clone()).or_default() += 1;
+    if let Some(answer) = pranks::api(shared, &format!("{repo}/refs/{}", names.join(","))).await {
+        return answer;
+    }
+    let known = shared.repositories.lock().unwrap().contains_key(&repo);
+    let bare = known.then(|| shared.directory.join(format!("{repo}.git")));
+    tokio::task::spawn_blocking(move || git_api::refs(bare.as_deref(), &repo, &names)).await.unwrap()
 }
 
 /// The parts of a request that a response repeats.

@@ -11,6 +11,11 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 /// Makes a CA and a certificate for each of `hosts`. A handshake with another name, or without a name, fails.
 pub fn acceptor(hosts: &[&str]) -> (TlsAcceptor, String) {
+    acceptor_for(hosts, &[b"h2", b"http/1.1"])
+}
+
+/// The same for a server that speaks only these protocols.
+pub fn acceptor_for(hosts: &[&str], protocols: &[&[u8]]) -> (TlsAcceptor, String) {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "The rig's upstream CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,6 +36,6 @@ pub fn acceptor(hosts: &[&str]) -> (TlsAcceptor, String) {
         .unwrap()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     (TlsAcceptor::from(Arc::new(config)), ca.pem())
 }

@@ -2,7 +2,7 @@
 //! that may be read, fragments included.
 
 use super::super::node_id::{Home, NodeId};
-use super::super::{Class, MAX_ASK, Operation, Refused, Scope, search};
+use super::super::{Class, MAX_ASK, Operation, Purpose, Question, Refused, Scope, search};
 use super::document::{Condition, Document, Field, MAX_DEPTH, Selection};
 use super::malformed;
 use super::schema::Type;
@@ -29,8 +29,8 @@ pub struct Reader<'a> {
     ids: usize,
     /// The fragments that were spread so far.
     pub fragments: BTreeSet<&'a str>,
-    /// The ids whose repository has to be confirmed with GitHub.
-    pub ask: Vec<String>,
+    /// The questions to GitHub.
+    pub ask: Vec<Question>,
 }
 
 /// Judges a query. The policy allows it by its class, or by the operation's name `query`.
@@ -254,16 +254,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Judges the ids of nodes to read. An id that names a repository has to name one of the container's. An id that
-    /// names no repository has to be confirmed with GitHub.
+    /// Judges the ids of nodes to read. An id that names a repository has to name one of the container's. GitHub has to
+    /// confirm it, because the client may have put an allowed number before another repository's object. A repository's
+    /// id has only the number.
     fn nodes(&mut self, operation: &Operation, value: &Given<'_>) -> Result<(), Refused> {
         match value {
             Given::List(items) => items.iter().try_for_each(|item| self.nodes(operation, item)),
             Given::Text(text) => {
                 let id = self.decode(operation, text)?;
                 match id.home {
-                    Home::Repo(repo, _) => self.scope.repo_by_id(operation, repo).map(|_| ()),
-                    Home::Unsaid => self.confirm(text),
+                    Home::Repo(repo, _) => {
+                        self.scope.repo_by_id(operation, repo)?;
+                        if id.kind == "Repository" { Ok(()) } else { self.confirm(text, Purpose::Read) }
+                    }
+                    Home::Unsaid => self.confirm(text, Purpose::Read),
                     Home::Nobody => {
                         let reason = format!("{text} belongs to no repository");
                         Err(Refused::of(operation, Rule::GithubNodeId, reason))
@@ -286,15 +290,16 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Adds `id` to those whose repository GitHub has to confirm.
-    pub fn confirm(&mut self, id: &str) -> Result<(), Refused> {
-        if self.ask.iter().any(|other| other == id) {
+    /// Adds the question whether the node `id` may be used for `purpose`.
+    pub fn confirm(&mut self, id: &str, purpose: Purpose) -> Result<(), Refused> {
+        let question = Question::node(id, purpose);
+        if self.ask.contains(&question) {
             return Ok(());
         }
         if self.ask.len() >= MAX_ASK {
             return Err(malformed(format!("the document names more than {MAX_ASK} nodes to be confirmed with GitHub")));
         }
-        self.ask.push(id.to_owned());
+        self.ask.push(question);
         Ok(())
     }
 }

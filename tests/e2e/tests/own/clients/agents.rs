@@ -68,6 +68,6 @@ pub(super) fn codex(world: &World) -> Result<Row, Skipped> {
 
 /// Checks that the tool's output went back to the model.
 #[track_caller]
-fn assert_used_its_tool(asked: &[Asked]) {
+pub(super) fn assert_used_its_tool(asked: &[Asked]) {
     assert!(asked.iter().any(|asked| String::from_utf8_lossy(&asked.body).contains(PRINTED)), "{asked:#?}");
 }

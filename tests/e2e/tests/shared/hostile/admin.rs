@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use test_support::process::Signal;
-use test_support::{Finished, Gateway, Rig, Sandbox, eventually};
+use test_support::{Finished, Gateway, Rig, Sandbox, Upstream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -119,8 +119,8 @@ fn two_changes_of_the_same_record_at_once_are_both_in_force() {
 
 #[test]
 fn a_web_page_cannot_speak_to_the_admin_api() {
-    let rig = rig();
-    let gateway = &rig.gateway;
+    // Without a token, a page's request could be an operator's.
+    let gateway = &Gateway::before(&rig().upstream).settings("admin_token: none\n").up();
     let port = gateway.admin().port();
     let address = Ipv4Addr::new(10, 81, 0, 1);
     let record = json!({"container_ip": address, "container_id": "page", "repos": []});
@@ -152,6 +152,30 @@ fn a_web_page_cannot_speak_to_the_admin_api() {
     }
 }
 
+#[test]
+fn a_local_program_needs_the_token_by_default() {
+    let gateway = &rig().gateway;
+    let address = Ipv4Addr::new(10, 82, 0, 1);
+    let record = json!({"container_ip": address, "container_id": "local", "repos": [REPO]}).to_string();
+    let curl = |arguments: &[&str]| {
+        let url = format!("http://{}", gateway.admin());
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--noproxy", "*", "-w", " %{http_code}"]).args(arguments);
+        let path = if arguments.contains(&"-d") { "/internal/containers" } else { "/readyz" };
+        Finished::of(command.arg(format!("{url}{path}"))).success().stdout
+    };
+    for arguments in [&[][..], &["-d", &record], &["-H", "authorization: Bearer 0123456789abcdef0123456789abcdef"]] {
+        let told = curl(arguments);
+        assert!(told.ends_with(" 401") && told.contains("admin-token"), "{told}");
+    }
+    assert!(!is_registered(gateway, address));
+    // The command line finds the token in the state directory.
+    let listed = Finished::of(&mut gateway.operator(&["container", "ls", "--json"])).success();
+    assert!(listed.stdout.starts_with('['), "{listed:?}");
+    let token = std::fs::read_to_string(gateway.state.join("admin-token")).unwrap();
+    assert!(!gateway.said().contains(token.trim_end()), "the start prints the token");
+}
+
 /// The response to a request from the sandbox to `port` of the gateway's loopback address.
 async fn loopback(sandbox: &Sandbox, port: u16) -> String {
     let mut answer = Vec::new();
@@ -168,7 +192,9 @@ async fn loopback(sandbox: &Sandbox, port: u16) -> String {
 
 #[tokio::test]
 async fn the_admin_api_answers_no_sandbox_even_where_loopback_is_routed() {
-    let rig = Rig::start();
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).settings("admin_token: none\n").up();
+    let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&[REPO]);
     let open = "for file in /proc/sys/net/ipv4/conf/*/route_localnet; do echo 1 >$file; done";
     Finished::of(Command::new("sh").args(["-c", open])).success();

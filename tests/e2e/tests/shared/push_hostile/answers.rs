@@ -94,14 +94,35 @@ async fn a_comparison_is_asked_for_once_where_the_pack_does_not_say_it_and_never
 }
 
 #[tokio::test]
+async fn the_worst_push_costs_one_query_and_sixteen_comparisons() {
+    let place = Place::new(rig(), "worst");
+    let (work, seed) = (&place.work, &place.seed);
+    let strangers: Vec<String> = (0..16).map(|number| work.commit(&[seed], &format!("stranger {number}"))).collect();
+    let strangers: Vec<&str> = strangers.iter().map(String::as_str).collect();
+    let branches: Vec<(String, String)> = (0..20)
+        .map(|number| (format!("refs/heads/sandbox/r{number}"), work.commit(&strangers, &format!("merge {number}"))))
+        .collect();
+    let updates: Vec<_> = branches.iter().map(|(name, new)| (seed.as_str(), new.as_str(), name.as_str())).collect();
+    branches.iter().for_each(|(name, _)| work.deliver(seed, name));
+    let body = place.body(&updates, &strangers);
+    for (pushes, http) in (1..).zip(BOTH) {
+        let answer = place.push(http, &body).await;
+        assert_reported("the worst", &answer, "push.limit");
+        assert!(answer.body.contains("16 commits") && answer.body.contains("fewer branches"), "{answer:?}");
+        assert_eq!((rig().upstream.refs_read(&place.repo), place.compared()), (pushes, 16 * pushes));
+    }
+    assert!(branches.iter().all(|(name, _)| place.at(name).as_ref() == Some(seed)));
+}
+
+#[tokio::test]
 async fn while_github_cannot_be_asked_nothing_moves_and_the_next_try_works() {
     let rig = rig();
     let cases = [
-        ("git/ref/", Api::Status(500), "push.unconfirmed"),
-        ("git/ref/", Api::Status(403), "push.unconfirmed"),
-        ("git/ref/", Api::Status(404), "push.stale"),
-        ("git/ref/", Api::Garbage, "push.unconfirmed"),
-        ("git/ref/", Api::Held, "push.unconfirmed"),
+        ("refs/", Api::Status(500), "push.unconfirmed"),
+        ("refs/", Api::Status(403), "push.unconfirmed"),
+        ("refs/", Api::Status(404), "push.unconfirmed"),
+        ("refs/", Api::Garbage, "push.unconfirmed"),
+        ("refs/", Api::Held, "push.unconfirmed"),
         ("compare/", Api::Status(500), "push.unconfirmed"),
         ("compare/", Api::Status(404), "push.force"),
         ("compare/", Api::Garbage, "push.unconfirmed"),
@@ -186,7 +207,7 @@ async fn a_push_of_megabytes_over_http_2_is_held_at_its_trailer_or_refused_with_
     assert_reported("by its name", &place.push(Http::Two, &wrong).await, "push.protected");
     assert_eq!(place.bytes(), 0);
 
-    let api = format!("{}/git/ref/", place.repo);
+    let api = format!("{}/refs/", place.repo);
     rig().upstream.set_api(&api, Some(Api::Held));
     let all_but = body.len() as u64 - TRAILER;
     let held = async {

@@ -4,7 +4,7 @@ use super::{BOTH, Place, TRAILER, X, Y, assert_done, assert_refused, assert_repo
 use std::collections::BTreeSet;
 use test_support::client::tls;
 use test_support::gateway::policy;
-use test_support::push::{CONTENT_TYPE, Upload, ZERO, list};
+use test_support::push::{CAPABILITIES, CONTENT_TYPE, Upload, ZERO, list, list_with};
 use test_support::raw::{self, h2};
 use test_support::upstream::{HOSTS, git};
 use test_support::{Http, Rig};
@@ -373,4 +373,68 @@ async fn no_other_method_and_no_other_spelling_of_the_url_reaches_git() {
         let body = place.body(&[(ZERO, &new, &name)], &[&place.seed]);
         assert_done(path, &place.send(Http::Two, "POST", path, &kind, &body).await, &name);
     }
+}
+
+/// The gits that may serve a repository.
+const SERVERS: [&str; 2] = ["/usr/bin/git", "/usr/local/bin/git"];
+
+#[tokio::test]
+async fn a_push_arrives_with_its_head_written_anew_and_its_pack_as_it_came() {
+    let odd = "x;rails_env=development session-id=a;b atomic agent=git/2.39.5.(Apple) side-band-64k report-status-v2";
+    let plain = " report-status-v2 side-band-64k atomic";
+    let servers = SERVERS.into_iter().filter(|git| std::path::Path::new(git).exists());
+    for (number, server) in servers.enumerate() {
+        for http in BOTH {
+            for (form, capabilities) in [("odd", odd), ("plain", plain), ("git", CAPABILITIES)] {
+                let place = Place::new(rig(), &format!("bytes-{number}-{http:?}-{form}").to_lowercase());
+                std::fs::write(place.bare.join("served-by"), server).unwrap();
+                std::fs::write(place.bare.join("received"), "").unwrap();
+                let new = place.work.commit(&[&place.seed], "bytes");
+                let update = [(ZERO, new.as_str(), X)];
+                let pack = place.work.pack(&[&new], &[&place.seed]);
+                let body = [list_with(&update, capabilities), pack.clone()].concat();
+                let headers = [
+                    ("content-type", CONTENT_TYPE),
+                    ("git-protocol", "version=1"),
+                    ("x-stat", "a=b"),
+                    ("x-github-internal", "1"),
+                ];
+                let told = format!("{server} {http:?} {form}");
+                assert_done(&told, &place.send(http, "POST", &place.path(), &headers, &body).await, X);
+                assert_eq!(place.at(X), Some(new.clone()), "{told}");
+                let written = if form == "odd" { plain } else { capabilities };
+                let expected = [list_with(&update, written), pack].concat();
+                let received = std::fs::read(place.bare.join("received")).unwrap();
+                assert!(received == expected, "{told}: {}", received.escape_ascii());
+                let arrived = place.arrived();
+                let push = arrived.last().unwrap();
+                let length = push.header("content-length");
+                let right = length.is_empty() || length == [expected.len().to_string().as_bytes()];
+                assert!(right && !(length.is_empty() && http == Http::One), "{told}: {push:?}");
+                assert_eq!(push.header("git-protocol"), [b"version=1"], "{told}");
+                let strays = ["x-stat", "x-github-internal"].map(|name| push.header(name).len());
+                assert_eq!(strays, [0, 0], "{told}: {push:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_decompresses_to_far_more_arrives_whole() {
+    let place = Place::new(rig(), "inflated");
+    let (work, seed) = (&place.work, &place.seed);
+    // Parsed to its end, since the pack does not prove the descent: more than Envoy's buffer would hold, at a high ratio.
+    let between = work.commit(&[seed], "between");
+    work.deliver(&between, "refs/heads/other");
+    work.deliver(seed, X);
+    let line = |number: u32| {
+        let (id, time) = (number.wrapping_mul(2_654_435_761), number % 977);
+        format!("2026-11-30T10:00:00Z INFO request {id:08x} of GET /api/v1/items served in {time} ms with status 200\n")
+    };
+    let log: String = (0..900_000).map(line).collect();
+    let new = work.commit(&[&between], &log);
+    let body = place.body(&[(seed, &new, X)], &[&between]);
+    assert!((4 << 20..14 << 20).contains(&body.len()), "{} bytes of {}", body.len(), log.len());
+    assert_done("a log of 90 MB", &place.push(Http::One, &body).await, X);
+    assert_eq!((place.at(X), place.bytes()), (Some(new), body.len() as u64));
 }

@@ -25,7 +25,7 @@ async fn a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard() {
     for (number, end) in [End::Whole, End::Trailers, End::Broken].into_iter().enumerate() {
         let place = Place::new(rig, &format!("early-{number}"));
         let (_, body) = place.new_branch("early");
-        let api = format!("{}/git/ref/", place.repo);
+        let api = format!("{}/refs/", place.repo);
         rig.upstream.set_api(&api, Some(Api::Held));
         rig.upstream.set_git(&place.path(), Some(result(1, success(X), end)));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_refused_push_is_told_by_us_whatever_the_server_has_said() {
     for (number, end) in [End::Late, End::Whole, End::Trailers].into_iter().enumerate() {
         let place = Place::new(rig, &format!("told-{number}"));
         let (tip, body) = place.overtaken();
-        let api = format!("{}/git/ref/", place.repo);
+        let api = format!("{}/refs/", place.repo);
         rig.upstream.set_api(&api, Some(Api::Held));
         // The server responds after all bytes that it gets, as late as possible.
         rig.upstream.set_git(&place.path(), Some(result(body.len() as u64 - TRAILER, success(X), end)));
@@ -79,7 +79,7 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
     for (number, prank) in pranks.into_iter().enumerate() {
         let place = Place::new(rig, &format!("dropped-{number}"));
         let (tip, body) = place.overtaken();
-        let api = format!("{}/git/ref/", place.repo);
+        let api = format!("{}/refs/", place.repo);
         rig.upstream.set_api(&api, Some(Api::Held));
         rig.upstream.set_git(&place.path(), Some(Prank { after: u64::MAX, ..prank.clone() }));
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
@@ -104,7 +104,7 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
 async fn a_success_that_came_early_is_told_when_the_push_is_allowed() {
     for ended in [true, false] {
         let place = Place::new(rig(), &format!("early-allowed-{ended}"));
-        let api = format!("{}/git/ref/", place.repo);
+        let api = format!("{}/refs/", place.repo);
         rig().upstream.set_api(&api, Some(Api::Held));
         let (_, body) = place.new_branch("early");
         // git itself begins its response early, and ends it after the whole push.
@@ -362,9 +362,11 @@ async fn what_is_no_list_of_refs_is_told_as_such_and_git_prints_it() {
 }
 
 #[tokio::test]
-async fn a_list_of_refs_is_handed_on_with_two_capabilities_changed() {
+async fn a_list_of_refs_is_handed_on_with_some_capabilities_changed() {
     let place = Place::new(rig(), "rewritten");
     git(&place.bare, &["config", "receive.certNonceSeed", "x"]);
+    git(&place.bare, &["config", "receive.advertisePushOptions", "true"]);
+    git(&place.bare, &["config", "transfer.advertiseSID", "true"]);
     let target = format!("/{}.git/{REFS}", place.repo);
     for http in BOTH {
         for version in [false, true] {
@@ -373,6 +375,7 @@ async fn a_list_of_refs_is_handed_on_with_two_capabilities_changed() {
             let what = format!("{http:?} {version}: {answer:?}");
             assert_eq!((answer.status, answer.rule.as_deref()), (200, None), "{what}");
             assert!(answer.body.contains(" no-thin") && !answer.body.contains("push-cert"), "{what}");
+            assert!(!answer.body.contains("push-options") && !answer.body.contains("session-id"), "{what}");
             assert!(answer.body.contains("report-status") && answer.body.ends_with("0000"), "{what}");
             assert_eq!(answer.body.contains("version 1"), version, "{what}");
         }

@@ -1,0 +1,195 @@
+//! The work of one event is bounded by what came in, whatever it decompresses to. The rest is done in slices.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use git_wire::pack::READING;
+use policy::github::Rules;
+use policy::push::{MAX_UNSENT, PushRefusal};
+use push::worker::{MAX_MADE, Ticket};
+use push::{Inspection, Passing, Standing};
+use std::rc::Rc;
+use support::body::{Body, Case, corpus};
+use support::pack::{BLOB, COMMIT, Pack, commit, name, zeros};
+use support::stream::{Over, Stream, worker};
+
+/// The slice of the flow.
+const SLICE: u64 = 8 << 20;
+/// The most work of one step of the scanner: 32 KiB of output, or a whole commit.
+const STEP: u64 = 32 << 10;
+
+fn case() -> (Case, Body) {
+    let case = corpus().into_iter().find(|case| case.name == "ff-by-a-question").unwrap();
+    let body = case.body();
+    (case, body)
+}
+
+/// The push of a case with a blob of zeros before its commit. Only GitHub can allow it, so all of it is parsed.
+fn bomb(case: &Case, body: &Body, mebibytes: u64) -> (Vec<u8>, usize) {
+    let list = body.bytes.windows(4).position(|part| part == b"PACK").unwrap();
+    let trailer = body.trailer.unwrap();
+    let mut pack = Pack::new(2, 2);
+    pack.head(BLOB, mebibytes << 20, 1);
+    pack.0.extend(zeros(mebibytes << 20));
+    pack.0.extend(&body.bytes[list + 12..trailer]);
+    let bytes = [&body.bytes[..list], &pack.finish()].concat();
+    assert!(case.expect.rule.is_none());
+    let trailer = bytes.len() - 20;
+    (bytes, trailer)
+}
+
+#[test]
+fn what_comes_out_of_one_event_is_bounded() {
+    let (case, body) = case();
+    let (bytes, _) = bomb(&case, &body, 200);
+    let mut push = Inspection::new(Rc::new(Rules::default()), case.container.clone());
+    // Over 200 KB bring 200 MiB.
+    assert_eq!(push.feed(&bytes, SLICE), Passing::Kept);
+    assert!(push.made() <= SLICE + STEP && push.is_behind(), "{}", push.made());
+    let mut before = push.made();
+    let mut slices = 0;
+    while push.is_behind() {
+        push.go_on(SLICE);
+        assert!(push.made() - before <= SLICE + STEP);
+        (before, slices) = (push.made(), slices + 1);
+    }
+    assert!(slices >= 23, "{slices}");
+    push.finish();
+    assert_eq!(push.standing(), Standing::Pending);
+}
+
+#[test]
+fn a_bomb_is_parsed_in_slices_and_others_have_their_turn_between() {
+    let (case, body) = case();
+    let (bytes, trailer) = bomb(&case, &body, 100);
+    for (cut, early) in [(bytes.len(), false), (bytes.len() - 40, false), (bytes.len() - 40, true)] {
+        let mut stream = Stream::of_push(&case, &bytes, Some(trailer), None);
+        let (first, rest) = bytes.split_at(cut);
+        stream.body(first, rest.is_empty());
+        let mut slices = 0;
+        if early {
+            // The rest comes while bytes wait.
+            stream.work();
+            stream.body(rest, true);
+        }
+        while stream.flow.is_behind() {
+            stream.work();
+            slices += 1;
+        }
+        assert!(slices >= 8, "{slices}");
+        if !early && !rest.is_empty() {
+            stream.body(rest, true);
+        }
+        assert!(!stream.sent_end);
+        stream.answer_all();
+        assert_eq!((stream.sent_end, stream.rule()), (true, Some("push.allowed")));
+        assert_eq!(stream.sent, Some(stream.written));
+    }
+}
+
+#[test]
+fn an_honest_push_is_parsed_as_it_comes() {
+    // The most bytes that a callback brings, four times as many inflated: a usual ratio.
+    let (case, body) = case();
+    let list = body.bytes.windows(4).position(|part| part == b"PACK").unwrap();
+    let mut pack = Pack::new(2, 2);
+    let mut noise = 7_u64;
+    let text: Vec<u8> = std::iter::repeat_with(|| {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let line = noise.to_be_bytes();
+        [&line[..4], b"a text that is there again and again, as in sources"].concat()
+    })
+    .take(100_000)
+    .flatten()
+    .collect();
+    pack.object(BLOB, &text);
+    let size = pack.0.len();
+    assert!(text.len() > 4 * size && size > 400_000, "{} of {size}", text.len());
+    let mut push = Inspection::new(Rc::new(Rules::default()), case.container.clone());
+    push.feed(&body.bytes[..list], SLICE);
+    push.take();
+    assert_eq!(push.feed(&pack.0, SLICE + READING * u64::try_from(size).unwrap()), Passing::AsTheyCame);
+}
+
+#[test]
+fn what_waits_is_limited() {
+    let (case, body) = case();
+    let list = body.bytes.windows(4).position(|part| part == b"PACK").unwrap();
+    let head = &body.bytes[..list];
+    let mut pack = Pack::new(2, 1);
+    pack.head(BLOB, 200 << 20, 1);
+    pack.0.extend(zeros(200 << 20));
+    let fed = |size: usize| {
+        let mut push = Inspection::new(Rc::new(Rules::default()), case.container.clone());
+        push.feed(head, 1);
+        push.take();
+        // With the least work almost all waits.
+        let mut bytes = pack.0.clone();
+        bytes.resize(size, 0);
+        push.feed(&bytes, 1);
+        push
+    };
+    assert_eq!(fed(MAX_UNSENT).standing(), Standing::Pending);
+    let over = fed(MAX_UNSENT + 1);
+    assert!(matches!(over.standing(), Standing::Refused(refusal) if refusal.denial.rule.name() == "push.limit"));
+    assert!(over.memory() < MAX_UNSENT);
+}
+
+#[test]
+fn a_container_has_a_budget_over_all_its_pushes() {
+    let (case, body) = case();
+    let (bytes, trailer) = bomb(&case, &body, 100);
+    let worker = worker(&case, PushRefusal::Report);
+    let mut used = Ticket::take(&worker, case.container.container_ip).unwrap();
+    used.has_made(MAX_MADE - (50 << 20)).unwrap();
+    drop(used);
+    let mut stream = Stream::new(Rc::clone(&worker), &case, &bytes, Some(trailer), None);
+    stream.headers(support::stream::push_head(&case), false);
+    stream.body(&bytes, true);
+    let mut slices = 0;
+    while stream.flow.is_behind() {
+        stream.work();
+        slices += 1;
+    }
+    assert!((5..8).contains(&slices), "{slices}");
+    assert!(matches!(&stream.over, Some(Over::Answered(answer)) if answer.rule.name() == "limit.pushes"));
+    // And the next is refused by its headers.
+    let mut next = Stream::new(Rc::clone(&worker), &case, &bytes, Some(trailer), None);
+    next.headers(support::stream::push_head(&case), false);
+    assert_eq!(next.rule(), Some("limit.pushes"));
+}
+
+#[test]
+fn a_refused_push_is_dropped_unread() {
+    let (case, body) = case();
+    let (bytes, trailer) = bomb(&case, &body, 100);
+    let mut push = Inspection::new(Rc::new(Rules::default()), case.container.clone());
+    let list = bytes.windows(4).position(|part| part == b"PACK").unwrap();
+    push.feed(&bytes[..list], SLICE);
+    push.refuse(policy::Denial::new(policy::Rule::PushForce, "a test"));
+    push.feed(&bytes[list..], u64::MAX);
+    push.go_on(u64::MAX);
+    assert_eq!((push.made(), push.is_behind(), push.take()), (0, false, vec![]));
+    // Nor are its bytes copied out of Envoy.
+    let mut stream = Stream::of_push(&case, &bytes, Some(trailer), None);
+    stream.body(&bytes[..list + 400], false);
+    let refs = stream.questions.pop_front().unwrap();
+    stream.answer(&refs, true);
+    assert_eq!(stream.rule(), Some("push.unconfirmed"));
+    assert!(stream.flow.unread_request(1000).is_empty() && !stream.flow.is_behind());
+}
+
+#[test]
+fn commits_count_by_their_text() {
+    let text = commit(&[name("commit", b"x")], &"m".repeat(900_000));
+    let mut pack = Pack::new(2, 1);
+    pack.object(COMMIT, &text);
+    let (case, body) = case();
+    let list = body.bytes.windows(4).position(|part| part == b"PACK").unwrap();
+    let mut push = Inspection::new(Rc::new(Rules::default()), case.container.clone());
+    push.feed(&body.bytes[..list], 1);
+    push.feed(&pack.0, u64::MAX);
+    let text = u64::try_from(text.len()).unwrap();
+    assert_eq!(push.made(), text + text * git_wire::pack::HASHING);
+}

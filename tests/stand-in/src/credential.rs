@@ -1,0 +1,28 @@
+//! The gateway's own check in the credential stage: the marks of the earlier stages, and the seal.
+
+use crate::state::{Side, with};
+use policy::mark::{GITHUB, IDENTITY, Judged, Marks, SEALED, seals};
+use policy::{Form, HostName, Refusal, render};
+use std::net::SocketAddr;
+
+/// The header in which a credential for the header `name` stands behind the credential stage.
+///
+/// # Errors
+/// If a stage has left no mark on the request of the stream `id`.
+pub(crate) fn place(id: usize, name: &str) -> Result<String, Refusal> {
+    with(|state| {
+        let source: Option<SocketAddr> = state.streams[id].source.parse().ok();
+        let generation = source.and_then(|source| state.generations.get(&source.ip()).copied()).unwrap_or_default();
+        let stream = &mut state.streams[id];
+        let headers = stream.half(Side::Request).headers.clone().unwrap_or_default();
+        let value = |name: &str| headers.iter().find(|(have, _)| have == name).map_or(&[][..], |(_, value)| value);
+        let host = HostName::parse(value(":authority")).expect("a plain host");
+        let mark = |name: &str| stream.properties.get(name.as_bytes()).map_or(&[][..], Vec::as_slice);
+        let marks = Marks { identity: mark(IDENTITY), github: mark(GITHUB) };
+        let (method, path) = (value(":method"), value(":path"));
+        marks
+            .check(Judged { generation, host: &host, method, path })
+            .map_err(|denial| render(&denial, Form::of_path(path), "-"))?;
+        Ok(if seals(&host) { SEALED } else { name }.to_owned())
+    })
+}

@@ -1,0 +1,178 @@
+//! A TLS server that speaks HTTP/1.1 only and reads it by the byte, for tests of framing (RFC 9112 section 6). It accepts
+//! one framing for a message, and answers each request with its path.
+
+use crate::upstream::{ADDRESS, tls};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// A message as the server reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The request line.
+    pub line: String,
+    /// The header lines.
+    pub headers: Vec<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    /// The request's target.
+    pub fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+}
+
+/// The messages of all connections, and the bytes that are no message.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// In the order of arrival.
+    pub messages: Vec<Message>,
+    /// Why a connection could not be read further.
+    pub faults: Vec<String>,
+}
+
+/// The running server.
+pub struct Bytewise {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its CA, a PEM file.
+    pub ca: PathBuf,
+    host: String,
+    read: Arc<Mutex<Read>>,
+    runtime: Option<Runtime>,
+}
+
+impl Bytewise {
+    /// Starts the server of `host` on a free port of [`ADDRESS`].
+    pub fn start(host: &str) -> Self {
+        crate::sandbox::ip(&["address", "replace", &format!("{ADDRESS}/32"), "dev", "lo"]);
+        let (acceptor, ca_pem) = tls::acceptor_for(&[host], &[b"http/1.1"]);
+        let ca = crate::scratch("bytewise").join("ca.pem");
+        std::fs::write(&ca, ca_pem).unwrap();
+        let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let read: Arc<Mutex<Read>> = Arc::default();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let all = Arc::clone(&read);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, all) = (acceptor.clone(), Arc::clone(&all));
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    serve(stream, &all).await;
+                });
+            }
+        });
+        Self { address, ca, host: host.to_owned(), read, runtime: Some(runtime) }
+    }
+
+    /// The lines of sallyport.yaml that pin its name to it.
+    pub fn pins(&self) -> String {
+        let (address, port, ca) = (self.address.ip(), self.address.port(), self.ca.display());
+        format!("upstreams:\n  {}: {{address: {address}, port: {port}, ca: {ca}}}\n", self.host)
+    }
+
+    /// Everything so far.
+    pub fn read(&self) -> Read {
+        self.read.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Bytewise {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, all: &Mutex<Read>) {
+    let mut waiting = Vec::new();
+    loop {
+        match message(&waiting) {
+            Ok(Some((message, size))) => {
+                waiting.drain(..size);
+                let path = message.path().to_owned();
+                all.lock().unwrap().messages.push(message);
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+                if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => {
+                // A client may leave at any time.
+                if !matches!(stream.read_buf(&mut waiting).await, Ok(1..)) {
+                    return;
+                }
+            }
+            Err(fault) => {
+                all.lock().unwrap().faults.push(format!("{fault}: {:?}", String::from_utf8_lossy(&waiting)));
+                return;
+            }
+        }
+    }
+}
+
+/// The first message in `bytes` and its size. `None`: it is not complete.
+///
+/// # Errors
+/// If its framing can be read in two ways.
+fn message(bytes: &[u8]) -> Result<Option<(Message, usize)>, &'static str> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "a head that is no text")?;
+    let mut lines = head.split("\r\n").map(str::to_owned);
+    let line = lines.next().unwrap_or_default();
+    let headers: Vec<String> = lines.collect();
+    if head.replace("\r\n", "").contains(['\r', '\n', '\0']) || headers.iter().any(|line| line.starts_with([' ', '\t']))
+    {
+        return Err("a head with odd line ends");
+    }
+    let values = |name: &str| {
+        let named = headers.iter().filter_map(|line| line.split_once(':'));
+        let named = named.filter(|(have, _)| have.trim().eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let start = end + 4;
+    let rest = &bytes[start..];
+    let (body, size) = match (&values("content-length")[..], &values("transfer-encoding")[..]) {
+        ([], []) => (vec![], 0),
+        ([length], []) => match length.parse() {
+            Ok(length) if length > rest.len() => return Ok(None),
+            Ok(length) => (rest[..length].to_vec(), length),
+            Err(_) => return Err("a length that is no number"),
+        },
+        ([], [coding]) if coding == "chunked" => match chunks(rest)? {
+            Some(chunked) => chunked,
+            None => return Ok(None),
+        },
+        _ => return Err("two framings"),
+    };
+    Ok(Some((Message { line, headers, body }, start + size)))
+}
+
+/// A chunked body without trailers, and its size with the framing.
+fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
+    let (mut body, mut at) = (Vec::new(), 0);
+    loop {
+        let Some(line) = bytes[at..].windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+        let size = std::str::from_utf8(&bytes[at..at + line]).ok().and_then(|hex| usize::from_str_radix(hex, 16).ok());
+        let size = size.ok_or("a chunk without a size")?;
+        let from = at + line + 2;
+        let Some(chunk) = bytes.get(from..from + size + 2) else { return Ok(None) };
+        let (chunk, end) = chunk.split_at(size);
+        if end != b"\r\n" {
+            return Err("a chunk without an end");
+        }
+        at = from + size + 2;
+        if size == 0 {
+            return Ok(Some((body, at)));
+        }
+        body.extend(chunk);
+    }
+}
