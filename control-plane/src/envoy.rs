@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::machine;
 use base::backoff::Backoff;
 use base::files;
 use base::process::OURSELVES;
@@ -22,10 +23,18 @@ use xds::resources::listener::AUDIT_FLUSH;
 use xds::resources::{CLEARTEXT, PROXY, TUNNEL};
 
 /// The release with which the xDS configuration was tested.
-const RELEASE: &str = "/1.40.";
+const RELEASE: (u32, u32) = (1, 40);
 
-/// The bootstrap: the part of Envoy's configuration that xDS can't deliver.
+/// The oldest patch of [`RELEASE`] that has every security fix that this configuration needs. SECURITY.md has the rule
+/// for raising it.
+const OLDEST_PATCH: u32 = 0;
+
+/// The bootstrap: the part of Envoy's configuration that xDS can't deliver. Its sizes are those for docker-compose.yml.
 const BOOTSTRAP: &str = include_str!("../../envoy/bootstrap.yaml");
+
+/// The keys of the bootstrap's sizes, up to the number.
+const CONNECTIONS_KEY: &str = "max_active_downstream_connections: ";
+const HEAP_KEY: &str = "max_heap_size_bytes: ";
 
 /// The bootstrap's name below the state directory.
 const BOOTSTRAP_FILE: &str = "run/envoy.yaml";
@@ -64,13 +73,17 @@ pub struct Envoy {
     pub program: PathBuf,
     /// The number of worker threads.
     pub concurrency: u16,
+    /// The most connections of all sandboxes together.
+    pub connections: u32,
+    /// The size that the heap may have, in bytes.
+    pub heap: u64,
 }
 
-/// Finds Envoy and checks its version.
+/// Finds Envoy and checks its version. Returns the program and its version.
 ///
 /// # Errors
-/// If Envoy is missing, or has another release.
-pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+/// If Envoy is missing, has another release, or lacks a security fix.
+pub fn find(named: Option<PathBuf>) -> anyhow::Result<(PathBuf, String)> {
     let program = match named {
         Some(program) => program,
         None => std::env::var_os("PATH")
@@ -87,16 +100,45 @@ pub fn find(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
     let version = String::from_utf8_lossy(&output.stdout);
-    if !version.contains(RELEASE) {
-        let first = version.trim().lines().next().unwrap_or("something else");
-        bail!("{} is not Envoy 1.40 but says {first:?}; set ENVOY_BIN to one that is", program.display());
+    match patch(&version) {
+        Some(patch) if patch >= OLDEST_PATCH => Ok((program, format!("1.40.{patch}"))),
+        Some(patch) => bail!(
+            "{} is Envoy 1.40.{patch}, which lacks security fixes; 1.40.{OLDEST_PATCH} is the oldest that is accepted",
+            program.display()
+        ),
+        None => {
+            let first = version.trim().lines().next().unwrap_or("something else");
+            bail!("{} is not Envoy 1.40 but says {first:?}; set ENVOY_BIN to one that is", program.display());
+        }
     }
-    Ok(program)
+}
+
+/// The patch of [`RELEASE`] in the output of `envoy --version`: `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+/// Returns `None` for another release, and for a version that is not released.
+fn patch(output: &str) -> Option<u32> {
+    let (_, version) = output.split_once("version: ")?;
+    let mut numbers = version.split('/').nth(1)?.splitn(3, '.').map(|number| number.parse::<u32>().ok());
+    let (major, minor, patch) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    ((major, minor) == RELEASE).then_some(patch)
+}
+
+/// The bootstrap with the sizes for this machine.
+fn bootstrap(connections: u32, heap: u64) -> anyhow::Result<String> {
+    let text = with_number(BOOTSTRAP, CONNECTIONS_KEY, connections.into());
+    text.and_then(|text| with_number(&text, HEAP_KEY, heap)).context("BUG: the bootstrap lacks a size")
+}
+
+/// `text` with `number` behind its one `key`.
+fn with_number(text: &str, key: &str, number: u64) -> Option<String> {
+    let (before, rest) = text.split_once(key)?;
+    let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    (!rest.contains(key)).then(|| format!("{before}{key}{number}{rest}"))
 }
 
 /// Becomes Envoy. The kernel ends Envoy when `parent` ends. Returns only if that fails.
 pub fn become_envoy(parent: u32, command: &[OsString]) -> anyhow::Error {
     let become_it = || -> anyhow::Result<()> {
+        machine::raise_files().context("cannot raise the limit of open files")?;
         set_parent_process_death_signal(Some(Signal::KILL)).context("cannot make Envoy end with the gateway")?;
         // The parent may have died before the line above.
         let alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent);
@@ -116,7 +158,8 @@ impl Envoy {
     /// # Errors
     /// If the bootstrap cannot be written, or the child cannot be started at all.
     pub fn supervise(&self, state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-        files::write_atomic(&state_dir.join(BOOTSTRAP_FILE), BOOTSTRAP.as_bytes(), 0o600)
+        let bootstrap = bootstrap(self.connections, self.heap)?;
+        files::write_atomic(&state_dir.join(BOOTSTRAP_FILE), bootstrap.as_bytes(), 0o600)
             .context("cannot write Envoy's bootstrap")?;
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.keep_running(state_dir, stop))
     }
@@ -234,6 +277,29 @@ async fn call(admin: &Path, method: &str, path: &str) -> std::io::Result<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_envoy_is_of_the_release_and_has_its_fixes() {
+        let says = |version: &str| format!("\nenvoy  version: abc/{version}/Clean/RELEASE/BoringSSL\n");
+        assert_eq!(patch(&says("1.40.0")), Some(0));
+        assert_eq!(patch(&says("1.40.12")), Some(12));
+        for other in ["1.39.0", "1.41.0", "11.40.0", "1.40", "1.40.0-dev", "1.40.x", ""] {
+            assert_eq!(patch(&says(other)), None, "{other}");
+        }
+        assert_eq!(patch("1.40.0"), None);
+    }
+
+    #[test]
+    fn the_bootstrap_has_the_sizes_of_the_machine() {
+        let text = bootstrap(341, 300 << 20).unwrap_or_default();
+        for line in ["max_active_downstream_connections: 341\n", "max_heap_size_bytes: 314572800\n"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert_eq!(text.lines().count(), BOOTSTRAP.lines().count());
+        assert!(BOOTSTRAP.contains("max_active_downstream_connections: 50000\n"), "for docker-compose.yml");
+        assert_eq!(with_number("a: 1", "b: ", 2), None);
+        assert_eq!(with_number("a: 1\na: 1", "a: ", 2), None);
+    }
 
     #[test]
     fn what_is_under_way_is_what_is_not_a_tunnel() {

@@ -5,6 +5,7 @@ mod app;
 mod cli;
 mod envoy;
 mod live;
+mod machine;
 mod metrics;
 mod quotas;
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::core::v3::{RequestMethod, address};
 use envoy_types::pb::envoy::data::accesslog::v3::{
-    AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpResponseProperties, TcpAccessLogEntry,
+    AccessLogCommon, AccessLogType, ConnectionProperties, HttpAccessLogEntry, HttpResponseProperties, TcpAccessLogEntry,
 };
 use envoy_types::pb::google::protobuf::{BytesValue, Struct, value::Kind};
 use jiff::Timestamp;
@@ -79,7 +79,10 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         action: operation.map(|known| Action { operation: clean(&known.name), class: known.class }),
         push: note.as_ref().and_then(|note| note.push.clone()),
         policy_version: note.map(|note| note.policy_version),
-        panicked: common.filter_state_objects.contains_key(PANIC_STATE),
+        panicked: common.filter_state_objects.get(PANIC_STATE).map(|state| {
+            let state = BytesValue::decode(state.value.as_slice()).unwrap_or_default();
+            clean(&String::from_utf8_lossy(&state.value))
+        }),
         origin: Origin::default(),
         ts: began(&common),
         event,
@@ -138,10 +141,39 @@ fn unnamed(why: impl Display) -> Decided {
     Decided::denied(Rule::ListenerUnnamed, why.to_string())
 }
 
+/// The line of a connection: of a refused one, or of one whose TLS handshake has failed.
+pub fn connection(entry: TcpAccessLogEntry) -> Option<Line> {
+    let common = entry.common_properties.unwrap_or_default();
+    let bytes = entry.connection_properties.unwrap_or_default();
+    match common.filter_state_objects.get(AUDIT_STATE) {
+        Some(state) => {
+            let state = BytesValue::decode(state.value.as_slice()).unwrap_or_default();
+            Some(refused(&common, bytes, Note::read(&state.value)))
+        }
+        None => handshake(common, bytes),
+    }
+}
+
+/// The line of a connection that was refused before its first byte.
+fn refused(common: &AccessLogCommon, bytes: ConnectionProperties, noted: Result<Note, Unreadable>) -> Line {
+    let (decided, note) = match noted {
+        Ok(note) => (note.decided.clone(), Some(note)),
+        Err(error) => (unnamed(error), None),
+    };
+    Line {
+        who: Who {
+            request_id: clean(&common.stream_id),
+            container_id: note.as_ref().and_then(|note| note.container_id.clone()),
+            container_ip: peer(common),
+        },
+        policy_version: note.map(|note| note.policy_version),
+        ..unasked(common, bytes, Decided { reason: clean(&decided.reason), ..decided })
+    }
+}
+
 /// The line of a failed TLS handshake. `None` for a connection that ended before or after its handshake. Also `None`
 /// for a connection without TLS: its malformed request has a line.
-pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
-    let common = entry.common_properties.unwrap_or_default();
+fn handshake(common: AccessLogCommon, bytes: ConnectionProperties) -> Option<Line> {
     let flags = common.response_flags.unwrap_or_default();
     let finished = !matches!(common.custom_tags.get(HANDSHAKE_TAG).map_or("", String::as_str), "" | "-");
     if finished || flags.downstream_protocol_error {
@@ -155,26 +187,30 @@ pub fn handshake(entry: TcpAccessLogEntry) -> Option<Line> {
     } else {
         failed
     };
-    let bytes = entry.connection_properties.unwrap_or_default();
+    Some(unasked(&common, bytes, Decided::denied(Rule::ListenerHandshake, clean(reason))))
+}
+
+/// The line of a connection without a request.
+fn unasked(common: &AccessLogCommon, bytes: ConnectionProperties, decided: Decided) -> Line {
     let tls = common.tls_properties.clone().unwrap_or_default();
-    Some(Line {
-        ts: began(&common),
+    Line {
+        ts: began(common),
         event: Event::End,
-        who: Who { request_id: clean(&common.stream_id), container_id: None, container_ip: peer(&common) },
-        decided: Decided::denied(Rule::ListenerHandshake, clean(reason)),
+        who: Who { request_id: clean(&common.stream_id), container_id: None, container_ip: peer(common) },
+        decided,
         http: Http {
             host: clean(&tls.tls_sni_hostname),
             bytes_up: bytes.received_bytes,
             bytes_down: bytes.sent_bytes,
-            duration_ms: milliseconds(&common, Event::End),
+            duration_ms: milliseconds(common, Event::End),
             ..Http::default()
         },
         action: None,
         push: None,
         policy_version: None,
-        panicked: false,
+        panicked: None,
         origin: Origin::default(),
-    })
+    }
 }
 
 fn peer(common: &AccessLogCommon) -> Option<IpAddr> {
@@ -417,15 +453,15 @@ mod tests {
             ..Default::default()
         };
         let none = ResponseFlags::default;
-        let line = handshake(entry("TLS_error", "", none())).unwrap();
+        let line = connection(entry("TLS_error", "", none())).unwrap();
         assert_eq!(said(&line), ["deny", "listener", "listener.handshake"]);
         assert_eq!((line.http.host.as_str(), line.decided.reason.as_str()), ("a.example", "TLS_error"));
         let no_chain = ResponseFlags { no_route_found: true, ..none() };
-        assert!(handshake(entry("", "-", no_chain)).unwrap().decided.reason.contains("server name"));
-        assert!(handshake(entry("TLS_error", "3", none())).is_none(), "it was finished");
-        assert!(handshake(entry("", "", none())).is_none(), "it was not begun");
+        assert!(connection(entry("", "-", no_chain)).unwrap().decided.reason.contains("server name"));
+        assert!(connection(entry("TLS_error", "3", none())).is_none(), "it was finished");
+        assert!(connection(entry("", "", none())).is_none(), "it was not begun");
         let malformed = ResponseFlags { downstream_protocol_error: true, ..none() };
-        assert!(handshake(entry("TLS_error", "", malformed)).is_none(), "that is a request");
+        assert!(connection(entry("TLS_error", "", malformed)).is_none(), "that is a request");
     }
 
     #[test]

@@ -74,9 +74,9 @@ struct Line {
     #[serde(flatten)]
     push: Option<PushNote>,
     policy_version: Option<String>,
-    /// Whether a filter panicked over the request.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    panicked: bool,
+    /// The filter that panicked over the request, and its callback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    panicked: Option<String>,
     #[serde(flatten)]
     origin: Origin,
 }
@@ -262,13 +262,14 @@ impl Audit {
         drop(shown.followers.send(record));
     }
 
-    /// Counts a panic over a request of `address`, and blocks the container after too many panics.
-    fn panicked(&self, address: IpAddr) {
-        tracing::error!(%address, "BUG: a filter panicked over a request; see its audit line");
+    /// Counts a panic at `place` over a request of `address`, and blocks the container after too many panics.
+    fn panicked(&self, address: IpAddr, place: &str) {
+        tracing::error!(%address, place, "BUG: a filter panicked over a request; see its audit line");
+        telemetry::panicked();
         let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
-        if panics.note(address, Timestamp::now()) {
+        if let Some(period) = panics.note(address, Timestamp::now()) {
             let registry = Arc::clone(&self.registry);
-            tokio::spawn(async move { block(&registry, address).await });
+            tokio::spawn(async move { block(&registry, address, period).await });
         }
     }
 
@@ -298,12 +299,15 @@ impl Audit {
     }
 }
 
-async fn block(registry: &Arc<Registry>, address: IpAddr) {
-    let why = format!("since a filter panicked over its requests {} times within a minute", panics::MOST);
+async fn block(registry: &Arc<Registry>, address: IpAddr, period: &panics::Period) {
+    let why = format!("since a filter panicked over its requests {} times within {}", period.most, period.name);
     let blocked =
         registry.update(address, |record, _| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
     match blocked {
-        Ok(Some(record)) => tracing::error!(%address, id = %record.container_id, "blocked a container"),
+        Ok(Some(record)) => {
+            telemetry::blocked();
+            tracing::error!(%address, id = %record.container_id, "blocked a container");
+        }
         // No container is registered at the address, so its requests are refused anyway.
         Ok(None) => {}
         Err(error) => tracing::error!(%address, error = format!("{error:#}"), "a container could not be blocked"),
@@ -339,7 +343,7 @@ impl<'a> Source<'a> {
         }
         let lines: Vec<Line> = match message.log_entries {
             Some(LogEntries::HttpLogs(entries)) => entries.log_entry.into_iter().filter_map(entry::http).collect(),
-            Some(LogEntries::TcpLogs(entries)) => entries.log_entry.into_iter().filter_map(entry::handshake).collect(),
+            Some(LogEntries::TcpLogs(entries)) => entries.log_entry.into_iter().filter_map(entry::connection).collect(),
             None => Vec::new(),
         };
         for mut line in lines {
@@ -352,10 +356,8 @@ impl<'a> Source<'a> {
                 // next request with it.
                 drop(self.facts.rejected.try_send(Rejected { host: line.http.host.clone(), began: line.ts }));
             }
-            if line.panicked
-                && let Some(address) = line.who.container_ip
-            {
-                self.audit.panicked(address);
+            if let (Some(place), Some(address)) = (&line.panicked, line.who.container_ip) {
+                self.audit.panicked(address, place);
             }
         }
     }

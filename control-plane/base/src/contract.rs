@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The filter state with the identity filter's decision. Envoy adds the prefix `wasm.` to the name in `set_property`.
 pub const AUDIT_STATE: &str = "wasm.sallyport.audit";
 
-/// The filter state that a filter sets on the request during which it panicked.
+/// The filter state that a filter sets on the request during which it panicked: the filter and its callback.
 pub const PANIC_STATE: &str = "wasm.sallyport.panic";
 
 /// The field of ext_authz's dynamic metadata with the account at GitHub that pays for the request. The request then has

@@ -83,6 +83,16 @@ pub fn injected(name: &str) {
     GLOBAL.injected.get_or_create(&Injected { credential: name.to_owned() }).inc();
 }
 
+/// Counts a panic of a filter over a request.
+pub fn panicked() {
+    GLOBAL.panics.inc();
+}
+
+/// Counts a container that was blocked because of its panics.
+pub fn blocked() {
+    GLOBAL.blocked.inc();
+}
+
 /// The result of an attempt to refresh a login.
 #[derive(Clone, Copy, Debug)]
 pub enum Refresh {
@@ -195,6 +205,8 @@ struct Telemetry {
     leaves: Family<Leaves, Counter>,
     leaves_held: Gauge,
     nacks: Family<Nacks, Counter>,
+    panics: Counter,
+    blocked: Counter,
     injected: Family<Injected, Counter>,
     refreshed: Family<Refreshed, Counter>,
     github_calls: Family<GithubCalls, Counter>,
@@ -214,6 +226,8 @@ impl Telemetry {
             leaves: Family::default(),
             leaves_held: Gauge::default(),
             nacks: Family::default(),
+            panics: Counter::default(),
+            blocked: Counter::default(),
             injected: Family::default(),
             refreshed: Family::default(),
             github_calls: Family::default(),
@@ -230,6 +244,9 @@ impl Telemetry {
         registry.register("leaves", "Certificates for hosts, by event", all.leaves.clone());
         registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
         registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());
+        registry.register("filter_panics", "Panics of a filter over a request", all.panics.clone());
+        let help = "Containers that were blocked because of such panics";
+        registry.register("containers_blocked", help, all.blocked.clone());
         registry.register("credentials_injected", "Requests with an injected credential", all.injected.clone());
         let help = "Attempts to refresh a login, by result";
         registry.register("credentials_refreshed", help, all.refreshed.clone());

@@ -3,9 +3,12 @@
 //! The raw types mirror the files. [`Config`] and [`policy::Policy`] are the result after every check. An unknown key,
 //! a duplicate host or a missing file is an error, never a default.
 
+mod limits;
 pub mod policy_file;
 mod presets;
 mod push_keys;
+
+pub use limits::Limits;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,6 +49,8 @@ pub struct Config {
     pub credentials: Arc<Credentials>,
     /// The calls to GitHub's API that the gateway makes for one container within an hour.
     pub github_calls: u32,
+    /// The limits of sandboxes and of Envoy.
+    pub limits: Limits,
     /// The roots that upstreams are verified against. `None` means the system's.
     upstream_roots: Option<PathBuf>,
 }
@@ -106,6 +111,7 @@ struct RawConfig {
     upstream_roots: Option<PathBuf>,
     upstreams: BTreeMap<String, RawUpstream>,
     github_calls_per_hour: Option<NonZeroU32>,
+    limits: limits::Raw,
     #[serde(deserialize_with = "credentials::raws")]
     credentials: BTreeMap<String, credentials::Raw>,
 }
@@ -192,6 +198,7 @@ impl Config {
         }
         let nameservers = nameservers(raw.nameservers, raw.listen.resolver)
             .map_err(|problem| value("nameservers".into(), problem.into()))?;
+        let limits = Limits::check(&raw.limits).map_err(|(key, problem)| value(format!("limits.{key}"), problem))?;
         let mut pins = BTreeMap::new();
         for (name, upstream) in raw.upstreams {
             let key = format!("upstreams.{name}");
@@ -215,6 +222,7 @@ impl Config {
             pins,
             credentials: Arc::new(credentials),
             github_calls: raw.github_calls_per_hour.map_or(HOURLY, NonZeroU32::get),
+            limits,
             upstream_roots: raw.upstream_roots.map(|path| base.join(path)),
         })
     }

@@ -27,7 +27,7 @@ use policy::Container;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The checks, in the order of their lines.
-const CHECKS: [fn(&Context) -> Vec<Finding>; 17] = [
+const CHECKS: [fn(&Context) -> Vec<Finding>; 18] = [
     files::policy,
     files::state,
     files::ca,
@@ -44,6 +44,7 @@ const CHECKS: [fn(&Context) -> Vec<Finding>; 17] = [
     records::branches,
     records::locks,
     host::spoofing,
+    host::files,
     host::clock,
 ];
 

@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 
 use super::{Common, Error};
 use crate::app::App;
-use crate::{envoy, live};
+use crate::{envoy, live, machine};
 
 /// The place of the filters.
 #[derive(Debug, Args)]
@@ -68,11 +68,10 @@ impl RefreshLogin {
 
 impl Up {
     pub(super) fn run(self, common: &Common) -> Result<(), Error> {
-        let program = envoy::find(self.envoy).map_err(|error| Error::Usage(error.to_string()))?;
+        let (program, version) = envoy::find(self.envoy).map_err(|error| Error::Usage(error.to_string()))?;
         let cores = || std::thread::available_parallelism().ok().and_then(|cores| cores.get().try_into().ok());
         let concurrency = self.envoy_concurrency.or_else(cores).unwrap_or(1);
-        let envoy = envoy::Envoy { program, concurrency };
-        run(common, self.filters, Some(envoy))
+        run(common, self.filters, Some(Child { program, version, concurrency }))
     }
 }
 
@@ -88,7 +87,14 @@ impl RunEnvoy {
     }
 }
 
-fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result<(), Error> {
+/// The Envoy that `up` runs.
+struct Child {
+    program: PathBuf,
+    version: String,
+    concurrency: u16,
+}
+
+fn run(common: &Common, filters: Filters, child: Option<Child>) -> Result<(), Error> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("SALLYPORT_LOG")
@@ -99,7 +105,17 @@ fn run(common: &Common, filters: Filters, envoy: Option<envoy::Envoy>) -> Result
         .init();
     // Before any secret is read.
     keep_out_of_dumps().context("memory cannot be kept out of core dumps")?;
-    let config = common.config()?;
+    let mut config = common.config()?;
+    let envoy = child.map(|Child { program, version, concurrency }| {
+        // The limits of an Envoy that is started elsewhere are unknown.
+        if let Some(problem) = machine::too_few_files(&config.limits, machine::files()) {
+            tracing::warn!("{problem}");
+        }
+        config.limits = machine::fitted(&config.limits, machine::files());
+        let (connections, heap) = (config.limits.connections, machine::heap(&config.limits));
+        tracing::info!(version, connections, heap_mib = heap >> 20, "Envoy's sizes");
+        envoy::Envoy { program, concurrency, connections, heap }
+    });
     let policy = config::policy_file::load(&config.policy_file, &config.credentials)?;
     let filters = live::Filters::find(filters.filters).map_err(|error| Error::Usage(error.to_string()))?;
     let state_dir = common.state_dir(&config)?;

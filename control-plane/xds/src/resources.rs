@@ -40,6 +40,9 @@ pub const RESOLVER: &str = "resolver";
 /// The ext_authz filter.
 pub const CREDENTIALS: &str = "credentials";
 
+/// The filter that counts connections.
+pub const CONNECTIONS: &str = "connections";
+
 /// The identity filter.
 pub const IDENTITY: &str = "identity";
 

@@ -10,10 +10,10 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{Access, HostPattern, Policy};
+use policy::{Access, ConnectionLimits, HostPattern, Policy};
 use prost::{Message, Name};
 
-use super::resources::{self, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
+use super::resources::{self, CONNECTIONS, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
 use base::hash::short_hash;
 use outbound::upstreams::Upstreams;
 
@@ -128,13 +128,15 @@ fn hosts(
         .collect()
 }
 
-/// The addresses on which Envoy listens.
+/// The addresses on which Envoy listens, and the limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Listen {
     /// The explicit proxy, for sandboxes.
     pub proxy: SocketAddr,
     /// The DNS port for Envoy's own resolver.
     pub resolver: SocketAddr,
+    /// The most connections of one address.
+    pub limits: ConnectionLimits,
 }
 
 /// The resources of every kind by name.
@@ -166,6 +168,8 @@ impl Snapshot {
         for cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
+        let limits = serde_json::to_vec(&listen.limits).unwrap_or_default();
+        snapshot.add(ResourceKind::Extension, CONNECTIONS, extension::connection_filter(CONNECTIONS, module, limits));
         for name in [IDENTITY, GITHUB, MODEL, PUSH, SCRUB] {
             // The identity filter receives its rules on its own stream.
             let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
@@ -208,7 +212,8 @@ mod tests {
 
     fn build(policy: &Policy) -> Snapshot {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listen = Listen { proxy: at(8080), resolver: at(8054) };
+        let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
+        let listen = Listen { proxy: at(8080), resolver: at(8054), limits };
         Snapshot::build(listen, &Upstreams::default(), policy, &BTreeSet::new(), |_| true, b"module")
     }
 

@@ -17,10 +17,11 @@ pub fn start() {
     host::start(root);
 }
 
-/// Creates the root context `id` of the filter that the root id names.
-fn root(id: u32) -> Box<dyn RootCallbacks> {
+/// Creates the root context of the filter that the root id names.
+fn root() -> Box<dyn RootCallbacks> {
     match host::root_id().as_deref() {
-        Ok(b"identity") => identity_filter::root(id),
+        Ok(b"connections") => identity_filter::connections(),
+        Ok(b"identity") => identity_filter::root(),
         Ok(b"github") => github_filter::root(),
         Ok(b"model") => model_filter::root(),
         Ok(b"push") => push_filter::root(),

@@ -18,6 +18,8 @@ impl Status {
     pub const NOT_FOUND: Self = Self(1);
     /// An argument is out of range, or the context has no such map or buffer now.
     pub const BAD_ARGUMENT: Self = Self(2);
+    /// The shared value has another version by now.
+    pub const CAS_MISMATCH: Self = Self(8);
 
     /// The name in the specification of the ABI.
     fn name(self) -> &'static str {
@@ -110,6 +112,15 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        version: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(key: *const u8, key_size: usize, value: *const u8, value_size: usize, version: u32)
+    -> u32;
     fn proxy_continue_stream(side: u32) -> u32;
     fn proxy_close_stream(side: u32) -> u32;
     fn proxy_send_local_response(
@@ -212,6 +223,24 @@ pub(crate) fn set_property(path: &[&str], value: &[u8]) -> Result<(), Status> {
     Status::check(unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) })
 }
 
+/// The value under `key` and its version. Returns `None` if there is no value.
+pub(crate) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, Status> {
+    let mut version = 0;
+    // SAFETY: the key is one slice, which lives through the call; Envoy writes to all three places, or to none.
+    let bytes =
+        unsafe { taken(|data, size| proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version)) };
+    match bytes {
+        Err(Status::NOT_FOUND) => Ok(None),
+        bytes => Ok(Some((bytes?.unwrap_or_default(), version))),
+    }
+}
+
+/// Stores `value` under `key`, if the value there still has `version`. Version 0 stores it in any case.
+pub(crate) fn set_shared_data(key: &str, value: &[u8], version: u32) -> Result<(), Status> {
+    // SAFETY: each pointer and its length are of one slice, which lives through the call.
+    Status::check(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) })
+}
+
 /// Resumes a paused side. From here to the end of the callback the context has neither maps nor buffers.
 pub(crate) fn continue_stream(side: Side) -> Result<(), Status> {
     // SAFETY: no pointer is passed.
@@ -222,6 +251,14 @@ pub(crate) fn continue_stream(side: Side) -> Result<(), Status> {
 pub(crate) fn close_stream(side: Side) -> Result<(), Status> {
     // SAFETY: no pointer is passed.
     Status::check(unsafe { proxy_close_stream(side as u32) })
+}
+
+/// Closes the context's connection.
+pub(crate) fn close_connection() -> Result<(), Status> {
+    /// The stream type of a connection's downstream side, beside the two of [`Side`].
+    const DOWNSTREAM: u32 = 2;
+    // SAFETY: no pointer is passed.
+    Status::check(unsafe { proxy_close_stream(DOWNSTREAM) })
 }
 
 pub(crate) fn send_local_response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Status> {

@@ -5,10 +5,15 @@
 
 use crate::abi::{self, Side, Status};
 use crate::{Level, log};
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action as SdkAction, ContextType};
+use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::types::{Action as SdkAction, ContextType, PeerType};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+
+/// The most streams or connections that one callback may end, answer or resume. Envoy carries out these effects one
+/// inside the other, so their number adds to the depth of its stack and of V8's, which has 1 MiB. A filter leaves the
+/// rest for its next callback.
+pub const MAX_EFFECTS: usize = 64;
 
 /// The effect of a callback on its part of the request or response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +24,22 @@ pub enum Action {
     Pause,
 }
 
+/// The parts of the traffic for which a filter gets contexts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests: [`RootCallbacks::create_stream`].
+    Requests,
+    /// Connections: [`RootCallbacks::create_connection`].
+    Connections,
+}
+
 /// A filter's root context: one in each worker, and one on Envoy's main thread.
 pub trait RootCallbacks {
+    /// What the filter's contexts are for.
+    fn kind(&self) -> Kind {
+        Kind::Requests
+    }
+
     /// The filter's configuration has arrived, `size` bytes ([`crate::configuration`]). Returns whether the filter can
     /// run. If not, Envoy refuses every request to the filter.
     fn on_configure(&mut self, _size: usize) -> bool {
@@ -42,6 +61,20 @@ pub trait RootCallbacks {
 
     /// The context of a new request, whose id is `id`.
     fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks>;
+
+    /// The context of a new connection, whose id is `id`. `None` for a filter of requests.
+    fn create_connection(&self, _id: u32) -> Option<Box<dyn ConnectionCallbacks>> {
+        None
+    }
+}
+
+/// A filter's context of one connection, before any byte is parsed.
+pub trait ConnectionCallbacks {
+    /// Envoy has accepted the connection. [`Action::Pause`] hides the connection from the later filters.
+    fn on_new_connection(&mut self) -> Action;
+
+    /// The connection has ended. May be called more than once.
+    fn on_close(&mut self);
 }
 
 /// A filter's context of one request. `end` says that the part is the last of its side: no trailers follow.
@@ -80,8 +113,8 @@ pub trait StreamCallbacks {
     fn on_grpc_call_response(&mut self, _token: u32, _status: u32, _size: usize) {}
 }
 
-/// Creates the root context of a filter, from the id of the context.
-pub type NewRoot = fn(u32) -> Box<dyn RootCallbacks>;
+/// Creates the root context of a filter.
+pub type NewRoot = fn() -> Box<dyn RootCallbacks>;
 
 /// Registers `root` with the SDK. Each VM calls this once, before Envoy creates contexts. From here on a panic writes
 /// its message to Envoy's log, and a note to its request.
@@ -98,7 +131,7 @@ thread_local! {
 
 fn new_root(id: u32) -> Box<dyn RootContext> {
     match NEW_ROOT.get() {
-        Some(root) => Box::new(Root { id, filter: root(id) }),
+        Some(root) => Box::new(Root { id, filter: root() }),
         None => Box::new(Missing),
     }
 }
@@ -119,13 +152,19 @@ impl RootContext for Missing {
 pub(crate) enum Effect {
     Resume(Side),
     Reset,
+    /// Closes the connection of a [`Kind::Connections`] context.
+    Close,
 }
 
 /// The state of one callback, from its begin to its end.
 #[derive(Debug)]
 struct Turn {
+    /// The root context of the filter.
+    root: u32,
     /// The context that hostcalls act for.
     acting: u32,
+    /// The callback's name, for the note of a panic.
+    callback: &'static str,
     effects: Vec<(u32, Effect)>,
     /// The contexts whose requests were refused. Their streams end and are never resumed.
     answered: Vec<u32>,
@@ -133,7 +172,7 @@ struct Turn {
 
 impl Turn {
     const fn none() -> Self {
-        Self { acting: 0, effects: Vec::new(), answered: Vec::new() }
+        Self { root: 0, acting: 0, callback: "no callback", effects: Vec::new(), answered: Vec::new() }
     }
 
     fn record(&mut self, effect: Effect) {
@@ -141,13 +180,14 @@ impl Turn {
     }
 
     /// The effects in their order, each once. A stream that was refused or is reset is not resumed.
-    fn outcome(&self) -> Vec<(u32, Effect)> {
-        let reset = self.effects.iter().filter(|(_, effect)| *effect == Effect::Reset).map(|(id, _)| *id);
-        let ended: HashSet<u32> = self.answered.iter().copied().chain(reset).collect();
+    fn outcome(self) -> Vec<(u32, Effect)> {
+        let Self { mut effects, answered, .. } = self;
+        let resumes = |effect: &Effect| matches!(effect, Effect::Resume(_));
+        let reset = effects.iter().filter(|(_, effect)| !resumes(effect)).map(|(id, _)| *id);
+        let ended: HashSet<u32> = answered.into_iter().chain(reset).collect();
         let mut seen = HashSet::new();
-        let mut outcome = self.effects.clone();
-        outcome.retain(|(id, effect)| (*effect == Effect::Reset || !ended.contains(id)) && seen.insert((*id, *effect)));
-        outcome
+        effects.retain(|(id, effect)| (!resumes(effect) || !ended.contains(id)) && seen.insert((*id, *effect)));
+        effects
     }
 }
 
@@ -166,10 +206,31 @@ pub(crate) fn acting(id: u32) {
     TURN.with_borrow_mut(|turn| turn.acting = id);
 }
 
-/// Runs a callback of the context `id`, and then the effects that the filter has recorded.
-fn turn<T>(id: u32, callback: impl FnOnce() -> T) -> T {
-    TURN.set(Turn { acting: id, ..Turn::none() });
-    let returned = callback();
+/// Runs `work` with hostcalls that act for the filter's root context.
+///
+/// # Errors
+/// If Envoy doesn't know one of the two contexts. If it doesn't know the root's, `work` has not run.
+pub(crate) fn for_root<T>(work: impl FnOnce() -> T) -> Result<T, Status> {
+    let (root, acting) = TURN.with_borrow(|turn| (turn.root, turn.acting));
+    if root == acting {
+        return Ok(work());
+    }
+    abi::set_effective_context(root)?;
+    let done = work();
+    abi::set_effective_context(acting)?;
+    Ok(done)
+}
+
+/// The name of the callback that is running. Called by the panic hook, during which the state may be borrowed.
+pub(crate) fn running() -> &'static str {
+    TURN.with(|turn| turn.try_borrow().map_or("a hostcall", |turn| turn.callback))
+}
+
+/// Runs `work`, which is the callback `name` of the context `id` below `root`, and then the effects that the filter has
+/// recorded.
+fn turn<T>(root: u32, id: u32, name: &'static str, work: impl FnOnce() -> T) -> T {
+    TURN.set(Turn { root, acting: id, callback: name, ..Turn::none() });
+    let returned = work();
     let turn = TURN.replace(Turn::none());
     let mut acting = turn.acting;
     for (id, effect) in turn.outcome() {
@@ -182,7 +243,7 @@ fn turn<T>(id: u32, callback: impl FnOnce() -> T) -> T {
         }
         if let Err(status) = carry_out(effect) {
             log(Level::Error, &format!("Envoy returned {status:?} from {effect:?} of a stream"));
-            if effect != Effect::Reset {
+            if matches!(effect, Effect::Resume(_)) {
                 // Without a reset the stream would stay paused forever.
                 let _ended = carry_out(Effect::Reset);
             }
@@ -195,6 +256,7 @@ fn carry_out(effect: Effect) -> Result<(), Status> {
     match effect {
         Effect::Resume(side) => abi::continue_stream(side),
         Effect::Reset => abi::close_stream(Side::Request),
+        Effect::Close => abi::close_connection(),
     }
 }
 
@@ -210,76 +272,114 @@ impl Context for Root {
     }
 
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
-        turn(self.id, || self.filter.on_grpc_stream_message(token, size));
+        turn(self.id, self.id, "on_grpc_stream_message", || self.filter.on_grpc_stream_message(token, size));
     }
 
     fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
-        turn(self.id, || self.filter.on_grpc_stream_close(token, status));
+        turn(self.id, self.id, "on_grpc_stream_close", || self.filter.on_grpc_stream_close(token, status));
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        turn(self.id, || self.filter.on_configure(size))
+        turn(self.id, self.id, "on_configure", || self.filter.on_configure(size))
     }
 
     fn on_tick(&mut self) {
-        turn(self.id, || self.filter.on_tick());
+        turn(self.id, self.id, "on_tick", || self.filter.on_tick());
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { id, filter: self.filter.create_stream(id) }))
+        Some(Box::new(Stream { root: self.id, id, filter: self.filter.create_stream(id) }))
+    }
+
+    fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Connection { root: self.id, id, filter: self.filter.create_connection(id)? }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+        Some(match self.filter.kind() {
+            Kind::Requests => ContextType::HttpContext,
+            Kind::Connections => ContextType::StreamContext,
+        })
     }
 }
 
 /// The context of a request, as the SDK sees it.
 struct Stream {
+    root: u32,
     id: u32,
     filter: Box<dyn StreamCallbacks>,
 }
 
 impl Stream {
-    fn turn(&mut self, callback: impl FnOnce(&mut dyn StreamCallbacks) -> Action) -> SdkAction {
-        match turn(self.id, || callback(self.filter.as_mut())) {
-            Action::Continue => SdkAction::Continue,
-            Action::Pause => SdkAction::Pause,
+    fn turn(&mut self, name: &'static str, work: impl FnOnce(&mut dyn StreamCallbacks) -> Action) -> SdkAction {
+        turn(self.root, self.id, name, || work(self.filter.as_mut())).into()
+    }
+}
+
+impl From<Action> for SdkAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Continue => Self::Continue,
+            Action::Pause => Self::Pause,
         }
+    }
+}
+
+/// The context of a connection, as the SDK sees it.
+struct Connection {
+    root: u32,
+    id: u32,
+    filter: Box<dyn ConnectionCallbacks>,
+}
+
+impl Context for Connection {
+    fn on_done(&mut self) -> bool {
+        turn(self.root, self.id, "on_close", || self.filter.on_close());
+        true
+    }
+}
+
+impl StreamContext for Connection {
+    fn on_new_connection(&mut self) -> SdkAction {
+        turn(self.root, self.id, "on_new_connection", || self.filter.on_new_connection()).into()
+    }
+
+    fn on_downstream_close(&mut self, _by: PeerType) {
+        turn(self.root, self.id, "on_close", || self.filter.on_close());
     }
 }
 
 impl Context for Stream {
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
-        turn(self.id, || self.filter.on_grpc_call_response(token, status, size));
+        turn(self.root, self.id, "on_grpc_call_response", || self.filter.on_grpc_call_response(token, status, size));
     }
 }
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _count: usize, end: bool) -> SdkAction {
-        self.turn(|filter| filter.on_request_headers(end))
+        self.turn("on_request_headers", |filter| filter.on_request_headers(end))
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> SdkAction {
-        self.turn(|filter| filter.on_request_body(size, end))
+        self.turn("on_request_body", |filter| filter.on_request_body(size, end))
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> SdkAction {
-        self.turn(|filter| filter.on_request_trailers())
+        self.turn("on_request_trailers", |filter| filter.on_request_trailers())
     }
 
     fn on_http_response_headers(&mut self, _count: usize, end: bool) -> SdkAction {
-        self.turn(|filter| filter.on_response_headers(end))
+        self.turn("on_response_headers", |filter| filter.on_response_headers(end))
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> SdkAction {
-        self.turn(|filter| filter.on_response_body(size, end))
+        self.turn("on_response_body", |filter| filter.on_response_body(size, end))
     }
 
     fn on_http_response_trailers(&mut self, _count: usize) -> SdkAction {
-        self.turn(|filter| filter.on_response_trailers())
+        self.turn("on_response_trailers", |filter| filter.on_response_trailers())
     }
 }
 

@@ -1,10 +1,15 @@
 //! gRPC calls to a cluster of Envoy's own configuration.
 //!
+//! Calls belong to the filter's root context, in Envoy and in the SDK's tables. A call that belonged to a request would
+//! end with the request, no callback would report its end, and the SDK would keep the call's token until the VM
+//! restarts. So a call goes on after its request has ended; its response is then dropped.
+//!
 //! The SDK begins calls and streams, because its dispatcher has to know their tokens: it delivers the events of a token
 //! to the context that has begun the call. These are the only hostcalls of the SDK that are used. The SDK returns each
 //! status of Envoy's: `ParseFailure` if the cluster doesn't exist, `InternalFailure` if it can't be reached.
 
 use crate::abi::{self, Buffer};
+use crate::callbacks::for_root;
 use crate::{Error, body, refused};
 use proxy_wasm::hostcalls;
 use std::time::Duration;
@@ -46,20 +51,21 @@ pub fn cancel_stream(stream: u32) -> Result<(), Error> {
 }
 
 /// Makes a unary call and returns its token. `on_grpc_call_response` of the context whose callback is running receives
-/// the response, if that context still exists by then. The call itself belongs to the context of [`crate::act_for`].
+/// the response, if that context still exists by then.
 ///
 /// # Errors
 /// If the cluster doesn't exist, or Envoy can't call it now.
 pub fn call(method: Method<'_>, message: &[u8], timeout: Duration) -> Result<u32, Error> {
-    hostcalls::dispatch_grpc_call(method.cluster, method.service, method.name, vec![], Some(message), timeout)
+    let Method { cluster, service, name } = method;
+    for_root(|| hostcalls::dispatch_grpc_call(cluster, service, name, vec![], Some(message), timeout))
+        .map_err(refused("set_effective_context"))?
         .map_err(|status| refused("grpc_call")(status.into()))
 }
 
-/// The `size` bytes of the message that a gRPC callback reports. The context that owns the call or the stream holds
-/// them; see [`crate::act_for`].
+/// The `size` bytes of the message that a gRPC callback reports.
 ///
 /// # Errors
 /// If the message doesn't have exactly `size` bytes.
 pub fn grpc_message(size: usize) -> Result<Vec<u8>, Error> {
-    body(Buffer::GrpcMessage, 0, size)
+    for_root(|| body(Buffer::GrpcMessage, 0, size)).map_err(refused("set_effective_context"))?
 }

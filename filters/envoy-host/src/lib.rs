@@ -3,7 +3,7 @@
 //! The crate makes no access decision. Names and values that a peer writes are bytes.
 //!
 //! - [`callbacks`]: what a filter implements ([`RootCallbacks`], [`StreamCallbacks`]), and how a resume is applied.
-//! - [`request`], [`response`], [`property`], [`grpc`]: what a filter calls.
+//! - [`request`], [`response`], [`property`], [`grpc`], [`shared`]: what a filter calls.
 //! - [`flow`]: how a step of a [`policy::flow`] is carried out.
 //! - [`abi`]: the ABI's functions.
 //!
@@ -18,13 +18,15 @@ mod grpc;
 mod property;
 mod request;
 mod response;
+mod shared;
 
 pub use abi::Status;
-pub use callbacks::{Action, NewRoot, RootCallbacks, StreamCallbacks, start};
+pub use callbacks::{Action, ConnectionCallbacks, Kind, MAX_EFFECTS, NewRoot, RootCallbacks, StreamCallbacks, start};
 pub use flow::{carry_out, request_head};
 pub use grpc::{Method, call, cancel_stream, grpc_message, open_stream, send_message};
 pub use property::{
-    AUDIT, CONTAINER, Direction, listener_direction, property, requested_server_name, root_id, set_property, source_ip,
+    AUDIT, CONTAINER, Direction, connection_id, listener_direction, property, requested_server_name, root_id,
+    set_property, source_ip,
 };
 pub use request::{
     drop_request_body, remove_request_header, request_body, request_body_part, request_header, request_headers,
@@ -34,6 +36,7 @@ pub use response::{
     refuse, remove_response_header, remove_response_trailer, response_body_part, response_header, response_headers,
     response_status, response_trailers, resume_response, set_response_body,
 };
+pub use shared::{Shared, close_connection, create_shared_data, replace_shared_data, shared_data};
 
 use abi::{Buffer, Map};
 use jiff::Timestamp;
@@ -100,15 +103,17 @@ pub fn log(level: Level, message: &str) {
 }
 
 /// Makes every panic write its message to Envoy's log and a note to the request that caused it: filter state
-/// `wasm.sallyport.panic`. Other requests, which end together with the VM, have no such note. The control plane blocks
+/// `wasm.sallyport.panic`, with the filter and its callback. Other requests, which end together with the VM, have no such note. The control plane blocks
 /// a container whose requests make a filter panic again and again.
 fn note_panics() {
     const CRITICAL: u32 = 5;
     static NOTED: Once = Once::new();
     NOTED.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
-            let _lost = abi::log(CRITICAL, &info.to_string());
-            let _no_request = abi::set_property(&["sallyport.panic"], b"1");
+            let filter = abi::property(&["plugin_root_id"]).ok().flatten().unwrap_or_default();
+            let place = format!("{} {}", String::from_utf8_lossy(&filter), callbacks::running());
+            let _lost = abi::log(CRITICAL, &format!("{place}: {info}"));
+            let _no_request = abi::set_property(&["sallyport.panic"], place.as_bytes());
         }));
     });
 }

@@ -44,6 +44,14 @@ pub fn source_ip() -> Result<Option<IpAddr>, Error> {
     Ok(property(&["source", "address"])?.and_then(|text| address::ip_of(&text)))
 }
 
+/// The number of the connection, which no other connection of this Envoy has. Returns `None` if Envoy doesn't know it.
+///
+/// # Errors
+/// If Envoy refuses.
+pub fn connection_id() -> Result<Option<u64>, Error> {
+    Ok(property(&["connection", "id"])?.and_then(|number| number.try_into().ok()).map(u64::from_le_bytes))
+}
+
 /// The server name in the client's TLS handshake. Empty if the handshake has no name. Returns `None` if the client
 /// speaks plain HTTP.
 ///

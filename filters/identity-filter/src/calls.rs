@@ -55,31 +55,24 @@ pub fn receive(worker: &RefCell<Worker>, token: u32, size: usize) -> Result<(), 
     Ok(())
 }
 
-/// Looks up `source` in the registry, for the request `id`. The call belongs to the root context `root`, so it ends
-/// regularly even if the request ends first, and the SDK then drops the call's token.
+/// Looks up `source` in the registry, for the request whose callback is running.
 ///
 /// # Errors
 /// If Envoy can't make the call.
-pub fn look_up(root: u32, id: u32, source: IpAddr) -> Result<(), host::Error> {
+pub fn look_up(source: IpAddr) -> Result<(), host::Error> {
     let request = LookupRequest { address: address_bytes(source) }.encode_to_vec();
-    host::act_for(root)?;
-    let called = host::call(LOOKUP, &request, PATIENCE);
-    host::act_for(id)?;
-    called.map(|_token| ())
+    host::call(LOOKUP, &request, PATIENCE).map(|_token| ())
 }
 
-/// The registry's response to the lookup of `source`, for the request `id`.
+/// The registry's response to the lookup of `source`.
 ///
 /// # Errors
 /// If the call or a hostcall has failed, or the response is invalid.
-pub fn response(root: u32, id: u32, source: IpAddr, status: u32, size: usize) -> Result<LookupResult, String> {
+pub fn response(source: IpAddr, status: u32, size: usize) -> Result<LookupResult, String> {
     if status != 0 {
         return Err(format!("gRPC status {status}"));
     }
-    host::act_for(root).map_err(|error| error.to_string())?;
-    let message = host::grpc_message(size);
-    host::act_for(id).map_err(|error| error.to_string())?;
-    let message = message.map_err(|error| error.to_string())?;
+    let message = host::grpc_message(size).map_err(|error| error.to_string())?;
     let response = LookupResponse::decode(message.as_slice()).map_err(|error| error.to_string())?;
     LookupResult::read(source, &response)
 }

@@ -7,16 +7,15 @@ use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level};
 /// The property with the request's id, for the responses of Envoy's own. The router removes the header before them.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
-/// Carries out `step` of `request`, for which the hostcalls act. Returns the callback's action. `root` is the id of the
-/// root context.
+/// Carries out `step` of `request`, for which the hostcalls act. Returns the callback's action.
 ///
 /// # Errors
 /// If a hostcall fails. The rest of the step is then not carried out.
-pub fn carry_out(root: u32, request: &Request, step: Step) -> Result<Action, host::Error> {
+pub fn carry_out(request: &Request, step: Step) -> Result<Action, host::Error> {
     match step {
         Step::Continue => return Ok(Action::Continue),
         Step::Wait => {}
-        Step::Lookup(source) => calls::look_up(root, request.id, source)?,
+        Step::Lookup(source) => calls::look_up(source)?,
         Step::Pass(pass) => {
             let resume = pass.resume;
             allow(request, pass)?;

@@ -2,22 +2,31 @@
 //! pass each event to the [`Worker`] and carry out the steps that it returns. No decision is made here.
 //!
 //! **Invariant:** no borrow of the worker is held across a hostcall.
+//!
+//! **Invariant:** a callback ends, answers and resumes at most [`MAX_EFFECTS`] streams. The rest waits for the next tick,
+//! which then comes [`SOON`].
 
 use crate::life::{Request, Step};
 use crate::link::Link;
 use crate::request::Facts;
 use crate::verdict::Place;
 use crate::worker::{Arrival, Broken, Identified, TICK, Worker, respond};
-use crate::{calls, effects};
-use envoy_host::{self as host, Action, Direction, Level, RootCallbacks, StreamCallbacks};
-use jiff::Timestamp;
-use std::cell::RefCell;
+use crate::{accept, calls, effects, known};
+use envoy_host::{self as host, Action, Direction, Level, MAX_EFFECTS, RootCallbacks, StreamCallbacks};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// The period of the next tick while work is left over from a callback: the next turn of Envoy's loop.
+const SOON: Duration = Duration::from_millis(5);
 
 /// The state that the root context and the contexts of requests share.
 struct Shared {
-    root: u32,
-    worker: RefCell<Worker>,
+    worker: Rc<RefCell<Worker>>,
+    /// Whether a callback has left work for the next one.
+    busy: Cell<bool>,
+    /// The tunnels that have lost their record and are still open.
+    leaving: RefCell<Vec<u32>>,
 }
 
 /// The root context: one in each worker, and one on Envoy's main thread. The main thread's context follows the registry
@@ -25,12 +34,25 @@ struct Shared {
 pub struct Root {
     shared: Rc<Shared>,
     link: Link,
+    /// The period of the ticks: [`TICK`], or [`SOON`] while work is left over.
+    period: Cell<Duration>,
 }
 
 impl Root {
-    /// The root context `id`.
-    pub fn new(id: u32) -> Self {
-        Self { shared: Rc::new(Shared { root: id, worker: RefCell::default() }), link: Link::new() }
+    /// A root context that knows nothing of the registry.
+    pub fn new() -> Self {
+        let worker = Rc::default();
+        known::share(&worker);
+        let shared = Rc::new(Shared { worker, busy: Cell::new(false), leaving: RefCell::default() });
+        Self { shared, link: Link::new(), period: Cell::new(TICK) }
+    }
+
+    /// Makes the next tick come soon if work is left over, and else in a [`TICK`].
+    fn pace(&self) {
+        let period = if self.shared.busy.replace(false) { SOON } else { TICK };
+        if self.period.replace(period) != period {
+            let _logged = host::set_tick_period(period).map_err(logged);
+        }
     }
 
     fn open(&mut self) {
@@ -54,20 +76,21 @@ impl RootCallbacks for Root {
     }
 
     fn on_tick(&mut self) {
-        self.shared.worker.borrow_mut().tick();
-        if self.link.tick(TICK) {
+        let passed = self.period.get();
+        self.shared.worker.borrow_mut().tick(passed);
+        if self.link.tick(passed) {
             self.open();
         }
-        let overdue = self.shared.worker.borrow_mut().take_overdue();
-        for held in overdue {
-            self.shared.conclude(&held.request, |worker| worker.give_up(&held));
+        let mut budget = MAX_EFFECTS;
+        self.shared.give_up(&mut budget);
+        self.shared.respond(&mut budget);
+        self.shared.settle(&mut budget);
+        self.shared.reset_requests(&mut budget);
+        if passed == TICK {
+            self.shared.find_tunnels();
         }
-        let due = self.shared.worker.borrow_mut().take_due();
-        for refused in due {
-            self.shared.conclude(&refused.request, |_| respond(&refused));
-        }
-        self.shared.reset(Worker::without_right);
-        self.shared.reset(Worker::tunnels_without_right);
+        self.shared.reset_tunnels(&mut budget);
+        self.pace();
     }
 
     fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks> {
@@ -88,8 +111,10 @@ impl RootCallbacks for Root {
                 self.link.closed();
             }
         }
-        self.shared.settle();
-        self.shared.reset(Worker::without_right);
+        let mut budget = MAX_EFFECTS;
+        self.shared.settle(&mut budget);
+        self.shared.reset_requests(&mut budget);
+        self.pace();
     }
 
     fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
@@ -131,10 +156,11 @@ impl StreamCallbacks for Stream {
         // The stream may have settled the held request already, or the request has timed out.
         let awaited = self.shared.worker.borrow().awaited(&self.request);
         let Some(source) = awaited else { return };
-        match calls::response(self.shared.root, self.request.id, source, status, size) {
+        match calls::response(source, status, size) {
             Ok(result) => {
                 self.shared.worker.borrow_mut().answered(&self.request, result);
-                self.shared.settle();
+                let mut budget = MAX_EFFECTS;
+                self.shared.settle(&mut budget);
             }
             Err(reason) => {
                 host::log(Level::Warn, &format!("identity: the lookup of {source} in the registry failed: {reason}"));
@@ -151,6 +177,11 @@ impl Drop for Stream {
 }
 
 impl Stream {
+    /// The request may be the first one of its TCP connection. Requests within TLS are in a tunnel.
+    fn spoke(&self) -> Result<(), host::Error> {
+        host::connection_id().map(|number| number.iter().copied().for_each(accept::spoke))
+    }
+
     /// Reads the facts that the worker needs, until the worker returns a step.
     fn begin(&mut self) -> Result<Step, host::Error> {
         self.request.facts = Rc::new(Facts::read(host::request_headers()?));
@@ -160,8 +191,12 @@ impl Stream {
         let source = host::source_ip()?;
         let arrival = worker.borrow_mut().arrive(request, source);
         let from = match arrival {
-            Arrival::Judged(step) => return Ok(step),
+            Arrival::Judged(step) => {
+                self.spoke()?;
+                return Ok(step);
+            }
             Arrival::Tunnel => {
+                self.spoke()?;
                 let place = match host::listener_direction()? {
                     Direction::Inbound => Place::Proxy,
                     Direction::Outbound | Direction::Unspecified => Place::Elsewhere,
@@ -172,6 +207,9 @@ impl Stream {
             Arrival::Request(from) => from,
         };
         let sni = host::requested_server_name()?;
+        if sni.is_none() {
+            self.spoke()?;
+        }
         let identified = worker.borrow_mut().identify(request, from, sni);
         match identified {
             Identified::Step(step) => Ok(step),
@@ -184,13 +222,38 @@ impl Stream {
 }
 
 impl Shared {
-    /// Forwards or refuses every held request that can be judged now.
-    fn settle(&self) {
-        let ready = self.worker.borrow_mut().take_ready();
+    /// Forwards or refuses the held requests that can be judged now, at most `budget`.
+    fn settle(&self, budget: &mut usize) {
+        let ready = self.worker.borrow_mut().take_ready(*budget);
+        self.spend(budget, ready.len());
         for ready in ready {
             let now = host::now().map_err(logged);
             self.conclude(&ready.request, |worker| worker.judge(&ready, now));
         }
+    }
+
+    /// Refuses the held requests that have waited too long, at most `budget`.
+    fn give_up(&self, budget: &mut usize) {
+        let overdue = self.worker.borrow_mut().take_overdue(*budget);
+        self.spend(budget, overdue.len());
+        for held in overdue {
+            self.conclude(&held.request, |worker| worker.give_up(&held));
+        }
+    }
+
+    /// Sends the responses that are due, at most `budget`.
+    fn respond(&self, budget: &mut usize) {
+        let due = self.worker.borrow_mut().take_due(*budget);
+        self.spend(budget, due.len());
+        for refused in due {
+            self.conclude(&refused.request, |_| respond(&refused));
+        }
+    }
+
+    /// Takes `used` from `budget`. If nothing remains, more work may be left.
+    fn spend(&self, budget: &mut usize, used: usize) {
+        *budget = budget.saturating_sub(used);
+        self.busy.set(self.busy.get() || *budget == 0);
     }
 
     /// Carries out a step of `request`, from any context's callback.
@@ -202,11 +265,33 @@ impl Shared {
         }
     }
 
-    /// Resets the streams that `chosen` returns.
-    fn reset(&self, chosen: impl FnOnce(&mut Worker, Timestamp) -> Vec<u32>) {
+    /// Resets the requests that have lost their record, at most `budget`. The rest keep their place in the worker.
+    fn reset_requests(&self, budget: &mut usize) {
         let Ok(now) = host::now().map_err(logged) else { return };
-        let chosen = chosen(&mut self.worker.borrow_mut(), now);
-        for id in chosen {
+        let mut lost = self.worker.borrow_mut().without_right(now);
+        lost.truncate(*budget);
+        self.reset(budget, lost);
+    }
+
+    /// Looks for tunnels that have lost their record.
+    fn find_tunnels(&self) {
+        let Ok(now) = host::now().map_err(logged) else { return };
+        let lost = self.worker.borrow_mut().tunnels_without_right(now);
+        self.leaving.replace(lost);
+    }
+
+    /// Resets the tunnels of [`Shared::find_tunnels`], at most `budget`.
+    fn reset_tunnels(&self, budget: &mut usize) {
+        let mut leaving = self.leaving.borrow_mut();
+        let rest = leaving.len().saturating_sub(*budget);
+        let some = leaving.split_off(rest);
+        drop(leaving);
+        self.reset(budget, some);
+    }
+
+    fn reset(&self, budget: &mut usize, streams: Vec<u32>) {
+        self.spend(budget, streams.len());
+        for id in streams {
             // A context that is gone has taken its request with it.
             if host::act_for(id).is_ok() {
                 host::reset_request();
@@ -217,7 +302,7 @@ impl Shared {
     /// Carries out a step of `request`, for which the hostcalls act.
     fn carry_out(&self, request: &Request, mut step: Step) -> Action {
         loop {
-            match effects::carry_out(self.root, request, step).map_err(logged) {
+            match effects::carry_out(request, step).map_err(logged) {
                 Ok(action) => return action,
                 Err(Broken) => step = self.worker.borrow_mut().failed(request),
             }

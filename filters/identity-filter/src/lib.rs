@@ -12,13 +12,19 @@
 //! - [`refused`]: the refused requests whose body is still arriving. Pure.
 //! - [`waiting`]: the requests that are held until their container is known. Pure.
 //! - [`verdict`]: from facts to an outcome and its audit note. Pure.
+//! - [`connections`]: the limits of TCP connections, before their first byte. Pure.
+//! - [`known`]: the copy of the registry, for connections.
+//! - [`accept`]: Envoy's callbacks for connections.
 //! - [`calls`]: the two calls to the registry.
 //! - [`effects`]: how a step is carried out.
 //! - [`filter`]: Envoy's callbacks.
 
+mod accept;
 mod calls;
+mod connections;
 mod effects;
 mod filter;
+mod known;
 mod life;
 mod limits;
 mod link;
@@ -32,7 +38,12 @@ mod worker;
 
 use envoy_host::RootCallbacks;
 
-/// The root context `id`.
-pub fn root(id: u32) -> Box<dyn RootCallbacks> {
-    Box::new(filter::Root::new(id))
+/// The root context of the filter of requests.
+pub fn root() -> Box<dyn RootCallbacks> {
+    Box::new(filter::Root::new())
+}
+
+/// The root context of the filter of connections.
+pub fn connections() -> Box<dyn RootCallbacks> {
+    Box::new(accept::Root::new())
 }

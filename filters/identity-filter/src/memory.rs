@@ -174,6 +174,11 @@ impl Memory {
             || self.containers.get(&address).is_some_and(|container| container.generation == generation)
     }
 
+    /// Whether the first snapshot has arrived.
+    pub fn is_filled(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// The record that the stream has delivered for `address`. Requests must be judged by [`Memory::identify`] instead.
     pub fn record(&self, address: IpAddr) -> Option<&Container> {
         self.containers.get(&address).map(Rc::as_ref)

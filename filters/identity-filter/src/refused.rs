@@ -70,9 +70,9 @@ impl Bodies {
         self.0.remove(&id)
     }
 
-    /// Takes out every request whose response is due.
-    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<Refused> {
-        self.0.extract_if(.., |_, refused| refused.until <= uptime).map(|(_, refused)| refused).collect()
+    /// Takes out the requests whose response is due, at most `most`.
+    pub fn take_overdue(&mut self, uptime: Duration, most: usize) -> Vec<Refused> {
+        self.0.extract_if(.., |_, refused| refused.until <= uptime).map(|(_, refused)| refused).take(most).collect()
     }
 }
 
@@ -97,8 +97,8 @@ mod tests {
         bodies.await_body(refused(2));
         assert!(bodies.dropped(2, 0, true, Duration::ZERO).is_some());
         bodies.await_body(refused(3));
-        assert!(bodies.take_overdue(MAX_TIME - Duration::from_nanos(1)).is_empty());
-        assert_eq!(bodies.take_overdue(MAX_TIME).len(), 1);
+        assert!(bodies.take_overdue(MAX_TIME - Duration::from_nanos(1), 64).is_empty());
+        assert_eq!(bodies.take_overdue(MAX_TIME, 64).len(), 1);
     }
 
     #[test]
@@ -108,8 +108,8 @@ mod tests {
         bodies.await_body(Refused::new(&Request::new(1), denial, Duration::ZERO));
         assert!(bodies.dropped(1, 1, true, Duration::ZERO).is_none());
         assert!(bodies.dropped(1, 0, false, RATE_PAUSE / 2).is_none());
-        assert!(bodies.take_overdue(RATE_PAUSE / 2).is_empty());
-        assert_eq!(bodies.take_overdue(RATE_PAUSE).len(), 1);
+        assert!(bodies.take_overdue(RATE_PAUSE / 2, 64).is_empty());
+        assert_eq!(bodies.take_overdue(RATE_PAUSE, 64).len(), 1);
     }
 
     #[test]

@@ -81,19 +81,19 @@ impl Waiting {
         self.0.remove(&id)
     }
 
-    /// Takes out every request that can be judged now.
-    pub fn take_settled(&mut self, memory: &Memory) -> Vec<(Held, Settled)> {
+    /// Takes out the requests that can be judged now, at most `most`.
+    pub fn take_settled(&mut self, memory: &Memory, most: usize) -> Vec<(Held, Settled)> {
         let settled = |(id, held): (&u32, &Held)| match memory.identify(held.source, &held.lookup) {
             Identity::Settled(container, policy) => Some((*id, Settled { container, policy })),
             Identity::NeedsLookup | Identity::Waits => None,
         };
-        let settled: Vec<_> = self.0.iter().filter_map(settled).collect();
+        let settled: Vec<_> = self.0.iter().filter_map(settled).take(most).collect();
         settled.into_iter().filter_map(|(id, settled)| Some((self.0.remove(&id)?, settled))).collect()
     }
 
-    /// Takes out every request whose time is up.
-    pub fn take_overdue(&mut self, uptime: Duration) -> Vec<Held> {
-        self.0.extract_if(.., |_, held| held.until <= uptime).map(|(_, held)| held).collect()
+    /// Takes out the requests whose time is up, at most `most`.
+    pub fn take_overdue(&mut self, uptime: Duration, most: usize) -> Vec<Held> {
+        self.0.extract_if(.., |_, held| held.until <= uptime).map(|(_, held)| held).take(most).collect()
     }
 }
 
@@ -150,13 +150,13 @@ mod tests {
         drop(waiting.take(2));
         let source = waiting.source(1).unwrap();
         waiting.answered(1, LookupResult::read(source, &LookupResponse { version: 1, record: None }).unwrap());
-        assert!(waiting.take_settled(&memory).is_empty());
+        assert!(waiting.take_settled(&memory, 64).is_empty());
         let policy =
             Some(br#"{"version":"p1","egress":{"exact":{},"below":{}},"strip_foreign_credentials":true}"#.to_vec());
         memory.apply(WatchResponse { version: 1, snapshot: true, policy, ..WatchResponse::default() }).unwrap();
         // The third request still waits for its lookup.
-        assert_eq!(ids(&waiting.take_settled(&memory), |(held, _)| held.request.id), [1]);
-        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(1)), |held| held.request.id), [0_u32; 0]);
-        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(2)), |held| held.request.id), [3]);
+        assert_eq!(ids(&waiting.take_settled(&memory, 64), |(held, _)| held.request.id), [1]);
+        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(1), 64), |held| held.request.id), [0_u32; 0]);
+        assert_eq!(ids(&waiting.take_overdue(Duration::from_secs(2), 64), |held| held.request.id), [3]);
     }
 }

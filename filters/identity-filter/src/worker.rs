@@ -13,7 +13,7 @@ use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Settled, Waiting};
 use jiff::Timestamp;
 use policy::mark::Judged;
-use policy::{Authority, Denial, Form, HostName, Refusal, render};
+use policy::{Authority, Denial, Form, HostName, Note, Refusal, render};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -76,9 +76,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A [`TICK`] has passed.
-    pub fn tick(&mut self) {
-        self.uptime = self.uptime.saturating_add(TICK);
+    /// A tick, `passed` after the last one: a [`TICK`], or less while work is left over.
+    pub fn tick(&mut self, passed: Duration) {
+        self.uptime = self.uptime.saturating_add(passed);
     }
 
     /// The headers of `request` have arrived from `source`.
@@ -184,18 +184,18 @@ impl Worker {
         self.waiting.take(request.id).map_or(Step::Wait, |held| self.give_up(&held))
     }
 
-    /// Takes out every held request that can be judged now.
-    pub fn take_ready(&mut self) -> Vec<Ready> {
-        let settled = self.waiting.take_settled(&self.memory);
+    /// Takes out the held requests that can be judged now, at most `most`.
+    pub fn take_ready(&mut self, most: usize) -> Vec<Ready> {
+        let settled = self.waiting.take_settled(&self.memory, most);
         for (held, _) in settled.iter().filter(|(_, settled)| settled.container.is_some()) {
             self.limits.known(held.source);
         }
         settled.into_iter().map(|(Held { request, sni, .. }, settled)| Ready { request, sni, settled }).collect()
     }
 
-    /// Takes out every held request that has waited too long for its container.
-    pub fn take_overdue(&mut self) -> Vec<Held> {
-        self.waiting.take_overdue(self.uptime)
+    /// Takes out the held requests that have waited too long for their container, at most `most`.
+    pub fn take_overdue(&mut self, most: usize) -> Vec<Held> {
+        self.waiting.take_overdue(self.uptime, most)
     }
 
     /// Refuses a request that was held, because its container stays unknown.
@@ -204,9 +204,9 @@ impl Worker {
         self.deny(&held.request, denial, Some(held.source))
     }
 
-    /// Takes out every refused request whose response is due by now.
-    pub fn take_due(&mut self) -> Vec<Refused> {
-        self.bodies.take_overdue(self.uptime)
+    /// Takes out the refused requests whose response is due by now, at most `most`.
+    pub fn take_due(&mut self, most: usize) -> Vec<Refused> {
+        self.bodies.take_overdue(self.uptime, most)
     }
 
     /// The requests under way whose record has gone, was replaced, or has expired.
@@ -217,6 +217,11 @@ impl Worker {
     /// The tunnels whose record has gone, was replaced, or has expired: one tick later than the requests.
     pub fn tunnels_without_right(&mut self, now: Timestamp) -> Vec<u32> {
         self.live.tunnels_without_right(&self.memory, now)
+    }
+
+    /// The audit note of a connection from `source` that is refused before its first byte.
+    pub fn note_of(&self, source: IpAddr, denial: Denial) -> Note {
+        Judgement::unsettled(Outcome::Refuse(denial), Some(source), &self.memory).note("-")
     }
 
     /// The request's context has ended.

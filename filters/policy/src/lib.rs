@@ -5,6 +5,7 @@
 //! on Envoy.
 
 mod branch;
+mod connections;
 mod container;
 mod egress;
 mod explain;
@@ -22,6 +23,7 @@ mod refusal;
 mod rule;
 
 pub use branch::{BranchDenial, BranchRules, Existing};
+pub use connections::ConnectionLimits;
 pub use container::{AuthMode, Container, InvalidRepo, Repo};
 pub use egress::{Access, Egress, HostPattern};
 pub use explain::{Ask, Explained, Onward, Whole, explain};

@@ -131,7 +131,7 @@ rules! {
     LimitOverload = "limit.overload", Listener, Refuses(503),
         "Envoy is short of memory or of connections. Envoy chooses the status.",
         "Try again later; give the gateway more memory.",
-        Cannot("an Envoy at the end of its memory disturbs everything else that a test measures");
+        Test("an_envoy_at_the_end_of_its_heap_refuses_requests_with_a_reason");
 
     // Request: the identity filter, by the request's form alone.
     RequestMalformed = "request.malformed", Request, Refuses(400),
@@ -180,6 +180,10 @@ rules! {
         Test("a_line_that_explain_cannot_read_has_a_rule_too");
 
     // Identity: the container that sends the request, and the hosts that it may reach.
+    LimitTcp = "limit.tcp", Identity, Audited,
+        "The address has 512 open TCP connections, an unregistered address 16 (`limits` in the configuration); or all unregistered addresses have half of Envoy's. The connection is closed at once. An address has one line a minute in each Envoy worker.",
+        "Close connections that are not used, and reuse them; register the container.",
+        Test("a_container_has_512_connections_and_a_stranger_16_and_not_one_more");
     LimitConnections = "limit.connections", Identity, Refuses(429),
         "The address has 256 open tunnels in one Envoy worker.",
         "Close tunnels that are not used.",

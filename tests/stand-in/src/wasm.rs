@@ -8,6 +8,10 @@ use crate::state::{After, Context, Data, Iteration, Side, Stage, stream, with};
 
 const CONTINUE: u32 = 0;
 
+/// The most actions that a callback may leave. Envoy runs each inside the one before, and its stack has an end. The
+/// filters' own limit is `envoy_host::MAX_EFFECTS`; the other one is a gRPC message that is forgotten.
+const MAX_ACTIONS: usize = 64 + 1;
+
 unsafe extern "C" {
     fn proxy_on_context_create(context: u32, root: u32);
     fn proxy_on_vm_start(context: u32, size: usize) -> bool;
@@ -29,13 +33,15 @@ unsafe extern "C" {
 /// Runs a callback of the context `id`. Returns its value, and whether a local response stops the headers or the data of
 /// the callback.
 fn call<T>(id: u32, name: &'static str, callback: impl FnOnce() -> T) -> (T, bool) {
-    let before = with(|state| {
+    let (before, waiting) = with(|state| {
         let before = (state.current, state.effective, state.callback);
         (state.current, state.effective, state.callback) = (id, 0, name);
-        before
+        (before, state.after.len())
     });
     let value = callback();
     let stopped = with(|state| {
+        let actions = state.after.len().saturating_sub(waiting);
+        assert!(actions <= MAX_ACTIONS, "{name} leaves {actions} actions on streams");
         (state.current, state.effective, state.callback) = before;
         for context in state.contexts.values_mut() {
             context.void = false;

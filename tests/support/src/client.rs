@@ -25,6 +25,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+/// A TLS connection through a tunnel.
+pub type Tls = TlsStream<TcpStream>;
+
 /// The timeout of one step: connect, handshake or response.
 pub(crate) const STEP: Duration = Duration::from_secs(40);
 

@@ -39,6 +39,7 @@ pub struct Gateway {
     admin: SocketAddr,
     environment: Vec<(String, String)>,
     workers: u16,
+    files: Option<u64>,
     child: Mutex<Option<Child>>,
     /// The Envoy that runs beside `sallyport serve`.
     beside: Mutex<Option<Child>>,
@@ -100,6 +101,14 @@ impl Gateway {
 
     fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = self.operator(arguments);
+        if let Some(files) = self.files {
+            // `prlimit` becomes the gateway.
+            let mut limited = Command::new("prlimit");
+            limited.arg(format!("--nofile={files}:{files}")).arg(command.get_program()).args(command.get_args());
+            limited.env_clear().current_dir(&self.directory).stdin(Stdio::null());
+            limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command = limited;
+        }
         command.stdout(self.log("stdout.log")).stderr(self.log("stderr.log")).spawn().unwrap()
     }
 

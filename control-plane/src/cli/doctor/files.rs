@@ -118,7 +118,7 @@ fn ca_in(directory: &Path) -> Finding {
 /// Whether Envoy is installed, in the supported release.
 pub fn envoy(context: &Context) -> Vec<Finding> {
     vec![match envoy::find(context.envoy.clone()) {
-        Ok(program) => Finding::ok("envoy", format!("1.40, {}", program.display())),
+        Ok((program, version)) => Finding::ok("envoy", format!("{version}, {}", program.display())),
         Err(error) => Finding::fail("envoy", error, "`make up` fetches it"),
     }]
 }

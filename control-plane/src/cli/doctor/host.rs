@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{Context, Finding};
+use crate::machine;
+use config::Limits;
 
 /// The plausible years, from the first release on.
 const YEARS: std::ops::Range<i16> = 2026..2100;
@@ -65,6 +67,18 @@ fn spoofing_in(root: &Path) -> Vec<Finding> {
     findings
 }
 
+/// Whether an Envoy that is started from here may have all connections.
+pub fn files(context: &Context) -> Vec<Finding> {
+    vec![files_of(&context.config.limits, machine::files())]
+}
+
+fn files_of(limits: &Limits, files: u64) -> Finding {
+    match machine::too_few_files(limits, files) {
+        None => Finding::ok("files", format!("room for {} connections of sandboxes", limits.connections)),
+        Some(problem) => Finding::warn("files", problem, "LimitNOFILE= of systemd, ulimit -Hn, or limits.connections"),
+    }
+}
+
 /// Whether the clock shows a plausible year.
 pub fn clock(_: &Context) -> Vec<Finding> {
     vec![clock_at(Timestamp::now())]
@@ -114,6 +128,14 @@ mod tests {
         set("conf/all/rp_filter", "0");
         set("ip_forward", "1");
         assert_eq!(states(&spoofing_in(root.path())), [State::Warn, State::Warn]);
+    }
+
+    #[test]
+    fn a_low_limit_of_files_is_a_warning() {
+        let limits = Limits::default();
+        assert_eq!(files_of(&limits, 150_000).state, State::Ok);
+        let low = files_of(&limits, 4_096);
+        assert!(low.state == State::Warn && low.found.contains("1365 connections, not 50000"), "{low:?}");
     }
 
     #[test]

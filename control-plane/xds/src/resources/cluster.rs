@@ -293,7 +293,7 @@ fn http_options(
     HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack_any(options))])
 }
 
-/// HTTP/2 options. The windows limit the memory that one stream and one connection can take in Envoy.
+/// HTTP/2 options towards upstreams, and the windows towards sandboxes. The windows limit the memory that one stream and one connection can take in Envoy.
 pub fn h2() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         initial_stream_window_size: number(H2_STREAM_WINDOW),

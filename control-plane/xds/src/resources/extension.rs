@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::{
     AsyncDataSource, BackoffStrategy, DataSource, TypedExtensionConfig, async_data_source, data_source,
 };
 use envoy_types::pb::envoy::extensions::filters::http::wasm::v3::Wasm;
+use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as ConnectionWasm;
 use envoy_types::pb::envoy::extensions::wasm::v3::{
     FailurePolicy, PluginConfig, ReloadConfig, VmConfig, plugin_config,
 };
@@ -18,10 +19,20 @@ use super::{duration, flag};
 /// is a second.
 const RELOAD: Duration = Duration::from_millis(100);
 
-/// The filter `name` in the WebAssembly module `module`, with its configuration.
-///
-/// All filters of the module share one VM id, so they run in one VM, and Envoy compiles the module once.
+/// The filter of requests `name` in the WebAssembly module `module`, with its configuration.
 pub fn filter(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> TypedExtensionConfig {
+    let config = Some(plugin(name, module, configuration));
+    TypedExtensionConfig { name: name.into(), typed_config: Some(pack_any(Wasm { config })) }
+}
+
+/// The filter of connections `name` in the WebAssembly module `module`, with its configuration.
+pub fn connection_filter(name: &str, module: &[u8], configuration: Vec<u8>) -> TypedExtensionConfig {
+    let config = Some(plugin(name, module, Some(configuration)));
+    TypedExtensionConfig { name: name.into(), typed_config: Some(pack_any(ConnectionWasm { config })) }
+}
+
+/// A filter of the module. All filters share one VM id, so they run in one VM, and Envoy compiles the module once.
+fn plugin(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> PluginConfig {
     let vm = VmConfig {
         vm_id: "sallyport".into(),
         runtime: "envoy.wasm.runtime.v8".into(),
@@ -33,7 +44,7 @@ pub fn filter(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> Type
         }),
         ..Default::default()
     };
-    let plugin = PluginConfig {
+    PluginConfig {
         name: name.into(),
         root_id: name.into(),
         vm: Some(plugin_config::Vm::VmConfig(vm)),
@@ -45,6 +56,5 @@ pub fn filter(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> Type
         }),
         allow_on_headers_stop_iteration: flag(true),
         ..Default::default()
-    };
-    TypedExtensionConfig { name: name.into(), typed_config: Some(pack_any(Wasm { config: Some(plugin) })) }
+    }
 }

@@ -1,6 +1,7 @@
 //! LDS: the explicit proxy's listener and the internal listener behind it, and the chain of filters that both run.
 //!
-//! 1. listener: `proxy` accepts, a CONNECT is poured into `tunnel`, which ends TLS with a leaf minted for the name
+//! 1. listener: `proxy` accepts and counts the connection (wasm), a CONNECT is poured into `tunnel`, which ends TLS with
+//!    a leaf minted for the name
 //! 2. identity: wasm, who is speaking and which host
 //! 3. github: wasm, what a request to one of GitHub's hosts does
 //! 4. credentials: ext_authz adds the credential, where the stages before have left their marks ([`policy::mark`]); the
@@ -19,7 +20,7 @@ use envoy_types::pb::envoy::config::accesslog::v3::{
     access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, ExtensionConfigSource, GrpcService, HeaderValue, Http1ProtocolOptions,
+    ApiVersion, ExtensionConfigSource, GrpcService, HeaderValue, Http1ProtocolOptions, Http2ProtocolOptions,
     HttpProtocolOptions as CommonOptions, RuntimeUInt32, SchemeHeaderTransformation, TrafficDirection,
     TypedExtensionConfig, http_protocol_options::HeadersWithUnderscoresAction, scheme_header_transformation,
 };
@@ -55,8 +56,9 @@ use policy::{RULE_HEADER, mark};
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, IDENTITY, MODEL, PROXY, PUSH, RESOLVER, SCRUB, TUNNEL, UPSTREAM,
-    ads, chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp, transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CONNECTIONS, CREDENTIALS, GITHUB, IDENTITY, MODEL, PROXY, PUSH, RESOLVER, SCRUB,
+    TUNNEL, UPSTREAM, ads, chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp,
+    transport_socket,
 };
 use base::contract::{AUDIT_STATE, GITHUB_MARK, HANDSHAKE_TAG, IDENTITY_MARK, LONG, PANIC_STATE};
 use base::quota;
@@ -73,7 +75,8 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 /// the response after which the connection closes.
 const CLOSE: Duration = Duration::from_millis(500);
 
-/// The idle timeout of a connection to the proxy without a request. An open tunnel counts as a request.
+/// The idle timeout of a connection to the proxy between two requests. An open tunnel counts as a request. The filter
+/// of connections has a shorter timeout for the first request.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The timeout until Envoy knows whether a client speaks TLS, and the timeout for the handshake, which waits for the
@@ -85,6 +88,29 @@ const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest request headers, in KiB. Larger ones get 431. This is Envoy's default, made explicit.
 const HEADERS_KIB: u32 = 60;
+
+/// The most fields of a request's headers. More get 431. This is Envoy's default, made explicit.
+const HEADERS: u32 = 100;
+
+/// The most streams of a sandbox's HTTP/2 connection at a time. Clients learn it from Envoy's settings. A sandbox with
+/// more requests under way opens another connection.
+const H2_STREAMS: u32 = 128;
+
+/// The most frames of all kinds that wait for a sandbox that doesn't read. Then Envoy closes the connection. This and
+/// the next four are Envoy's defaults, made explicit.
+const H2_FRAMES: u32 = 10_000;
+
+/// The most waiting frames that answer the sandbox's own: PING, SETTINGS, RST_STREAM.
+const H2_CONTROL_FRAMES: u32 = 1_000;
+
+/// The most frames in a row without payload and without an end of stream.
+const H2_EMPTY_FRAMES: u32 = 1;
+
+/// The most PRIORITY frames for each stream.
+const H2_PRIORITY_FRAMES: u32 = 100;
+
+/// The most WINDOW_UPDATE frames for each DATA frame that Envoy has sent.
+const H2_WINDOW_UPDATES: u32 = 10;
 
 /// How long Envoy buffers a finished request before it sends it to the audit.
 pub const AUDIT_FLUSH: Duration = Duration::from_millis(100);
@@ -101,7 +127,11 @@ pub fn proxy(address: SocketAddr, resolver: SocketAddr) -> Listener {
     Listener {
         address: Some(tcp(address)),
         traffic_direction: TrafficDirection::Inbound.into(),
-        filter_chains: vec![FilterChain { filters: vec![network_filter(manager)], ..Default::default() }],
+        filter_chains: vec![FilterChain {
+            filters: vec![discovered_connection_filter(CONNECTIONS), network_filter(manager)],
+            ..Default::default()
+        }],
+        access_log: vec![refused_log()],
         ..base(PROXY)
     }
 }
@@ -213,11 +243,12 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
             accept_http_10: true,
             ..Default::default()
         }),
-        http2_protocol_options: Some(cluster::h2()),
+        http2_protocol_options: Some(h2()),
         common_http_protocol_options: Some(CommonOptions {
             // CGI and its successors read `X_Real_IP` as `X-Real-IP`, which the identity filter removes.
             headers_with_underscores_action: HeadersWithUnderscoresAction::DropHeader.into(),
             idle_timeout: (routes == PROXY).then_some(SILENCE).map(duration),
+            max_headers_count: number(HEADERS),
             ..Default::default()
         }),
         // Otherwise Envoy would take the peer's address from X-Forwarded-For.
@@ -248,6 +279,19 @@ fn http(routes: &str, resolver: SocketAddr) -> HttpConnectionManager {
             ..Default::default()
         }),
         ..Default::default()
+    }
+}
+
+/// HTTP/2 options towards sandboxes. The bootstrap limits streams that a client resets soon, and requests in one read.
+fn h2() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        max_concurrent_streams: number(H2_STREAMS),
+        max_outbound_frames: number(H2_FRAMES),
+        max_outbound_control_frames: number(H2_CONTROL_FRAMES),
+        max_consecutive_inbound_frames_with_empty_payload: number(H2_EMPTY_FRAMES),
+        max_inbound_priority_frames_per_stream: number(H2_PRIORITY_FRAMES),
+        max_inbound_window_update_frames_per_data_frame_sent: number(H2_WINDOW_UPDATES),
+        ..cluster::h2()
     }
 }
 
@@ -329,6 +373,18 @@ fn audit_log() -> AccessLog {
     }
 }
 
+/// The log of connections that the filter of connections has closed, as far as it has left a note.
+fn refused_log() -> AccessLog {
+    let config = TcpGrpcAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig {
+            filter_state_objects_to_log: vec![AUDIT_STATE.into()],
+            ..log_service("connections")
+        }),
+    };
+    // The expression fails for a connection without a note, which is then not logged. Requests have their own state.
+    tcp_log(config, format!("size(filter_state['{AUDIT_STATE}']) > 0"))
+}
+
 /// The log of connections without an HTTP request. The audit selects those that began a handshake. The tag is empty if
 /// no handshake was completed.
 fn handshake_log() -> AccessLog {
@@ -339,13 +395,18 @@ fn handshake_log() -> AccessLog {
     let config = TcpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig { custom_tags: vec![finished], ..log_service("handshakes") }),
     };
-    let silent = ExpressionFilter { expression: "!has(request.protocol)".into(), ..Default::default() };
+    tcp_log(config, "!has(request.protocol)".into())
+}
+
+/// The log of the connections for which `expression` is true.
+fn tcp_log(config: TcpGrpcAccessLogConfig, expression: String) -> AccessLog {
+    let selected = ExpressionFilter { expression, ..Default::default() };
     AccessLog {
         name: "envoy.access_loggers.tcp_grpc".into(),
         filter: Some(AccessLogFilter {
             filter_specifier: Some(FilterSpecifier::ExtensionFilter(ExtensionFilter {
                 name: "cel".into(),
-                config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(silent))),
+                config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(selected))),
             })),
         }),
         config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
@@ -360,6 +421,17 @@ fn log_service(name: &str) -> CommonGrpcAccessLogConfig {
         buffer_flush_interval: Some(duration(AUDIT_FLUSH)),
         ..Default::default()
     }
+}
+
+/// A filter of connections whose code comes from ECDS. The listener waits for the code; without it Envoy closes every
+/// connection.
+fn discovered_connection_filter(name: &str) -> Filter {
+    let source = ExtensionConfigSource {
+        config_source: Some(ads()),
+        type_urls: vec!["type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm".into()],
+        ..Default::default()
+    };
+    Filter { name: name.into(), config_type: Some(filter::ConfigType::ConfigDiscovery(source)) }
 }
 
 /// A filter whose code comes from ECDS. The listener waits for the code; without it no request is served.

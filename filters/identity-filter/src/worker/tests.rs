@@ -88,7 +88,7 @@ fn body(worker: &mut Worker, request: &Request, size: usize, end: bool) -> (bool
 fn answer(worker: &mut Worker, request: &Request, known: bool) -> Step {
     let response = LookupResponse { version: 2, record: known.then(|| record(STRANGE)) };
     worker.answered(request, LookupResult::read(ip(STRANGE), &response).unwrap());
-    let ready = worker.take_ready();
+    let ready = worker.take_ready(64);
     let [ready] = ready.as_slice() else { unreachable!("{ready:?}") };
     assert_eq!(ready.request.id, request.id);
     worker.judge(ready, Ok(at(NOW)))
@@ -111,7 +111,7 @@ fn responds(step: &Step, rule: &str) {
 }
 
 fn ticks(worker: &mut Worker, time: Duration) {
-    (0..time.as_millis() / TICK.as_millis()).for_each(|_| worker.tick());
+    (0..time.as_millis() / TICK.as_millis()).for_each(|_| worker.tick(TICK));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_held_request_of_no_container_is_refused_at_its_bodys_end() {
         }
         assert_eq!(request.phase(), Phase::Refused);
         assert_eq!(body(&mut worker, &request, 5, true), (false, Step::Wait));
-        assert!(worker.take_due().is_empty());
+        assert!(worker.take_due(64).is_empty());
     }
 }
 
@@ -187,9 +187,9 @@ fn a_held_request_is_refused_when_its_time_is_up() {
     request.progress.ended.set(true);
     let _lookup = arrive(&mut worker, &request, STRANGE);
     ticks(&mut worker, PATIENCE);
-    assert!(worker.take_overdue().is_empty());
-    worker.tick();
-    let overdue = worker.take_overdue();
+    assert!(worker.take_overdue(64).is_empty());
+    worker.tick(TICK);
+    let overdue = worker.take_overdue(64);
     assert_eq!(refused(&worker.give_up(&overdue[0])), ("identity.unavailable", true));
     assert_eq!(worker.awaited(&request), None);
 }
@@ -206,9 +206,9 @@ fn a_held_request_is_refused_when_its_lookup_fails() {
 fn the_first_snapshot_settles_a_held_request() {
     let (mut worker, request) = (Worker::default(), post(1, "a.test"));
     assert_eq!(arrive(&mut worker, &request, KNOWN), Step::Lookup(ip(KNOWN)));
-    assert!(worker.take_ready().is_empty());
+    assert!(worker.take_ready(64).is_empty());
     worker.memory.apply(snapshot()).unwrap();
-    let ready = worker.take_ready();
+    let ready = worker.take_ready(64);
     assert!(passed(worker.judge(&ready[0], Ok(at(NOW)))).resume);
 }
 
@@ -218,7 +218,7 @@ fn without_the_time_or_a_fact_a_request_is_refused() {
     request.progress.ended.set(true);
     let _lookup = arrive(&mut worker, &request, KNOWN);
     worker.memory.apply(snapshot()).unwrap();
-    let ready = worker.take_ready();
+    let ready = worker.take_ready(64);
     assert_eq!(refused(&worker.judge(&ready[0], Err(Broken))), ("identity.unavailable", true));
     assert_eq!(refused(&worker.failed(&Request::new(2))), ("identity.unavailable", false));
 }
@@ -249,7 +249,7 @@ fn a_refusal_is_sent_at_once_if_its_body_is_not_dropped() {
     assert_eq!(refused(&arrive(&mut worker, &request, KNOWN)), ("egress.host", false));
     assert!(worker.drops_body(&request, 5, false));
     responds(&worker.after_body(&request, 5, Err(Broken)), "egress.host");
-    assert!(worker.take_due().is_empty());
+    assert!(worker.take_due(64).is_empty());
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn a_refusal_is_due_when_its_body_pauses_or_is_too_long() {
     let _refusals = [&pauses, &long].map(|request| arrive(&mut worker, request, KNOWN));
     responds(&body(&mut worker, &long, MAX_BODY, false).1, "egress.host");
     ticks(&mut worker, MAX_TIME);
-    let due = worker.take_due();
+    let due = worker.take_due(64);
     assert_eq!(due.len(), 1);
     responds(&respond(&due[0]), "egress.host");
     assert_eq!(pauses.phase(), Phase::Refused);
@@ -276,9 +276,9 @@ fn a_refusal_for_a_rate_is_sent_late_even_without_a_body() {
     request.progress.ended.set(true);
     assert_eq!(refused(&arrive(&mut worker, &request, STRANGE)), ("limit.rate", false));
     ticks(&mut worker, RATE_PAUSE - TICK);
-    assert!(worker.take_due().is_empty());
-    worker.tick();
-    responds(&respond(&worker.take_due()[0]), "limit.rate");
+    assert!(worker.take_due(64).is_empty());
+    worker.tick(TICK);
+    responds(&respond(&worker.take_due(64)[0]), "limit.rate");
 }
 
 #[test]

@@ -5,14 +5,22 @@
 //! as the gateway's. Each round measures both latencies within seconds, and at least three rounds count. `factors`
 //! compares them.
 
-use std::io;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use sha1::{Digest, Sha1};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use test_support::client::tunnel;
+use test_support::client::{Tls, tls, tunnel};
 use test_support::process::lowest_priority;
+use test_support::push::{Upload, Work, list};
 use test_support::raw::greet;
-use test_support::{Client, Http, Rig, Sandbox, eventually_async};
+use test_support::raw::h2::{Connection, Field};
+use test_support::upstream::Visibility;
+use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually_async};
+use tokio::net::TcpStream;
 
 /// A host without a credential.
 const PLAIN: &str = "api.anthropic.com";
@@ -27,99 +35,267 @@ const ROUNDS: usize = 3;
 const MOST_ROUNDS: usize = 9;
 /// The requests in each measurement. The slowest one in a hundred is left out.
 const SAMPLES: usize = 400;
-/// Connections that one address may open at once, on two workers.
-const AT_ONCE: u64 = 2 * 256;
 /// The limit for the slowdown of the others.
 const FACTOR: f64 = 2.0;
 
-/// The progress of the flood.
+/// The state that a flood shares with its test.
 #[derive(Default)]
 struct Done {
     stop: AtomicBool,
-    tunnels: AtomicU64,
-    lookups: AtomicU64,
-    names: AtomicU64,
+    count: AtomicU64,
 }
 
 impl Done {
-    fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::SeqCst);
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 
-    fn all(&self) -> [u64; 3] {
-        [&self.tunnels, &self.lookups, &self.names].map(|counter| counter.load(Ordering::SeqCst))
+    /// Counts a step of the flood.
+    fn step(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
     }
 }
 
-/// Opens tunnels and drops them, in a loop.
-async fn flood_of_tunnels(sandbox: &Sandbox, done: &Done) {
-    let mut open = Vec::new();
-    while !done.stop.load(Ordering::SeqCst) {
-        // A refusal counts as a response, too.
-        open.push(tunnel(sandbox, sandbox.address, PLAIN).await);
-        Done::count(&done.tunnels);
-        if open.len() == 6 {
-            open.clear();
+/// One kind of flood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flood {
+    /// Tunnels that are opened and dropped. Most refusals come after a delay of three seconds.
+    Tunnels,
+    /// Requests of an unregistered address. Each needs a lookup at the registry.
+    Lookups,
+    /// Handshakes with names that no other handshake has used.
+    Names,
+    /// Connections without a request, as many as the gateway leaves open.
+    Idle,
+    /// Streams of HTTP/2 that are reset at once.
+    Resets,
+    /// Requests whose large response is not read.
+    SlowReaders,
+    /// Requests one after the other, on many connections.
+    Requests,
+    /// Pushes that inflate to a thousand times their size.
+    Bombs,
+    /// Pushes of 20 refs with commits of which GitHub has to be asked.
+    Refs,
+}
+
+impl Flood {
+    /// The number of tasks that flood, and the steps that they take before the measurement.
+    fn size(self) -> (usize, u64) {
+        match self {
+            Self::Tunnels | Self::Names => (64, 320),
+            Self::Lookups => (16, 50),
+            Self::Idle => (4, 1_300),
+            Self::Resets => (8, 2_000),
+            Self::SlowReaders => (4, 64),
+            Self::Requests => (64, 500),
+            Self::Bombs => (6, 6),
+            Self::Refs => (4, 4),
         }
     }
+
+    /// Floods until the test stops it. Errors and refusals are steps, too: a flooder goes on after them.
+    async fn run(self, sandbox: &Sandbox, push: &Pushes, done: &Done) {
+        match self {
+            Self::Tunnels => {
+                let mut open = Vec::new();
+                while !done.stopped() {
+                    open.push(tunnel(sandbox, sandbox.address, PLAIN).await);
+                    done.step();
+                    if open.len() == 6 {
+                        open.clear();
+                    }
+                }
+            }
+            Self::Names => {
+                while !done.stopped() {
+                    let name = format!("n{}.flood.example", done.count());
+                    let _refused = greet(sandbox, sandbox.address, PLAIN, name.as_bytes(), PATIENCE).await;
+                    done.step();
+                }
+            }
+            Self::Lookups | Self::Requests => {
+                while !done.stopped() {
+                    // Start again after a refusal.
+                    let _refused = requests(sandbox, done).await;
+                }
+            }
+            Self::Idle => {
+                let mut open: VecDeque<TcpStream> = VecDeque::new();
+                while !done.stopped() {
+                    let connected = sandbox.socket(sandbox.address).connect(sandbox.proxy.unwrap()).await;
+                    open.extend(connected.ok());
+                    if open.len() > HELD {
+                        drop(open.pop_front());
+                    }
+                    done.step();
+                }
+            }
+            Self::Resets => {
+                while !done.stopped() {
+                    let _closed = resets(sandbox, done).await;
+                }
+            }
+            Self::SlowReaders => {
+                let mut open = Vec::new();
+                while !done.stopped() {
+                    let reading = slow_readers(sandbox, done).await;
+                    open.extend(reading.ok());
+                    if open.len() > 16 {
+                        open.clear();
+                    }
+                }
+            }
+            Self::Bombs | Self::Refs => {
+                let body = if self == Self::Bombs { &push.bomb } else { &push.refs };
+                while !done.stopped() {
+                    let _refused = send(sandbox, body).await;
+                    done.step();
+                }
+            }
+        }
+    }
+
+    /// Runs the flood on threads of its own, until `stop` is set.
+    fn start(self, sandbox: &Arc<Sandbox>, push: &Arc<Pushes>, done: &Arc<Done>) -> std::thread::JoinHandle<()> {
+        let (sandbox, push, done) = (Arc::clone(sandbox), Arc::clone(push), Arc::clone(done));
+        std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(2).on_thread_start(lowest_priority).enable_all().build().unwrap();
+            let tasks = (0..self.size().0).map(|_| {
+                let (sandbox, push, done) = (Arc::clone(&sandbox), Arc::clone(&push), Arc::clone(&done));
+                runtime.spawn(async move { self.run(&sandbox, &push, &done).await })
+            });
+            let tasks: Vec<_> = tasks.collect();
+            runtime.block_on(async {
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+        })
+    }
 }
 
-/// Requests of an unregistered address. Each needs a lookup at the registry.
-async fn flood_of_lookups(sandbox: &Sandbox, done: &Done) -> io::Result<()> {
+/// The number of connections that an idle flooder keeps.
+const HELD: usize = 1_300;
+/// The number of requests at a time on each connection of the flood.
+const STREAMS: usize = 8;
+
+async fn requests(sandbox: &Sandbox, done: &Done) -> io::Result<()> {
     let client = Client::connect(sandbox, sandbox.address, PLAIN, Http::Two).await?;
     let streams = (0..STREAMS).map(|_| async {
         let mut client = client.again();
-        while !done.stop.load(Ordering::SeqCst) {
+        while !done.stopped() {
             client.get("/flood").await?;
-            Done::count(&done.lookups);
+            done.step();
         }
         Ok(())
     });
     futures::future::try_join_all(streams).await.map(drop)
 }
 
-/// The number of requests at a time on each connection of the flood.
-const STREAMS: usize = 8;
+fn get(path: &[u8]) -> [Field<'_>; 4] {
+    [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"files.example.net"), (b":path", path)]
+}
 
-/// Handshakes with names that no other handshake has used.
-async fn flood_of_names(sandbox: &Sandbox, done: &Done) {
-    while !done.stop.load(Ordering::SeqCst) {
-        let name = format!("n{}.flood.example", done.names.load(Ordering::SeqCst));
-        // The gateway refuses the tunnel if too many are open.
-        let _refused = greet(sandbox, sandbox.address, PLAIN, name.as_bytes(), PATIENCE).await;
-        Done::count(&done.names);
+/// Requests and resets on one connection, until the gateway closes it.
+async fn resets(sandbox: &Sandbox, done: &Done) -> io::Result<()> {
+    let stream = tls(sandbox, sandbox.address, "files.example.net", Http::Two).await?;
+    let mut connection = Connection::begin(stream, 1 << 20).await?;
+    let fields = get(b"/flood");
+    while !done.stopped() {
+        let on = connection.request(&fields, false).await?;
+        connection.reset(on).await?;
+        done.step();
+    }
+    Ok(())
+}
+
+/// Requests for a large response on one connection, which is then not read.
+async fn slow_readers(sandbox: &Sandbox, done: &Done) -> io::Result<Connection<Tls>> {
+    let stream = tls(sandbox, sandbox.address, "files.example.net", Http::Two).await?;
+    // Windows so large that only the gateway's own limits hold the response back.
+    let mut connection = Connection::begin(stream, 1 << 30).await?;
+    let fields = get(b"/large");
+    for _ in 0..64 {
+        connection.request(&fields, false).await?;
+        done.step();
+    }
+    Ok(connection)
+}
+
+/// The bodies of hostile pushes.
+struct Pushes {
+    bomb: Vec<u8>,
+    refs: Vec<u8>,
+}
+
+impl Pushes {
+    /// Pushes to a repository whose branches are at `old`.
+    fn to(old: &str) -> Self {
+        // A thousand MiB of zeros. An update that the pack never proves, so the whole pack is inspected.
+        let mut bomb = list(&[(old, &"1".repeat(40), "refs/heads/sandbox/r0")]);
+        bomb.extend([b"PACK".as_slice(), &2_u32.to_be_bytes(), &5_u32.to_be_bytes()].concat());
+        bomb.extend(object(3, 1_000 << 20));
+        let mut zeros = ZlibEncoder::new(&mut bomb, Compression::best());
+        io::copy(&mut io::repeat(0).take(1_000 << 20), &mut zeros).unwrap();
+        zeros.finish().unwrap();
+        // Each commit has 16 parents that nobody has.
+        let commits: Vec<String> = (0..20).map(commit).collect();
+        let names: Vec<String> =
+            commits.iter().map(|commit| hex(&Sha1::digest(format!("commit {}\0{commit}", commit.len())))).collect();
+        let branches: Vec<String> = (0..20).map(|number| format!("refs/heads/sandbox/r{number}")).collect();
+        let updates: Vec<_> =
+            names.iter().zip(&branches).map(|(new, branch)| (old, new.as_str(), branch.as_str())).collect();
+        let mut pack = [b"PACK".as_slice(), &2_u32.to_be_bytes(), &20_u32.to_be_bytes()].concat();
+        for commit in &commits {
+            pack.extend(object(1, commit.len()));
+            let mut deflated = ZlibEncoder::new(&mut pack, Compression::fast());
+            deflated.write_all(commit.as_bytes()).unwrap();
+            deflated.finish().unwrap();
+        }
+        let trailer = Sha1::digest(&pack);
+        pack.extend(trailer);
+        Self { bomb, refs: [list(&updates), pack].concat() }
     }
 }
 
-/// All floods at once, on their own threads, until `stop` is set.
-fn flood(sandbox: &Arc<Sandbox>, done: &Arc<Done>) -> std::thread::JoinHandle<()> {
-    let (sandbox, done) = (Arc::clone(sandbox), Arc::clone(done));
-    std::thread::spawn(move || {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(2).on_thread_start(lowest_priority).enable_all().build().unwrap();
-        let mut tasks = Vec::new();
-        for _ in 0..16 {
-            let (s, d) = (Arc::clone(&sandbox), Arc::clone(&done));
-            tasks.push(runtime.spawn(async move {
-                while !d.stop.load(Ordering::SeqCst) {
-                    // Start again after a refusal.
-                    let _refused = flood_of_lookups(&s, &d).await;
-                }
-            }));
-        }
-        // Most refusals come after a delay of three seconds.
-        for _ in 0..64 {
-            let (s, d) = (Arc::clone(&sandbox), Arc::clone(&done));
-            tasks.push(runtime.spawn(async move { flood_of_tunnels(&s, &d).await }));
-            let (s, d) = (Arc::clone(&sandbox), Arc::clone(&done));
-            tasks.push(runtime.spawn(async move { flood_of_names(&s, &d).await }));
-        }
-        runtime.block_on(async {
-            for task in tasks {
-                task.await.unwrap();
-            }
-        });
-    })
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The header of an object in a pack (gitformat-pack(5)).
+fn object(kind: u8, size: usize) -> Vec<u8> {
+    let mut bytes = vec![kind << 4 | u8::try_from(size & 15).unwrap()];
+    let mut rest = size >> 4;
+    while rest > 0 {
+        *bytes.last_mut().unwrap() |= 0x80;
+        bytes.push(u8::try_from(rest & 0x7f).unwrap());
+        rest >>= 7;
+    }
+    bytes
+}
+
+/// A commit of the empty tree with 16 parents, whose names are made up of `number`.
+fn commit(number: u32) -> String {
+    let parents: String = (0..16).map(|parent| format!("parent {:040x}\n", 1 + number * 16 + parent)).collect();
+    format!(
+        "tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n{parents}author a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\n{number}\n"
+    )
+}
+
+/// Sends a push and reads the answer.
+async fn send(sandbox: &Sandbox, body: &[u8]) -> io::Result<()> {
+    let mut upload = Upload::begin(sandbox, REPO).await?;
+    for chunk in body.chunks(64 << 10) {
+        upload.send(chunk).await?;
+    }
+    upload.end().await?;
+    upload.hear().await.map(drop)
 }
 
 /// The 99th percentile of requests on persistent connections, and of new connections with their handshakes.
@@ -154,44 +330,103 @@ async fn slowest(sandbox: &Sandbox) -> Slowest {
     Slowest { kept: p99(kept), fresh: p99(fresh) }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
-    let rig = Rig::start();
-    let (known, flooder) = (rig.registered(&[REPO]), Arc::new(rig.sandbox()));
+/// Measures another sandbox before and during `floods`, each from a sandbox of its own.
+async fn assert_fair(rig: &Rig, floods: &[(Flood, Arc<Sandbox>)], push: &Arc<Pushes>) {
+    let known = rig.registered(&[REPO]);
     // A first measurement warms all caches.
     slowest(&known).await;
     let mut rounds = Vec::new();
     for round in 0..MOST_ROUNDS {
         let before = slowest(&known).await;
-        let done = Arc::new(Done::default());
-        let thread = flood(&flooder, &done);
-        eventually_async("the flood is at its height", PATIENCE, async || {
-            let all = done.all();
-            // The flood has used up the burst of its address.
-            let at_once = if round == 0 { AT_ONCE } else { 0 };
-            if all.iter().all(|count| *count > 50) && all[0] + all[2] > at_once { Ok(()) } else { Err(all) }
-        })
-        .await;
-        let (begun, from) = (Instant::now(), done.all());
+        let running: Vec<_> = floods
+            .iter()
+            .map(|(flood, sandbox)| {
+                let done = Arc::new(Done::default());
+                (*flood, flood.start(sandbox, push, &done), done)
+            })
+            .collect();
+        for (flood, _, done) in &running {
+            eventually_async("the flood is at its height", PATIENCE, async || {
+                // The first flood has used up the burst of its address.
+                let enough = if round == 0 { flood.size().1 } else { flood.size().1 / 4 };
+                if done.count() > enough { Ok(()) } else { Err((flood, done.count())) }
+            })
+            .await;
+        }
+        let begun = Instant::now();
+        let from: Vec<u64> = running.iter().map(|(_, _, done)| done.count()).collect();
         let meanwhile = slowest(&known).await;
-        let (elapsed, to) = (begun.elapsed(), done.all());
-        done.stop.store(true, Ordering::SeqCst);
-        thread.join().unwrap();
-        let rate = |kind: usize| (to[kind] - from[kind]) as f64 / elapsed.as_secs_f64();
-        println!(
-            "round {round}: before {before:?}, meanwhile {meanwhile:?}; in a second {:.0} tunnels, {:.0} lookups, {:.0} names",
-            rate(0),
-            rate(1),
-            rate(2)
-        );
-        // All tunnels and names may be in the three-second delay of a refusal.
-        assert!(to[1] > from[1] + 20 && to.iter().all(|count| *count > 50), "the flood was too small: {from:?} {to:?}");
+        let elapsed = begun.elapsed().as_secs_f64();
+        println!("round {round}: before {before:?}, meanwhile {meanwhile:?}");
+        for ((flood, _, done), from) in running.iter().zip(from) {
+            println!("    {flood:?}: {:.0} in a second", (done.count() - from) as f64 / elapsed);
+            done.stop.store(true, Ordering::SeqCst);
+        }
+        for (_, thread, _) in running {
+            thread.join().unwrap();
+        }
         rounds.push((before, meanwhile));
         if round + 1 >= ROUNDS && factors(&rounds).iter().all(|(_, factor)| *factor <= FACTOR) {
+            println!("slowdown factors: {:?}", factors(&rounds));
             return;
         }
     }
     panic!("slowdown factors: {:?}, {rounds:?}", factors(&rounds));
+}
+
+fn no_push() -> Arc<Pushes> {
+    Arc::new(Pushes { bomb: Vec::new(), refs: Vec::new() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
+    let upstream = Upstream::start();
+    // An address with as many connections as these floods open at once.
+    let settings = "limits: {stranger_connections: 512}\n";
+    let gateway = Gateway::before(&upstream).settings(settings).up();
+    let rig = Rig { upstream, gateway };
+    let flooder = Arc::new(rig.sandbox());
+    let floods = [Flood::Lookups, Flood::Tunnels, Flood::Names].map(|flood| (flood, Arc::clone(&flooder)));
+    assert_fair(&rig, &floods, &no_push()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_of_a_stranger_slow_nobody_down() {
+    let rig = Rig::start();
+    assert_fair(&rig, &[(Flood::Idle, Arc::new(rig.sandbox()))], &no_push()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rapid_reset_slows_nobody_down() {
+    let rig = Rig::start();
+    assert_fair(&rig, &[(Flood::Resets, Arc::new(rig.registered(&[])))], &no_push()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_of_large_responses_slow_nobody_down() {
+    let rig = Rig::start();
+    assert_fair(&rig, &[(Flood::SlowReaders, Arc::new(rig.registered(&[])))], &no_push()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registered_flooder_slows_nobody_down() {
+    let rig = Rig::start();
+    let flooder = Arc::new(rig.registered(&[]));
+    let floods = [Flood::Requests, Flood::Tunnels, Flood::Names].map(|flood| (flood, Arc::clone(&flooder)));
+    assert_fair(&rig, &floods, &no_push()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_pushes_slow_nobody_down() {
+    let rig = Rig::start();
+    let bare = rig.upstream.create_repo(REPO, Visibility::Private);
+    let work = Work::of(&bare);
+    let seed = work.seed();
+    (0..20).for_each(|number| work.deliver(&seed, &format!("refs/heads/sandbox/r{number}")));
+    let push = Arc::new(Pushes::to(&seed));
+    for flood in [Flood::Bombs, Flood::Refs] {
+        assert_fair(&rig, &[(flood, Arc::new(rig.registered(&[REPO])))], &push).await;
+    }
 }
 
 /// The factor by which requests are slower during the flood. Other work on the machine makes requests slower too, so

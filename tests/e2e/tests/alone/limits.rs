@@ -37,7 +37,9 @@ const LOOKUPS: usize = 64;
 
 fn rig() -> Rig {
     let upstream = Upstream::start();
-    let gateway = Gateway::before(&upstream).workers(1).build();
+    // Each tunnel of an HTTP/1.1 client has a TCP connection, of which a stranger has few by default.
+    let settings = "limits: {stranger_connections: 1024, container_connections: 1024}\n";
+    let gateway = Gateway::before(&upstream).workers(1).settings(settings).build();
     gateway.up();
     Rig { upstream, gateway }
 }

@@ -2,7 +2,10 @@
 //! the other, with nothing beside them.
 
 mod big_transfers;
+mod connections;
+mod effects;
 mod fairness;
+mod h2;
 mod limits;
 mod push_big;
 mod restart;

@@ -48,7 +48,11 @@ async fn whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time() {
             (lines.len() == time).then_some(lines)
         });
         let line = lines.last().unwrap();
-        assert_eq!((&line["rule"], &line["panicked"]), (&"listener.filter-failed".into(), &true.into()), "{line}");
+        assert_eq!(
+            (&line["rule"], &line["panicked"]),
+            (&"listener.filter-failed".into(), &"identity on_request_headers".into()),
+            "{line}"
+        );
         assert_eq!(line["container_id"], container_id(culprit.address));
         drop(stream);
         served(&bystander);

@@ -17,12 +17,13 @@ pub struct Builder {
     settings: String,
     environment: Vec<(String, String)>,
     workers: u16,
+    files: Option<u64>,
 }
 
 impl Gateway {
     /// A gateway with this policy. Its sallyport.yaml has only its addresses.
     pub fn with(policy: &str) -> Builder {
-        Builder { policy: policy.to_owned(), settings: String::new(), environment: Vec::new(), workers: 2 }
+        Builder { policy: policy.to_owned(), settings: String::new(), environment: Vec::new(), workers: 2, files: None }
     }
 
     /// A gateway as most tests need it: `upstream` serves all of its names, the policy allows [`upstream::HOSTS`], and
@@ -67,6 +68,12 @@ impl Builder {
         self
     }
 
+    /// Sets the soft and the hard limit of open files of the gateway and its Envoy.
+    pub fn files(mut self, files: u64) -> Self {
+        self.files = Some(files);
+        self
+    }
+
     /// Writes the configuration, with its own ports and state directory. [`Gateway::up`] starts the gateway, or
     /// [`Gateway::serve`] and [`Gateway::start_envoy`].
     pub fn build(self) -> Gateway {
@@ -81,6 +88,7 @@ impl Builder {
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
             environment: self.environment,
             workers: self.workers,
+            files: self.files,
             child: Mutex::new(None),
             beside: Mutex::new(None),
             directory,

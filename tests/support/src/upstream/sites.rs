@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,6 +38,12 @@ pub fn json(status: u16, body: &serde_json::Value) -> Response<Body> {
     let mut response = text(status, body.to_string());
     response.headers_mut().insert("content-type", "application/json".parse().unwrap());
     response
+}
+
+/// A response of 16 MiB.
+fn large() -> Response<Body> {
+    static LARGE: LazyLock<Bytes> = LazyLock::new(|| vec![b'-'; 16 << 20].into());
+    Response::new(Full::new(LARGE.clone()).map_err(|never| match never {}).boxed_unsync())
 }
 
 /// Reads the body to its end, then responds.
@@ -86,6 +92,7 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             response.body(events.boxed_unsync()).unwrap()
         }
         "api.anthropic.com" => json(200, &json!({"type": "message", "path": path})),
+        "files.example.net" if path == "/large" => large(),
         "files.example.net" if path.starts_with("/odd/") => odd::serve(&path["/odd/".len()..], trailers).await,
         "files.example.net"
         | "large.example.net"

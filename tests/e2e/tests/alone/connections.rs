@@ -1,0 +1,170 @@
+//! TCP connections before their first request: the limit of one address over two workers, the time until the first
+//! request, and a flood under a low limit of open files.
+
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use test_support::client::tunnel;
+use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A host without a credential.
+const PLAIN: &str = "files.example.net";
+/// The timeout of a wait whose length is not tested.
+const SOON: Duration = Duration::from_secs(10);
+/// The limits of an address with a container and of another one.
+const CONTAINER: usize = 512;
+const STRANGER: usize = 16;
+/// The time until the first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+async fn connect(sandbox: &Sandbox, source: Ipv4Addr) -> TcpStream {
+    sandbox.socket(source).connect(sandbox.proxy.unwrap()).await.unwrap()
+}
+
+/// Whether the gateway has closed the connection by now.
+fn is_closed(stream: &TcpStream) -> bool {
+    // No byte is ever sent to a connection without a request.
+    !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// Waits until the gateway closes the connection.
+async fn closes(stream: &mut TcpStream) {
+    let read = timeout(SOON, stream.read(&mut [0])).await.expect("the gateway closes the connection");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+}
+
+/// Waits until Envoy has `count` open connections at the proxy.
+fn until_open(gateway: &Gateway, count: usize) {
+    eventually("all connections are accepted", SOON, || {
+        let open = gateway.envoy_stat("listener.proxy.downstream_cx_active");
+        (open == u64::try_from(count).unwrap()).then_some(())
+    });
+}
+
+/// A request of another sandbox.
+async fn is_served(sandbox: &Sandbox) {
+    let mut client = Client::connect(sandbox, sandbox.address, PLAIN, Http::Two).await.unwrap();
+    client.get("/beside").await.unwrap().ok().unwrap();
+}
+
+#[tokio::test]
+async fn a_container_has_512_connections_and_a_stranger_16_and_not_one_more() {
+    let rig = Rig::start();
+    let (known, stranger, other) = (rig.registered(&[]), rig.sandbox(), rig.registered(&[]));
+    for (sandbox, limit) in [(&known, CONTAINER), (&stranger, STRANGER)] {
+        until_open(&rig.gateway, 0);
+        let mut open = Vec::new();
+        for _ in 0..limit {
+            open.push(connect(sandbox, sandbox.address).await);
+        }
+        until_open(&rig.gateway, limit);
+        for _ in 0..8 {
+            closes(&mut connect(sandbox, sandbox.address).await).await;
+        }
+        assert!(!open.iter().any(is_closed), "the granted connections stay");
+        let line = rig.gateway.audit_line("the refusal", |line| line["container_ip"] == json!(sandbox.address));
+        assert_eq!((&line["verdict"], &line["rule"]), (&json!("deny"), &json!("limit.tcp")), "{line}");
+        assert!(line["reason"].as_str().unwrap().contains(&format!("{limit} open connections")), "{line}");
+        is_served(&other).await;
+        // A granted connection is a good one.
+        let request = format!("CONNECT {PLAIN}:443 HTTP/1.1\r\nHost: {PLAIN}:443\r\n\r\n");
+        let one = open.last_mut().unwrap();
+        one.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        timeout(SOON, one.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        // One connection closes, one more is granted, and the next is refused again.
+        drop(open.pop());
+        let again = eventually_async("the limit admits a connection again", SOON, async || {
+            let mut stream = connect(sandbox, sandbox.address).await;
+            match timeout(Duration::from_millis(200), stream.read(&mut [0])).await {
+                Err(_) => Ok(stream),
+                Ok(closed) => Err(closed),
+            }
+        })
+        .await;
+        closes(&mut connect(sandbox, sandbox.address).await).await;
+        assert!(!is_closed(&again));
+    }
+    let refused = rig.gateway.audit().into_iter().filter(|line| line["rule"] == "limit.tcp");
+    assert!(refused.count() <= 4, "one line for an address in each worker");
+}
+
+#[tokio::test]
+async fn strangers_together_leave_room_for_containers() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).settings("limits: {connections: 64, stranger_connections: 4}\n").up();
+    let rig = Rig { upstream, gateway };
+    let (known, stranger) = (rig.registered(&[]), rig.sandbox());
+    let first = stranger.widen();
+    let mut open = Vec::new();
+    for number in 0..8 {
+        for _ in 0..4 {
+            open.push(connect(&stranger, Ipv4Addr::from_bits(first.to_bits() + number)).await);
+        }
+    }
+    until_open(&rig.gateway, 32);
+    for number in 8..16 {
+        closes(&mut connect(&stranger, Ipv4Addr::from_bits(first.to_bits() + number)).await).await;
+    }
+    assert!(!open.iter().any(is_closed));
+    is_served(&known).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_ends_after_ten_seconds() {
+    let rig = Rig::start();
+    let (known, stranger) = (rig.registered(&[]), rig.sandbox());
+    let begun = Instant::now();
+    let mut silent = Vec::new();
+    for sandbox in [&known, &stranger] {
+        silent.push(connect(sandbox, sandbox.address).await);
+        // A request that doesn't end, and one that never begins after the preface of HTTP/2.
+        for bytes in [
+            &b"GET http://files.example.net/ HTTP/1.1\r\nx:"[..],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        ] {
+            let mut stream = connect(sandbox, sandbox.address).await;
+            stream.write_all(bytes).await.unwrap();
+            silent.push(stream);
+        }
+    }
+    let mut tunnels = Vec::new();
+    for sandbox in [&known, &stranger] {
+        tunnels.push(tunnel(sandbox, sandbox.address, PLAIN).await.unwrap());
+    }
+    for stream in &mut silent {
+        let mut rest = Vec::new();
+        let read = timeout(FIRST_REQUEST * 2, stream.read_to_end(&mut rest)).await.expect("it ends");
+        let lasted = begun.elapsed();
+        assert!(lasted < FIRST_REQUEST + Duration::from_secs(5), "{lasted:?}: {read:?}");
+        assert!(lasted > FIRST_REQUEST - Duration::from_secs(1), "{lasted:?}: {read:?}");
+    }
+    assert!(!tunnels.iter().any(is_closed), "a tunnel may be silent");
+}
+
+#[tokio::test]
+async fn connections_of_one_address_take_no_files_from_another_one() {
+    const FILES: u64 = 1_024;
+    const FLOOD: usize = 1_300;
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).files(FILES).up();
+    let rig = Rig { upstream, gateway };
+    assert!(rig.gateway.said().contains("the hard limit of open files is 1024"), "{}", rig.gateway.said());
+    let (known, stranger, other) = (rig.registered(&[]), rig.sandbox(), rig.registered(&[]));
+    for flooder in [&stranger, &known] {
+        let to: SocketAddr = flooder.proxy.unwrap();
+        let mut open = Vec::new();
+        for _ in 0..FLOOD {
+            open.push(flooder.socket(flooder.address).connect(to).await.unwrap());
+        }
+        for number in 0..4 {
+            timeout(SOON, is_served(&other)).await.unwrap_or_else(|_| panic!("request {number} timed out"));
+        }
+        let held = open.iter().filter(|stream| !is_closed(stream)).count();
+        assert!(held <= 85, "{held} connections of one address are open");
+    }
+}

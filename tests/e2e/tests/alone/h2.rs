@@ -1,0 +1,150 @@
+//! The limits of HTTP/2 at their last frame and one past it, and Envoy's heap.
+
+use std::time::Duration;
+use test_support::client::{Tls, tls};
+use test_support::raw::h2::{Connection, Events, Field};
+use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually};
+
+/// A host whose `/v1/stream` never ends.
+const STREAMS: &str = "api.anthropic.com";
+/// A host without a credential.
+const PLAIN: &str = "files.example.net";
+/// The timeout of a wait whose length is not tested.
+const SOON: Duration = Duration::from_secs(10);
+
+/// The most streams of a connection (RFC 9113, SETTINGS_MAX_CONCURRENT_STREAMS).
+const CONCURRENT: u8 = 3;
+/// The limit of streams.
+const LIMIT: u32 = 128;
+/// The streams of which half may be reset early. Envoy closes the connection as soon as that is certain.
+const RESETS: u32 = 500;
+/// REFUSED_STREAM (RFC 9113 section 7).
+const REFUSED: u32 = 7;
+
+const DATA: u8 = 0;
+const PRIORITY: u8 = 2;
+const WINDOW_UPDATE: u8 = 8;
+
+fn get<'a>(host: &'a str, path: &'a str) -> [Field<'a>; 4] {
+    [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", host.as_bytes()), (b":path", path.as_bytes())]
+}
+
+async fn connection(sandbox: &Sandbox, host: &str) -> Connection<Tls> {
+    let stream = tls(sandbox, sandbox.address, host, Http::Two).await.unwrap();
+    Connection::begin(stream, 1 << 20).await.unwrap()
+}
+
+async fn is_served(sandbox: &Sandbox) {
+    let mut client = Client::connect(sandbox, sandbox.address, PLAIN, Http::Two).await.unwrap();
+    client.get("/beside").await.unwrap().ok().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_has_128_streams_and_not_one_more() {
+    let rig = Rig::start();
+    let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
+    let mut connection = connection(&sandbox, STREAMS).await;
+    assert_eq!(connection.setting(CONCURRENT).await.unwrap(), LIMIT);
+    let mut last = 0;
+    for _ in 0..LIMIT {
+        last = connection.request(&get(STREAMS, "/v1/stream"), false).await.unwrap();
+    }
+    let limit = usize::try_from(LIMIT).unwrap();
+    let events = connection.events(SOON, |events| events.answered.len() == limit).await;
+    assert_eq!((events.answered.len(), events.resets.len(), events.closed), (limit, 0, false), "{events:?}");
+    let beyond = connection.request(&get(STREAMS, "/v1/one-more"), false).await.unwrap();
+    let events = connection.events(SOON, |events| !events.resets.is_empty() || events.goaway.is_some()).await;
+    assert_eq!(events.resets, [(beyond, REFUSED)], "{events:?}");
+    assert!(rig.upstream.requests_with("/v1/one-more").is_empty());
+    // One stream ends, one more is granted.
+    connection.reset(last).await.unwrap();
+    let again = connection.request(&get(STREAMS, "/v1/stream"), false).await.unwrap();
+    let events = connection.events(SOON, |events| events.answered.contains(&again)).await;
+    assert!(events.answered.contains(&again), "{events:?}");
+    is_served(&other).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_resets_half_of_500_streams_early_is_closed() {
+    let rig = Rig::start();
+    let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
+    let mut connection = connection(&sandbox, STREAMS).await;
+    for _ in 1..RESETS / 2 {
+        let on = connection.request(&get(STREAMS, "/v1/stream"), false).await.unwrap();
+        connection.reset(on).await.unwrap();
+    }
+    let on = connection.request(&get(STREAMS, "/v1/stream"), false).await.unwrap();
+    let events = connection.events(SOON, |events| events.answered.contains(&on)).await;
+    assert!(events.answered.contains(&on) && !events.closed, "{events:?}");
+    // The limit is Envoy's count, which may lag behind the frames of this connection by no more than the open ones.
+    connection.reset(on).await.unwrap();
+    let events = connection.events(SOON, |_| false).await;
+    assert!(events.closed, "{events:?}");
+    assert_eq!(rig.gateway.envoy_stat("http.tunnel.downstream_rq_too_many_premature_resets"), 1);
+    is_served(&other).await;
+}
+
+/// Sends `at` frames by `send`, after which the connection works, then `past` more, after which it is closed.
+async fn assert_closes_past(
+    sandbox: &Sandbox,
+    what: &str,
+    frames: (u32, u32),
+    send: impl AsyncFn(&mut Connection<Tls>, u32),
+) {
+    for (count, closes) in [(frames.0, false), (frames.1, true)] {
+        let mut connection = connection(sandbox, PLAIN).await;
+        // The peer may close the connection before all is sent.
+        send(&mut connection, count).await;
+        let asked = connection.request(&get(PLAIN, "/after"), false).await;
+        let answered = |events: &Events| asked.as_ref().is_ok_and(|on| events.answered.contains(on));
+        let events = connection.events(SOON, answered).await;
+        assert_eq!(events.closed, closes, "{what}: {count} frames: {events:?}");
+        assert!(closes || answered(&events), "{what}: {count} frames: {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn frames_without_work_are_limited() {
+    let rig = Rig::start();
+    let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
+    // One stream: 100 frames for each of it and of one more.
+    assert_closes_past(&sandbox, "priority", (100, 300), async |connection, count| {
+        let open = connection.request(&get(PLAIN, "/open"), true).await.unwrap();
+        for _ in 0..count {
+            let _ = connection.frame(PRIORITY, 0, open, &[0, 0, 0, 0, 16]).await;
+        }
+    })
+    .await;
+    assert_closes_past(&sandbox, "empty", (1, 3), async |connection, count| {
+        let open = connection.request(&get(PLAIN, "/open"), true).await.unwrap();
+        for _ in 0..count {
+            let _ = connection.frame(DATA, 0, open, &[]).await;
+        }
+    })
+    .await;
+    // 5 + 2 * (streams + 10 for each DATA frame): Envoy's formula for WINDOW_UPDATE, without any DATA.
+    assert_closes_past(&sandbox, "window", (5, 200), async |connection, count| {
+        for _ in 0..count {
+            let _ = connection.frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).await;
+        }
+    })
+    .await;
+    is_served(&other).await;
+}
+
+#[test]
+fn an_envoy_at_the_end_of_its_heap_refuses_requests_with_a_reason() {
+    let upstream = Upstream::start();
+    for (mib, status, rule) in [(512, 200, None), (64, 503, Some("limit.overload"))] {
+        let gateway = Gateway::before(&upstream).settings(&format!("limits: {{envoy_heap_mib: {mib}}}\n")).up();
+        let sandbox = Sandbox::start().behind(&gateway);
+        gateway.register(sandbox.address, &[]);
+        let allocated = gateway.envoy_stat("server.memory_allocated") >> 20;
+        // In absolute form, whose refusal curl prints. The monitor looks four times a second.
+        let asked = eventually("Envoy's monitor has looked", SOON, || {
+            let asked = sandbox.curl(&[&format!("http://{STREAMS}/v1/models")]);
+            (asked.status == status).then_some(asked)
+        });
+        assert_eq!(asked.rule().as_deref(), rule, "{mib} MiB, of which {allocated} are used: {asked:?}");
+    }
+}
