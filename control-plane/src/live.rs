@@ -209,8 +209,12 @@ impl Live {
     fn publish(&mut self) {
         let policy = self.registry.policy();
         self.extra = self.registry.extra_hosts();
-        let limits = self.config.limits.of_connections();
-        let listen = Listen { proxy: self.config.proxy, resolver: self.config.resolver, limits };
+        let listen = Listen {
+            proxy: self.config.proxy,
+            resolver: self.config.resolver,
+            limits: self.config.limits.of_connections(),
+            connections: self.config.limits.connections,
+        };
         let credentialed = |host: &_| self.config.credentials.concern(host);
         let snapshot = Snapshot::build(listen, &self.upstreams, &policy, &self.extra, credentialed, &self.module);
         self.snapshots.send_if_modified(|current| {

@@ -284,5 +284,7 @@ def managers(listeners):
         chains = listener.get("filter_chains", []) + [listener.get("default_filter_chain") or {}]
         for chain in chains:
             for network_filter in chain.get("filters", []):
-                if "http_filters" in network_filter["typed_config"]:
-                    yield network_filter["typed_config"]
+                # The filter of connections comes by ECDS, without a configuration here.
+                manager = network_filter.get("typed_config", {})
+                if "http_filters" in manager:
+                    yield manager

@@ -137,6 +137,8 @@ pub struct Listen {
     pub resolver: SocketAddr,
     /// The most connections of one address.
     pub limits: ConnectionLimits,
+    /// The most connections of all sandboxes together. All upstreams of a kind together have as many.
+    pub connections: u32,
 }
 
 /// The resources of every kind by name.
@@ -162,10 +164,12 @@ impl Snapshot {
         let mut snapshot = Self::default();
         snapshot.add(ResourceKind::Cluster, resources::TUNNEL, cluster::tunnel());
         snapshot.add(ResourceKind::Cluster, resources::RESOLVER, cluster::resolver());
-        for cluster in cluster::dynamic_forward_proxy(&upstreams.roots_pem, listen.resolver) {
+        for mut cluster in cluster::dynamic_forward_proxy(&upstreams.roots_pem, listen.resolver) {
+            cluster::limit(&mut cluster, listen.connections);
             snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
-        for cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
+        for mut cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
+            cluster::limit(&mut cluster, listen.connections);
             snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
         }
         let limits = serde_json::to_vec(&listen.limits).unwrap_or_default();
@@ -213,7 +217,7 @@ mod tests {
     fn build(policy: &Policy) -> Snapshot {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
-        let listen = Listen { proxy: at(8080), resolver: at(8054), limits };
+        let listen = Listen { proxy: at(8080), resolver: at(8054), limits, connections: 50_000 };
         Snapshot::build(listen, &Upstreams::default(), policy, &BTreeSet::new(), |_| true, b"module")
     }
 

@@ -268,7 +268,7 @@ struct Root {
 
 impl Context for Root {
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
-        turn(self.id, || self.filter.on_grpc_call_response(token, status, size));
+        turn(self.id, self.id, "on_grpc_call_response", || self.filter.on_grpc_call_response(token, status, size));
     }
 
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {

@@ -15,9 +15,12 @@ use policy::{ConnectionLimits, Denial, Rule};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// How often a shared value is read again because another worker has changed it. Each time, that worker has succeeded.
 const ATTEMPTS: u32 = 64;
+/// The period of the next tick while silent connections are left over: the next turn of Envoy's loop.
+const SOON: Duration = Duration::from_millis(5);
 
 thread_local! {
     /// The connections of this worker. The requests of the identity filter are requests of these connections.
@@ -42,12 +45,14 @@ enum Failed {
 /// The root context: one in each worker, and one on Envoy's main thread, which accepts no connections.
 pub struct Root {
     limits: Rc<ConnectionLimits>,
+    /// The period of the ticks: [`RENEW`], or [`SOON`] while work is left over.
+    period: Duration,
 }
 
 impl Root {
     /// A root context without its configuration. It admits no connection.
     pub fn new() -> Self {
-        Self { limits: Rc::new(ConnectionLimits { container: 0, stranger: 0, strangers: 0 }) }
+        Self { limits: Rc::new(ConnectionLimits { container: 0, stranger: 0, strangers: 0 }), period: RENEW }
     }
 
     fn configure(&mut self, size: usize) -> Result<(), String> {
@@ -70,13 +75,22 @@ impl RootCallbacks for Root {
     }
 
     fn on_tick(&mut self) {
-        HERE.with_borrow_mut(Connections::tick);
+        match now() {
+            Ok(now) => HERE.with_borrow_mut(|here| here.tick(now)),
+            Err(error) => logged(Err(error)),
+        }
         if HERE.with_borrow(|here| here.vm.is_some()) {
             logged(show_alive());
             let unpublished = HERE.with_borrow_mut(|here| std::mem::take(&mut here.unpublished));
             unpublished.into_iter().for_each(publish);
         }
-        for id in HERE.with_borrow_mut(|here| here.take_silent(MAX_EFFECTS)) {
+        let silent = HERE.with_borrow_mut(|here| here.take_silent(MAX_EFFECTS));
+        let period = if silent.len() == MAX_EFFECTS { SOON } else { RENEW };
+        if self.period != period {
+            self.period = period;
+            logged(host::set_tick_period(period).map_err(Failed::from));
+        }
+        for id in silent {
             // A context that is gone has taken its connection with it.
             if host::act_for(id).is_ok() {
                 host::close_connection();
@@ -148,7 +162,8 @@ impl Connection {
             note(source, address, reason);
             return Ok(false);
         }
-        if known == Some(false) && !self.count(Counted::STRANGERS, self.limits.strangers)? {
+        // An address of which nothing is known yet may be a stranger's.
+        if known != Some(true) && !self.count(Counted::STRANGERS, self.limits.strangers)? {
             let reason = "the addresses without a container have all connections that they may have together";
             note(source, Counted::STRANGERS, reason.into());
             return Ok(false);
@@ -197,17 +212,20 @@ fn note(source: IpAddr, counted: Counted, reason: String) {
 /// Shows that this VM is alive, and reads which others are.
 fn show_alive() -> Result<(), Failed> {
     let now = now()?;
+    let (vm, shown) = (HERE.with_borrow(|here| here.vm), RefCell::new(None));
     change(Alive::KEY, |value| {
         let mut alive = Alive::read(value)?;
-        let bytes = HERE.with_borrow_mut(|here| {
-            here.vm = Some(alive.show(here.vm, now));
-            let bytes = alive.to_bytes();
-            here.alive = alive;
-            bytes
-        });
+        let vm = alive.show(vm, now);
+        let bytes = alive.to_bytes();
+        shown.replace(Some((vm, alive)));
         Ok(Some(bytes))
-    })
-    .map(|_always| ())
+    })?;
+    // A new number is this VM's only now that the value with it has been written: another VM may have taken the one of
+    // an earlier attempt.
+    if let Some((vm, alive)) = shown.take() {
+        HERE.with_borrow_mut(|here| (here.vm, here.alive) = (Some(vm), alive));
+    }
+    Ok(())
 }
 
 /// Publishes the count of this worker, now or at the next tick.

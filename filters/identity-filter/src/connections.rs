@@ -34,8 +34,8 @@ const MAX_NOTED: usize = 1024;
 pub struct Counted([u8; 16]);
 
 impl Counted {
-    /// All addresses without a container. No peer has the unspecified address.
-    pub const STRANGERS: Self = Self([0; 16]);
+    /// All addresses without a container. No peer has a multicast address, and no network of 64 bits ends in ones.
+    pub const STRANGERS: Self = Self([0xff; 16]);
 
     /// The subject for a connection from `address`. A stranger can have any address of its IPv6 network.
     pub fn of(address: IpAddr, known: bool) -> Self {
@@ -57,9 +57,10 @@ impl Counted {
     }
 }
 
-/// The key of the shared table `number`.
+/// The key of the shared table `number`. The second part is the form of the values: shared data outlives a reload of
+/// the filters, so another form needs another number.
 pub fn key(number: u64) -> String {
-    format!("connections/{number}")
+    format!("connections/1/{number}")
 }
 
 /// A shared value that isn't of this module's form.
@@ -77,7 +78,7 @@ pub struct Alive {
 
 impl Alive {
     /// The key of the shared value.
-    pub const KEY: &'static str = "connections/alive";
+    pub const KEY: &'static str = "connections/1/alive";
 
     /// Reads the shared value.
     ///
@@ -185,6 +186,8 @@ pub struct Connections {
     noted: HashMap<Counted, Duration>,
     /// The time that the ticks have counted: up to one [`RENEW`] behind the clock.
     uptime: Duration,
+    /// The clock at the last tick, in milliseconds.
+    ticked: Option<u64>,
 }
 
 /// The result of [`Connections::with_one_more`].
@@ -232,9 +235,11 @@ impl Connections {
         }
     }
 
-    /// A [`RENEW`] has passed.
-    pub fn tick(&mut self) {
-        self.uptime = self.uptime.saturating_add(RENEW);
+    /// The clock is at `now`, in milliseconds: about a [`RENEW`] after the last tick. More root contexts than one may
+    /// tick, and the clock may be set.
+    pub fn tick(&mut self, now: u64) {
+        let passed = Duration::from_millis(now.saturating_sub(self.ticked.replace(now).unwrap_or(now)));
+        self.uptime = self.uptime.saturating_add(passed.min(RENEW));
     }
 
     /// The connection `number` of the context `id` was accepted, and has sent no request.
@@ -406,7 +411,20 @@ mod tests {
     }
 
     fn pass(connections: &mut Connections, seconds: u64) {
-        (0..seconds).for_each(|_| connections.tick());
+        let now = connections.ticked.unwrap_or(NOW);
+        (0..=seconds * 2).for_each(|half| connections.tick(now + half * 500));
+    }
+
+    #[test]
+    fn the_time_of_ticks_is_the_clock_s() {
+        let mut connections = Connections::default();
+        // The second root context ticks in between, then the clock is set forward, and back.
+        [0, 400, 1_000, 1_400].map(|passed| connections.tick(NOW + passed));
+        assert_eq!(connections.uptime, Duration::from_millis(1_400));
+        connections.tick(NOW + 1_000_000);
+        assert_eq!(connections.uptime, Duration::from_millis(2_400));
+        [0, 1_000].map(|passed| connections.tick(NOW + passed));
+        assert_eq!(connections.uptime, Duration::from_millis(3_400));
     }
 
     #[test]

@@ -117,7 +117,7 @@ rules! {
         "Send fewer or shorter headers.",
         Test("a_head_of_60_kib_passes_and_not_one_byte_more");
     LimitBody = "limit.body", Listener, Refuses(413),
-        "A body that a stage holds back is larger than 4 MiB.",
+        "A body that a stage holds back is larger than 4 MiB, or on GitHub's hosts than 20 MiB.",
         "Send a smaller body.",
         Cannot("each filter drops a body that it holds back well before Envoy's limit, and refuses by a rule of its own");
     LimitRequestTime = "limit.request-time", Listener, Refuses(408),
@@ -217,7 +217,7 @@ rules! {
         "Register the container again, or with a longer `ttl`.",
         Test("an_expired_record_is_told_so_in_every_form");
     IdentityBlocked = "identity.blocked", Identity, Refuses(403),
-        "The gateway blocked the container after three filter crashes within a minute.",
+        "The gateway blocked the container after three filter crashes within a minute, or ten within a day.",
         "Read the audit, then register the container again.",
         Test("whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time");
     EgressHost = "egress.host", Identity, Either(403),

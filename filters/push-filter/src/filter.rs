@@ -4,7 +4,7 @@
 //! A tick comes 50 times per second. It lets each open push look at the clock and the rules, and one push go on with bytes
 //! that wait to be parsed, in turn.
 
-use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
+use envoy_host::{self as host, Action, Level, MAX_EFFECTS, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::{Broken, Step};
 use policy::github::Rules;
 use policy::{Denial, Stage};
@@ -87,11 +87,17 @@ impl RootCallbacks for Root {
     fn on_tick(&mut self) {
         self.shared.set_time();
         let open: Vec<_> = self.shared.open.borrow().iter().cloned().collect();
+        let mut effects = 0;
         for (id, stream) in &open {
             let Some(stream) = stream.upgrade() else { continue };
             let step = stream.borrow_mut().flow.tick();
             if let Some(step) = step {
                 carry_out_in(*id, &stream, step);
+                effects += 1;
+            }
+            // A push whose step is carried out has none in the next tick, so the others get their turn.
+            if effects == MAX_EFFECTS {
+                break;
             }
         }
         self.shared.open.borrow_mut().retain(|(_, stream)| stream.strong_count() > 0);
@@ -173,6 +179,11 @@ enum Asked {
 
 impl StreamCallbacks for Open {
     fn on_request_headers(&mut self, end: bool) -> Action {
+        #[cfg(feature = "test-panic")]
+        assert!(
+            !host::request_header("user-agent").is_ok_and(|agent| agent.as_deref() == Some(b"panic")),
+            "made to panic"
+        );
         let head = host::request_head().map_err(Broken::new);
         self.0.borrow_mut().event(|flow| flow.request_headers(head, end))
     }

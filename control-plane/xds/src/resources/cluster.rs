@@ -222,6 +222,14 @@ pub fn resolver() -> Cluster {
     }
 }
 
+/// Limits the connections of `cluster` to `most`, so that its upstreams don't use up Envoy's files. Beyond the limit a
+/// worker has one connection to each upstream; further requests wait for a connection.
+pub fn limit(cluster: &mut Cluster, most: u32) {
+    for thresholds in cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds) {
+        thresholds.max_connections = number(CLUSTER_LIMIT.min(most));
+    }
+}
+
 fn base(name: String) -> Cluster {
     Cluster {
         name,

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::extensions::wasm::v3::{
 use envoy_types::pb::google::protobuf::BytesValue;
 use envoy_types::util::pack_any;
 
-use super::{duration, flag};
+use super::{PUSH, duration, flag};
 
 /// How long a worker refuses all requests after a panic of a filter, before it starts the filter again. Envoy's default
 /// is a second.
@@ -31,10 +31,18 @@ pub fn connection_filter(name: &str, module: &[u8], configuration: Vec<u8>) -> T
     TypedExtensionConfig { name: name.into(), typed_config: Some(pack_any(ConnectionWasm { config })) }
 }
 
-/// A filter of the module. All filters share one VM id, so they run in one VM, and Envoy compiles the module once.
+/// The id of the VM that runs the filter `name`. Filters with one id run in one VM in each worker. Envoy compiles the
+/// module once for each id.
+///
+/// The push filter has a VM of its own: it reads the most bytes of a sandbox, and its crash ends no other request.
+fn vm_id(name: &str) -> &'static str {
+    if name == PUSH { "push" } else { "sallyport" }
+}
+
+/// A filter of the module.
 fn plugin(name: &str, module: &[u8], configuration: Option<Vec<u8>>) -> PluginConfig {
     let vm = VmConfig {
-        vm_id: "sallyport".into(),
+        vm_id: vm_id(name).into(),
         runtime: "envoy.wasm.runtime.v8".into(),
         code: Some(AsyncDataSource {
             specifier: Some(async_data_source::Specifier::Local(DataSource {

@@ -200,6 +200,8 @@ pub fn resolver(address: SocketAddr) -> Listener {
     Listener {
         address: Some(tcp(address)),
         filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        // Names are looked up under any number of sandboxes.
+        ignore_global_conn_limit: true,
         ..base(RESOLVER)
     }
 }

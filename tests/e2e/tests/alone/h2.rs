@@ -21,6 +21,9 @@ const RESETS: u32 = 500;
 /// REFUSED_STREAM (RFC 9113 section 7).
 const REFUSED: u32 = 7;
 
+/// The most fields of a request's headers.
+const HEADERS: usize = 100;
+
 const DATA: u8 = 0;
 const PRIORITY: u8 = 2;
 const WINDOW_UPDATE: u8 = 8;
@@ -129,7 +132,33 @@ async fn frames_without_work_are_limited() {
         }
     })
     .await;
+    // The kernel's buffers take the first answers: Envoy counts those that wait behind them.
+    assert_closes_past(&sandbox, "ping", (1_000, 4_000_000), async |connection, count| {
+        let _ = connection.pings(count).await;
+    })
+    .await;
     is_served(&other).await;
+}
+
+#[tokio::test]
+async fn a_request_has_100_header_fields_and_not_one_more() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&[]);
+    let mut connection = connection(&sandbox, PLAIN).await;
+    // Four of them are the pseudo-headers.
+    let names: Vec<String> = (4..=HEADERS).map(|number| format!("x-field-{number}")).collect();
+    let more: Vec<Field<'_>> = names.iter().map(|name| (name.as_bytes(), &b"1"[..])).collect();
+    let path_at = [&get(PLAIN, "/hundred")[..], &more[..HEADERS - 4]].concat();
+    let on = connection.request(&path_at, false).await.unwrap();
+    let events = connection.events(SOON, |events| events.answered.contains(&on)).await;
+    assert!(events.answered.contains(&on), "{events:?}");
+    assert_eq!(rig.upstream.requests_with("/hundred").len(), 1);
+    let past = [&get(PLAIN, "/one-more")[..], &more].concat();
+    let on = connection.request(&past, false).await.unwrap();
+    let ended = |events: &Events| events.answered.contains(&on) || events.resets.iter().any(|(reset, _)| *reset == on);
+    let events = connection.events(SOON, |events| ended(events) || events.goaway.is_some()).await;
+    assert!(ended(&events) || events.closed || events.goaway.is_some(), "{events:?}");
+    assert!(rig.upstream.requests_with("/one-more").is_empty());
 }
 
 #[test]

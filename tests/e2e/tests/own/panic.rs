@@ -3,6 +3,7 @@
 //! is.
 
 use std::time::Duration;
+use test_support::client::Followed;
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, policy};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
 
@@ -65,7 +66,39 @@ async fn whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time() {
     let (_, record) = rig.gateway.call("GET", &format!("/internal/containers/{}", culprit.address), None);
     assert!(record.contains("3 times within a minute"), "{record}");
     assert!(rig.upstream.requests_with("/panic").is_empty());
+    let (_, metrics) = rig.gateway.call("GET", "/metrics", None);
+    for (metric, count) in [("sallyport_filter_panics_total", 3), ("sallyport_containers_blocked_total", 1)] {
+        assert!(metrics.lines().any(|line| line == format!("{metric} {count}")), "{metric}: {metrics}");
+    }
 
     rig.gateway.register(culprit.address, &[]);
     served(&culprit);
+}
+
+/// The push filter has a VM of its own.
+#[tokio::test]
+async fn a_crash_over_a_push_ends_no_other_stream_of_its_worker() {
+    let filters = std::env::var("SALLYPORT_FILTERS_PANIC").expect("SALLYPORT_FILTERS_PANIC is set by run-e2e.sh");
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).env("SALLYPORT_FILTERS", &filters).workers(1).up();
+    let rig = Rig { upstream, gateway };
+    let (culprit, bystander) = (rig.registered(&["acme/app"]), rig.registered(&[]));
+    served(&bystander);
+    let mut client = Client::connect(&bystander, bystander.address, HOST, Http::Two).await.unwrap();
+    let stream = Followed::new(client.open("/v1/stream").await.unwrap().into_body());
+    let refs = "https://github.com/acme/app/info/refs?service=git-receive-pack";
+    let crash = async || {
+        let curled = culprit.curl(&["-A", "panic", refs]);
+        ((curled.status, curled.rule()) == refused(503, "listener.filter-failed")).then_some(()).ok_or("no crash")
+    };
+    eventually_async("the push filter crashes", WITHIN, crash).await;
+    let line = eventually("the audit's line", WITHIN, || {
+        rig.gateway.audit().into_iter().find(|line| line["panicked"] == "push on_request_headers")
+    });
+    assert_eq!(line["container_id"], container_id(culprit.address));
+    let before = stream.bytes();
+    eventually("the stream goes on", WITHIN, || (stream.bytes() > before).then_some(()));
+    assert!(!stream.ended());
+    // The push filter has started again.
+    eventually("the refs are served", WITHIN, || (culprit.curl(&[refs]).status == 200).then_some(()));
 }

@@ -121,7 +121,9 @@ fn listener(gateway: &Gateway, name: &str) -> Value {
 /// `listener` without `stages`.
 fn without(gateway: &Gateway, mut listener: Value, stages: &[&str], how: How) -> Value {
     for chain in listener["filter_chains"].as_array_mut().unwrap() {
-        let manager = &mut chain["filters"][0]["typed_config"];
+        let filters = chain["filters"].as_array_mut().unwrap();
+        let manager = filters.iter_mut().find(|filter| filter["name"] == "http").unwrap();
+        let manager = &mut manager["typed_config"];
         let filters = manager["http_filters"].as_array_mut().unwrap();
         for stage in stages {
             let at = filters.iter().position(|filter| filter["name"] == *stage).unwrap();

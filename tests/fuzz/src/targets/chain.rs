@@ -7,10 +7,13 @@ use crate::Choices;
 use crate::chain_support::{self, body_of_a_push, config, push_request, push_to};
 use crate::pack;
 use envoy_stand_in::{Arrived, Call, Credential, Envoy, Reply, Request, Stage, StreamId};
-use policy::BranchGlob;
+use model::Guard;
+use policy::{BranchGlob, Egress};
 use registry_proto::WatchResponse;
 use registry_proto::github::{self, ConfirmResponse};
 use registry_proto::push::{self as wire, DescendsResponse, ReadRefsResponse, Ref};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The bytes at the end of a pack: its hash.
@@ -37,6 +40,12 @@ enum Expect {
     Push,
     /// A push whose last bytes may never arrive.
     Refused,
+    /// A model request that may pass.
+    Model,
+    /// A model request whose end may never arrive.
+    RefusedModel,
+    /// A compressed model request, which may arrive as it was before.
+    Inflated,
     /// No byte may arrive.
     Nothing,
 }
@@ -45,13 +54,34 @@ fn api(method: &str, path: &str) -> Request {
     Request::new(method, "api.github.com", path).with("content-type", "application/json")
 }
 
+fn model() -> Request {
+    Request::new("POST", chain_support::MODEL, "/v1/messages").with("content-type", "application/json")
+}
+
+fn model_body(more: &str) -> String {
+    let text = "words ".repeat(40);
+    format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]{more}}}"#)
+}
+
+/// The guard of [`chain_support::MODEL`], which permits nothing further.
+fn guard() -> Option<String> {
+    let guard = Guard {
+        credential: "model".into(),
+        also: BTreeSet::new(),
+        egress: Egress::default(),
+        own: Vec::new(),
+        except: Vec::new(),
+    };
+    serde_json::to_string(&guard).ok()
+}
+
 fn case(kind: usize) -> Case {
     let text = |request: Request, text: &str, expect| Case { request, body: text.into(), expect };
     let push = |body: Vec<u8>, expect| Case { request: push_request(), body, expect };
     let issue = r#"{ "title" : "a" , "body":"two"}"#;
     let comment = r#"{"query":"mutation($i:AddCommentInput!){addComment(input:$i){clientMutationId}}",
         "variables":{"i":{"subjectId":"I_kwDOAAAAB84AAAAB","body":"hello"}}}"#;
-    match kind % 12 {
+    match kind % 16 {
         0 | 1 => push(body_of_a_push(), Expect::Push),
         2 => push(push_to("refs/heads/main"), Expect::Refused),
         3 => {
@@ -70,6 +100,12 @@ fn case(kind: usize) -> Case {
         10 => {
             let request = Request { source: "172.18.0.6:1".into(), ..Request::new("PUT", "files.example", "/a") };
             text(request, "anything at all", Expect::Nothing)
+        }
+        11 | 12 => text(model(), &model_body(""), Expect::Model),
+        13 => text(model(), &model_body(r#","mcp_servers":[{"type":"url","url":"https://evil.test/"}]"#), Expect::RefusedModel),
+        14 => {
+            let body = compress_to_vec(model_body("").as_bytes(), CompressionLevel::Fastest);
+            Case { request: model().with("content-encoding", "zstd"), body, expect: Expect::Inflated }
         }
         _ => {
             let request = Request::new("GET", "github.com", "/acme/app.git/info/refs?service=git-receive-pack");
@@ -137,11 +173,12 @@ pub fn run(input: &[u8]) {
     if setting & 0x80 != 0 {
         envoy.unreachable(["ReadRefs", "Descends", "Confirm", "Lookup"][wish % 4]);
     }
-    envoy.credentials(|_| Credential::Put {
+    let guarded = matches!(expect, Expect::Model | Expect::RefusedModel | Expect::Inflated);
+    envoy.credentials(move |_| Credential::Put {
         name: "authorization".into(),
         value: format!("Bearer {SECRET}").into_bytes(),
         place: "header authorization 7 0".into(),
-        guard: Some("off".into()),
+        guard: if guarded { guard() } else { Some("off".into()) },
     });
     let (ended, narrowed) = (request.end, false);
     let mut drive = Drive { sent: 0, ended, body, advertises, narrowed, id: envoy.open(request) };
@@ -280,7 +317,14 @@ impl Drive {
         let rule = envoy.rule(self.id);
         match expect {
             Expect::Nothing => assert!(upstream.headers.is_empty(), "a refused request has arrived: {}", told()),
-            Expect::Same => assert!(self.body.starts_with(&upstream.body), "another body has arrived: {}", told()),
+            Expect::RefusedModel => assert!(!whole, "the end of a refused request has arrived: {}", told()),
+            Expect::Inflated => {
+                let sent = model_body("");
+                assert!(sent.as_bytes().starts_with(&upstream.body), "another body has arrived: {}", told());
+                assert!(!whole || upstream.body == sent.as_bytes(), "a part has arrived as the whole: {}", told());
+            }
+            Expect::Model if whole => assert_eq!(upstream.body, self.body, "{}", told()),
+            Expect::Same | Expect::Model => assert!(self.body.starts_with(&upstream.body), "another body has arrived: {}", told()),
             Expect::Json if upstream.ended => {
                 let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON");
                 let query = |mut value: serde_json::Value| {

@@ -12,6 +12,9 @@ use registry_proto::{LookupResponse, github::ConfirmResponse, push::DescendsResp
 /// The type of git's report on a push.
 pub const PUSH_TYPE: &str = "application/x-git-receive-pack-result";
 
+/// A host of model requests.
+pub const MODEL: &str = "model.example";
+
 pub fn container() -> Container {
     serde_json::from_value(serde_json::json!({
         "container_ip": "172.18.0.5", "container_id": "case", "repos": [{"name": "acme/app", "default_branch": "main"}], "auth_mode": "bot",
@@ -22,7 +25,7 @@ pub fn container() -> Container {
 
 pub fn policy() -> Policy {
     let mut egress = Egress::default();
-    for host in ["github.com", "api.github.com", "files.example"] {
+    for host in ["github.com", "api.github.com", "files.example", MODEL] {
         egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
     }
     Policy {

@@ -259,6 +259,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.send(&frame(kind, flags, on, payload)).await
     }
 
+    /// Sends `count` PING frames, in one write for each thousand.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn pings(&mut self, count: u32) -> io::Result<()> {
+        let thousand = frame(PING, 0, 0, &[7; 8]).repeat(1_000);
+        for _ in 0..count / 1_000 {
+            self.send(&thousand).await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         timeout(STEP, self.stream.write_all(bytes)).await??;
         self.stream.flush().await

@@ -15,9 +15,11 @@ use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_
 const KILLS: u32 = 200;
 /// The kills that come during a start.
 const IN_STARTS: u32 = 40;
-/// The kills that come only when the start no longer waits for earlier workers, so that changes and removals are
+/// The kills that come only when the start no longer waits for earlier workers (2.1 s), so that changes and removals are
 /// confirmed.
 const LATE: u32 = 12;
+/// The removals that are confirmed before each of these.
+const EACH_LATE: u32 = 2;
 /// The pause between two requests of the traffic, which leaves a core to the killed process.
 const BETWEEN: Duration = Duration::from_millis(1);
 /// The number of clients that change the registry at a time, each with its own addresses.
@@ -190,9 +192,13 @@ fn kill_again_and_again(gateway: &Gateway, known: &Known, random: &mut Random) {
                     let mut random = Random(random.next());
                     scope.spawn(move || change_until_it_is_gone(gateway, known, client, &mut random));
                 }
-                // A start waits up to 2.1 s for earlier workers.
-                let late = kill % (KILLS / LATE) == 1;
-                if late { random.micros(2_150_000, 2_500_000) } else { random.micros(5_000, 60_000) }
+                if kill % (KILLS / LATE) == 1 {
+                    let before = known.removed.load(Ordering::SeqCst);
+                    eventually("removals are confirmed", SOON, || {
+                        (known.removed.load(Ordering::SeqCst) >= before + EACH_LATE).then_some(())
+                    });
+                }
+                random.micros(5_000, 60_000)
             };
             // The only sleep here whose length is itself under test.
             thread::sleep(life);

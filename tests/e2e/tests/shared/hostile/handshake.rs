@@ -9,7 +9,7 @@ use test_support::client::drain;
 use test_support::process::peak_memory;
 use test_support::raw::{Greeting, greet};
 use test_support::upstream::HOSTS;
-use test_support::{Http, Rig, Sandbox};
+use test_support::{Gateway, Http, Rig, Sandbox, Upstream};
 use tokio::time::timeout;
 
 #[tokio::test]
@@ -85,7 +85,10 @@ async fn flood(sandbox: &Sandbox, host: &str, size: u32, source: impl Fn(u32) ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_names_from_a_stranger_takes_no_name_from_anybody() {
     let _alone = ALONE.lock().await;
-    let rig = Rig::start();
+    let upstream = Upstream::start();
+    // More connections than the flood has open at once.
+    let gateway = Gateway::before(&upstream).settings("limits: {stranger_connections: 512}\n").up();
+    let rig = Rig { upstream, gateway };
     let (known, stranger) = (rig.registered(&[REPO]), rig.sandbox());
     let mut kept = connect(&known, PLAIN, Http::Two).await;
     assert_eq!(kept.get("/flood/before").await.unwrap().status, 200);

@@ -382,8 +382,9 @@ const SERVERS: [&str; 2] = ["/usr/bin/git", "/usr/local/bin/git"];
 async fn a_push_arrives_with_its_head_written_anew_and_its_pack_as_it_came() {
     let odd = "x;rails_env=development session-id=a;b atomic agent=git/2.39.5.(Apple) side-band-64k report-status-v2";
     let plain = " report-status-v2 side-band-64k atomic";
-    let servers = SERVERS.into_iter().filter(|git| std::path::Path::new(git).exists());
-    for (number, server) in servers.enumerate() {
+    let servers: Vec<_> = SERVERS.into_iter().filter(|git| std::path::Path::new(git).exists()).collect();
+    assert!(!servers.is_empty(), "none of {SERVERS:?} is installed");
+    for (number, server) in servers.into_iter().enumerate() {
         for http in BOTH {
             for (form, capabilities) in [("odd", odd), ("plain", plain), ("git", CAPABILITIES)] {
                 let place = Place::new(rig(), &format!("bytes-{number}-{http:?}-{form}").to_lowercase());
