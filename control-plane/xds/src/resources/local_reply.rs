@@ -50,6 +50,8 @@ const OWN: &[Own] = &[
         rule: Rule::ListenerFilterFailed,
         error: "a filter of the gateway has failed and is started again; try again",
     },
+    // Envoy is at the end of its heap. This reply has no flag.
+    Own { when: When::Details("overload"), rule: Rule::LimitOverload, error: "the gateway is overloaded; try again" },
     Own { when: When::Details("upgrade_failed"), rule: Rule::RequestUpgrade, error: "this upgrade is not passed on" },
     Own {
         // `OPTIONS *`, and `http://host?query`.

@@ -314,13 +314,21 @@ mod tests {
     }
 
     #[test]
-    fn texts_without_end_are_compared_in_good_time() {
+    fn eight_times_the_text_takes_about_eight_times_as_long() {
         let commands = list(&["@claude", "@*-agent", "/merge", "[x] <!-- *"]);
-        let start = std::time::Instant::now();
         for part in ["@", "@a-", "@claud", "&#64;", "&#0", ">", "/merg\n", "[x] <!--", "\u{200b}", "\u{ff20}"] {
-            let text = part.repeat((1 << 20) / part.len());
-            assert_eq!(command(&commands, &text), None, "{part:?}");
+            // The best of three: other programs use the machine.
+            let time = |size: usize| {
+                let text = part.repeat(size / part.len());
+                let took = || {
+                    let start = std::time::Instant::now();
+                    assert_eq!(command(&commands, &text), None, "{part:?}");
+                    start.elapsed()
+                };
+                [took(), took(), took()].into_iter().min().unwrap()
+            };
+            let (short, long) = (time(16 << 10), time(128 << 10));
+            assert!(long < short * 24, "{part:?}: {short:?} for 16 KiB, {long:?} for 128 KiB");
         }
-        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     }
 }

@@ -259,14 +259,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.send(&frame(kind, flags, on, payload)).await
     }
 
-    /// Sends `count` PING frames, in one write for each thousand.
+    /// Sends `count` PING frames, in one write for each hundred.
     ///
     /// # Errors
     /// If the connection breaks.
     pub async fn pings(&mut self, count: u32) -> io::Result<()> {
-        let thousand = frame(PING, 0, 0, &[7; 8]).repeat(1_000);
-        for _ in 0..count / 1_000 {
-            self.send(&thousand).await?;
+        let hundred = frame(PING, 0, 0, &[7; 8]).repeat(100);
+        for _ in 0..count / 100 {
+            self.send(&hundred).await?;
         }
         Ok(())
     }
