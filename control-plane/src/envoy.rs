@@ -101,7 +101,7 @@ pub fn find(named: Option<PathBuf>) -> anyhow::Result<(PathBuf, String)> {
         .with_context(|| format!("cannot run {}", program.display()))?;
     let version = String::from_utf8_lossy(&output.stdout);
     match patch(&version) {
-        Some(patch) if patch >= OLDEST_PATCH => Ok((program, format!("1.40.{patch}"))),
+        Some(patch) if (OLDEST_PATCH..).contains(&patch) => Ok((program, format!("1.40.{patch}"))),
         Some(patch) => bail!(
             "{} is Envoy 1.40.{patch}, which lacks security fixes; 1.40.{OLDEST_PATCH} is the oldest that is accepted",
             program.display()

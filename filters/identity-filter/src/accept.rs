@@ -59,8 +59,8 @@ impl Root {
         let limits = host::configuration(size).map_err(|error| error.to_string())?;
         self.limits = Rc::new(serde_json::from_slice(&limits).map_err(|error| error.to_string())?);
         // The first VM starts on Envoy's main thread, before any worker.
-        let keys = (0..TABLES).map(connections::key).chain([Alive::KEY.to_owned()]);
-        keys.map(|key| host::create_shared_data(&key)).collect::<Result<(), _>>().map_err(|error| error.to_string())?;
+        let mut keys = (0..TABLES).map(connections::key).chain([Alive::KEY.to_owned()]);
+        keys.try_for_each(|key| host::create_shared_data(&key)).map_err(|error| error.to_string())?;
         host::set_tick_period(RENEW).map_err(|error| error.to_string())
     }
 }

@@ -161,7 +161,7 @@ impl Table {
 
     /// Sets the number of `vm`, and drops the entries of VMs that are gone.
     fn set(&mut self, counted: Counted, vm: u64, open: u32, alive: &Alive) {
-        self.0.retain(|(of, by, _)| !(*of == counted && *by == vm) && !alive.forgotten(*by));
+        self.0.retain(|(of, by, _)| !(alive.forgotten(*by) || *of == counted && *by == vm));
         if open > 0 {
             self.0.push((counted, vm, open));
         }
@@ -419,11 +419,11 @@ mod tests {
     fn the_time_of_ticks_is_the_clock_s() {
         let mut connections = Connections::default();
         // The second root context ticks in between, then the clock is set forward, and back.
-        [0, 400, 1_000, 1_400].map(|passed| connections.tick(NOW + passed));
+        [0, 400, 1_000, 1_400].into_iter().for_each(|passed| connections.tick(NOW + passed));
         assert_eq!(connections.uptime, Duration::from_millis(1_400));
         connections.tick(NOW + 1_000_000);
         assert_eq!(connections.uptime, Duration::from_millis(2_400));
-        [0, 1_000].map(|passed| connections.tick(NOW + passed));
+        [0, 1_000].into_iter().for_each(|passed| connections.tick(NOW + passed));
         assert_eq!(connections.uptime, Duration::from_millis(3_400));
     }
 
