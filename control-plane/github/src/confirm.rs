@@ -101,9 +101,12 @@ impl Confirm {
         for (question, node) in open.iter().zip(&self.ask(&container, &open).await?) {
             fits(question, node.as_ref(), &container, &policy)?;
         }
-        // The call to GitHub takes time, so the record may have been replaced meanwhile.
+        // The call to GitHub takes time, so the record or the policy may have been replaced meanwhile.
         if super::container(&self.registry, address)?.generation != container.generation {
             return Err(Unconfirmed::NotNow("the container's registration has just changed; try again"));
+        }
+        if self.registry.policy().version != policy.version {
+            return Err(Unconfirmed::NotNow("the policy has just changed; try again"));
         }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(&policy);
@@ -483,6 +486,30 @@ mod tests {
     }
 
     #[tokio::test]
+    #[tokio::test]
+    async fn a_change_during_the_call_to_github_confirms_nothing() {
+        let registry = Arc::<std::sync::OnceLock<Arc<Registry>>>::default();
+        let shared = Arc::clone(&registry);
+        let rig = Rig::start(move |line, body| {
+            // The operator protects the container's branches while GitHub answers.
+            let registry = shared.get().unwrap();
+            let mut policy = Policy::clone(&registry.policy());
+            if policy.version == "none" {
+                policy.version = "other".into();
+                policy.github.branches.protected = vec![policy::BranchGlob::parse("sandbox/*").unwrap()];
+                registry.set_policy(policy);
+            }
+            answer(line, body)
+        })
+        .await;
+        registry.set(Arc::clone(&rig.registry)).unwrap();
+        let confirm = service(&rig).await;
+        let refused = ask(&confirm, &["REF_sandbox/x"]).await.unwrap_err();
+        assert_eq!(refused, "unavailable: the policy has just changed; try again");
+        let refused = ask(&confirm, &["REF_sandbox/x"]).await.unwrap_err();
+        assert!(refused.contains("may not move"), "{refused}");
+    }
+
     async fn nobody_and_the_unready_are_confirmed_nothing() {
         let rig = Rig::start(answer).await;
         let confirm = service(&rig).await;

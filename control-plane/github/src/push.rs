@@ -138,6 +138,15 @@ impl Push {
     }
 
     /// The refs for which the claim is wrong, with their actual objects.
+    /// Checks that the record of `target` is still in force: a call to GitHub takes time. The policy needs no check here,
+    /// because the push filter judges each answer under the rules in force.
+    fn still_is(&self, target: &Target) -> Result<(), Status> {
+        match super::container(&self.registry, target.container.container_ip) {
+            Ok(container) if container.generation == target.container.generation => Ok(()),
+            Ok(_) | Err(_) => Err(Status::unavailable("the container's registration has just changed; try again")),
+        }
+    }
+
     async fn read_refs(&self, target: &Target, claims: &[Claim]) -> Result<Vec<Ref>, Stop> {
         let Target { container, repo } = target;
         let names: Vec<&str> = claims.iter().map(|claim| claim.name.as_str()).collect();
@@ -202,7 +211,9 @@ impl Service for Push {
         let ReadRefsRequest { address, repo, refs } = request.into_inner();
         let claims = claims(refs).map_err(malformed)?;
         let target = self.target(&address, &repo)?;
-        Ok(Response::new(match Self::read_refs(self, &target, &claims).await {
+        let read = Self::read_refs(self, &target, &claims).await;
+        self.still_is(&target)?;
+        Ok(Response::new(match read {
             Ok(others) => ReadRefsResponse { others, limited: None },
             Err(stop) => ReadRefsResponse { limited: stop.limited()?, ..ReadRefsResponse::default() },
         }))
@@ -214,7 +225,9 @@ impl Service for Push {
         let target = self.target(&address, &repo)?;
         let doubts = Doubts::new();
         let asked = questions.iter().map(|question| Self::descends(self, &target, question, &doubts));
-        Ok(Response::new(match try_join_all(asked).await {
+        let answered = try_join_all(asked).await;
+        self.still_is(&target)?;
+        Ok(Response::new(match answered {
             Ok(answers) => match answers.into_iter().collect::<Option<Vec<bool>>>() {
                 Some(descends) => DescendsResponse { descends, ..DescendsResponse::default() },
                 None => DescendsResponse { exhausted: true, ..DescendsResponse::default() },
