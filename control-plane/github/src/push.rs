@@ -42,7 +42,8 @@ pub struct Push {
     descents: Mutex<Recent<Ancestry>>,
 }
 
-/// A commit that descends from `ancestor`, according to GitHub.
+/// A commit that descends from `ancestor`, according to GitHub. Each container pays for its own proofs, so that none can
+/// push those of the others out of the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ancestry {
     /// The repository in lower case.
@@ -137,7 +138,6 @@ impl Push {
         })
     }
 
-    /// The refs for which the claim is wrong, with their actual objects.
     /// Checks that the record of `target` is still in force: a call to GitHub takes time. The policy needs no check here,
     /// because the push filter judges each answer under the rules in force.
     fn still_is(&self, target: &Target) -> Result<(), Status> {
@@ -147,6 +147,7 @@ impl Push {
         }
     }
 
+    /// The refs for which the claim is wrong, with their actual objects.
     async fn read_refs(&self, target: &Target, claims: &[Claim]) -> Result<Vec<Ref>, Stop> {
         let Target { container, repo } = target;
         let names: Vec<&str> = claims.iter().map(|claim| claim.name.as_str()).collect();
@@ -168,7 +169,8 @@ impl Push {
         let name = target.repo.to_string().to_ascii_lowercase();
         let ancestry = |commit: &Oid| Ancestry { repo: name.clone(), ancestor: *ancestor, commit: *commit };
         let keys: Vec<Ancestry> = commits.iter().map(ancestry).collect();
-        if keys.iter().any(|key| self.descents().holds(key)) {
+        let address = target.container.container_ip;
+        if keys.iter().any(|key| self.descents().holds(address, key)) {
             return Ok(Some(true));
         }
         for key in keys {
@@ -176,7 +178,7 @@ impl Push {
             // it says yes, its turn comes back.
             let Ok(turn) = doubts.turns.acquire().await else { return Ok(None) };
             if self.compare(target, ancestor, &key.commit).await? {
-                self.descents().insert(key);
+                self.descents().insert(address, key);
                 return Ok(Some(true));
             }
             turn.forget();
