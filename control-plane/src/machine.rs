@@ -13,7 +13,7 @@ pub const FILES_EACH: u64 = 3;
 /// The least memory for Envoy's heap, in bytes. An idle Envoy with the filters' module needs a fifth of it.
 pub const LEAST_HEAP: u64 = 256 << 20;
 
-/// The hard limit of open files of this process, which its children inherit. `u64::MAX` if there is none.
+/// The hard limit of open files of this process, which its children inherit. `u64::MAX` without a limit.
 pub fn files() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
@@ -33,7 +33,7 @@ pub fn fitted(limits: &Limits, files: u64) -> Limits {
     Limits { connections, ..limits.clone() }
 }
 
-/// What is wrong with a hard limit of `files` open files. `None` if Envoy may have all connections of `limits`.
+/// The warning about a hard limit of `files` open files. `None` if Envoy may have all connections of `limits`.
 pub fn too_few_files(limits: &Limits, files: u64) -> Option<String> {
     let fitted = fitted(limits, files).connections;
     let needed = u64::from(limits.connections) * FILES_EACH;
