@@ -79,10 +79,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
         action: operation.map(|known| Action { operation: clean(&known.name), class: known.class }),
         push: note.as_ref().and_then(|note| note.push.clone()),
         policy_version: note.map(|note| note.policy_version),
-        panicked: common.filter_state_objects.get(PANIC_STATE).map(|state| {
-            let state = BytesValue::decode(state.value.as_slice()).unwrap_or_default();
-            clean(&String::from_utf8_lossy(&state.value))
-        }),
+        panicked: panicked(&common),
         origin: Origin::default(),
         ts: began(&common),
         event,
@@ -141,17 +138,30 @@ fn unnamed(why: impl Display) -> Decided {
     Decided::denied(Rule::ListenerUnnamed, why.to_string())
 }
 
-/// The line of a connection: of a refused one, or of one whose TLS handshake has failed.
+/// The filter that panicked, and its callback.
+fn panicked(common: &AccessLogCommon) -> Option<String> {
+    let state = BytesValue::decode(common.filter_state_objects.get(PANIC_STATE)?.value.as_slice()).unwrap_or_default();
+    Some(clean(&String::from_utf8_lossy(&state.value)))
+}
+
+/// The line of a connection: of a refused one, of one over which a filter panicked, or of one whose TLS handshake has
+/// failed.
 pub fn connection(entry: TcpAccessLogEntry) -> Option<Line> {
     let common = entry.common_properties.unwrap_or_default();
     let bytes = entry.connection_properties.unwrap_or_default();
-    match common.filter_state_objects.get(AUDIT_STATE) {
+    let panicked = panicked(&common);
+    let line = match common.filter_state_objects.get(AUDIT_STATE) {
         Some(state) => {
             let state = BytesValue::decode(state.value.as_slice()).unwrap_or_default();
-            Some(refused(&common, bytes, Note::read(&state.value)))
+            refused(&common, bytes, Note::read(&state.value))
         }
-        None => handshake(common, bytes),
-    }
+        None if panicked.is_some() => {
+            let reason = "a filter panicked, so the connection was closed";
+            unasked(&common, bytes, Decided::denied(Rule::ListenerFilterFailed, reason))
+        }
+        None => return handshake(common, bytes),
+    };
+    Some(Line { panicked, ..line })
 }
 
 /// The line of a connection that was refused before its first byte.
@@ -462,6 +472,38 @@ mod tests {
         assert!(connection(entry("", "", none())).is_none(), "it was not begun");
         let malformed = ResponseFlags { downstream_protocol_error: true, ..none() };
         assert!(connection(entry("TLS_error", "", malformed)).is_none(), "that is a request");
+    }
+
+    #[test]
+    fn a_connection_over_which_a_filter_panicked_has_a_line_that_names_the_filter() {
+        let state = |text: &str| {
+            let value = BytesValue { value: text.as_bytes().to_vec() }.encode_to_vec();
+            Any { type_url: String::new(), value }
+        };
+        let panic = (PANIC_STATE.to_owned(), state("connections on_new_connection"));
+        let refused = ALLOWED.replace("\"allow\"", "\"deny\"").replace("egress.host", "limit.tcp");
+        let note = (AUDIT_STATE.to_owned(), state(&refused));
+        for (states, rule, place) in [
+            (vec![panic.clone()], "listener.filter-failed", Some("connections on_new_connection")),
+            (vec![note.clone(), panic], "limit.tcp", Some("connections on_new_connection")),
+            (vec![note], "limit.tcp", None),
+        ] {
+            let address = SocketAddress { address: "10.0.0.1".into(), ..SocketAddress::default() };
+            let line = connection(TcpAccessLogEntry {
+                common_properties: Some(AccessLogCommon {
+                    filter_state_objects: states.into_iter().collect(),
+                    downstream_remote_address: Some(Address {
+                        address: Some(address::Address::SocketAddress(address)),
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+            .unwrap();
+            assert_eq!((line.decided.verdict, line.decided.rule.name()), (Decision::Deny, rule));
+            assert_eq!(line.panicked.as_deref(), place, "{rule}");
+            assert_eq!(line.who.container_ip, Some("10.0.0.1".parse().unwrap()));
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc as channel, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::panics::Panics;
+use self::panics::{Culprit, Panics};
 use self::writer::{Job, QUEUE, Rotation, Writer};
 use base::problems::Problems;
 use base::quota::Quoted;
@@ -74,7 +74,7 @@ struct Line {
     #[serde(flatten)]
     push: Option<PushNote>,
     policy_version: Option<String>,
-    /// The filter that panicked over the request, and its callback.
+    /// The filter that panicked over the request or the connection, and its callback.
     #[serde(skip_serializing_if = "Option::is_none")]
     panicked: Option<String>,
     #[serde(flatten)]
@@ -262,14 +262,18 @@ impl Audit {
         drop(shown.followers.send(record));
     }
 
-    /// Counts a panic at `place` over a request of `address`, and blocks the container after too many panics.
-    fn panicked(&self, address: IpAddr, place: &str) {
-        tracing::error!(%address, place, "BUG: a filter panicked over a request; see its audit line");
+    /// Counts a panic at `place` over a request or a connection of `who`, and blocks the container after too many panics.
+    /// Requests of an address without a container are refused anyway.
+    fn panicked(&self, who: &Who, place: &str) {
+        let Who { container_id: id, container_ip: address, .. } = who;
+        tracing::error!(?address, ?id, place, "BUG: a filter panicked; see its audit line");
         telemetry::panicked();
+        let (Some(address), Some(id)) = (*address, id.clone()) else { return };
+        let culprit = Culprit { address, id };
         let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(period) = panics.note(address, Timestamp::now()) {
+        if let Some(period) = panics.note(&culprit, Timestamp::now()) {
             let registry = Arc::clone(&self.registry);
-            tokio::spawn(async move { block(&registry, address, period).await });
+            tokio::spawn(async move { block(&registry, culprit, period).await });
         }
     }
 
@@ -299,18 +303,22 @@ impl Audit {
     }
 }
 
-async fn block(registry: &Arc<Registry>, address: IpAddr, period: &panics::Period) {
+async fn block(registry: &Arc<Registry>, Culprit { address, id }: Culprit, period: &panics::Period) {
     let why = format!("since a filter panicked over its requests {} times within {}", period.most, period.name);
-    let blocked =
-        registry.update(address, |record, _| Ok::<_, store::Error>(Container { blocked: Some(why), ..record })).await;
-    match blocked {
+    // No error: another container is registered at the address by now.
+    let update = move |record: Container, _: &[Arc<Container>]| {
+        if record.container_id == id { Ok(Container { blocked: Some(why), ..record }) } else { Err(None) }
+    };
+    match registry.update::<Option<store::Error>>(address, update).await {
         Ok(Some(record)) => {
             telemetry::blocked();
             tracing::error!(%address, id = %record.container_id, "blocked a container");
         }
         // No container is registered at the address, so its requests are refused anyway.
-        Ok(None) => {}
-        Err(error) => tracing::error!(%address, error = format!("{error:#}"), "a container could not be blocked"),
+        Ok(None) | Err(None) => {}
+        Err(Some(error)) => {
+            tracing::error!(%address, error = format!("{error:#}"), "a container could not be blocked");
+        }
     }
 }
 
@@ -356,8 +364,8 @@ impl<'a> Source<'a> {
                 // next request with it.
                 drop(self.facts.rejected.try_send(Rejected { host: line.http.host.clone(), began: line.ts }));
             }
-            if let (Some(place), Some(address)) = (&line.panicked, line.who.container_ip) {
-                self.audit.panicked(address, place);
+            if let Some(place) = &line.panicked {
+                self.audit.panicked(&line.who, place);
             }
         }
     }
@@ -523,6 +531,24 @@ mod tests {
             source.take(first(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })));
             let host = rejected.try_recv().ok().map(|rejected| rejected.host);
             assert_eq!(host.as_deref(), told.then_some("api.example.com"), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_container_is_blocked_for_its_own_panics_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = audit(directory.path());
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let record = serde_json::json!({
+            "container_ip": address, "container_id": "b", "repos": [], "expires_at": "2100-01-01T00:00:00Z",
+        });
+        audit.registry.put(serde_json::from_value(record).unwrap()).await.unwrap();
+        // The container before has panicked too often just when the next one got the address.
+        for (id, blocked) in [("a", false), ("b", true)] {
+            block(&audit.registry, Culprit { address, id: id.into() }, &panics::PERIODS[0]).await;
+            let record = audit.registry.lookup(address).1.unwrap();
+            let why = record.blocked.as_ref().filter(|why| why.contains("3 times within a minute"));
+            assert_eq!(why.is_some(), blocked, "{id}: {record:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Names and facts that two parts of the control plane share without importing each other: the names that `xds`
-//! configures in Envoy and that the audit reads in Envoy's access log, a field that the credential stage leaves there, the query parameters that the audit shows, and
-//! the headers that carry a sandbox's own credentials.
+//! configures in Envoy and that the audit reads in Envoy's access log, a field that the credential stage leaves there, and
+//! the query parameters that the audit shows.
 
 use std::time::Duration;
 
@@ -25,10 +25,6 @@ pub const HANDSHAKE_TAG: &str = "handshake_ms";
 
 /// The time after which an open stream gets its own audit line about its start.
 pub const LONG: Duration = Duration::from_secs(5);
-
-/// The headers in which sandboxes may send their own credentials, for any provider.
-pub const CREDENTIAL_HEADERS: [&str; 6] =
-    ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
 
 /// Query parameters whose values the audit shows. Their values are no secrets.
 const SHOWN: [&str; 5] = ["service", "page", "per_page", "state", "ref"];

@@ -10,6 +10,9 @@ const RESET: &str = "x-ratelimit-reset";
 const RESOURCE: &str = "x-ratelimit-resource";
 const RETRY_AFTER: &str = "retry-after";
 
+/// The status of an answer that rejects the credential. GitHub handles the call like one without a credential.
+const REJECTED: u32 = 401;
+
 /// The longest pause of [`Quoted::wait`], in seconds. GitHub's pauses last minutes.
 pub const MAX_WAIT: u64 = 3_600;
 
@@ -77,7 +80,8 @@ pub struct Reading {
 /// The statements of one answer about rate limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quoted {
-    /// The quota of the call. `None` if the answer has no complete headers, or is about another resource.
+    /// The quota of the call. `None` if the answer has no complete headers, or is about another resource. Also `None` if
+    /// the answer rejects the credential: GitHub then tells the quota of the gateway's IP address.
     pub reading: Option<Reading>,
     /// The answer refuses the call for a secondary limit: GitHub's pause in seconds, [`MAX_WAIT`] at most.
     pub wait: Option<u64>,
@@ -90,6 +94,7 @@ impl Quoted {
     pub fn read<'a>(status: u32, header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let number = |name: &str| header(name).and_then(|value| value.trim().parse::<u64>().ok());
         let resource = header(RESOURCE).and_then(|name| Resource::ALL.into_iter().find(|known| known.name() == name));
+        let resource = resource.filter(|_| status != REJECTED);
         let reading = match (resource, number(LIMIT), number(REMAINING), number(RESET)) {
             (Some(resource), Some(limit), Some(remaining), Some(reset)) if limit > 0 && remaining <= limit => {
                 Some(Reading { resource, limit, remaining, reset })
@@ -143,6 +148,16 @@ mod tests {
         more[0].1 = "0";
         more[1].1 = "0";
         assert_eq!(quoted(200, &more).reading, None, "a quota of nothing");
+    }
+
+    #[test]
+    fn an_answer_that_rejects_the_credential_tells_no_quota() {
+        // The quota of the gateway's address, as GitHub tells it with "Bad credentials".
+        let mut address = [(LIMIT, "60"), (REMAINING, "0"), (RESET, "1800000000"), (RESOURCE, "core")];
+        assert!(quoted(401, &address).is_empty());
+        address[0].1 = "5000";
+        assert!(quoted(401, &address).is_empty(), "as for a quota of another size");
+        assert!(quoted(403, &address).refused);
     }
 
     #[test]

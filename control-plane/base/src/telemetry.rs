@@ -244,8 +244,8 @@ impl Telemetry {
         registry.register("leaves", "Certificates for hosts, by event", all.leaves.clone());
         registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
         registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());
-        registry.register("filter_panics", "Panics of a filter over a request", all.panics.clone());
-        let help = "Containers that were blocked because of such panics";
+        registry.register("filter_panics", "Panics of a filter over a request or a connection", all.panics.clone());
+        let help = "Containers that were blocked because of panics";
         registry.register("containers_blocked", help, all.blocked.clone());
         registry.register("credentials_injected", "Requests with an injected credential", all.injected.clone());
         let help = "Attempts to refresh a login, by result";

@@ -332,6 +332,13 @@ impl Hour {
     }
 }
 
+impl Window {
+    /// The window of an answer.
+    fn told(reading: Reading) -> Self {
+        Self { reading, told: true, unheard: 0, reserve: None }
+    }
+}
+
 impl Quota {
     fn new(now: u64) -> Self {
         Self { window: None, since: now, used: HashMap::new() }
@@ -393,6 +400,10 @@ impl Quota {
     }
 
     /// Takes GitHub's statement. Within a window the lowest one counts: answers arrive in any order.
+    ///
+    /// A told window ends at its reset, [`SKEW`] early at most. Until then a statement about another window is ignored:
+    /// GitHub begins the next window of an account after the end of this one. So no answer ends the shares, or replaces
+    /// the count of an account by the count of another one.
     fn heard(&mut self, reading: Reading, now: u64) {
         if reading.reset <= now || reading.reset > now.saturating_add(MAX_WINDOW) {
             return;
@@ -405,13 +416,14 @@ impl Quota {
                     window.unheard = 0;
                 }
             }
-            Some(window) => {
-                if window.told {
-                    *self = Self::new(now);
+            Some(window) if window.told => {
+                if now.saturating_add(SKEW) < window.reading.reset {
+                    return;
                 }
-                self.window = Some(Window { reading, told: true, unheard: 0, reserve: None });
+                *self = Self { window: Some(Window::told(reading)), ..Self::new(now) };
             }
-            None => self.window = Some(Window { reading, told: true, unheard: 0, reserve: None }),
+            // Without an answer about this window, the first answer tells it.
+            Some(_) | None => self.window = Some(Window::told(reading)),
         }
         self.settle();
     }

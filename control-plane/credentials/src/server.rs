@@ -20,7 +20,7 @@ use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
 use model::{Guard, OFF};
 use policy::mark::{self, Judged, Marks};
-use policy::{Authority, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
+use policy::{Authority, CREDENTIAL_HEADERS, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request as GrpcRequest, Response, Status};
@@ -34,7 +34,7 @@ use super::oauth::provider::Service;
 use super::oauth::stub;
 use super::scope::Scope;
 use super::source::Subject;
-use base::contract::{ACCOUNT_FIELD, CREDENTIAL_HEADERS, GITHUB_MARK, IDENTITY_MARK};
+use base::contract::{ACCOUNT_FIELD, GITHUB_MARK, IDENTITY_MARK};
 use base::telemetry::{self, GithubCall};
 use registry::Registry;
 

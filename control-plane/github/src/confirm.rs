@@ -41,8 +41,8 @@ pub struct Confirm {
     remembered: Mutex<Remembered>,
 }
 
-/// A confirmed object: the container's address, the record's generation, and the object with its purpose.
-type Key = (IpAddr, u64, Question);
+/// A confirmed object of a container: the record's generation, and the object with its purpose.
+type Key = (u64, Question);
 
 /// The objects that were confirmed under one policy.
 #[derive(Debug, Default)]
@@ -101,14 +101,17 @@ impl Confirm {
         for (question, node) in open.iter().zip(&self.ask(&container, &open).await?) {
             fits(question, node.as_ref(), &container, &policy)?;
         }
-        // The call to GitHub takes time, so the record may have been replaced meanwhile.
+        // The call to GitHub takes time, so the record or the policy may have been replaced meanwhile.
         if super::container(&self.registry, address)?.generation != container.generation {
             return Err(Unconfirmed::NotNow("the container's registration has just changed; try again"));
+        }
+        if self.registry.policy().version != policy.version {
+            return Err(Unconfirmed::NotNow("the policy has just changed; try again"));
         }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.under(&policy);
         for question in open.iter().flat_map(learned) {
-            remembered.questions.insert((container.container_ip, container.generation, question));
+            remembered.questions.insert(container.container_ip, (container.generation, question));
         }
         Ok(())
     }
@@ -119,7 +122,8 @@ impl Confirm {
         remembered.under(policy);
         let mut open: Vec<Question> = Vec::new();
         for question in questions {
-            let known = remembered.questions.holds(&(container.container_ip, container.generation, question.clone()));
+            let key = (container.generation, question.clone());
+            let known = remembered.questions.holds(container.container_ip, &key);
             if !known && !open.contains(question) {
                 open.push(question.clone());
             }
@@ -483,6 +487,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_change_during_the_call_to_github_confirms_nothing() {
+        let registry = Arc::<std::sync::OnceLock<Arc<Registry>>>::default();
+        let shared = Arc::clone(&registry);
+        let rig = Rig::start(move |line, body| {
+            // The operator protects the container's branches while GitHub answers.
+            let registry = shared.get().unwrap();
+            let mut policy = Policy::clone(&registry.policy());
+            if policy.version == "none" {
+                policy.version = "other".into();
+                policy.github.branches.protected = vec![policy::BranchGlob::parse("sandbox/*").unwrap()];
+                registry.set_policy(policy);
+            }
+            answer(line, body)
+        })
+        .await;
+        registry.set(Arc::clone(&rig.registry)).unwrap();
+        let confirm = service(&rig).await;
+        let refused = ask(&confirm, &["REF_sandbox/x"]).await.unwrap_err();
+        assert_eq!(refused, "unavailable: the policy has just changed; try again");
+        let refused = ask(&confirm, &["REF_sandbox/x"]).await.unwrap_err();
+        assert!(refused.contains("may not move"), "{refused}");
+    }
+
+    #[tokio::test]
     async fn nobody_and_the_unready_are_confirmed_nothing() {
         let rig = Rig::start(answer).await;
         let confirm = service(&rig).await;
@@ -526,6 +554,23 @@ mod tests {
             let reason = ask(&confirm, &["PR_1"]).await.unwrap_err();
             assert!(reason.starts_with("unavailable: ") && reason.ends_with("try again"), "{body}: {reason}");
         }
+    }
+
+    #[tokio::test]
+    async fn another_container_that_asks_much_makes_nobody_ask_again() {
+        let rig = Rig::start(answer).await;
+        let confirm = service(&rig).await;
+        ask(&confirm, &["PR_1", "REF_sandbox/x"]).await.unwrap();
+        let busy = IpAddr::from([10, 0, 0, 2]);
+        {
+            let mut remembered = confirm.remembered.lock().unwrap();
+            for number in 0..100_000 {
+                let question = Question::node(&format!("PR_{number}"), Purpose::Write);
+                remembered.questions.insert(busy, (1, question));
+            }
+        }
+        ask(&confirm, &["PR_1", "REF_sandbox/x"]).await.unwrap();
+        assert_eq!(rig.asked("POST /graphql"), 1);
     }
 
     #[tokio::test]

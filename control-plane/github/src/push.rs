@@ -42,7 +42,8 @@ pub struct Push {
     descents: Mutex<Recent<Ancestry>>,
 }
 
-/// A commit that descends from `ancestor`, according to GitHub.
+/// A commit that descends from `ancestor`, according to GitHub. Each container pays for its own proofs, so that none can
+/// push those of the others out of the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ancestry {
     /// The repository in lower case.
@@ -137,6 +138,15 @@ impl Push {
         })
     }
 
+    /// Checks that the record of `target` is still in force: a call to GitHub takes time. The policy needs no check here,
+    /// because the push filter judges each answer under the rules in force.
+    fn still_is(&self, target: &Target) -> Result<(), Status> {
+        match super::container(&self.registry, target.container.container_ip) {
+            Ok(container) if container.generation == target.container.generation => Ok(()),
+            Ok(_) | Err(_) => Err(Status::unavailable("the container's registration has just changed; try again")),
+        }
+    }
+
     /// The refs for which the claim is wrong, with their actual objects.
     async fn read_refs(&self, target: &Target, claims: &[Claim]) -> Result<Vec<Ref>, Stop> {
         let Target { container, repo } = target;
@@ -159,7 +169,8 @@ impl Push {
         let name = target.repo.to_string().to_ascii_lowercase();
         let ancestry = |commit: &Oid| Ancestry { repo: name.clone(), ancestor: *ancestor, commit: *commit };
         let keys: Vec<Ancestry> = commits.iter().map(ancestry).collect();
-        if keys.iter().any(|key| self.descents().holds(key)) {
+        let address = target.container.container_ip;
+        if keys.iter().any(|key| self.descents().holds(address, key)) {
             return Ok(Some(true));
         }
         for key in keys {
@@ -167,7 +178,7 @@ impl Push {
             // it says yes, its turn comes back.
             let Ok(turn) = doubts.turns.acquire().await else { return Ok(None) };
             if self.compare(target, ancestor, &key.commit).await? {
-                self.descents().insert(key);
+                self.descents().insert(address, key);
                 return Ok(Some(true));
             }
             turn.forget();
@@ -202,7 +213,9 @@ impl Service for Push {
         let ReadRefsRequest { address, repo, refs } = request.into_inner();
         let claims = claims(refs).map_err(malformed)?;
         let target = self.target(&address, &repo)?;
-        Ok(Response::new(match Self::read_refs(self, &target, &claims).await {
+        let read = Self::read_refs(self, &target, &claims).await;
+        self.still_is(&target)?;
+        Ok(Response::new(match read {
             Ok(others) => ReadRefsResponse { others, limited: None },
             Err(stop) => ReadRefsResponse { limited: stop.limited()?, ..ReadRefsResponse::default() },
         }))
@@ -214,7 +227,9 @@ impl Service for Push {
         let target = self.target(&address, &repo)?;
         let doubts = Doubts::new();
         let asked = questions.iter().map(|question| Self::descends(self, &target, question, &doubts));
-        Ok(Response::new(match try_join_all(asked).await {
+        let answered = try_join_all(asked).await;
+        self.still_is(&target)?;
+        Ok(Response::new(match answered {
             Ok(answers) => match answers.into_iter().collect::<Option<Vec<bool>>>() {
                 Some(descends) => DescendsResponse { descends, ..DescendsResponse::default() },
                 None => DescendsResponse { exhausted: true, ..DescendsResponse::default() },

@@ -62,6 +62,7 @@ impl fmt::Debug for Status {
 #[repr(u32)]
 pub(crate) enum Map {
     RequestHeaders = 0,
+    RequestTrailers = 1,
     ResponseHeaders = 2,
     ResponseTrailers = 3,
 }

@@ -35,7 +35,7 @@ pub enum Kind {
 
 /// A filter's root context: one in each worker, and one on Envoy's main thread.
 pub trait RootCallbacks {
-    /// What the filter's contexts are for.
+    /// The parts of the traffic for which the filter gets contexts.
     fn kind(&self) -> Kind {
         Kind::Requests
     }

@@ -1,11 +1,11 @@
 //! gRPC calls to a cluster of Envoy's own configuration.
 //!
-//! Calls belong to the filter's root context, in Envoy and in the SDK's tables. A call that belonged to a request would
-//! end with the request, no callback would report its end, and the SDK would keep the call's token until the VM
-//! restarts. So a call goes on after its request has ended; its response is then dropped.
+//! Envoy makes each call for the filter's root context, whichever context is acting (`grpc_call` in exports.cc of
+//! proxy-wasm-cpp-host). So a call goes on after its request has ended, and its response is then dropped. The filters
+//! cancel no call: no callback would report its end, and the SDK would keep the call's token until the VM restarts.
 //!
 //! The SDK begins calls and streams, because its dispatcher has to know their tokens: it delivers the events of a token
-//! to the context that has begun the call. These are the only hostcalls of the SDK that are used. The SDK returns each
+//! to the context that has begun the call. Envoy keeps the message of an event in the root context. These are the only hostcalls of the SDK that are used. The SDK returns each
 //! status of Envoy's: `ParseFailure` if the cluster doesn't exist, `InternalFailure` if it can't be reached.
 
 use crate::abi::{self, Buffer};
@@ -57,8 +57,7 @@ pub fn cancel_stream(stream: u32) -> Result<(), Error> {
 /// If the cluster doesn't exist, or Envoy can't call it now.
 pub fn call(method: Method<'_>, message: &[u8], timeout: Duration) -> Result<u32, Error> {
     let Method { cluster, service, name } = method;
-    for_root(|| hostcalls::dispatch_grpc_call(cluster, service, name, vec![], Some(message), timeout))
-        .map_err(refused("set_effective_context"))?
+    hostcalls::dispatch_grpc_call(cluster, service, name, vec![], Some(message), timeout)
         .map_err(|status| refused("grpc_call")(status.into()))
 }
 

@@ -29,8 +29,8 @@ pub use property::{
     set_property, source_ip,
 };
 pub use request::{
-    drop_request_body, remove_request_header, request_body, request_body_part, request_header, request_headers,
-    reset_request, resume_request, set_request_body, set_request_header,
+    drop_request_body, remove_request_header, remove_request_trailer, request_body, request_body_part, request_header,
+    request_headers, request_trailers, reset_request, resume_request, set_request_body, set_request_header,
 };
 pub use response::{
     refuse, remove_response_header, remove_response_trailer, response_body_part, response_header, response_headers,

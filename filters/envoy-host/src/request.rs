@@ -36,6 +36,22 @@ pub fn set_request_header(name: &str, value: &[u8]) -> Result<(), Error> {
     abi::replace(Map::RequestHeaders, name, value).map_err(refused("replace_header_map_value"))
 }
 
+/// All trailers of the request in order.
+///
+/// # Errors
+/// If Envoy refuses.
+pub fn request_trailers() -> Result<Vec<(String, Vec<u8>)>, Error> {
+    crate::pairs(Map::RequestTrailers)
+}
+
+/// Removes every trailer of the request called `name`.
+///
+/// # Errors
+/// If Envoy refuses. A missing trailer is no error.
+pub fn remove_request_trailer(name: &str) -> Result<(), Error> {
+    abi::remove(Map::RequestTrailers, name).map_err(refused("remove_header_map_value"))
+}
+
 /// The `size` bytes of the request's body that the current callback received, including the bytes that wait before
 /// them.
 ///

@@ -21,7 +21,7 @@ pub fn shared_data(key: &str) -> Result<Option<Shared>, Error> {
     Ok(found.map(|(value, version)| Shared { value, version }))
 }
 
-/// Creates an empty value under `key`, if there is none. Two VMs that do this at the same moment can overwrite each
+/// Creates an empty value under `key`, unless `key` has a value. Two VMs that do this at the same moment can overwrite each
 /// other, so it is for the start, when only Envoy's main thread runs the filter.
 ///
 /// # Errors

@@ -152,6 +152,8 @@ impl ConnectionCallbacks for Connection {
 impl Connection {
     /// Counts the connection. Returns whether its address may have one more.
     fn admit(&mut self) -> Result<bool, Failed> {
+        #[cfg(feature = "test-panic")]
+        assert!(!PANIC_PORTS.contains(&source_port()), "made to panic");
         let source = host::source_ip()?.ok_or(Failed::NoSource)?;
         let number = host::connection_id()?.ok_or(Failed::Missing)?;
         let known = known::knows(source);
@@ -191,6 +193,16 @@ impl Connection {
         }
         Ok(room)
     }
+}
+
+/// A connection from one of these ports makes the filter panic.
+#[cfg(feature = "test-panic")]
+const PANIC_PORTS: std::ops::RangeInclusive<i64> = 6_661..=6_669;
+
+#[cfg(feature = "test-panic")]
+fn source_port() -> i64 {
+    let port = host::property(&["source", "port"]).ok().flatten();
+    port.and_then(|port| port.try_into().ok()).map_or(0, i64::from_le_bytes)
 }
 
 /// The connection with this number has sent a request.

@@ -8,7 +8,7 @@
 
 use crate::life::{Request, Step};
 use crate::link::Link;
-use crate::request::Facts;
+use crate::request::{Facts, is_stripped_trailer};
 use crate::verdict::Place;
 use crate::worker::{Arrival, Broken, Identified, TICK, Worker, respond};
 use crate::{accept, calls, effects, known};
@@ -149,7 +149,14 @@ impl StreamCallbacks for Stream {
     }
 
     fn on_request_trailers(&mut self) -> Action {
-        self.on_request_body(0, true)
+        match strip_trailers().map_err(logged) {
+            Ok(()) => self.on_request_body(0, true),
+            Err(Broken) => {
+                self.request.progress.ended.set(true);
+                let step = self.shared.worker.borrow_mut().failed(&self.request);
+                self.shared.carry_out(&self.request, step)
+            }
+        }
     }
 
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
@@ -308,6 +315,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Removes the trailers that are never sent upstream.
+fn strip_trailers() -> Result<(), host::Error> {
+    let trailers = host::request_trailers()?;
+    let mut stripped = trailers.iter().map(|(name, _)| name.as_str()).filter(|name| is_stripped_trailer(name));
+    stripped.try_for_each(host::remove_request_trailer)
 }
 
 fn logged(error: host::Error) -> Broken {

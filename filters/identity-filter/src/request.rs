@@ -1,5 +1,7 @@
-//! Collects the facts of a request for the identity stage, and lists the headers that are never sent upstream. Makes no
-//! access decision. Called by `filter`.
+//! Collects the facts of a request for the identity stage, and lists the headers and trailers that are never sent
+//! upstream. Makes no access decision. Called by `filter`.
+
+use policy::CREDENTIAL_HEADERS;
 
 /// Headers that name another host, path, method or peer than the judged request, or that only concern the connection to
 /// this gateway. For each of them there are servers that trust it.
@@ -74,9 +76,24 @@ impl Facts {
 
 /// Whether the header `name`, in any letter case, is never sent upstream.
 pub fn is_stripped(name: &str) -> bool {
-    let is = |other: &&str| name.eq_ignore_ascii_case(other);
+    misleads(name) && !is_one_of(&KEPT, name)
+}
+
+/// Whether the trailer `name`, in any letter case, is never sent upstream. Some servers merge trailers into the headers.
+/// So these trailers are removed: those whose headers are stripped here or at the router, and those with credentials. RFC
+/// 9110 section 6.5.1 forbids fields for routing and authentication in trailers.
+pub fn is_stripped_trailer(name: &str) -> bool {
+    misleads(name) || is_one_of(&KEPT, name) || is_one_of(&CREDENTIAL_HEADERS, name)
+}
+
+/// Whether `name` is in [`STRIPPED`] or has one of [`STRIPPED_PREFIXES`].
+fn misleads(name: &str) -> bool {
     let begins = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    (STRIPPED.iter().any(is) || STRIPPED_PREFIXES.iter().any(begins)) && !KEPT.iter().any(is)
+    is_one_of(&STRIPPED, name) || STRIPPED_PREFIXES.iter().any(begins)
+}
+
+fn is_one_of(names: &[&str], name: &str) -> bool {
+    names.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 #[cfg(test)]
@@ -127,6 +144,21 @@ mod tests {
             "x-sallypört",
         ] {
             assert!(!is_stripped(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trailer_that_no_header_may_be_is_stripped() {
+        let of_the_routes = ["x-forwarded-proto", "x-envoy-external-address", "x-request-id", policy::mark::SEALED];
+        let own = ["authorization", "Cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
+        for name in STRIPPED.iter().chain(&of_the_routes).chain(&own) {
+            assert!(is_stripped_trailer(name), "{name}");
+            assert!(is_stripped_trailer(&name.to_ascii_uppercase()), "{name}");
+        }
+        for name in
+            ["grpc-status", "grpc-message", "x-checksum", "x-amz-checksum-crc32", "digest", "server-timing", "x"]
+        {
+            assert!(!is_stripped_trailer(name), "{name}");
         }
     }
 

@@ -29,6 +29,7 @@ mod target;
 mod words;
 
 pub use class::Class;
+pub(crate) use hosts::RECEIVE_PACK;
 pub use hosts::{BELOW, Git, Kind, Service, closed, git, kind};
 pub use json::Json;
 pub use patterns::{InvalidPattern, Patterns};
@@ -235,7 +236,7 @@ impl Judge {
 }
 
 /// Operations that are neither REST operations nor mutations: GraphQL queries, git and archives.
-const OTHER_OPERATIONS: [&str; 4] = ["query", "git/upload-pack", "git/receive-pack", "codeload/archive"];
+const OTHER_OPERATIONS: [&str; 4] = ["query", "git/upload-pack", RECEIVE_PACK, "codeload/archive"];
 
 /// Whether `name` is an operation that [`Rules::operations`] can list.
 pub fn is_operation(name: &str) -> bool {

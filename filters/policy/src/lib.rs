@@ -55,6 +55,11 @@ pub struct Policy {
     pub github: github::Rules,
 }
 
+/// The headers in which sandboxes may send their own credentials, for any provider. See
+/// [`Policy::strip_foreign_credentials`].
+pub const CREDENTIAL_HEADERS: [&str; 6] =
+    ["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token"];
+
 impl Policy {
     /// The policy in force if no policy is configured. It allows no host.
     pub fn deny_all() -> Self {

@@ -5,7 +5,8 @@
 
 use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
-use policy::github::{Judge, MAX_BODY, Purpose, Question, Rules};
+use policy::github::{Exception, Judge, MAX_BODY, Purpose, Question, Rules};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -273,14 +274,45 @@ fn a_body_has_a_limit() {
 }
 
 #[test]
-fn trailers_are_refused_and_pass_behind_an_unread_body_only() {
+fn trailers_are_refused_except_those_of_a_push() {
     let mut stream = Stream::new(issue(), false, None);
     stream.body(ISSUE.as_bytes(), false);
     let step = stream.flow.request_trailers();
     stream.carry_out(step);
     assert_eq!((stream.over.as_deref(), stream.sent), (Some("403 github.header"), None));
-    let mut stream = Stream::new(head("POST", "github.com", "/o/r.git/git-receive-pack", &[]), false, None);
-    assert_eq!(stream.flow.request_trailers(), Step::only(Then::Continue));
+    // A body that passes unread is on its way when the trailers come.
+    for (method, host, path) in [
+        ("POST", "github.com", "/o/r.git/git-upload-pack"),
+        ("GET", "github.com", "/o/r.git/info/refs?service=git-upload-pack"),
+        ("GET", "github.com", "/o/r.git/info/lfs/locks"),
+        ("PUT", "github-cloud.githubusercontent.com", "/alambic/media/1/o/r"),
+        ("GET", "codeload.github.com", "/o/r/zip/refs/heads/main"),
+        ("POST", "uploads.github.com", "/repos/o/r/releases/1/assets?name=a"),
+    ] {
+        let rules = Rules { operations: vec![everything()], ..Rules::default() };
+        let mut flow = Flow::new(Some(Rc::new(Judge::new(&rules).unwrap())));
+        let step = flow.request_headers(Ok(head(method, host, path, &[])), false);
+        assert_eq!(step.then, Then::Continue, "{method} {host}{path}: {step:?}");
+        assert_eq!(flow.request_body(7, Ok(Vec::new()), false), Step::only(Then::Continue));
+        let step = flow.request_trailers();
+        assert!(matches!(step.effects[..], [Effect::NoteRefusal(_)]), "{method} {host}{path}: {step:?}");
+        let refused = matches!(&step.then, Then::Refuse(answer) if answer.rule.name() == "github.header");
+        assert!(refused, "{method} {host}{path}: {step:?}");
+        assert_eq!(flow.request_body(7, Ok(Vec::new()), true), Step::only(Then::Pause), "{method} {host}{path}");
+    }
+    // The push stage judges these.
+    for (method, path) in
+        [("POST", "/o/r.git/git-receive-pack"), ("GET", "/o/r.git/info/refs?service=git-receive-pack")]
+    {
+        let mut stream = Stream::new(head(method, "github.com", path, &[]), false, None);
+        assert_eq!(stream.flow.request_trailers(), Step::only(Then::Continue));
+    }
+}
+
+/// Allows each operation of the requests above by its name.
+fn everything() -> Exception {
+    let allow = ["lfs/upload", "lfs/lock", "repos/upload-release-asset"].map(str::to_owned).into();
+    Exception { labels: BTreeMap::new(), allow, deny: BTreeSet::new() }
 }
 
 #[test]

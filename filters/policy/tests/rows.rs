@@ -48,6 +48,56 @@ fn the_verdict_on_every_operation_is_what_its_class_says() {
     assert!(counts["allowed"] > 400 && counts["refused"] > 2_000, "{counts:?}");
 }
 
+/// GitHub's description says of these "You must use a JWT to access this endpoint", or requires the App's id and secret.
+/// The gateway's token gets a 401.
+const OF_THE_APP_ITSELF: [&str; 28] = [
+    "apps/get-authenticated",
+    "apps/get-webhook-config-for-app",
+    "apps/update-webhook-config-for-app",
+    "apps/list-webhook-deliveries",
+    "apps/get-webhook-delivery",
+    "apps/redeliver-webhook-delivery",
+    "apps/list-installation-requests-for-authenticated-app",
+    "apps/list-installations",
+    "apps/get-installation",
+    "apps/delete-installation",
+    "apps/create-installation-access-token",
+    "apps/suspend-installation",
+    "apps/unsuspend-installation",
+    "apps/get-enterprise-installation",
+    "apps/get-org-installation",
+    "apps/get-repo-installation",
+    "apps/get-user-installation",
+    "apps/get-subscription-plan-for-account",
+    "apps/get-subscription-plan-for-account-stubbed",
+    "apps/list-accounts-for-plan",
+    "apps/list-accounts-for-plan-stubbed",
+    "apps/list-plans",
+    "apps/list-plans-stubbed",
+    "apps/check-token",
+    "apps/delete-authorization",
+    "apps/delete-token",
+    "apps/reset-token",
+    "apps/scope-token",
+];
+
+#[test]
+fn an_operation_that_only_an_app_itself_can_use_is_refused() {
+    let judge = Judge::new(&Rules::default()).unwrap();
+    let rows = rows();
+    for name in OF_THE_APP_ITSELF {
+        let row = rows.iter().find(|row| row.operation == name).unwrap_or_else(|| panic!("{name}"));
+        for mode in ["bot", "user"] {
+            let got = verdict(&judge, &container(mode), &row.host, &row.method, &row.target(), row.body());
+            let rule = Class::named(&row.class).unwrap().rule().name();
+            assert_eq!(got, Err(rule.to_owned()), "{mode}: {name}");
+        }
+    }
+    let by_number = "/repositories/7/installation";
+    let got = verdict(&judge, &container("user"), "api.github.com", "GET", by_number, "");
+    assert_eq!(got, Err("github.read-account".to_owned()));
+}
+
 #[test]
 fn methods_templates_and_members_that_are_not_known_are_refused() {
     let judge = Judge::new(&Rules::default()).unwrap();

@@ -1,10 +1,11 @@
 //! The interface for tests: an Envoy of one worker, its clients, its upstream and its control plane.
 
 use crate::manager;
+use crate::shared::SharedData;
 use crate::state::{Arrived, Headers, Side, Stage, State, stream, with};
 use crate::wasm;
 use jiff::Timestamp;
-use policy::{Container, Policy};
+use policy::{ConnectionLimits, Container, Policy};
 use prost::Message;
 use registry_proto::{Container as Upsert, LookupRequest, LookupResponse, WatchResponse, github, push};
 use std::cell::{Cell, RefCell};
@@ -89,6 +90,10 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(usize);
 
+/// A TCP connection to one [`Envoy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId(usize);
+
 /// The decision of the credential stage on a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
@@ -169,6 +174,8 @@ impl Drop for Envoy {
         if !std::thread::panicking() {
             let streams = with(|state| state.streams.len());
             (0..streams).for_each(manager::reset);
+            let connections = with(|state| state.connections.len());
+            (0..connections).for_each(wasm::close);
             // With the root contexts of earlier configurations.
             let roots: Vec<u32> = with(|state| state.contexts.keys().copied().collect());
             roots.into_iter().for_each(wasm::delete);
@@ -184,13 +191,22 @@ impl Envoy {
     /// # Panics
     /// If this thread has another Envoy, or a filter rejects its configuration.
     pub fn start(config: Config, answers: impl FnMut(&Call) -> Reply + 'static) -> Self {
+        Self::start_beside(&SharedData::default(), config, answers)
+    }
+
+    /// Starts another worker of the Envoy that has this shared data. It belongs to another thread.
+    ///
+    /// # Panics
+    /// As [`Envoy::start`].
+    pub fn start_beside(shared: &SharedData, config: Config, answers: impl FnMut(&Call) -> Reply + 'static) -> Self {
         assert!(!RUNNING.replace(true), "one Envoy for each thread");
         let now = Duration::try_from(config.now.duration_since(Timestamp::UNIX_EPOCH)).expect("after 1970");
         // Ids are never used again: the SDK keeps its state for each id as long as the thread lives.
         with(|state| {
             let (next_context, next_token) = (state.next_context, state.next_token);
             let generations = config.containers.iter().map(|of| (of.container_ip, of.generation)).collect();
-            *state = State { now, next_context, next_token, generations, ..State::default() };
+            let shared = shared.clone();
+            *state = State { now, next_context, next_token, generations, shared, ..State::default() };
         });
         if !STARTED.replace(true) {
             filter_chain::start();
@@ -213,6 +229,30 @@ impl Envoy {
     /// Lets the credential stage decide by a request's headers.
     pub fn credentials(&mut self, decide: impl FnMut(&Headers) -> Credential + 'static) {
         CREDENTIALS.set(Some(Box::new(decide)));
+    }
+
+    /// Starts the filter of connections.
+    ///
+    /// # Panics
+    /// If the filter rejects its configuration.
+    pub fn accept(&mut self, limits: ConnectionLimits) {
+        let limits = serde_json::to_vec(&limits).expect("limits serialise");
+        assert!(wasm::start_connections(&limits), "connections does not take its configuration");
+    }
+
+    /// A TCP connection from `source`, `address:port`.
+    pub fn connect(&mut self, source: &str) -> ConnectionId {
+        ConnectionId(wasm::connect(source.to_owned()))
+    }
+
+    /// Whether the connection is open.
+    pub fn connected(&self, id: ConnectionId) -> bool {
+        with(|state| state.connections[id.0].open)
+    }
+
+    /// Ends a connection from the client's side.
+    pub fn disconnect(&mut self, id: ConnectionId) {
+        wasm::close(id.0);
     }
 
     /// Delivers a request's headers.

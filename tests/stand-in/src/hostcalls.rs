@@ -8,6 +8,7 @@ use std::time::Duration;
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const BAD_ARGUMENT: u32 = 2;
+const CAS_MISMATCH: u32 = 8;
 const INTERNAL_FAILURE: u32 = 10;
 
 unsafe extern "C" {
@@ -272,9 +273,18 @@ extern "C" fn proxy_add_header_map_value(
 
 /// A property of the current stream: a fact that Envoy knows, or a filter's note.
 fn known(state: &mut State, path: &[u8]) -> Option<Vec<u8>> {
-    let (stage, stream) = state.acting().map(|context| (context.stage, context.stream))?;
+    let context = state.acting()?;
+    let (stage, stream, connection) = (context.stage, context.stream, context.connection);
     if path == b"plugin_root_id" {
-        return stage.and_then(Stage::root_id).map(|id| id.as_bytes().to_vec());
+        return stage.map_or(Some("connections"), Stage::root_id).map(|id| id.as_bytes().to_vec());
+    }
+    if let Some(connection) = connection {
+        let connection = &state.connections[connection];
+        return match path {
+            b"source\0address" => Some(connection.source.clone().into_bytes()),
+            b"connection\0id" => Some(u64::from(connection.context).to_le_bytes().to_vec()),
+            _ => connection.properties.get(path).cloned(),
+        };
     }
     let stream = &state.streams[stream?];
     match path {
@@ -309,8 +319,12 @@ extern "C" fn proxy_set_property(path: *const u8, path_size: usize, value: *cons
     // SAFETY: the filter's slices.
     let (path, value) = unsafe { (bytes(path, path_size), bytes(value, value_size)) };
     let set = try_with(|state| {
-        let stream = state.acting()?.stream?;
-        state.streams[stream].properties.insert(path, value);
+        let context = state.acting()?;
+        match (context.stream, context.connection) {
+            (Some(stream), _) => state.streams[stream].properties.insert(path, value),
+            (None, Some(connection)) => state.connections[connection].properties.insert(path, value),
+            (None, None) => return None,
+        };
         Some(())
     });
     if set.flatten().is_some() { OK } else { NOT_FOUND }
@@ -345,11 +359,16 @@ extern "C" fn proxy_continue_stream(side: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_close_stream(side: u32) -> u32 {
-    if side > 1 {
+    const DOWNSTREAM: u32 = 2;
+    if side > DOWNSTREAM {
         return BAD_ARGUMENT;
     }
     with(|state| {
-        if let Some((stream, _)) = target(state) {
+        if side == DOWNSTREAM {
+            if let Some(connection) = state.acting().and_then(|context| context.connection) {
+                state.after.push_back(After::Close(connection));
+            }
+        } else if let Some((stream, _)) = target(state) {
             state.after.push_back(After::Reset(stream));
         }
         OK
@@ -408,7 +427,43 @@ extern "C" fn proxy_set_effective_context(id: u32) -> u32 {
     })
 }
 
-/// Begins a call or a stream, and writes its token.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_get_shared_data(
+    key: *const u8,
+    key_size: usize,
+    data: *mut *mut u8,
+    size: *mut usize,
+    version: *mut u32,
+) -> u32 {
+    // SAFETY: the filter's slice.
+    let key = unsafe { text(key, key_size) };
+    let shared = with(|state| state.shared.clone());
+    match shared.get(&key) {
+        // SAFETY: the filter's places.
+        Some((value, of)) => unsafe {
+            *version = of;
+            give(&value, data, size)
+        },
+        None => NOT_FOUND,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_set_shared_data(
+    key: *const u8,
+    key_size: usize,
+    value: *const u8,
+    value_size: usize,
+    version: u32,
+) -> u32 {
+    // SAFETY: the filter's slices.
+    let (key, value) = unsafe { (text(key, key_size), bytes(value, value_size)) };
+    let shared = with(|state| state.shared.clone());
+    if shared.set(&key, value, version) { OK } else { CAS_MISMATCH }
+}
+
+/// Begins a call or a stream, and writes its token. Envoy makes both for the root context, whichever context is acting
+/// (proxy-wasm-cpp-host, exports.cc).
 fn begin(method: String, message: Vec<u8>, unary: bool, token: *mut u32) -> u32 {
     with(|state| {
         let fails = state.unreachable.contains(&method);
@@ -416,7 +471,9 @@ fn begin(method: String, message: Vec<u8>, unary: bool, token: *mut u32) -> u32 
             return INTERNAL_FAILURE;
         }
         state.next_token += 1;
-        let (id, owner) = (state.next_token, state.acting_id());
+        let acting = state.acting_id();
+        let root = state.contexts.get(&acting).map_or(0, |context| context.root);
+        let (id, owner) = (state.next_token, if root == 0 { acting } else { root });
         state.calls.insert(id, GrpcCall { owner, method, message, unary, shown: false });
         if fails {
             state.after.push_back(After::Failed(id));
@@ -507,12 +564,10 @@ unused! {
     proxy_done
     proxy_enqueue_shared_queue
     proxy_get_metric
-    proxy_get_shared_data
     proxy_get_status
     proxy_http_call
     proxy_increment_metric
     proxy_record_metric
     proxy_register_shared_queue
     proxy_resolve_shared_queue
-    proxy_set_shared_data
 }

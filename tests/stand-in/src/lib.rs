@@ -6,6 +6,7 @@
 //! - [`manager`]: the rules of Envoy's filter manager: the parts that each filter sees, and the places where they wait.
 //! - [`wasm`]: the rules of Envoy's wasm contexts, and the calls into the filters.
 //! - [`hostcalls`]: the functions of the ABI, as the filters call them.
+//! - [`shared`]: the data that the VMs of several workers share.
 //! - [`state`]: the shared state. The VM of a worker belongs to one thread.
 //!
 //! The rules are Envoy 1.40's. All filters of a stream share one buffer in each direction. A resumed stream continues when
@@ -18,9 +19,11 @@ mod envoy;
 mod hostcalls;
 mod manager;
 mod run;
+mod shared;
 mod state;
 mod wasm;
 
-pub use envoy::{Call, Config, Credential, Envoy, Reply, Request, StreamId};
+pub use envoy::{Call, Config, ConnectionId, Credential, Envoy, Reply, Request, StreamId};
 pub use run::{Case, Chain, Outcome, yes};
+pub use shared::SharedData;
 pub use state::{Arrived, Headers, Stage};

@@ -1,6 +1,7 @@
 //! The state of one worker: the VM's contexts, the streams, and the actions that run after a callback.
 //! The other modules change it; nothing is borrowed while a filter runs.
 
+use crate::shared::SharedData;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -186,11 +187,25 @@ impl Stream {
     }
 }
 
-/// A wasm context: a root's, or a filter's of one stream.
+/// A TCP connection, for the filter of connections.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// `address:port`.
+    pub source: String,
+    pub context: u32,
+    pub open: bool,
+    pub properties: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+/// A wasm context: a root's, or a filter's of one stream or of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
+    /// `None` for the filter of connections.
     pub stage: Option<Stage>,
+    /// The root context of its filter; 0 for a root context.
+    pub root: u32,
     pub stream: Option<usize>,
+    pub connection: Option<usize>,
     /// Which maps it has: headers and trailers of each side.
     pub headers: [bool; 2],
     pub trailers: [bool; 2],
@@ -210,6 +225,8 @@ pub(crate) struct Context {
 pub(crate) enum After {
     Continue(usize, Side, usize),
     Reset(usize),
+    /// Close a connection.
+    Close(usize),
     Reply(usize, LocalReply),
     ForgetMessage(u32),
     /// A gRPC call has failed as it was made.
@@ -237,6 +254,10 @@ pub(crate) struct State {
     pub contexts: BTreeMap<u32, Context>,
     pub roots: BTreeMap<Stage, u32>,
     pub streams: Vec<Stream>,
+    /// The root context of the filter of connections.
+    pub acceptor: Option<u32>,
+    pub connections: Vec<Connection>,
+    pub shared: SharedData,
     pub next_context: u32,
     pub next_token: u32,
     pub next_chunk: u64,

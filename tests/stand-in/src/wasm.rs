@@ -4,7 +4,8 @@
 #![expect(unsafe_code, reason = "the callbacks are the SDK's exports")]
 
 use crate::manager::{self, DataStatus, HeadersStatus};
-use crate::state::{After, Context, Data, Iteration, Side, Stage, stream, with};
+use crate::state::{After, Connection, Context, Data, Iteration, Side, Stage, stream, with};
+use std::collections::HashMap;
 
 const CONTINUE: u32 = 0;
 
@@ -26,6 +27,8 @@ unsafe extern "C" {
     fn proxy_on_response_headers(context: u32, count: usize, end: bool) -> u32;
     fn proxy_on_response_body(context: u32, size: usize, end: bool) -> u32;
     fn proxy_on_response_trailers(context: u32, count: usize) -> u32;
+    fn proxy_on_new_connection(context: u32) -> u32;
+    fn proxy_on_downstream_connection_close(context: u32, peer: u32);
     fn proxy_on_grpc_receive(context: u32, token: u32, size: usize);
     fn proxy_on_grpc_close(context: u32, token: u32, status: u32);
 }
@@ -58,6 +61,7 @@ pub(crate) fn after() {
         match action {
             After::Continue(stream, side, filter) => manager::go_on(stream, side, filter),
             After::Reset(stream) => manager::reset(stream),
+            After::Close(connection) => close(connection),
             After::Reply(stream, reply) => manager::local_reply(stream, reply),
             After::ForgetMessage(context) => with(|state| {
                 if let Some(context) = state.contexts.get_mut(&context) {
@@ -74,13 +78,27 @@ pub(crate) fn after() {
 
 /// Creates the root context of `stage`, and configures it. Returns whether the filter accepts its configuration.
 pub(crate) fn start(stage: Stage, configuration: &[u8]) -> bool {
-    let id = with(|state| {
+    let id = create(Context { stage: Some(stage), ..Context::default() });
+    with(|state| state.roots.insert(stage, id));
+    configure(id, configuration)
+}
+
+/// The same for the filter of connections.
+pub(crate) fn start_connections(configuration: &[u8]) -> bool {
+    let id = create(Context::default());
+    with(|state| state.acceptor = Some(id));
+    configure(id, configuration)
+}
+
+fn create(context: Context) -> u32 {
+    with(|state| {
         state.next_context += 1;
-        let id = state.next_context;
-        state.contexts.insert(id, Context { stage: Some(stage), ..Context::default() });
-        state.roots.insert(stage, id);
-        id
-    });
+        state.contexts.insert(state.next_context, context);
+        state.next_context
+    })
+}
+
+fn configure(id: u32, configuration: &[u8]) -> bool {
     // SAFETY: the SDK's exports; no pointer is passed.
     call(id, "on_context_create", || unsafe { proxy_on_context_create(id, 0) });
     after();
@@ -139,17 +157,12 @@ fn count(id: usize, side: Side, trailers: bool) -> usize {
 /// Shows headers to the filter at `at`.
 pub(crate) fn headers(id: usize, side: Side, at: usize, end: bool) -> HeadersStatus {
     if side == Side::Request {
-        let created = with(|state| {
-            let stage = Stage::ALL[at];
-            state.next_context += 1;
-            let context = state.next_context;
-            let new = Context { stage: Some(stage), stream: Some(id), ..Context::default() };
-            state.contexts.insert(context, new);
-            state.streams[id].contexts[at] = Some(context);
-            (context, state.roots[&stage])
-        });
+        let stage = Stage::ALL[at];
+        let root = with(|state| state.roots[&stage]);
+        let context = create(Context { stage: Some(stage), root, stream: Some(id), ..Context::default() });
+        stream(id, |stream| stream.contexts[at] = Some(context));
         // SAFETY: the SDK's export; no pointer is passed.
-        call(created.0, "on_context_create", || unsafe { proxy_on_context_create(created.0, created.1) });
+        call(context, "on_context_create", || unsafe { proxy_on_context_create(context, root) });
         after();
     }
     // A filter that has not seen the request's headers sees nothing of the response.
@@ -262,6 +275,38 @@ pub(crate) fn delete(context: u32) {
             stream.contexts.iter_mut().filter(|have| **have == Some(context)).for_each(|have| *have = None);
         }
     });
+}
+
+/// Shows a new connection to the filter of connections. Returns its place in the state.
+pub(crate) fn connect(source: String) -> usize {
+    let root = with(|state| state.acceptor).expect("the filter of connections is started");
+    let at = with(|state| state.connections.len());
+    let context = create(Context { root, connection: Some(at), ..Context::default() });
+    with(|state| {
+        state.connections.push(Connection { source, context, open: true, properties: HashMap::default() });
+    });
+    // SAFETY: the SDK's exports; no pointer is passed.
+    call(context, "on_context_create", || unsafe { proxy_on_context_create(context, root) });
+    after();
+    // SAFETY: as above.
+    call(context, "on_new_connection", || unsafe { proxy_on_new_connection(context) });
+    after();
+    at
+}
+
+/// Ends a connection.
+pub(crate) fn close(connection: usize) {
+    const LOCAL: u32 = 1;
+    let closed = with(|state| {
+        let connection = &mut state.connections[connection];
+        std::mem::replace(&mut connection.open, false).then_some(connection.context)
+    });
+    if let Some(context) = closed {
+        // SAFETY: the SDK's export; no pointer is passed.
+        call(context, "on_close", || unsafe { proxy_on_downstream_connection_close(context, LOCAL) });
+        after();
+        delete(context);
+    }
 }
 
 /// Delivers a message of the call or stream `token`.

@@ -173,12 +173,17 @@ impl Sandbox {
         Curled { status, connect, body: body.to_owned(), stderr: finished.stderr }
     }
 
-    /// A new socket of the sandbox, bound to `source`.
+    /// A new socket of the sandbox, bound to `source` and any port.
     pub fn socket(&self, source: Ipv4Addr) -> TcpSocket {
+        self.socket_at(SocketAddr::from((source, 0)))
+    }
+
+    /// A new socket of the sandbox, bound to `source`.
+    pub fn socket_at(&self, source: SocketAddr) -> TcpSocket {
         let (sender, receiver) = mpsc::channel();
         self.sockets.send(sender).unwrap();
         let socket = receiver.recv().unwrap();
-        socket.bind(SocketAddr::from((source, 0))).unwrap();
+        socket.bind(source).unwrap();
         socket
     }
 }

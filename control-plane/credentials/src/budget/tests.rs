@@ -93,6 +93,34 @@ fn shares_begin_below_a_fifth_and_end_with_the_window() {
 }
 
 #[test]
+fn a_window_that_still_runs_gives_way_to_no_other() {
+    let (mut budget, account) = (Budget::new(HOURLY), token());
+    let other = |limit: u64, remaining: u64, reset: u64| {
+        let reading = Some(Reading { resource: Resource::Core, limit, remaining, reset });
+        Quoted { reading, ..Quoted::default() }
+    };
+    budget.heard(&account, None, reading(900), NOW);
+    assert_eq!(flood(&mut budget, 1, NOW), 450);
+    // Another account's statements: a new share for the flooder, or nothing left for anyone.
+    let end = RESET - SKEW;
+    for (limit, remaining, reset) in
+        [(5_000, 5_000, RESET + 600), (60, 0, RESET + 600), (60, 59, RESET + SKEW + 1), (60, 0, RESET - SKEW - 1)]
+    {
+        for now in [NOW, RESET - 600, end - 1] {
+            budget.heard(&account, None, other(limit, remaining, reset), now);
+            assert_eq!(budget.standings(now)[0].reading, reading(900).reading, "{remaining} of {limit} at {reset}");
+            assert!(budget.admit(call(&account, 1, false), now).is_err(), "{remaining} of {limit} at {reset}");
+        }
+    }
+    budget.admit(call(&account, 2, false), end - 1).unwrap();
+    // The gateway's clock may be slow.
+    budget.heard(&account, None, other(5_000, 4_999, RESET + 3_600), end);
+    budget.admit(call(&account, 1, false), end).unwrap();
+    budget.heard(&account, None, reading(0), end);
+    budget.admit(call(&account, 1, false), end).unwrap();
+}
+
+#[test]
 fn a_flooder_leaves_each_neighbour_its_share() {
     for neighbours in 1..8_u32 {
         for first in [0, 1_000] {

@@ -279,6 +279,30 @@ async fn a_yes_is_remembered_and_a_no_is_not() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_replaced_during_the_call_gets_no_facts() {
+    let registry = Arc::<std::sync::OnceLock<Arc<Registry>>>::default();
+    let shared = Arc::clone(&registry);
+    let rig = Rig::start(move |line, body| {
+        let registry = Arc::clone(shared.get().unwrap());
+        // This runtime's one thread is in this callback.
+        let replaced = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(registry.put(record(json!(["acme/new"])))).unwrap();
+        });
+        replaced.join().unwrap();
+        if line.starts_with("POST") { refs(line, body) } else { comparisons(line, body) }
+    })
+    .await;
+    registry.set(Arc::clone(&rig.registry)).unwrap();
+    let push = service(&rig).await;
+    let claims = || wanted(&[("refs/heads/at-5", object(5))]);
+    assert_eq!(read(&push, "acme/app", claims()).await, Err(Code::Unavailable));
+    assert_eq!(read(&push, "acme/app", claims()).await, Err(Code::PermissionDenied), "the next time");
+    let push = service(&rig).await;
+    assert_eq!(descends(&push, "acme/app", &[(1, &[2])]).await, Err(Code::Unavailable));
+}
+
+#[tokio::test]
 async fn a_comparison_is_understood_or_fails_the_call() {
     let yes = Ok(vec![true]);
     let no = Ok(vec![false]);

@@ -375,16 +375,19 @@ fn audit_log() -> AccessLog {
     }
 }
 
-/// The log of connections that the filter of connections has closed, as far as it has left a note.
+/// The log of connections that the filter of connections has closed, as far as it has left a note, and of those over
+/// which it has panicked.
 fn refused_log() -> AccessLog {
+    let states = [AUDIT_STATE, PANIC_STATE];
     let config = TcpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig {
-            filter_state_objects_to_log: vec![AUDIT_STATE.into()],
+            filter_state_objects_to_log: states.map(str::to_owned).to_vec(),
             ..log_service("connections")
         }),
     };
-    // The expression fails for a connection without a note, which is then not logged. Requests have their own state.
-    tcp_log(config, format!("size(filter_state['{AUDIT_STATE}']) > 0"))
+    // A comparison fails for a connection without that state. In CEL, `||` is true if one side is true and the other side
+    // fails. Where both fail, so does the expression, and the connection is not logged. Requests have their own state.
+    tcp_log(config, states.map(|state| format!("size(filter_state['{state}']) > 0")).join(" || "))
 }
 
 /// The log of connections without an HTTP request. The audit selects those that began a handshake. The tag is empty if

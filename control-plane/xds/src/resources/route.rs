@@ -17,13 +17,12 @@ use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use envoy_types::util::pack_any;
 use policy::mark::SEALED;
 use policy::push::MAX_UNSENT;
-use policy::{Denial, HostName, HostPattern, RULE_HEADER, Rule};
+use policy::{CREDENTIAL_HEADERS, Denial, HostName, HostPattern, RULE_HEADER, Rule};
 
 use super::{
     CLEARTEXT, CONNECTION_BUFFER, CREDENTIALS, GITHUB, MODEL, PROXY, PUSH, SCRUB, TUNNEL, UPSTREAM_CLEARTEXT, cluster,
     duration, flag, local_reply,
 };
-use base::contract::CREDENTIAL_HEADERS;
 
 /// Headers that Envoy itself needs or adds before the router, and that no upstream may see. The identity filter removes
 /// such headers of the client.

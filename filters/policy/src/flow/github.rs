@@ -5,7 +5,7 @@
 //! before becomes a refusal.
 
 use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
-use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, Refused};
+use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, RECEIVE_PACK, Refused};
 use crate::mark::Judged;
 use crate::{Container, Denial, Form, HostName, Note, Rule, render};
 use std::net::IpAddr;
@@ -61,8 +61,10 @@ enum State {
     Reading(Box<Reading>),
     /// All of the request has come, and waits until its questions are answered.
     Asking(Box<Asking>),
-    /// Allowed, or not for GitHub.
+    /// Allowed. Trailers are refused.
     Passed,
+    /// Not for GitHub; or a push, whose trailers the push stage judges.
+    Elsewhere,
     /// Refused. The rest of the body is dropped before the request is answered.
     Dropping(Denial),
     /// Refused and answered, or reset.
@@ -163,8 +165,8 @@ impl Flow {
                 };
                 Step::with(Effect::DropRequestBody { size }, then)
             }
-            State::Passed => {
-                self.state = State::Passed;
+            passed @ (State::Passed | State::Elsewhere) => {
+                self.state = passed;
                 Step::only(Then::Continue)
             }
             other @ (State::New | State::Reading(_) | State::Asking(_) | State::Over) => {
@@ -174,11 +176,13 @@ impl Flow {
         }
     }
 
-    /// Trailers; with them the request is at its end.
+    /// Trailers; with them the request is at its end. Clients of git, Git LFS and GitHub's API send no trailers. A server
+    /// that merges trailers into the headers would read headers that no stage has judged. The end of a body that passes
+    /// unread comes with the trailers, so the server has not got the end of the refused request.
     pub fn request_trailers(&mut self) -> Step {
         match std::mem::take(&mut self.state) {
-            State::Passed => {
-                self.state = State::Passed;
+            State::Elsewhere => {
+                self.state = State::Elsewhere;
                 Step::only(Then::Continue)
             }
             State::Dropping(denial) => Step::only(self.answer(&denial)),
@@ -186,8 +190,8 @@ impl Flow {
                 self.state = State::Over;
                 Step::only(Then::Pause)
             }
-            State::New | State::Reading(_) | State::Asking(_) => {
-                let refused = Refused::unknown(Rule::GithubHeader, "a request to GitHub's API has no trailers");
+            State::New | State::Reading(_) | State::Asking(_) | State::Passed => {
+                let refused = Refused::unknown(Rule::GithubHeader, "a request to GitHub has no trailers");
                 self.stop(refused.into(), true)
             }
         }
@@ -233,7 +237,9 @@ impl Flow {
                 let line = format!("github: what is refused can't be dropped: {broken}");
                 Step::with(Effect::Log(line), Then::Reset)
             }
-            State::New | State::Reading(_) | State::Asking(_) | State::Passed => self.stop(broken.into(), true),
+            State::New | State::Reading(_) | State::Asking(_) | State::Passed | State::Elsewhere => {
+                self.stop(broken.into(), true)
+            }
         }
     }
 
@@ -274,7 +280,7 @@ impl Flow {
     }
 
     fn elsewhere(&mut self) -> Step {
-        self.state = State::Passed;
+        self.state = State::Elsewhere;
         Step::only(Then::Continue)
     }
 
@@ -292,7 +298,7 @@ impl Flow {
 
     /// Sends the request on in the form that was understood, in place of the `size` bytes of its body; the one exit.
     fn pass(&mut self, allowed: &Allowed, strays: &[String], size: usize, then: Then) -> Step {
-        self.state = State::Passed;
+        self.state = if allowed.operation.name == RECEIVE_PACK { State::Elsewhere } else { State::Passed };
         let note = self.note.allowed(allowed.rule).about(Some(&allowed.operation));
         let mut effects = vec![Effect::Note(note)];
         if let Some(Subject { generation, host, method }) = &self.subject {

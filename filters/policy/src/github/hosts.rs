@@ -62,6 +62,9 @@ impl HostPattern {
     }
 }
 
+/// The operation of a push, and of the list of refs before it. The push stage judges their bodies and trailers.
+pub(crate) const RECEIVE_PACK: &str = "git/receive-pack";
+
 /// A git or Git LFS request to a repository on github.com.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Git<'a> {
@@ -111,7 +114,7 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
     };
     let (name, class) = match git.service {
         Service::Upload => ("git/upload-pack", Class::ReadRepo),
-        Service::Advertisement | Service::Push => ("git/receive-pack", Class::WriteRef),
+        Service::Advertisement | Service::Push => (RECEIVE_PACK, Class::WriteRef),
         Service::Lfs(_) => ("lfs", Class::ReadRepo),
     };
     let operation = Operation { name: name.into(), class };

@@ -1,9 +1,12 @@
 //! The limits of HTTP/2 at their last frame and one past it, and Envoy's heap.
 
+use std::io;
 use std::time::Duration;
 use test_support::client::{Tls, tls};
 use test_support::raw::h2::{Connection, Events, Field};
-use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually};
+use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 /// A host whose `/v1/stream` never ends.
 const STREAMS: &str = "api.anthropic.com";
@@ -185,4 +188,58 @@ fn an_envoy_at_the_end_of_its_heap_refuses_requests_with_a_reason() {
         });
         assert_eq!(asked.rule().as_deref(), rule, "{mib} MiB, of which {allocated} are used: {asked:?}");
     }
+}
+
+/// The clients that read nothing. Each one's response is 16 MiB.
+const READERS: usize = 60;
+/// The part of the heap, in MiB, that is left to an Envoy which does nothing. The readers' buffers need more.
+const SPARE: u64 = 96;
+/// The timeout until another sandbox is served beside the readers. Their streams end 5 s after their last progress.
+const SERVED: Duration = Duration::from_secs(60);
+
+/// Requests the large response over HTTP/1.1, and reads nothing of it.
+async fn read_nothing(sandbox: &Sandbox) -> io::Result<Tls> {
+    let mut stream = tls(sandbox, sandbox.address, PLAIN, Http::One).await?;
+    stream.write_all(format!("GET /large HTTP/1.1\r\nHost: {PLAIN}\r\n\r\n").as_bytes()).await?;
+    stream.flush().await?;
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_read_nothing_lock_nobody_out_of_the_heap() {
+    let upstream = Upstream::start();
+    let idle = {
+        let gateway = Gateway::before(&upstream).up();
+        gateway.envoy_stat("server.memory_allocated") >> 20
+    };
+    let mib = idle + SPARE;
+    let gateway = Gateway::before(&upstream).settings(&format!("limits: {{envoy_heap_mib: {mib}}}\n")).up();
+    let (sandbox, other) = (Sandbox::start().behind(&gateway), Sandbox::start().behind(&gateway));
+    for container in [&sandbox, &other] {
+        gateway.register(container.address, &[]);
+    }
+    is_served(&other).await;
+    let pressure = || gateway.envoy_stat("overload.envoy.resource_monitors.fixed_heap.pressure");
+    let mut readers = Vec::new();
+    let mut highest = pressure();
+    for _ in 0..READERS {
+        // At the end of the heap Envoy refuses more of them.
+        readers.extend(timeout(SOON, read_nothing(&sandbox)).await.ok().and_then(Result::ok));
+        highest = highest.max(pressure());
+    }
+    eventually("the readers fill the heap", SOON, || {
+        highest = highest.max(pressure());
+        (highest >= 75).then_some(())
+    });
+    eventually_async("another sandbox is served beside the readers", SERVED, async || {
+        let served = async {
+            let mut client = Client::connect(&other, other.address, PLAIN, Http::Two).await?;
+            client.get("/beside").await?.ok()
+        };
+        timeout(SOON, served).await.map_err(io::Error::other)?
+    })
+    .await;
+    println!("{mib} MiB, of which {idle} are used by an idle Envoy; {} readers, {highest} % at most", readers.len());
+    // Until here the readers have closed nothing.
+    drop(readers);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use test_support::client::Followed;
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, policy};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
+use tokio::io::AsyncReadExt;
 
 const HOST: &str = "api.anthropic.com";
 const WITHIN: Duration = Duration::from_secs(5);
@@ -79,6 +80,39 @@ async fn whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time() {
     served(&culprit);
 }
 
+/// The filter of connections panics before any request, so there is only the line of the connection.
+#[tokio::test]
+async fn a_panic_over_a_connection_is_named_and_counted() {
+    let filters = std::env::var("SALLYPORT_FILTERS_PANIC").expect("SALLYPORT_FILTERS_PANIC is set by run-e2e.sh");
+    let upstream = Upstream::start();
+    let builder = Gateway::with(&policy(&[HOST])).settings(NO_CREDENTIAL_BUT_GITHUB).upstream(&upstream);
+    let gateway = builder.env("SALLYPORT_FILTERS", &filters).workers(1).up();
+    let rig = Rig { upstream, gateway };
+    let (culprit, bystander) = (rig.registered(&[]), rig.registered(&[]));
+    served(&culprit);
+    for (time, port) in [(1, 6_661), (2, 6_662), (3, 6_663)] {
+        let socket = culprit.socket_at((culprit.address, port).into());
+        let mut stream = socket.connect(culprit.proxy.unwrap()).await.unwrap();
+        let read = tokio::time::timeout(WITHIN, stream.read(&mut [0])).await.expect("the connection is closed");
+        assert!(matches!(read, Ok(0) | Err(_)), "time {time}: {read:?}");
+        let lines = eventually("the audit's lines", WITHIN, || {
+            let of_connections = |line: &serde_json::Value| line["panicked"] == "connections on_new_connection";
+            let lines: Vec<_> = rig.gateway.audit().into_iter().filter(of_connections).collect();
+            (lines.len() == time).then_some(lines)
+        });
+        let line = lines.last().unwrap();
+        assert_eq!((&line["verdict"], &line["rule"]), (&"deny".into(), &"listener.filter-failed".into()), "{line}");
+        assert_eq!(line["container_id"], container_id(culprit.address), "{line}");
+        served(&bystander);
+    }
+    eventually("blocked", WITHIN, || (ask(&culprit, "/once-more") == refused(403, "identity.blocked")).then_some(()));
+    served(&bystander);
+    let (_, metrics) = rig.gateway.call("GET", "/metrics", None);
+    for (metric, count) in [("sallyport_filter_panics_total", 3), ("sallyport_containers_blocked_total", 1)] {
+        assert!(metrics.lines().any(|line| line == format!("{metric} {count}")), "{metric}: {metrics}");
+    }
+}
+
 /// The push filter has a VM of its own.
 #[tokio::test]
 async fn a_crash_over_a_push_ends_no_other_stream_of_its_worker() {
@@ -91,12 +125,10 @@ async fn a_crash_over_a_push_ends_no_other_stream_of_its_worker() {
     let mut client = Client::connect(&bystander, bystander.address, HOST, Http::Two).await.unwrap();
     let stream = Followed::new(client.open("/v1/stream").await.unwrap().into_body());
     let refs = "https://github.com/acme/app/info/refs?service=git-receive-pack";
-    let crash = async || {
-        // The filter also sees the CONNECT.
-        let curled = culprit.curl(&["-A", "panic", "--proxy-header", "User-Agent: curl", refs]);
-        if (curled.status, curled.rule()) == refused(503, "listener.filter-failed") { Ok(()) } else { Err(curled) }
-    };
-    eventually_async("the push filter crashes", WITHIN, crash).await;
+    // Once the container is known, so that the request gets to the push filter. The filter also sees the CONNECT.
+    eventually("the refs are served", WITHIN, || (culprit.curl(&[refs]).status == 200).then_some(()));
+    let crashed = culprit.curl(&["-A", "panic", "--proxy-header", "User-Agent: curl", refs]);
+    assert_eq!((crashed.status, crashed.rule()), refused(503, "listener.filter-failed"), "{crashed:?}");
     let line = eventually("the audit's line", WITHIN, || {
         rig.gateway.audit().into_iter().find(|line| line["panicked"] == "push on_request_headers")
     });
