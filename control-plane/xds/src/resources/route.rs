@@ -155,7 +155,9 @@ fn connect() -> Route {
             timeout: Some(duration(Duration::ZERO)),
             ..Default::default()
         })),
-        typed_per_filter_config: ordered(&[off(CREDENTIALS), off(MODEL)]),
+        // Only the identity stage judges a tunnel. A crash of the push filter's VM would end each tunnel that it has a
+        // context of.
+        typed_per_filter_config: ordered(&[off(CREDENTIALS), off(GITHUB), off(MODEL), off(PUSH), off(SCRUB)]),
         ..Default::default()
     }
 }

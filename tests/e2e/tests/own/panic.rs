@@ -5,6 +5,7 @@
 use std::time::Duration;
 use test_support::client::Followed;
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, container_id, policy};
+use test_support::upstream::Visibility;
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
 use tokio::io::AsyncReadExt;
 
@@ -120,14 +121,15 @@ async fn a_crash_over_a_push_ends_no_other_stream_of_its_worker() {
     let upstream = Upstream::start();
     let gateway = Gateway::before(&upstream).env("SALLYPORT_FILTERS", &filters).workers(1).up();
     let rig = Rig { upstream, gateway };
+    rig.upstream.create_repo("acme/app", Visibility::Private);
     let (culprit, bystander) = (rig.registered(&["acme/app"]), rig.registered(&[]));
     served(&bystander);
     let mut client = Client::connect(&bystander, bystander.address, HOST, Http::Two).await.unwrap();
     let stream = Followed::new(client.open("/v1/stream").await.unwrap().into_body());
     let refs = "https://github.com/acme/app/info/refs?service=git-receive-pack";
-    // Once the container is known, so that the request gets to the push filter. The filter also sees the CONNECT.
+    // Once the container is known, so that the request gets to the push filter.
     eventually("the refs are served", WITHIN, || (culprit.curl(&[refs]).status == 200).then_some(()));
-    let crashed = culprit.curl(&["-A", "panic", "--proxy-header", "User-Agent: curl", refs]);
+    let crashed = culprit.curl(&["-A", "panic", refs]);
     assert_eq!((crashed.status, crashed.rule()), refused(503, "listener.filter-failed"), "{crashed:?}");
     let line = eventually("the audit's line", WITHIN, || {
         rig.gateway.audit().into_iter().find(|line| line["panicked"] == "push on_request_headers")
