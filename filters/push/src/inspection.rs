@@ -500,18 +500,18 @@ impl Inspection {
         let Phase::Pack(scanner) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
         let mut open = Vec::new();
         let mut never = HashSet::new();
+        let descents = scanner.graph().descents(MAX_BOUNDARY);
         for (at, question) in &self.proofs {
             let Some(update) = self.request.updates.get(*at) else { continue };
             let (Some(ancestor), name) = (update.old, update.name.clone()) else { continue };
-            match scanner.graph().descent(*question) {
+            match descents.get(*question).cloned() {
                 Some(graph::Descent::Proved) => {}
-                Some(graph::Descent::Open(commits)) if (1..=MAX_BOUNDARY).contains(&commits.len()) => {
+                Some(graph::Descent::Open(commits)) if !commits.is_empty() => {
                     open.push(Descent { name, ancestor, commits });
                 }
-                Some(graph::Descent::Open(commits)) if commits.len() > MAX_BOUNDARY => {
+                Some(graph::Descent::TooMany(commits)) => {
                     let reason = format!(
-                        "the new commits of {name} have {} parents outside the push, more than can be checked; fetch, and push in smaller steps",
-                        commits.len()
+                        "the new commits of {name} have {commits} parents outside the push, more than can be checked; fetch, and push in smaller steps"
                     );
                     self.refuse(Denial::new(Rule::PushLimit, reason));
                     return;
