@@ -72,13 +72,25 @@ pub(crate) fn after() {
     }
 }
 
-/// Creates the root context of `stage`, and configures it. Returns whether the filter accepts its configuration.
+/// Creates the root context of `stage`, and configures it. Returns whether the filter accepts its configuration. As in
+/// Envoy, a configuration that comes back has the root context that it had, and is not configured again.
 pub(crate) fn start(stage: Stage, configuration: &[u8]) -> bool {
+    let known = with(|state| {
+        if let Some(before) = state.roots.get(&stage).copied() {
+            state.earlier.insert(stage, before);
+        }
+        let known = state.configured.get(&(stage, configuration.to_vec())).copied();
+        known.inspect(|id| _ = state.roots.insert(stage, *id)).is_some()
+    });
+    if known {
+        return true;
+    }
     let id = with(|state| {
         state.next_context += 1;
         let id = state.next_context;
         state.contexts.insert(id, Context { stage: Some(stage), ..Context::default() });
         state.roots.insert(stage, id);
+        state.configured.insert((stage, configuration.to_vec()), id);
         id
     });
     // SAFETY: the SDK's exports; no pointer is passed.
@@ -146,7 +158,8 @@ pub(crate) fn headers(id: usize, side: Side, at: usize, end: bool) -> HeadersSta
             let new = Context { stage: Some(stage), stream: Some(id), ..Context::default() };
             state.contexts.insert(context, new);
             state.streams[id].contexts[at] = Some(context);
-            (context, state.roots[&stage])
+            let earlier = state.earlier.get(&stage).copied().filter(|_| state.streams[id].behind);
+            (context, earlier.unwrap_or(state.roots[&stage]))
         });
         // SAFETY: the SDK's export; no pointer is passed.
         call(created.0, "on_context_create", || unsafe { proxy_on_context_create(created.0, created.1) });
