@@ -207,7 +207,7 @@ impl Live {
 
     /// Builds the snapshot, and sends it if it differs from the snapshot in force.
     fn publish(&mut self) {
-        let policy = self.registry.policy();
+        let (revision, policy) = self.registry.revised_policy();
         self.extra = self.registry.extra_hosts();
         let listen = Listen {
             proxy: self.config.proxy,
@@ -216,7 +216,8 @@ impl Live {
             connections: self.config.limits.connections,
         };
         let credentialed = |host: &_| self.config.credentials.concern(host);
-        let snapshot = Snapshot::build(listen, &self.upstreams, &policy, &self.extra, credentialed, &self.module);
+        let policy = (revision, &*policy);
+        let snapshot = Snapshot::build(listen, &self.upstreams, policy, &self.extra, credentialed, &self.module);
         self.snapshots.send_if_modified(|current| {
             let changed = **current != snapshot;
             if changed {

@@ -100,8 +100,8 @@ pub fn answered(entry: &HttpAccessLogEntry) -> Option<Answered> {
 }
 
 /// The decision about a request. The first of these counts: a denial of the filters, a denial of the credential stage,
-/// Envoy's own refusal, the permission of the credential stage, the permission of the filters. If all of them are
-/// absent, Envoy ended the request before any stage.
+/// Envoy's own refusal, a permission of the filters that has a reason, the permission of the credential stage, the
+/// permission of the filters. If all of them are absent, Envoy ended the request before any stage.
 fn decided(
     noted: Option<&Result<Note, Unreadable>>,
     common: &AccessLogCommon,
@@ -124,6 +124,8 @@ fn decided(
         only(&filters, Decision::Deny),
         only(&authz, Decision::Deny),
         envoy,
+        // A push of which bytes have passed unread, and whose end has not gone on: the ref may have moved.
+        only(&filters, Decision::Allow).filter(|decided| !decided.reason.is_empty()),
         only(&authz, Decision::Allow),
         only(&filters, Decision::Allow),
     ]
@@ -448,6 +450,20 @@ mod tests {
             serde_json::to_string(&line).unwrap(),
             r#"{"ts":"1970-01-01T00:00:00Z","event":"end","request_id":"7","container_id":"box","container_ip":null,"stage":"identity","verdict":"allow","rule":"egress.host","reason":"","method":"GET","host":"","path":"","status":200,"bytes_up":0,"bytes_down":0,"duration_ms":0,"policy_version":"p1","envoy":"","seq":0}"#
         );
+    }
+
+    #[test]
+    fn a_permission_with_a_reason_is_named_before_the_credential_s() {
+        let authz = [("verdict", "allow"), ("stage", "credentials"), ("rule", "credentials.git"), ("reason", "")];
+        let mut note = Note::read(ALLOWED.as_bytes()).unwrap().allowed(Rule::PushAllowed);
+        let line = |note: &Note| {
+            let note = note.to_bytes();
+            http(with_authz(entry("POST", 0, Some(std::str::from_utf8(&note).unwrap())), &authz)).unwrap()
+        };
+        assert_eq!(said(&line(&note)), ["allow", "credentials", "credentials.git"]);
+        note.decided.reason = "the end has not come".into();
+        assert_eq!(said(&line(&note)), ["allow", "push", "push.allowed"]);
+        assert_eq!(line(&note).decided.reason, "the end has not come");
     }
 
     #[test]

@@ -51,6 +51,8 @@ struct State {
     version: u64,
     records: HashMap<IpAddr, Arc<Container>>,
     policy: Arc<Policy>,
+    /// See [`Registry::revised_policy`].
+    revision: u64,
     changes: broadcast::Sender<(u64, Change)>,
 }
 
@@ -74,6 +76,7 @@ impl Registry {
     /// The store's.
     pub fn open(store: Store, policy: Policy) -> Result<Arc<Self>, Error> {
         let (version, records) = store.load()?;
+        let revision = store.next_revision(milliseconds())?;
         let records: HashMap<_, _> =
             records.into_iter().map(|record| (record.container_ip, Arc::new(record))).collect();
         let workers = Workers::new(!records.is_empty());
@@ -82,7 +85,7 @@ impl Registry {
             store: Arc::new(store),
             writer: tokio::sync::Mutex::default(),
             // 0 is "nothing applied yet" on the wire, so versions begin at 1.
-            state: Mutex::new(State { version: version.max(1), records, policy: Arc::new(policy), changes }),
+            state: Mutex::new(State { version: version.max(1), records, policy: Arc::new(policy), revision, changes }),
             workers,
         }))
     }
@@ -105,10 +108,22 @@ impl Registry {
         Arc::clone(&self.state().policy)
     }
 
-    /// Puts a new policy in force.
+    /// The policy in force with its revision, a number that rises with each call of [`Self::set_policy`] and with each start
+    /// of this process: also after the loss of the store, and if the clock went back.
+    pub fn revised_policy(&self) -> (u64, Arc<Policy>) {
+        let state = self.state();
+        (state.revision, Arc::clone(&state.policy))
+    }
+
+    /// Puts a new policy in force. One caller at a time.
     pub fn set_policy(&self, policy: Policy) {
+        let least = milliseconds().max(self.state().revision.saturating_add(1));
+        let revision = self.store.next_revision(least).unwrap_or_else(|error| {
+            tracing::error!(%error, "the revision of the new policy is not on disk");
+            least
+        });
         let mut state = self.state();
-        state.policy = Arc::new(policy);
+        (state.policy, state.revision) = (Arc::new(policy), revision);
         let (version, change) = (state.version, Change::Policy(Arc::clone(&state.policy)));
         state.publish(version, change);
     }
@@ -344,6 +359,11 @@ impl Registry {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The clock, in milliseconds since 1970.
+fn milliseconds() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
 impl State {

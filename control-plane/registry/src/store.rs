@@ -1,4 +1,4 @@
-//! The registry on disk: a redb table of records, and the version, which grows with every change.
+//! The registry on disk: a redb table of records, the version, which grows with every change, and the revision of the policy.
 //!
 //! Every change is one transaction, which is on disk before the call returns. A failed change changes nothing: if a
 //! failed commit has reached the file all the same, it is undone before anything else is written.
@@ -14,9 +14,10 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 
 /// Records as JSON, by the 16 bytes of the address (IPv4 mapped into IPv6).
 const CONTAINERS: TableDefinition<Key, &[u8]> = TableDefinition::new("containers");
-/// The table with the registry's version.
+/// The table with the registry's version, and the policy's revision.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const VERSION: &str = "version";
+const REVISION: &str = "revision";
 
 type Key = [u8; 16];
 
@@ -137,10 +138,22 @@ impl Store {
         self.change(version, key(address), None)
     }
 
+    /// A revision for a policy: higher than every earlier one, and at least `least`.
+    ///
+    /// # Errors
+    /// If it can't be written, see [`Error`].
+    pub fn next_revision(&self, least: u64) -> Result<u64, Error> {
+        self.write(|file, open| file.revise(open, least))
+    }
+
     fn change(&self, version: u64, key: Key, record: Option<&[u8]>) -> Result<(), Error> {
+        self.write(|file, open| file.change(open, version, key, record))
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&mut File, &Open) -> Result<T, redb::Error>) -> Result<T, Error> {
         let mut file = self.file();
-        let changed = file.change(&self.open, version, key, record);
-        if changed.is_err() {
+        let written = write(&mut file, &self.open);
+        if written.is_err() {
             // After an I/O error redb refuses every call until the file is reopened (`StorageError::PreviousIo`). The
             // file is reopened at once, so that no other gateway locks it meanwhile.
             file.database = None;
@@ -148,7 +161,7 @@ impl Store {
                 tracing::warn!(%error, "the registry's file cannot be opened again yet");
             }
         }
-        Ok(changed?)
+        Ok(written?)
     }
 
     fn file(&self) -> MutexGuard<'_, File> {
@@ -183,6 +196,20 @@ impl File {
         transaction.commit()?;
         self.doubt = None;
         Ok(())
+    }
+
+    /// Stores and returns the next revision, in one transaction.
+    fn revise(&mut self, open: &Open, least: u64) -> Result<u64, redb::Error> {
+        let transaction = self.ready(open)?.begin_write()?;
+        let revision = {
+            let mut meta = transaction.open_table(META)?;
+            let before = meta.get(REVISION)?.map_or(0, |revision| revision.value());
+            let revision = before.saturating_add(1).max(least);
+            meta.insert(REVISION, revision)?;
+            revision
+        };
+        transaction.commit()?;
+        Ok(revision)
     }
 }
 

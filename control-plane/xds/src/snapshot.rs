@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
+use policy::push::Configuration;
 use policy::{Access, ConnectionLimits, HostPattern, Policy};
 use prost::{Message, Name};
 
@@ -151,11 +152,12 @@ impl Snapshot {
     /// Builds a snapshot. The same inputs give the same snapshot, including the versions.
     ///
     /// `extra` are the hosts that single containers may reach in addition to those of the policy. `credentialed` tells
-    /// whether a credential may be added for an entry of the list. `module` is the code of all filters.
+    /// whether a credential may be added for an entry of the list. `module` is the code of all filters. `revision` rises
+    /// with each new policy.
     pub fn build(
         listen: Listen,
         upstreams: &Upstreams,
-        policy: &Policy,
+        (revision, policy): (u64, &Policy),
         extra: &BTreeSet<HostPattern>,
         credentialed: impl Fn(&HostPattern) -> bool,
         module: &[u8],
@@ -175,8 +177,13 @@ impl Snapshot {
         let limits = serde_json::to_vec(&listen.limits).unwrap_or_default();
         snapshot.add(ResourceKind::Extension, CONNECTIONS, extension::connection_filter(CONNECTIONS, module, limits));
         for name in [IDENTITY, GITHUB, MODEL, PUSH, SCRUB] {
-            // The identity filter receives its rules on its own stream.
-            let rules = [GITHUB, PUSH].contains(&name).then(|| serde_json::to_vec(&policy.github).unwrap_or_default());
+            let rules = &policy.github;
+            let rules = match name {
+                GITHUB => serde_json::to_vec(rules).ok(),
+                PUSH => serde_json::to_vec(&Configuration { revision, rules: rules.clone() }).ok(),
+                // The identity filter receives its rules on its own stream. The others have none.
+                _ => None,
+            };
             snapshot.add(ResourceKind::Extension, name, extension::filter(name, module, rules));
         }
         snapshot.add(ResourceKind::Listener, resources::PROXY, listener::proxy(listen.proxy, listen.resolver));
@@ -218,7 +225,23 @@ mod tests {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
         let listen = Listen { proxy: at(8080), resolver: at(8054), limits, connections: 50_000 };
-        Snapshot::build(listen, &Upstreams::default(), policy, &BTreeSet::new(), |_| true, b"module")
+        Snapshot::build(listen, &Upstreams::default(), (1, policy), &BTreeSet::new(), |_| true, b"module")
+    }
+
+    #[test]
+    fn a_policy_that_comes_back_is_a_new_configuration_of_the_push_filter() {
+        let policy = Policy::deny_all();
+        let configuration = |revision| {
+            let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
+            let listen = Listen { proxy: at(8080), resolver: at(8054), limits, connections: 50_000 };
+            Snapshot::build(listen, &Upstreams::default(), (revision, &policy), &BTreeSet::new(), |_| true, b"module")
+        };
+        let [first, again] = [1, 3].map(configuration);
+        for (name, resource) in first.all(ResourceKind::Extension) {
+            let same = again.get(ResourceKind::Extension, name).unwrap() == resource;
+            assert_eq!(same, name != PUSH, "{name}");
+        }
     }
 
     #[test]

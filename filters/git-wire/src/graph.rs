@@ -60,6 +60,8 @@ pub enum Descent {
     /// Not proved. The list has the reached commits whose text the pack doesn't contain, so that their parents are
     /// unknown. If the list is empty, the tip does not descend from the ancestor.
     Open(Vec<Oid>),
+    /// Not proved. So many reached commits have unknown parents, more than were asked for.
+    TooMany(usize),
 }
 
 /// The commits so far, and the questions about them.
@@ -71,6 +73,8 @@ pub struct Graph {
     edges: Vec<Node>,
     commits: usize,
     questions: Vec<Question>,
+    /// The commits that a question has reached and whose parents it has not, with the question's number.
+    unfollowed: Vec<(u32, Node)>,
 }
 
 /// Whether `tip` is `ancestor` or descends from it.
@@ -80,19 +84,23 @@ struct Question {
     proved: bool,
     /// For each node, whether `tip` is the node or descends from it.
     reached: Vec<bool>,
+    /// The number of reached nodes whose text has not arrived.
+    open: usize,
 }
 
 impl Graph {
-    /// Adds the question whether `tip` is `ancestor` or descends from it. Returns the question's number.
+    /// Adds the question whether `tip` is `ancestor` or descends from it. Returns the question's number. A commit that is
+    /// added already is not followed before [`Self::follow`].
     pub fn ask(&mut self, ancestor: Oid, tip: Oid) -> usize {
         let (ancestor, tip) = (self.node(ancestor), self.node(tip));
-        let mut question = Question { ancestor, proved: false, reached: Vec::new() };
-        question.walk(tip, &self.known, &self.edges);
-        self.questions.push(question);
-        self.questions.len().saturating_sub(1)
+        let number = self.questions.len();
+        self.questions.push(Question { ancestor, proved: false, reached: Vec::new(), open: 0 });
+        self.reach(u32::try_from(number).unwrap_or(u32::MAX), tip);
+        number
     }
 
-    /// Adds a commit. A commit that is present already is left unchanged: its equal id shows that it is the same.
+    /// Adds a commit, which [`Self::follow`] follows. A commit that is present already is left unchanged: its equal id shows
+    /// that it is the same.
     ///
     /// # Errors
     /// If [`MAX_COMMITS`] or [`MAX_PARENTS`] is exceeded.
@@ -117,10 +125,36 @@ impl Graph {
         if let Some(known) = self.known.get_mut(at) {
             *known = Some(start..self.edges.len());
         }
-        for question in self.questions.iter_mut().filter(|question| question.has(node)) {
-            question.expand(node, &self.known, &self.edges);
+        for (number, question) in (0..).zip(&mut self.questions) {
+            if !question.proved && question.has(node) {
+                question.open = question.open.saturating_sub(1);
+                self.unfollowed.push((number, node));
+            }
         }
         Ok(())
+    }
+
+    /// Follows commits to their parents, until all are followed or `most` parents were visited. One commit more may be
+    /// followed. Returns the number of visits.
+    pub fn follow(&mut self, most: u64) -> u64 {
+        let mut visits = 0_u64;
+        while visits < most
+            && let Some((number, node)) = self.unfollowed.pop()
+        {
+            visits = visits.saturating_add(1);
+            let parents = self.known.get(index(node)).cloned().flatten().unwrap_or_default();
+            for at in parents {
+                let Some(parent) = self.edges.get(at).copied() else { continue };
+                visits = visits.saturating_add(1);
+                self.reach(number, parent);
+            }
+        }
+        visits
+    }
+
+    /// Whether [`Self::follow`] has something to do.
+    pub fn is_behind(&self) -> bool {
+        !self.unfollowed.is_empty()
     }
 
     /// The number of commits.
@@ -144,20 +178,31 @@ impl Graph {
         self.questions.iter().all(|question| question.proved)
     }
 
-    /// The result for a question so far. It may change while commits are added. Returns `None` if no question has this
-    /// number.
-    pub fn descent(&self, question: usize) -> Option<Descent> {
-        let question = self.questions.get(question)?;
-        if question.proved {
-            return Some(Descent::Proved);
+    /// The result for each question so far, by its number, once all commits are followed. It may change while commits are
+    /// added. A list has `most` commits at most. The walk over all nodes is one for all questions.
+    pub fn descents(&self, most: usize) -> Vec<Descent> {
+        let few = |question: &Question| !question.proved && (1..=most).contains(&question.open);
+        let mut open = vec![Vec::new(); self.questions.len()];
+        if self.questions.iter().any(few) {
+            let unknown = |node: Node| self.known.get(index(node)).is_none_or(Option::is_none);
+            for (oid, node) in self.nodes.iter().filter(|(_, node)| unknown(**node)) {
+                let questions = self.questions.iter().zip(&mut open);
+                questions
+                    .filter(|(question, _)| few(question) && question.has(*node))
+                    .for_each(|(_, list)| list.push(*oid));
+            }
         }
-        let open = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| question.has(**node) && self.known.get(index(**node)).is_none_or(Option::is_none));
-        let mut open: Vec<_> = open.map(|(oid, _)| *oid).collect();
-        open.sort_unstable();
-        Some(Descent::Open(open))
+        let descent = |(question, mut list): (&Question, Vec<Oid>)| {
+            if question.proved {
+                return Descent::Proved;
+            }
+            if question.open > most {
+                return Descent::TooMany(question.open);
+            }
+            list.sort_unstable();
+            Descent::Open(list)
+        };
+        self.questions.iter().zip(open).map(descent).collect()
     }
 
     /// The approximate memory use in bytes.
@@ -165,7 +210,23 @@ impl Graph {
         // The id, the node and the map's overhead, then the range of its parents.
         let nodes = self.known.len().saturating_mul(80);
         let questions = self.questions.iter().map(|question| question.reached.len()).fold(0, usize::saturating_add);
-        nodes.saturating_add(self.edges.len().saturating_mul(4)).saturating_add(questions)
+        let unfollowed = self.unfollowed.capacity().saturating_mul(8);
+        nodes.saturating_add(self.edges.len().saturating_mul(4)).saturating_add(questions).saturating_add(unfollowed)
+    }
+
+    /// Marks `node` as reached by a question. A commit that is added is followed later.
+    fn reach(&mut self, number: u32, node: Node) {
+        let nodes = self.known.len();
+        let known = self.known.get(index(node)).is_some_and(Option::is_some);
+        let Some(question) = self.questions.get_mut(index(number)) else { return };
+        if question.proved || !question.mark(node, nodes) {
+            return;
+        }
+        if known {
+            self.unfollowed.push((number, node));
+        } else {
+            question.open = question.open.saturating_add(1);
+        }
     }
 
     fn node(&mut self, oid: Oid) -> Node {
@@ -187,13 +248,6 @@ impl Question {
         self.reached.get(index(node)).is_some_and(|reached| *reached)
     }
 
-    /// Marks `node` and all its known ancestors as reached.
-    fn walk(&mut self, node: Node, known: &[Option<std::ops::Range<usize>>], edges: &[Node]) {
-        if self.mark(node, known.len()) {
-            self.expand(node, known, edges);
-        }
-    }
-
     /// Marks `node` as reached. Returns true if it was not reached before.
     fn mark(&mut self, node: Node, nodes: usize) -> bool {
         if self.reached.len() < nodes {
@@ -205,18 +259,6 @@ impl Question {
             *reached = true;
         }
         fresh
-    }
-
-    fn expand(&mut self, node: Node, known: &[Option<std::ops::Range<usize>>], edges: &[Node]) {
-        let mut todo = vec![node];
-        while let Some(node) = todo.pop() {
-            let Some(Some(parents)) = known.get(index(node)) else { continue };
-            for parent in edges.get(parents.clone()).unwrap_or_default() {
-                if self.mark(*parent, known.len()) {
-                    todo.push(*parent);
-                }
-            }
-        }
     }
 }
 
@@ -249,7 +291,8 @@ mod tests {
                 if !before {
                     pairs.iter().for_each(|(old, new)| _ = graph.ask(oid(*old), oid(*new)));
                 }
-                let found: Vec<_> = (0..6).map(|question| graph.descent(question).unwrap()).collect();
+                graph.follow(u64::MAX);
+                let found = graph.descents(16);
                 let open = |n| Descent::Open(vec![oid(n)]);
                 assert_eq!(found, [Descent::Proved, Descent::Proved, open(9), open(9), Descent::Proved, open(8)]);
                 assert!(!graph.all_proved());
@@ -261,10 +304,42 @@ mod tests {
     #[test]
     fn roots_leave_nothing_open() {
         let mut graph = Graph::default();
-        let question = graph.ask(oid(7), oid(2));
+        graph.ask(oid(7), oid(2));
         graph.add(oid(2), &[oid(1)]).unwrap();
         graph.add(oid(1), &[]).unwrap();
-        assert_eq!(graph.descent(question), Some(Descent::Open(vec![])));
+        graph.follow(u64::MAX);
+        assert_eq!(graph.descents(1), [Descent::Open(vec![])]);
+    }
+
+    #[test]
+    fn commits_are_followed_in_parts_and_the_open_ones_counted() {
+        // The parents come before their children, so that the last commit reaches all at once, for each question.
+        let mut graph = Graph::default();
+        for _ in 0..20 {
+            graph.ask(oid(0), oid(1_000));
+        }
+        for n in 1..=1_000 {
+            let strange = (n <= 17).then(|| oid(5_000 + n));
+            graph
+                .add(
+                    oid(n),
+                    &[Some(oid(n - 1)), strange].into_iter().flatten().skip(usize::from(n == 1)).collect::<Vec<_>>(),
+                )
+                .unwrap();
+        }
+        assert!(graph.is_behind() && !graph.all_proved());
+        let (mut parts, mut visits) = (0, 0);
+        while graph.is_behind() {
+            let part = graph.follow(100);
+            assert!(part <= 103, "{part}");
+            (parts, visits) = (parts + 1, visits + part);
+        }
+        assert!(parts >= 400 && visits == 20 * (1_000 + 999 + 17), "{parts} {visits}");
+        assert_eq!(graph.descents(16), vec![Descent::TooMany(17); 20]);
+        graph.add(oid(5_001), &[]).unwrap();
+        graph.follow(u64::MAX);
+        let left: Vec<_> = (5_002..=5_017).map(oid).collect();
+        assert_eq!(graph.descents(16), vec![Descent::Open(left); 20]);
     }
 
     #[test]

@@ -9,10 +9,11 @@
 //! **Invariant:** the work of one call is bounded by its caller, and not by what the bytes decompress to.
 
 mod delta;
+mod inflate;
 
 use crate::Oid;
 use crate::graph::{self, Graph};
-use flate2::{Decompress, FlushDecompress, Status};
+use inflate::Inflater;
 use sha1_checked::Sha1;
 use std::collections::{HashMap, VecDeque};
 
@@ -37,6 +38,12 @@ pub const RATIO: u64 = 100;
 pub const READING: u64 = 16;
 /// The work of one byte of a commit's text: its SHA-1, with the detection of collisions, and its parents.
 pub const HASHING: u64 = 16;
+/// The work of one DEFLATE block, whatever comes out of it: the decoder's tables. As measured by `benches/scan.rs`, it
+/// takes a fifth of this for the block of a small object of git's, about this for the shortest block with tables, and three
+/// times as much for the largest tables.
+pub const BLOCK: u64 = 4_096;
+/// The work of following one parent of a commit for one question of the graph.
+const FOLLOWING: u64 = 16;
 /// The most bytes of an object's header or of a delta's offset. Each byte has seven bits of the number; the first byte
 /// of a header has four.
 const MAX_VARINT: usize = 7;
@@ -80,8 +87,7 @@ pub struct Scanner {
     /// See [`Scanner::work`].
     work: u64,
     text: usize,
-    inflate: Decompress,
-    scratch: Box<[u8]>,
+    inflater: Inflater,
     kept: Kept,
     graph: Graph,
 }
@@ -164,8 +170,7 @@ impl Default for Scanner {
             inflated: 0,
             work: 0,
             text: 0,
-            inflate: Decompress::new(true),
-            scratch: vec![0; 32 << 10].into_boxed_slice(),
+            inflater: Inflater::default(),
             kept: Kept::default(),
             graph: Graph::default(),
         }
@@ -173,15 +178,20 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Parses the next bytes, until all are parsed or the work is at `most`. One more object, or 32 KiB of one, may be
-    /// parsed.
+    /// Parses the next bytes, until all are parsed or the work is at `most`. One more step may be done: of 16 KiB that are
+    /// read, of 32 KiB that come out, or the end of one commit. The trailer is parsed when the graph has followed all
+    /// commits before it.
     ///
     /// # Errors
     /// If the pack is invalid, see [`Error`]. The scanner can't be used after an error.
     pub fn feed(&mut self, chunk: &[u8], most: u64) -> Result<Fed, Error> {
         let until = self.work.saturating_add(most);
         let mut rest = chunk;
-        while !rest.is_empty() {
+        loop {
+            self.follow(until);
+            if rest.is_empty() || self.graph.is_behind() {
+                break;
+            }
             if let State::Trailer(have) = &mut self.state {
                 *have = have.saturating_add(rest.len());
                 return if *have > TRAILER {
@@ -203,12 +213,20 @@ impl Scanner {
         Ok(Fed { parsed, pass: parsed })
     }
 
-    /// The work so far. The unit is about the time for one inflated byte; see [`READING`] and [`HASHING`].
+    /// Lets the graph follow the commits that it has, until the work is at `until`.
+    fn follow(&mut self, until: u64) {
+        let most = until.saturating_sub(self.work).div_ceil(FOLLOWING);
+        let followed = self.graph.follow(most);
+        self.work = self.work.saturating_add(followed.saturating_mul(FOLLOWING));
+    }
+
+    /// The work so far. The unit is about the time for one inflated byte; see [`READING`], [`HASHING`] and [`BLOCK`].
     pub fn work(&self) -> u64 {
         self.work
     }
 
-    /// The work without that of reading: the bytes that were inflated, and the text of commits [`HASHING`] times.
+    /// The work without that of reading: each byte that was inflated, each block, each byte of the commits' text, and each
+    /// parent that was followed, at its price.
     pub fn made(&self) -> u64 {
         self.work.saturating_sub(self.offset.saturating_mul(READING))
     }
@@ -239,9 +257,8 @@ impl Scanner {
             State::Content(Content { keep: Keep::Commit(text) | Keep::Delta(text, _), .. }) => text.capacity(),
             _ => 0,
         };
-        // The decompressor has a window and tables, in addition to the scratch buffer.
-        let fixed = self.scratch.len().saturating_add(64 << 10);
-        fixed.saturating_add(content).saturating_add(self.kept.bytes).saturating_add(self.graph.memory())
+        let fixed = self.inflater.memory().saturating_add(content);
+        fixed.saturating_add(self.kept.bytes).saturating_add(self.graph.memory())
     }
 
     /// Parses a part of `rest`, which is not empty. Returns the number of bytes parsed.
@@ -319,50 +336,39 @@ impl Scanner {
         if size > longest && !matches!(keep, Keep::Nothing) {
             return Err(Error::Limit { what: "bytes in one commit", limit: longest });
         }
-        self.inflate.reset(true);
+        self.inflater.reset();
         Ok(State::Content(Content { at, size, out: 0, keep }))
     }
 
     fn inflate(&mut self, rest: &[u8]) -> Result<usize, Error> {
         let State::Content(content) = &mut self.state else { return Ok(0) };
-        let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
-        let status = self
-            .inflate
-            .decompress(rest, &mut self.scratch, FlushDecompress::None)
-            .map_err(|_| Error::Malformed("an object's data can't be decompressed"))?;
-        let used = usize::try_from(self.inflate.total_in().saturating_sub(before_in)).unwrap_or(usize::MAX);
-        let made = self.inflate.total_out().saturating_sub(before_out);
+        let invalid = Error::Malformed("an object's data can't be decompressed");
+        let inflate::Step { read, made, block, complete } = self.inflater.step(rest).ok_or(invalid)?;
+        if let Keep::Commit(text) | Keep::Delta(text, _) = &mut content.keep {
+            text.extend_from_slice(made);
+        }
+        let made = u64::try_from(made.len()).unwrap_or(u64::MAX);
         content.out = content.out.saturating_add(made);
         if content.out > content.size {
             return Err(Error::Malformed("an object is longer than its header says"));
         }
-        let out = self.scratch.get(..usize::try_from(made).unwrap_or(usize::MAX)).unwrap_or_default();
-        if let Keep::Commit(text) | Keep::Delta(text, _) = &mut content.keep {
-            text.extend_from_slice(out);
-        }
         self.inflated = self.inflated.saturating_add(made);
-        self.work = self.work.saturating_add(made);
-        let read = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
-        if self.inflated > MAX_INFLATED.saturating_add(read.saturating_mul(RATIO)) {
+        self.work = self.work.saturating_add(made).saturating_add(if block { BLOCK } else { 0 });
+        let at = self.offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+        if self.inflated > MAX_INFLATED.saturating_add(at.saturating_mul(RATIO)) {
             return Err(Error::Limit { what: "bytes of decompressed data", limit: MAX_INFLATED });
         }
-        match status {
-            Status::StreamEnd if content.out != content.size => {
+        if complete {
+            if content.out != content.size {
                 return Err(Error::Malformed("an object is shorter than its header says"));
             }
-            Status::StreamEnd => {
-                let at = content.at;
-                let keep = std::mem::replace(&mut content.keep, Keep::Nothing);
-                self.keep(at, keep)?;
-                self.objects_left = self.objects_left.saturating_sub(1);
-                self.next_object(read);
-            }
-            Status::Ok | Status::BufError if used == 0 && made == 0 => {
-                return Err(Error::Malformed("an object's data can't be decompressed"));
-            }
-            Status::Ok | Status::BufError => {}
+            let begun = content.at;
+            let keep = std::mem::replace(&mut content.keep, Keep::Nothing);
+            self.keep(begun, keep)?;
+            self.objects_left = self.objects_left.saturating_sub(1);
+            self.next_object(at);
         }
-        Ok(used)
+        Ok(read)
     }
 
     fn keep(&mut self, at: u64, keep: Keep) -> Result<(), Error> {

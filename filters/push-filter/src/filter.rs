@@ -1,15 +1,19 @@
 //! Envoy's callbacks. The root contexts of a worker share its [`Worker`], which has the rules in force and the clock. The
 //! HTTP contexts pass each event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
 //!
-//! A tick comes 50 times per second. It lets each open push look at the clock and the rules, and one push go on with bytes
-//! that wait to be parsed, in turn.
+//! A tick comes 50 times per second, to the root context of the newest configuration. It lets each open push look at the
+//! clock and the rules, and one push go on with bytes that wait to be parsed, in turn.
+//!
+//! Envoy has a root context for each configuration, and keeps the earlier ones as long as they have streams. The listeners
+//! take a new configuration one after the other, so a stream may begin under an earlier one. Its push has the rules of the
+//! newest one all the same.
 
 use envoy_host::{self as host, Action, Level, MAX_EFFECTS, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::{Broken, Step};
-use policy::github::Rules;
+use policy::push::Configuration;
 use policy::{Denial, Stage};
 use prost::Message;
-use push::worker::Worker;
+use push::worker::{TICK, Worker};
 use push::{Descent, Flow, Oid, Query, Question, RefAt, ResponseHead};
 use registry_proto::push as wire;
 use std::cell::RefCell;
@@ -27,10 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const CODE_DETAILS: [&str; 2] = ["response", "code_details"];
 const OF_UPSTREAM: &[u8] = b"via_upstream";
 
-/// The time between two ticks. One slice of work takes a few milliseconds, so most of the worker's time is left for the
-/// other streams.
-const TICK: Duration = Duration::from_millis(20);
-
 thread_local! {
     /// The state that the root contexts of this worker share: Envoy creates a new one for each new configuration, and
     /// streams of the old ones go on.
@@ -43,13 +43,14 @@ struct Shared {
     worker: Rc<RefCell<Worker>>,
     /// The open requests with their contexts. The next to work is the first that has work.
     open: RefCell<VecDeque<(u32, Weak<RefCell<Stream>>)>>,
+    /// The root context that ticks, by its [`Root::turn`].
+    ticking: RefCell<Weak<()>>,
 }
 
 /// The root context.
 pub struct Root {
     shared: Rc<Shared>,
-    /// The rules of this configuration. `None` if they can't be parsed.
-    rules: Option<Rc<Rules>>,
+    turn: Rc<()>,
 }
 
 impl Default for Root {
@@ -61,20 +62,26 @@ impl Default for Root {
                 shared
             })
         });
-        Self { shared, rules: None }
+        Self { shared, turn: Rc::default() }
     }
 }
 
 impl RootCallbacks for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        let rules = host::configuration(size)
+        let configuration = host::configuration(size)
             .map_err(|error| error.to_string())
-            .and_then(|json| serde_json::from_slice::<Rules>(&json).map_err(|error| error.to_string()));
-        match rules {
-            Ok(rules) => self.rules = Some(Rc::new(rules)),
-            Err(error) => host::log(Level::Error, &format!("push: the rules can't be parsed: {error}")),
+            .and_then(|json| serde_json::from_slice::<Configuration>(&json).map_err(|error| error.to_string()));
+        match configuration {
+            Ok(Configuration { revision, rules }) => {
+                if self.shared.worker.borrow_mut().set_rules(revision, Rc::new(rules)) {
+                    self.ticks();
+                }
+            }
+            Err(error) => {
+                host::log(Level::Error, &format!("push: the rules can't be parsed: {error}"));
+                self.shared.worker.borrow_mut().drop_rules();
+            }
         }
-        self.shared.worker.borrow_mut().set_rules(self.rules.clone());
         match host::set_tick_period(TICK) {
             Ok(()) => true,
             Err(error) => {
@@ -85,6 +92,13 @@ impl RootCallbacks for Root {
     }
 
     fn on_tick(&mut self) {
+        let ticking = self.shared.ticking.borrow().upgrade();
+        match ticking {
+            Some(turn) if !Rc::ptr_eq(&turn, &self.turn) => return,
+            Some(_) => {}
+            // The newest one is gone. The streams of the others go on.
+            None => self.ticks(),
+        }
         self.shared.set_time();
         let open: Vec<_> = self.shared.open.borrow().iter().cloned().collect();
         let mut effects = 0;
@@ -111,7 +125,7 @@ impl RootCallbacks for Root {
         let open: Vec<_> = self.shared.open.borrow().iter().cloned().collect();
         for (id, stream) in open {
             let Some(stream) = stream.upgrade() else { continue };
-            // The message is the stream's, which has made the call.
+            // The call is this root context's. Its stream is the one that has asked, in a tick or in an event of its own.
             if stream.borrow().asked(token) && host::act_for(id).is_ok() {
                 stream.borrow_mut().answered(token, status, size);
             }
@@ -119,13 +133,18 @@ impl RootCallbacks for Root {
     }
 
     fn create_stream(&self, id: u32) -> Box<dyn StreamCallbacks> {
-        // An earlier configuration that comes back keeps its root context, and is not configured again.
-        self.shared.worker.borrow_mut().set_rules(self.rules.clone());
         self.shared.set_time();
         let flow = Flow::new(Rc::clone(&self.shared.worker));
         let stream = Rc::new(RefCell::new(Stream { flow, calls: Vec::new() }));
         self.shared.open.borrow_mut().push_back((id, Rc::downgrade(&stream)));
         Box::new(Open(stream))
+    }
+}
+
+impl Root {
+    /// From now on the ticks of the other root contexts do nothing.
+    fn ticks(&self) {
+        *self.shared.ticking.borrow_mut() = Rc::downgrade(&self.turn);
     }
 }
 
@@ -140,8 +159,11 @@ impl Shared {
         }
     }
 
-    /// The first open stream that has work, which becomes the last.
+    /// The first open stream that has work, which becomes the last. `None` also if the worker has no work left to give.
     fn next_behind(&self) -> Option<(u32, Rc<RefCell<Stream>>)> {
+        if self.worker.borrow().left() == 0 {
+            return None;
+        }
         let mut open = self.open.borrow_mut();
         let behind = |(_, stream): &(u32, Weak<RefCell<Stream>>)| {
             stream.upgrade().is_some_and(|stream| stream.borrow().flow.is_behind())

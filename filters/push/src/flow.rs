@@ -8,8 +8,8 @@
 //! **Invariant:** of a push nothing goes upstream before its refs' names are judged, and its pack's trailer only when
 //! the inspection says that it is allowed. The server's success waits until the push's end has gone on.
 //!
-//! **Invariant:** the work of one event is bounded by the bytes that it brings. The rest is done in slices, by
-//! [`Flow::work`].
+//! **Invariant:** the work of one event is bounded by the bytes that it brings, and the work of all events and ticks by the
+//! time that passes ([`Worker::left`]). The rest is done in slices, by [`Flow::work`].
 //!
 //! **Invariant:** the credential of a request comes into force ([`Effect::Unseal`]) when its headers go upstream, and not
 //! before.
@@ -31,6 +31,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 type Step = AnyStep<Query>;
+
+const REPORT_TYPE: &str = "application/x-git-receive-pack-result";
 
 /// A question to the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +82,12 @@ enum State {
     Push(Box<Push>),
     /// A refused push. The rest of its body is dropped before it is answered: git over HTTP/2 prints an error of the
     /// framing layer for a response in the middle of an upload, and not the refusal.
-    Dropping { refusal: Refusal, upstream: Upstream },
+    Dropping {
+        denial: Denial,
+        /// The source of git's own report, if the client reads one. The report is written when the push is answered.
+        report: Option<Box<crate::Refusal>>,
+        upstream: Upstream,
+    },
     /// Refused and answered, or reset.
     Over,
 }
@@ -192,11 +199,10 @@ impl Flow {
         self.begin(None, true);
         match &mut self.state {
             State::Other => Step::only(Then::Continue),
-            State::Push(push) => {
-                let step = push.renew().and_then(|()| Ok(push.trailers(&self.note)?));
-                step.unwrap_or_else(|stop| self.stop(stop))
+            // Trailers are read by no stage, and Envoy can't hold them back.
+            State::Push(_) | State::Advertisement(_) => {
+                self.stop(Denial::new(Rule::PushMalformed, "a push has no trailers"))
             }
-            State::Advertisement(_) => self.stop(Denial::new(Rule::PushMalformed, "a push has no trailers")),
             State::Dropping { .. } => Step::only(self.answer()),
             State::Over => Step::only(Then::Pause),
         }
@@ -330,7 +336,7 @@ impl Flow {
         matches!(&self.state, State::Push(push) if push.is_behind())
     }
 
-    /// Goes on with the bytes that wait to be parsed: one slice of them.
+    /// Goes on with the bytes that wait to be parsed, within what is left of the worker's slice.
     pub fn work(&mut self) -> Step {
         let State::Push(push) = &self.state else { return Step::only(Then::Continue) };
         let whole = push.phase().is_whole();
@@ -447,16 +453,17 @@ impl Flow {
             }
         };
         let Event { body, end, upstream } = self.event;
-        let (note, report) = match &mut self.state {
-            State::Push(push) => push.refuse(&denial, &self.note),
-            _ => (self.note.refused(&denial), None),
+        let (denial, note, report) = match &mut self.state {
+            State::Push(push) => push.refuse(denial, &self.note),
+            _ => {
+                let note = self.note.refused(&denial);
+                (denial, note, None)
+            }
         };
         // The note comes first: it stands even if the body can't be dropped.
         effects.push(Effect::NoteRefusal(note));
         effects.extend(body.map(|size| Effect::DropRequestBody { size }));
-        let refusal =
-            report.unwrap_or_else(|| policy::render(&denial, Form::of_path(&self.path), self.note.request_id()));
-        self.state = State::Dropping { refusal, upstream };
+        self.state = State::Dropping { denial, report, upstream };
         let then = match (end, upstream) {
             (true, _) => self.answer(),
             (false, Upstream::Reached(_)) => Then::Continue,
@@ -468,9 +475,19 @@ impl Flow {
     /// Answers a refused request of which nothing more comes.
     fn answer(&mut self) -> Then {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Dropping { refusal, .. } => Then::Refuse(refusal),
+            State::Dropping { denial, report, .. } => Then::Refuse(self.rendered(&denial, report)),
             // Answered already.
             _ => Then::Pause,
+        }
+    }
+
+    fn rendered(&self, denial: &Denial, report: Option<Box<crate::Refusal>>) -> Refusal {
+        let request_id = self.note.request_id();
+        match report.and_then(|report| report.report(request_id)) {
+            Some(body) => {
+                Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, retry_after: None, body }
+            }
+            None => policy::render(denial, Form::of_path(&self.path), request_id),
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Inspection {
     /// The bytes that have arrived and are not parsed.
     waiting: Waiting,
     /// The bytes that may be sent, up to the pack's trailer.
-    ready: Vec<u8>,
+    ready: Waiting,
     /// The part of the pack's trailer that has arrived.
     held: Vec<u8>,
     /// The whole body has arrived.
@@ -67,7 +67,10 @@ pub struct Inspection {
     came: usize,
     commits: usize,
     pack_bytes: u64,
+    work: u64,
     made: u64,
+    /// Bytes have passed unparsed.
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -110,13 +113,15 @@ impl Inspection {
             descents: Confirmation::NotRequested,
             questions: VecDeque::new(),
             waiting: Waiting::default(),
-            ready: Vec::new(),
+            ready: Waiting::default(),
             held: Vec::new(),
             ended: false,
             came: 0,
             commits: 0,
             pack_bytes: 0,
+            work: 0,
             made: 0,
+            unread: false,
         }
     }
 
@@ -129,7 +134,7 @@ impl Inspection {
                 Ok(Some((request, used))) => {
                     let written = request.write();
                     self.head = Some((self.came.saturating_add(used), written.len()));
-                    self.ready = written;
+                    self.ready.push(&written);
                     self.head(request);
                     let rest = chunk.get(used..).unwrap_or_default();
                     if !rest.is_empty() {
@@ -149,11 +154,12 @@ impl Inspection {
             Phase::Whole | Phase::Ended if chunk.is_empty() => {}
             Phase::Whole | Phase::Ended => self.refuse(malformed("there are bytes after the end of the push")),
             Phase::Free => {
-                self.count(chunk.len());
                 if self.ready.is_empty() {
+                    self.passed(chunk.len());
                     return Passing::AsTheyCame;
                 }
-                self.ready.extend_from_slice(chunk);
+                self.count(chunk.len());
+                self.ready.push(chunk);
             }
             Phase::Refused(_) => {}
         }
@@ -169,17 +175,25 @@ impl Inspection {
     /// Counts `size` bytes that pass unread, see [`Self::reads`].
     pub fn passed(&mut self, size: usize) {
         self.count(size);
+        self.unread |= size > 0;
     }
 
     /// Parses bytes that wait, until the work is at `most`.
     pub fn go_on(&mut self, most: u64) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        if let Some(fed) = self.scan(waiting.bytes(), most) {
-            self.keep(waiting.bytes(), fed);
-            waiting.parsed(fed.parsed);
+        let until = self.work.saturating_add(most);
+        while self.work < until && self.is_behind() {
+            let mut waiting = std::mem::take(&mut self.waiting);
+            let bytes = waiting.first();
+            let Some(fed) = self.scan(bytes, until.saturating_sub(self.work)) else { break };
+            let all = fed.parsed == bytes.len();
+            self.keep(bytes, fed);
+            waiting.drop_first(fed.parsed);
             self.waiting = waiting;
-            self.within();
+            if !all {
+                break;
+            }
         }
+        self.within();
         self.advance();
     }
 
@@ -191,7 +205,8 @@ impl Inspection {
     /// The bytes that may be sent now, after all that were taken or passed before: with the pack's trailer if the whole
     /// push is allowed and has arrived.
     pub fn take(&mut self) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.ready);
+        let mut bytes = self.ready.take();
+        self.unread |= matches!(self.phase, Phase::Free) && !bytes.is_empty();
         if self.standing() == Standing::Allowed && matches!(self.phase, Phase::Ended) {
             bytes.append(&mut self.held);
         }
@@ -229,6 +244,12 @@ impl Inspection {
         if self.refs != Confirmation::Requested || matches!(self.phase, Phase::Refused(_)) {
             return;
         }
+        // The trailer may have passed unread. GitHub has then moved the refs, perhaps before it was asked again.
+        let landed = |other: &RefAt| {
+            self.unread
+                && self.request.updates.iter().any(|update| update.name == other.name && update.new == other.object)
+        };
+        let others: Vec<_> = others.iter().filter(|other| !landed(other)).collect();
         if others.is_empty() {
             self.refs = Confirmation::Received;
             self.advance();
@@ -302,7 +323,7 @@ impl Inspection {
     pub fn refuse(&mut self, denial: Denial) {
         let named =
             |update: &RefUpdate| RefusedRef { name: update.name.clone(), reason: denial.reason.clone(), guilty: false };
-        let refs = self.request.updates.iter().map(named).collect();
+        let refs = self.request.updates.iter().take(MAX_REFS).map(named).collect();
         self.end(denial, refs);
     }
 
@@ -313,6 +334,8 @@ impl Inspection {
             Phase::Pack(_) => Standing::Pending,
             Phase::Ended if self.settled() => Standing::Allowed,
             Phase::Ended => Standing::Pending,
+            // Also while the refs are asked for again: the trailer may have passed before, so holding back the bytes that
+            // come meanwhile would keep nothing from the server. The push's end waits for the answer.
             Phase::Free => Standing::Allowed,
             Phase::Refused(refusal) => Standing::Refused(refusal),
         }
@@ -338,7 +361,17 @@ impl Inspection {
         self.pack_bytes
     }
 
-    /// The bytes that have come out of the pack ([`Scanner::made`]). They grow no more once the push is refused.
+    /// Whether bytes have passed unparsed. The pack's trailer may be one of them.
+    pub fn is_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// The work of parsing the pack so far ([`Scanner::work`]). It grows no more once the push is refused.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// The work without that of reading ([`Scanner::made`]). It grows no more once the push is refused.
     pub fn made(&self) -> u64 {
         self.made
     }
@@ -349,7 +382,7 @@ impl Inspection {
             Phase::Pack(scanner) => scanner.memory(),
             _ => 0,
         };
-        scanner.saturating_add(self.waiting.memory()).saturating_add(self.ready.capacity())
+        scanner.saturating_add(self.waiting.memory()).saturating_add(self.ready.memory())
     }
 
     fn count(&mut self, bytes: usize) {
@@ -380,14 +413,14 @@ impl Inspection {
     fn scan(&mut self, bytes: &[u8], most: u64) -> Option<Fed> {
         let Phase::Pack(scanner) = &mut self.phase else { return None };
         let fed = scanner.feed(bytes, most);
-        self.made = scanner.made();
+        (self.work, self.made) = (scanner.work(), scanner.made());
         self.commits = scanner.graph().commits();
         fed.map_err(|error| self.refuse(of_pack(&error))).ok()
     }
 
     /// Keeps the parsed ones of `bytes`.
     fn keep(&mut self, bytes: &[u8], Fed { parsed, pass }: Fed) {
-        self.ready.extend_from_slice(bytes.get(..pass).unwrap_or_default());
+        self.ready.push(bytes.get(..pass).unwrap_or_default());
         self.held.extend_from_slice(bytes.get(pass..parsed).unwrap_or_default());
     }
 
@@ -396,7 +429,7 @@ impl Inspection {
         if self.ready.len().saturating_add(self.waiting.len()) > MAX_UNSENT {
             let limit = MAX_UNSENT >> 20;
             let reason = format!(
-                "more than {limit} MiB of the push wait to be read, because they decompress to far more; push in smaller steps"
+                "more than {limit} MiB of the push wait in the gateway, because they decompress to far more; push in smaller steps"
             );
             self.refuse(Denial::new(Rule::PushLimit, reason));
         }
@@ -500,18 +533,18 @@ impl Inspection {
         let Phase::Pack(scanner) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
         let mut open = Vec::new();
         let mut never = HashSet::new();
+        let descents = scanner.graph().descents(MAX_BOUNDARY);
         for (at, question) in &self.proofs {
             let Some(update) = self.request.updates.get(*at) else { continue };
             let (Some(ancestor), name) = (update.old, update.name.clone()) else { continue };
-            match scanner.graph().descent(*question) {
+            match descents.get(*question).cloned() {
                 Some(graph::Descent::Proved) => {}
-                Some(graph::Descent::Open(commits)) if (1..=MAX_BOUNDARY).contains(&commits.len()) => {
+                Some(graph::Descent::Open(commits)) if !commits.is_empty() => {
                     open.push(Descent { name, ancestor, commits });
                 }
-                Some(graph::Descent::Open(commits)) if commits.len() > MAX_BOUNDARY => {
+                Some(graph::Descent::TooMany(commits)) => {
                     let reason = format!(
-                        "the new commits of {name} have {} parents outside the push, more than can be checked; fetch, and push in smaller steps",
-                        commits.len()
+                        "the new commits of {name} have {commits} parents outside the push, more than can be checked; fetch, and push in smaller steps"
                     );
                     self.refuse(Denial::new(Rule::PushLimit, reason));
                     return;
@@ -549,8 +582,7 @@ impl Inspection {
                 self.refs = Confirmation::Requested;
             }
             Confirmation::Received if matches!(self.phase, Phase::Pack(_)) => {
-                self.ready.extend_from_slice(self.waiting.bytes());
-                self.waiting = Waiting::default();
+                self.ready.append(std::mem::take(&mut self.waiting));
                 self.phase = Phase::Free;
             }
             Confirmation::NotRequested | Confirmation::Requested | Confirmation::Received => {}
@@ -587,7 +619,7 @@ impl Inspection {
         }
         let capabilities = self.request.capabilities.clone();
         self.questions.clear();
-        (self.waiting, self.ready, self.held) = (Waiting::default(), Vec::new(), Vec::new());
-        self.phase = Phase::Refused(Box::new(Refusal { denial, refs, capabilities }));
+        (self.waiting, self.ready, self.held) = (Waiting::default(), Waiting::default(), Vec::new());
+        self.phase = Phase::Refused(Box::new(Refusal::new(denial, refs, capabilities, self.unread)));
     }
 }

@@ -3,16 +3,25 @@
 use git_wire::receive_pack::capabilities::Capabilities;
 use git_wire::receive_pack::{self, RefUpdate};
 use git_wire::report;
+use policy::push::MAX_REFS;
 use policy::{Denial, Rule};
 
-/// Why a push is refused.
+/// The longest name of a ref in a refusal, in bytes. GitHub takes no longer one.
+const MAX_NAME: usize = 255;
+/// The longest reason, in characters.
+const MAX_REASON: usize = 1_024;
+/// The addition to the reason of a refusal that may come too late.
+const UNREAD: &str = "a part of the push has passed unread, so GitHub may have moved the refs; fetch to see";
+
+/// Why a push is refused. Takes 30 KB at most, for a head of any length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The rule that refused the push, and the reason.
     pub denial: Denial,
-    /// Each ref of the push, with the reason why it was not moved.
+    /// Each ref of the push, with the reason why it was not moved. Of too many, the first [`MAX_REFS`].
     pub refs: Vec<RefusedRef>,
-    pub(crate) capabilities: Capabilities,
+    capabilities: Capabilities,
+    unread: bool,
 }
 
 /// A ref that was not moved.
@@ -27,6 +36,23 @@ pub struct RefusedRef {
 }
 
 impl Refusal {
+    /// A refusal, of which `refs` are all refs of the push. `unread`: bytes of the push have passed unparsed.
+    pub(crate) fn new(
+        denial: Denial,
+        refs: impl IntoIterator<Item = RefusedRef>,
+        capabilities: Capabilities,
+        unread: bool,
+    ) -> Self {
+        let cut = |text: &str| text.chars().take(MAX_REASON).collect::<String>();
+        let mut reason = cut(&denial.reason);
+        if unread {
+            reason = format!("{reason}; {UNREAD}");
+        }
+        let named = refs.into_iter().filter(|refused| refused.name.len() <= MAX_NAME).take(MAX_REFS);
+        let refs = named.map(|refused| RefusedRef { reason: cut(&refused.reason), ..refused }).collect();
+        Self { denial: Denial { reason, ..denial }, refs, capabilities, unread }
+    }
+
     /// The refusal as git's own report, which git prints. Returns `None` if the client does not read reports.
     pub fn report(&self, request_id: &str) -> Option<Vec<u8>> {
         let mut lines = vec![format!("sallyport: push refused (rule {})", self.denial.rule)];
@@ -35,6 +61,7 @@ impl Refusal {
             lines.push(format!("sallyport: {}", self.denial.reason));
         } else {
             lines.extend(guilty.iter().map(|refused| format!("sallyport: {}: {}", refused.name, refused.reason)));
+            lines.extend(self.unread.then(|| format!("sallyport: {UNREAD}")));
         }
         lines.push(format!("sallyport: request id {request_id}"));
         let refs: Vec<_> = self.refs.iter().map(|refused| (refused.name.clone(), refused.reason.clone())).collect();

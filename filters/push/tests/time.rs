@@ -1,11 +1,12 @@
 //! A push over time: it has an end, it is judged under the rules in force when its end is let go, and GitHub's answer
 //! about its refs is not old then.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 
 use policy::BranchGlob;
+use policy::flow::{Step, Then};
 use policy::github::{Class, Rules};
 use policy::push::PushRefusal;
 use push::{Flow, Question};
@@ -38,20 +39,14 @@ fn refused(name: &str) -> (Option<String>, Option<String>) {
 
 #[test]
 fn a_push_has_an_end() {
-    let (case, body) = case("ff-by-the-pack");
-    let bytes = &body.bytes;
-    // In each phase: its head, undecided, all known and the rest unread, all of it come and undecided.
-    for (fed, answers, end) in [
-        (20, false, false),
-        (bytes.len() - 30, false, false),
-        (bytes.len() - 20, true, false),
-        (bytes.len(), false, true),
-    ] {
+    // In each phase: its head, undecided, all known and the rest unread.
+    for (name, left) in [("ff-by-the-pack", None), ("ff-by-a-question", Some(30)), ("ff-by-the-pack", Some(20))] {
+        let (case, body) = case(name);
+        let bytes = &body.bytes;
+        let fed = left.map_or(20, |left| bytes.len() - left);
         let mut stream = Stream::of_push(&case, bytes, body.trailer, None);
-        stream.body(&bytes[..fed], end);
-        if answers {
-            stream.answer_all();
-        }
+        stream.body(&bytes[..fed], false);
+        stream.answer_all();
         stream.tick(MOST);
         assert_eq!(stream.over, None, "{fed}");
         stream.tick(MOST + SECOND);
@@ -60,11 +55,93 @@ fn a_push_has_an_end() {
         assert!(sent.len() <= body.trailer.unwrap() && !stream.sent_end, "{fed}");
     }
     // A push that went on whole waits for its server.
+    let (case, body) = case("ff-by-the-pack");
+    let bytes = &body.bytes;
     let mut stream = Stream::of_push(&case, bytes, body.trailer, None);
     stream.body(bytes, true);
     stream.answer_all();
     stream.tick(MOST + SECOND);
     assert_eq!((stream.sent_end, stream.over), (true, None));
+}
+
+#[test]
+fn an_answer_that_does_not_come_ends_the_push() {
+    let (case, body) = case("ff-by-a-question");
+    let bytes = &body.bytes;
+    // The answer about the refs, or the one about the ancestry of a push that has come whole.
+    for (fed, refs, end) in [(bytes.len() - 30, false, false), (bytes.len(), false, true), (bytes.len(), true, true)] {
+        let mut stream = Stream::of_push(&case, bytes, body.trailer, None);
+        stream.body(&bytes[..fed], end);
+        if refs {
+            let question = stream.questions.pop_front().unwrap();
+            stream.answer(&question, false);
+        }
+        stream.tick(20 * SECOND);
+        assert_eq!(stream.over, None, "{fed}");
+        stream.tick(21 * SECOND);
+        assert_eq!(stream.rule(), Some("push.unconfirmed"), "{fed}");
+        if !end {
+            stream.body(&bytes[fed..], true);
+        }
+        assert_eq!(rule(&stream), refused("push.unconfirmed"));
+        assert!(!stream.sent_end);
+    }
+}
+
+#[test]
+fn a_push_that_may_have_landed_is_noted_as_allowed() {
+    let (case, body) = case("ff-by-the-pack");
+    let bytes = &body.bytes;
+    let free = || {
+        let mut stream = Stream::of_push(&case, bytes, body.trailer, None);
+        stream.body(&bytes[..bytes.len() - 20], false);
+        stream.answer_all();
+        assert_eq!(stream.rule(), Some("push.unfinished"), "nothing unread has gone on");
+        // The trailer, and not the end: the client may reset the stream.
+        stream.body(&bytes[bytes.len() - 20..], false);
+        assert_eq!(stream.sent.as_ref(), Some(&stream.written));
+        assert_eq!((stream.rule(), stream.reason()), (Some("push.allowed"), UNREAD));
+        stream
+    };
+    // GitHub says in the repeat that the refs are where the push has put them.
+    let mut stream = free();
+    stream.tick(31 * SECOND);
+    let Some(Question::Refs(refs)) = stream.questions.pop_front() else { panic!("the refs are asked for again") };
+    let landed = |push: &push::RefUpdate| push::RefAt { name: push.name.clone(), object: push.new };
+    let updates = body_updates(bytes);
+    let others: Vec<_> = updates.iter().map(landed).collect();
+    assert_eq!(
+        others.iter().map(|at| &at.name).collect::<Vec<_>>(),
+        refs.iter().map(|at| &at.name).collect::<Vec<_>>()
+    );
+    let step = stream.flow.refs_answered(Some(&others));
+    assert_eq!(step, Step::only(Then::Continue));
+    stream.body(&[], true);
+    assert_eq!((stream.rule(), stream.reason(), stream.sent_end), (Some("push.allowed"), "", true));
+    // A refusal that comes after the trailer says that it may come too late.
+    let mut stream = free();
+    change(&stream, &case, protect_all);
+    stream.tick(SECOND);
+    assert_eq!(stream.rule(), Some("push.protected"));
+    assert!(stream.reason().contains("GitHub may have moved the refs"), "{}", stream.reason());
+    stream.body(&[], true);
+    let Some(Over::Answered(answer)) = &stream.over else { panic!("it goes on") };
+    let told = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(told.contains("GitHub may have moved the refs"), "{told}");
+    // No byte of this one has passed unread, so the refs are where somebody else has put them.
+    let mut inspection = push::Inspection::new(rules(&case, PushRefusal::Report), case.container.clone());
+    inspection.feed(&bytes[..bytes.len() - 30], u64::MAX);
+    inspection.refs_are(&others);
+    assert!(
+        matches!(inspection.standing(), push::Standing::Refused(refusal) if refusal.denial.rule.name() == "push.stale")
+    );
+}
+
+const UNREAD: &str = "the rest of the push passes unread, and its end has not come";
+
+fn body_updates(bytes: &[u8]) -> Vec<push::RefUpdate> {
+    let (request, _) = git_wire::receive_pack::Parser::default().feed(bytes).unwrap().unwrap();
+    request.updates
 }
 
 #[test]
@@ -82,7 +159,7 @@ fn what_is_refused_has_an_end_too() {
 fn change(stream: &Stream<'_>, case: &Case, change: impl FnOnce(&mut Rules)) {
     let mut rules = Rules::clone(&rules(case, PushRefusal::Report));
     change(&mut rules);
-    stream.worker.borrow_mut().set_rules(Some(Rc::new(rules)));
+    assert!(stream.worker.borrow_mut().set_rules(2, Rc::new(rules)));
 }
 
 fn protect_all(rules: &mut Rules) {
@@ -138,7 +215,7 @@ fn names_are_judged_again_under_the_rules_in_force() {
     // No rules at all.
     let mut stream = Stream::of_push(&case, bytes, body.trailer, None);
     stream.body(most, false);
-    stream.worker.borrow_mut().set_rules(None);
+    stream.worker.borrow_mut().drop_rules();
     stream.body(last, true);
     assert_eq!(rule(&stream), refused("push.unavailable"));
 }

@@ -43,6 +43,8 @@ pub struct Request {
     pub disabled: Vec<Stage>,
     /// The stages, of [`Stage::Credentials`] and [`Stage::ForwardProxy`], that wait until [`Envoy::goes_on`].
     pub waiting: Vec<Stage>,
+    /// Whether the request arrives at a listener that has not taken the last configuration yet.
+    pub behind: bool,
 }
 
 impl Request {
@@ -63,6 +65,7 @@ impl Request {
             at_proxy: false,
             disabled: Vec::new(),
             waiting: Vec::new(),
+            behind: false,
         }
     }
 
@@ -166,6 +169,8 @@ pub(crate) fn credential(id: usize) -> Credential {
 pub struct Envoy {
     answers: Answer,
     config: Config,
+    /// Rises with each policy.
+    revision: u64,
     watch: Option<u32>,
 }
 
@@ -211,16 +216,26 @@ impl Envoy {
         if !STARTED.replace(true) {
             filter_chain::start();
         }
-        configure(&config.policy, |_| true);
-        let mut envoy = Self { answers: Box::new(answers), config, watch: None };
+        configure(1, &config.policy, |_| true);
+        let mut envoy = Self { answers: Box::new(answers), config, revision: 1, watch: None };
         envoy.tick();
         envoy
+    }
+
+    /// Ends the root context of the push filter's last configuration, as Envoy does with a configuration without streams
+    /// that another one has replaced. No effect on the streams of others.
+    pub fn ends_push_root(&mut self) {
+        let root = with(|state| state.roots.get(&Stage::Push).copied());
+        if let Some(root) = root {
+            wasm::delete(root);
+        }
     }
 
     /// Puts another policy in force, as the filters' configuration and on the registry's stream. Streams that are open keep
     /// their root contexts.
     pub fn put_policy(&mut self, policy: Policy) {
-        configure(&policy, |stage| matches!(stage, Stage::Github | Stage::Push));
+        self.revision += 1;
+        configure(self.revision, &policy, |stage| matches!(stage, Stage::Github | Stage::Push));
         self.config.policy = policy;
         let snapshot = WatchResponse { version: 2, ..self.snapshot() };
         self.registry(&snapshot);
@@ -266,6 +281,7 @@ impl Envoy {
                 direction: if request.at_proxy { 1 } else { 2 },
                 disabled: request.disabled,
                 waiting: request.waiting,
+                behind: request.behind,
                 ..Default::default()
             };
             // As Envoy's codecs keep names.
@@ -370,7 +386,12 @@ impl Envoy {
 
     /// Advances the clock by a tenth of a second, and runs the events that are due.
     pub fn tick(&mut self) {
-        with(|state| state.now += TICK);
+        self.tick_after(TICK);
+    }
+
+    /// Advances the clock by `time`, and runs the events that are due.
+    pub fn tick_after(&mut self, time: Duration) {
+        with(|state| state.now += time);
         wasm::tick();
         self.settle();
     }
@@ -505,10 +526,16 @@ impl Envoy {
 }
 
 /// Creates the root contexts of the stages that `are` chosen, with the policy's rules.
-fn configure(policy: &Policy, are: impl Fn(Stage) -> bool) {
-    let rules = serde_json::to_vec(&policy.github).expect("rules serialise");
+fn configure(revision: u64, policy: &Policy, are: impl Fn(Stage) -> bool) {
+    let rules = policy.github.clone();
+    let github = serde_json::to_vec(&rules).expect("rules serialise");
+    let push = serde_json::to_vec(&policy::push::Configuration { revision, rules }).expect("rules serialise");
     for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some() && are(*stage)) {
-        let configuration: &[u8] = if matches!(stage, Stage::Github | Stage::Push) { &rules } else { b"" };
+        let configuration: &[u8] = match stage {
+            Stage::Github => &github,
+            Stage::Push => &push,
+            _ => b"",
+        };
         assert!(wasm::start(stage, configuration), "{stage:?} does not take its configuration");
     }
 }

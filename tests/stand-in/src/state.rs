@@ -166,6 +166,8 @@ pub(crate) struct Stream {
     pub over: bool,
     /// The stages that wait for the test.
     pub waiting: Vec<Stage>,
+    /// It came by a listener that has the earlier configurations still.
+    pub behind: bool,
 }
 
 impl Stream {
@@ -253,6 +255,10 @@ pub(crate) struct State {
     pub generations: HashMap<IpAddr, u64>,
     pub contexts: BTreeMap<u32, Context>,
     pub roots: BTreeMap<Stage, u32>,
+    /// The root contexts of the configurations before.
+    pub earlier: BTreeMap<Stage, u32>,
+    /// The root context of each configuration so far. Envoy keeps one as long as it has streams.
+    pub configured: BTreeMap<(Stage, Vec<u8>), u32>,
     pub streams: Vec<Stream>,
     /// The root context of the filter of connections.
     pub acceptor: Option<u32>,

@@ -76,10 +76,24 @@ pub(crate) fn after() {
     }
 }
 
-/// Creates the root context of `stage`, and configures it. Returns whether the filter accepts its configuration.
+/// Creates the root context of `stage`, and configures it. Returns whether the filter accepts its configuration. As in
+/// Envoy, a configuration that comes back has the root context that it had, and is not configured again.
 pub(crate) fn start(stage: Stage, configuration: &[u8]) -> bool {
+    let known = with(|state| {
+        if let Some(before) = state.roots.get(&stage).copied() {
+            state.earlier.insert(stage, before);
+        }
+        let known = state.configured.get(&(stage, configuration.to_vec())).copied();
+        known.inspect(|id| _ = state.roots.insert(stage, *id)).is_some()
+    });
+    if known {
+        return true;
+    }
     let id = create(Context { stage: Some(stage), ..Context::default() });
-    with(|state| state.roots.insert(stage, id));
+    with(|state| {
+        state.roots.insert(stage, id);
+        state.configured.insert((stage, configuration.to_vec()), id);
+    });
     configure(id, configuration)
 }
 
@@ -158,7 +172,10 @@ fn count(id: usize, side: Side, trailers: bool) -> usize {
 pub(crate) fn headers(id: usize, side: Side, at: usize, end: bool) -> HeadersStatus {
     if side == Side::Request {
         let stage = Stage::ALL[at];
-        let root = with(|state| state.roots[&stage]);
+        let root = with(|state| {
+            let earlier = state.earlier.get(&stage).copied().filter(|_| state.streams[id].behind);
+            earlier.unwrap_or(state.roots[&stage])
+        });
         let context = create(Context { stage: Some(stage), root, stream: Some(id), ..Context::default() });
         stream(id, |stream| stream.contexts[at] = Some(context));
         // SAFETY: the SDK's export; no pointer is passed.

@@ -239,3 +239,37 @@ async fn a_removal_waits_for_each_worker_and_gives_up_the_one_that_is_stuck() {
     assert!(removal(&registry, "10.0.0.2", applies()).await < waited, "its new stream is waited for");
     assert_eq!(removal(&registry, "10.0.0.3", applies()).await, Duration::ZERO, "it is not waited for again");
 }
+
+#[test]
+fn the_revision_of_the_policy_rises_and_never_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry.redb");
+    let (store, disk) = Disk::store(&path);
+    let open = |store| Registry::open(store, Policy::deny_all()).unwrap();
+    let now = milliseconds();
+    let first = open(store);
+    let mut last = 0;
+    let mut rises = |registry: &Registry| {
+        let (revision, _) = registry.revised_policy();
+        assert!(revision > last, "{revision} after {last}");
+        last = revision;
+        revision
+    };
+    assert!(rises(&first) >= now, "a lost store begins by the clock");
+    for refuses in
+        [Refuses::Nothing, Refuses::Nothing, Refuses::Writes(std::io::ErrorKind::StorageFull), Refuses::Nothing]
+    {
+        disk.refuse(refuses);
+        first.set_policy(Policy::deny_all());
+        rises(&first);
+    }
+    drop(first);
+    // A clock that went back.
+    let store = Store::open(&path).unwrap();
+    let ahead = store.next_revision(now + 1_000_000_000).unwrap();
+    assert_eq!(store.next_revision(0).unwrap(), ahead + 1);
+    let second = open(store);
+    assert_eq!(rises(&second), ahead + 2);
+    second.set_policy(Policy::deny_all());
+    rises(&second);
+}

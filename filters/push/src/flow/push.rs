@@ -1,28 +1,25 @@
 //! A push that is not refused: the inspection's standing, put into effect.
 
 use super::{Query, Response, Step, Stop, Upstream};
-use crate::worker::{Full, Ticket, Worker};
-use crate::{Descent, Inspection, Passing, Question, RefAt, Standing, change};
+use crate::worker::{Full, MAX_MEMORY, MAX_PUSHES, MAX_SHARE, PER_BYTE, PER_PUSH, Ticket, Worker};
+use crate::{Descent, Inspection, Passing, Question, RefAt, Refusal, Standing, change};
 use git_wire::Oid;
-use git_wire::pack::READING;
 use policy::flow::{Broken, Effect, Paused, Then};
 use policy::github::{Git, Rules};
 use policy::push::{MAX_REFS, PushRefusal};
-use policy::{Container, Denial, Note, PushNote, Refusal, Rule, UpdateNote};
+use policy::{Container, Denial, Note, PushNote, Rule, UpdateNote};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The most work of one event, in addition to the reading of the bytes that it brings: a few milliseconds. The unit is
-/// that of [`git_wire::pack::Scanner::work`].
-pub(crate) const SLICE: u64 = 8 << 20;
 /// How long GitHub's answer about the refs is good for.
-pub(crate) const CONFIRMED: Duration = Duration::from_secs(30);
+const CONFIRMED: Duration = Duration::from_secs(30);
+/// How long an answer is waited for. The filter's own timeout for a call is shorter. A call that a root context has made
+/// has no answer once the context is gone.
+const ANSWERED: Duration = Duration::from_secs(20);
 /// How much of a ref's name the audit holds, in characters; GitHub takes 255 bytes.
 const MAX_NAME: usize = 255;
-const REPORT_TYPE: &str = "application/x-git-receive-pack-result";
-
 /// A push that is not refused.
 #[derive(Debug)]
 pub(super) struct Push {
@@ -40,19 +37,31 @@ pub(super) struct Push {
     descents: Vec<Descent>,
     /// When GitHub said where the refs are. `None` while it has not, and where it has to be asked again.
     confirmed: Option<Duration>,
+    /// Since when an answer is waited for. `None` once all have come.
+    asked: Option<Duration>,
+    /// The questions without an answer.
+    unanswered: u32,
+    /// The part of [`PER_PUSH`] that is left.
+    own: u64,
+    /// Work that was done beyond what was there for it.
+    debt: u64,
+    /// The audit has the note that bytes pass unread.
+    noted: bool,
     /// The value of `content-length`.
     length: Option<u64>,
 }
 
 /// The push's progress. A response is held while the server has got a part of the push and not its end. The audit has the
-/// note `push.allowed` in `Sent`, and in no other phase.
+/// note `push.allowed` in `Sent`, and before that once bytes have passed unread, because the trailer may be one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The names of its refs are not judged. The headers wait in Envoy.
     Judging,
     /// The names are judged; headers and body flow, up to the pack's trailer.
     Flowing(Response),
-    /// All of it has come. Its end waits: for the answers to questions, or for bytes to be parsed.
+    /// All of it has come. Its end waits: for the answers to questions, or for bytes to be parsed. A push that comes in one
+    /// piece goes from `Judging` to here. Its headers then wait in Envoy still, but nothing depends on that: the server has
+    /// no headers, so no response comes, and a refusal of a push that has come whole is answered at once.
     Complete(Response),
     /// Allowed, and all of it has gone on.
     Sent,
@@ -106,6 +115,11 @@ impl Push {
             sealed: true,
             descents: Vec::new(),
             confirmed: None,
+            asked: None,
+            unanswered: 0,
+            own: PER_PUSH,
+            debt: 0,
+            noted: false,
             length,
         })
     }
@@ -160,6 +174,9 @@ impl Push {
             self.confirmed = None;
             self.inspection.refs_are_old();
         }
+        if self.asked.is_some_and(|at| now.saturating_sub(at) > ANSWERED) {
+            self.inspection.unanswered();
+        }
         match self.inspection.standing() {
             Standing::Refused(refusal) => Err(refusal.denial.clone().into()),
             Standing::Unjudged | Standing::Pending | Standing::Allowed => Ok(()),
@@ -173,8 +190,7 @@ impl Push {
     pub(super) fn body(&mut self, size: usize, fresh: &[u8], end: bool, note: &Note) -> Result<Step, Denial> {
         let before = self.phase;
         let passing = if self.inspection.reads() {
-            let read = u64::try_from(fresh.len()).unwrap_or(u64::MAX).saturating_mul(READING);
-            self.inspection.feed(fresh, SLICE.saturating_add(read))
+            self.does(fresh.len(), |inspection, most| inspection.feed(fresh, most))
         } else {
             self.inspection.passed(size);
             Passing::AsTheyCame
@@ -212,32 +228,39 @@ impl Push {
         if before == Phase::Judging {
             effects.extend(self.new_length()?);
         }
-        match passing {
-            Passing::AsTheyCame => {}
-            Passing::Kept if then == Then::Pause => effects.push(Effect::DropRequestBody { size }),
-            Passing::Kept => effects.push(Effect::ReplaceRequestBody { size, body: self.inspection.take() }),
+        let replaced = match passing {
+            Passing::AsTheyCame => None,
+            Passing::Kept if then == Then::Pause => Some(Effect::DropRequestBody { size }),
+            Passing::Kept => Some(Effect::ReplaceRequestBody { size, body: self.take()? }),
+        };
+        if self.inspection.is_unread() && self.phase != Phase::Sent && !self.noted {
+            self.noted = true;
+            effects.push(Effect::Note(self.note(note)));
         }
+        effects.extend(replaced);
         Ok(Step { effects, then })
     }
 
-    /// The end of a push whose end has no bytes and no callback of the body.
-    ///
-    /// # Errors
-    /// If the push is undecided: Envoy can't hold back its trailers.
-    pub(super) fn trailers(&mut self, note: &Note) -> Result<Step, Denial> {
-        if self.inspection.reads() {
-            return Err(no_trailers());
-        }
-        self.inspection.finish();
-        if self.inspection.standing() != Standing::Allowed {
-            return Err(no_trailers());
-        }
-        let response = self.phase.response();
-        let then = match response {
-            Response::Held => Then::Resume(Paused::Response),
-            Response::Passing => Then::Continue,
-        };
-        Ok(Step::with(self.sent(note), then))
+    /// Works within what is left of the worker's slice, what `bytes` new bytes bring, and what the push has brought itself.
+    /// The last step may take more: a debt, which the push pays before it works again.
+    fn does<T>(&mut self, bytes: usize, work: impl FnOnce(&mut Inspection, u64) -> T) -> T {
+        let own = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(PER_BYTE).saturating_add(self.own);
+        let left = self.worker.borrow().left();
+        let before = self.inspection.work();
+        let result = work(&mut self.inspection, left.saturating_add(own).saturating_sub(self.debt));
+        let done = self.inspection.work().saturating_sub(before).saturating_add(self.debt);
+        self.own = own.saturating_sub(done).min(self.own);
+        let beyond = done.saturating_sub(own);
+        self.worker.borrow_mut().spend(beyond.min(left));
+        self.debt = beyond.saturating_sub(left);
+        result
+    }
+
+    /// The bytes that may be sent, whose memory is given back.
+    fn take(&mut self) -> Result<Vec<u8>, Denial> {
+        let bytes = self.inspection.take();
+        self.ticket.holds(self.inspection.memory()).map_err(full)?;
+        Ok(bytes)
     }
 
     /// Parses a slice of the bytes that wait.
@@ -245,7 +268,7 @@ impl Push {
     /// # Errors
     /// The refusal.
     pub(super) fn work(&mut self, note: &Note) -> Result<Step, Denial> {
-        self.inspection.go_on(SLICE);
+        self.does(0, Inspection::go_on);
         self.settle(note)
     }
 
@@ -276,6 +299,7 @@ impl Push {
 
     /// The answer to [`Question::Refs`].
     pub(super) fn refs_answered(&mut self, others: Option<&[RefAt]>) {
+        self.answered();
         self.confirmed = Some(self.worker.borrow().now());
         match others {
             Some(others) => self.inspection.refs_are(others),
@@ -285,11 +309,17 @@ impl Push {
 
     /// The answer to [`Question::Descents`].
     pub(super) fn descents_answered(&mut self, answers: Option<&[bool]>) {
+        self.answered();
         let asked = std::mem::take(&mut self.descents);
         match answers {
             Some(answers) => self.inspection.descents_are(&asked, answers),
             None => self.inspection.unanswered(),
         }
+    }
+
+    fn answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.asked = (self.unanswered > 0).then(|| self.worker.borrow().now());
     }
 
     /// The control plane refuses a question.
@@ -314,7 +344,7 @@ impl Push {
         }
         effects.push(self.sent(note));
         effects.extend(self.unseal());
-        let body = self.inspection.take();
+        let body = self.take()?;
         if !body.is_empty() {
             // Bytes that the inspection kept were dropped from Envoy's buffer, so nothing waits there.
             effects.push(Effect::ReplaceRequestBody { size: 0, body });
@@ -326,17 +356,30 @@ impl Push {
         Ok(Step { effects, then: Then::Resume(paused) })
     }
 
-    /// Refuses it. Returns the note for the audit, and git's own report if the client reads one.
-    pub(super) fn refuse(&mut self, denial: &Denial, note: &Note) -> (Note, Option<Refusal>) {
+    /// Refuses it. Returns the denial, the note for the audit, and the source of git's own report if the client reads
+    /// one.
+    pub(super) fn refuse(&mut self, denial: Denial, note: &Note) -> (Denial, Note, Option<Box<Refusal>>) {
         self.inspection.refuse(denial.clone());
-        (self.about(note.refused(denial)), self.report(denial, note.request_id()))
+        let refusal = match self.inspection.standing() {
+            Standing::Refused(refusal) => Some(refusal.clone()),
+            Standing::Unjudged | Standing::Pending | Standing::Allowed => None,
+        };
+        let denial = refusal.as_ref().map_or(denial, |refusal| refusal.denial.clone());
+        let reports = self.rules.push_refusal == PushRefusal::Report;
+        let note = self.about(note.refused(&denial));
+        (denial, note, refusal.filter(|_| reports).map(Box::new))
     }
 
     /// `note` with the push's updates and progress. A push whose end has not gone on is noted as refused, because it ended
-    /// before that: the note is only read if no later one replaces it.
+    /// before that: the note is only read if no later one replaces it. A push of which bytes have passed unread is noted as
+    /// allowed, because it may have landed.
     pub(super) fn note(&self, note: &Note) -> Note {
+        let mut allowed = note.allowed(Rule::PushAllowed);
         self.about(if self.phase == Phase::Sent {
-            note.allowed(Rule::PushAllowed)
+            allowed
+        } else if self.inspection.is_unread() {
+            allowed.decided.reason = "the rest of the push passes unread, and its end has not come".into();
+            allowed
         } else {
             note.refused(&Denial::new(Rule::PushUnfinished, "it ended before all of it had come"))
         })
@@ -353,16 +396,10 @@ impl Push {
         if let Question::Descents(asked) = &question {
             self.descents.clone_from(asked);
         }
+        let now = self.worker.borrow().now();
+        self.asked.get_or_insert(now);
+        self.unanswered = self.unanswered.saturating_add(1);
         Some(Effect::Ask(Query { container: self.container, repo: self.repo.clone(), question }))
-    }
-
-    fn report(&self, denial: &Denial, request_id: &str) -> Option<Refusal> {
-        let Standing::Refused(refusal) = self.inspection.standing() else { return None };
-        if self.rules.push_refusal == PushRefusal::Http {
-            return None;
-        }
-        let body = refusal.report(request_id)?;
-        Some(Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, retry_after: None, body })
     }
 
     /// `note` with the push's updates and counts.
@@ -384,15 +421,24 @@ impl Push {
     }
 }
 
-fn full(_: Full) -> Denial {
-    let reason = "too much is pushed through the gateway at this moment; try again when your other pushes are done";
+fn full(full: Full) -> Denial {
+    let reason = match full {
+        Full::Pushes => {
+            format!("{MAX_PUSHES} pushes of this container are under way; try again when one of them is done")
+        }
+        Full::Share => format!(
+            "the pushes of this container take more than {} MiB of the gateway's memory; push in smaller steps, one at a time",
+            MAX_SHARE >> 20
+        ),
+        Full::Memory => format!(
+            "the pushes of all containers take more than {} MiB of the gateway's memory; try again later",
+            MAX_MEMORY >> 20
+        ),
+        Full::Made => "the pushes of this container have taken too much work; try again in a minute".into(),
+    };
     Denial::new(Rule::LimitPushes, reason)
 }
 
 fn no_rules() -> Stop {
     Broken::new("there are no rules").into()
-}
-
-fn no_trailers() -> Denial {
-    Denial::new(Rule::PushMalformed, "a push has no trailers")
 }

@@ -6,7 +6,7 @@ use super::{Server, written};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
 use policy::github::Rules;
 use policy::push::PushRefusal;
-use push::worker::Worker;
+use push::worker::{TICK, Worker};
 use push::{Flow, Query, Question, RefAt, ResponseHead};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -81,7 +81,7 @@ pub fn rules(case: &Case, refusal: PushRefusal) -> Rc<Rules> {
 /// A worker with the case's rules.
 pub fn worker(case: &Case, refusal: PushRefusal) -> Rc<RefCell<Worker>> {
     let mut worker = Worker::default();
-    worker.set_rules(Some(rules(case, refusal)));
+    worker.set_rules(1, rules(case, refusal));
     Rc::new(RefCell::new(worker))
 }
 
@@ -206,8 +206,10 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Lets the flow parse what waits, if anything does.
+    /// Lets the time between two ticks pass, and the flow parse what waits, if anything does.
     pub fn work(&mut self) {
+        let now = self.worker.borrow().now() + TICK;
+        self.worker.borrow_mut().set_time(now);
         if self.flow.is_behind() {
             let step = self.flow.work();
             self.carry_out(Callback::Tick, step);
@@ -231,8 +233,14 @@ impl<'a> Stream<'a> {
         self.over.is_some() || matches!(self.told, Told::All { whole: true, .. })
     }
 
+    /// It is allowed for good. A push that passes unread is noted as allowed before, with a reason.
     fn allowed(&self) -> bool {
-        self.notes.iter().any(|note| note["rule"] == "push.allowed")
+        self.notes.iter().any(|note| note["rule"] == "push.allowed" && note["reason"] == "")
+    }
+
+    /// The reason of the last note.
+    pub fn reason(&self) -> &str {
+        self.notes.last().and_then(|note| note["reason"].as_str()).unwrap_or_default()
     }
 
     fn fails(&mut self) -> bool {
