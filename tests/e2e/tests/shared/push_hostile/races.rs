@@ -229,7 +229,8 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
         // During the whole exchange, and a little beyond it.
         let mut since = None;
         while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(300)) {
-            assert!(begun.elapsed() < SOON, "Envoy runs the new code");
+            // Envoy compiles the new code while the pushes and other tests use the processors.
+            assert!(begun.elapsed() < SOON * 6, "Envoy runs the new code");
             for http in BOTH {
                 assert_reported(
                     &format!("{http:?} {:?}", begun.elapsed()),
