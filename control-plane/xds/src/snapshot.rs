@@ -10,8 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::push::Configuration;
-use policy::{Access, ConnectionLimits, HostPattern, Policy};
+use policy::{Access, ConnectionLimits, HostPattern, Policy, PushConfiguration};
 use prost::{Message, Name};
 
 use super::resources::{self, CONNECTIONS, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
@@ -180,7 +179,7 @@ impl Snapshot {
             let rules = &policy.github;
             let rules = match name {
                 GITHUB => serde_json::to_vec(rules).ok(),
-                PUSH => serde_json::to_vec(&Configuration { revision, rules: rules.clone() }).ok(),
+                PUSH => serde_json::to_vec(&PushConfiguration { revision, rules: rules.clone() }).ok(),
                 // The identity filter receives its rules on its own stream. The others have none.
                 _ => None,
             };

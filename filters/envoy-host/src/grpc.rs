@@ -1,11 +1,12 @@
 //! gRPC calls to a cluster of Envoy's own configuration.
 //!
-//! Envoy makes each call for the filter's root context, whichever context is acting (`grpc_call` in exports.cc of
-//! proxy-wasm-cpp-host). So a call goes on after its request has ended, and its response is then dropped. The filters
-//! cancel no call: no callback would report its end, and the SDK would keep the call's token until the VM restarts.
+//! Envoy makes each call for the root context of the context that is acting (`grpc_call` in exports.cc of
+//! proxy-wasm-cpp-host), and keeps the message of an event in that root context. So a call goes on after its request has
+//! ended, and its response is then dropped. The filters cancel no call: no callback would report its end, and the SDK
+//! would keep the call's token until the VM restarts.
 //!
 //! The SDK begins calls and streams, because its dispatcher has to know their tokens: it delivers the events of a token
-//! to the context that has begun the call. Envoy keeps the message of an event in the root context. These are the only hostcalls of the SDK that are used. The SDK returns each
+//! to the context that has begun the call. These are the only hostcalls of the SDK that are used. The SDK returns each
 //! status of Envoy's: `ParseFailure` if the cluster doesn't exist, `InternalFailure` if it can't be reached.
 
 use crate::abi::{self, Buffer};
@@ -51,13 +52,15 @@ pub fn cancel_stream(stream: u32) -> Result<(), Error> {
 }
 
 /// Makes a unary call and returns its token. `on_grpc_call_response` of the context whose callback is running receives
-/// the response, if that context still exists by then.
+/// the response, if that context still exists by then. A root context may make a call while it acts for a stream of
+/// another root context: the call is its own all the same.
 ///
 /// # Errors
 /// If the cluster doesn't exist, or Envoy can't call it now.
 pub fn call(method: Method<'_>, message: &[u8], timeout: Duration) -> Result<u32, Error> {
     let Method { cluster, service, name } = method;
-    hostcalls::dispatch_grpc_call(cluster, service, name, vec![], Some(message), timeout)
+    for_root(|| hostcalls::dispatch_grpc_call(cluster, service, name, vec![], Some(message), timeout))
+        .map_err(refused("set_effective_context"))?
         .map_err(|status| refused("grpc_call")(status.into()))
 }
 

@@ -5,7 +5,6 @@
 //! In addition, a tag is never moved or deleted, because others have built on it.
 
 use crate::branch::{BranchDenial, BranchRules, Existing};
-use crate::github::Rules;
 use crate::refname;
 use crate::{AuthMode, Container, Denial, Rule};
 use serde::{Deserialize, Serialize};
@@ -15,17 +14,6 @@ pub const MAX_REFS: usize = 20;
 /// The most bytes of a push that the gateway holds back, parsed or not. They wait if they decompress to far more than
 /// usual.
 pub const MAX_UNSENT: usize = 16 << 20;
-
-/// The push filter's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Configuration {
-    /// Rises with each new policy, so that no configuration comes back. Envoy configures a filter for each new
-    /// configuration, and not for an earlier one that it still knows. A worker has the rules of the highest revision.
-    pub revision: u64,
-    /// The rules.
-    pub rules: Rules,
-}
 
 /// How a refused push is reported to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -529,7 +529,7 @@ impl Envoy {
 fn configure(revision: u64, policy: &Policy, are: impl Fn(Stage) -> bool) {
     let rules = policy.github.clone();
     let github = serde_json::to_vec(&rules).expect("rules serialise");
-    let push = serde_json::to_vec(&policy::push::Configuration { revision, rules }).expect("rules serialise");
+    let push = serde_json::to_vec(&policy::PushConfiguration { revision, rules }).expect("rules serialise");
     for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some() && are(*stage)) {
         let configuration: &[u8] = match stage {
             Stage::Github => &github,

@@ -201,7 +201,11 @@ fn configurations_share_one_slice_of_work() {
     while streams.iter().any(|id| !envoy.upstream(*id).ended) {
         envoy.tick();
         ticks += 1;
-        assert!(ticks < 100, "they hang");
+        assert!(
+            ticks < 100,
+            "they hang: {:?}",
+            streams.iter().map(|id| (envoy.rule(*id), envoy.lines(2))).collect::<Vec<_>>()
+        );
     }
     // 300 MiB in slices of 8.
     assert!(ticks >= 30, "{ticks}");
