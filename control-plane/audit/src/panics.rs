@@ -1,7 +1,7 @@
 //! Counts the panics of filters by container. Pure: `audit` reads the panics from Envoy's access log, and blocks a
 //! container with too many.
 //!
-//! All requests of a worker share one VM. A panic ends the VM and all of these requests. So a container is blocked
+//! Requests of a worker share a VM. A panic ends the VM and all of these requests. So a container is blocked
 //! after so many panics within one of the [`PERIODS`]. The second period is for a container that waits long enough each
 //! time.
 //!

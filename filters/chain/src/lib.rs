@@ -1,6 +1,7 @@
 //! All filters of the chain in the one module that Envoy loads. The plugin's root id selects the filter.
 //!
-//! There is one module, and one VM in each worker, because Envoy compiles the whole module before its listeners open.
+//! There is one module because Envoy compiles the whole module before its listeners open. Each worker has two VMs of it:
+//! one for the push filter, one for the others.
 //! The code that the filters share (the policy, JSON, the standard library) is most of each filter.
 
 use envoy_host::{self as host, Action, Level, RootCallbacks, StreamCallbacks};

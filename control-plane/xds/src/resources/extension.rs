@@ -31,8 +31,7 @@ pub fn connection_filter(name: &str, module: &[u8], configuration: Vec<u8>) -> T
     TypedExtensionConfig { name: name.into(), typed_config: Some(pack_any(ConnectionWasm { config })) }
 }
 
-/// The id of the VM that runs the filter `name`. Filters with one id run in one VM in each worker. Envoy compiles the
-/// module once for each id.
+/// The id of the VM that runs the filter `name`. Filters with one id run in one VM in each worker.
 ///
 /// The push filter has a VM of its own: it reads the most bytes of a sandbox, and its crash ends no other request.
 fn vm_id(name: &str) -> &'static str {
