@@ -1,10 +1,9 @@
 //! Inspects one push, from its first byte to the verdict. The bytes that may be sent upstream come out of it: the head
 //! written anew from its parsed form, and the pack as it came.
-//!
-//! The file is longer than 600 lines because the phases of an inspection share one state, whose fields are private.
 
-use crate::question::{Descent, Question, RefAt, change};
+use crate::question::{Confirmation, Descent, Question, RefAt, change};
 use crate::refusal::{Refusal, RefusedRef, malformed, of_head, of_pack, with_reasons};
+use crate::standing::{Passing, Standing};
 use crate::waiting::Waiting;
 use git_wire::Oid;
 use git_wire::graph;
@@ -20,28 +19,6 @@ use std::rc::Rc;
 pub const MAX_BOUNDARY: usize = 16;
 /// How much of a push option that is not allowed a refusal quotes, in characters.
 const MAX_QUOTED: usize = 64;
-
-/// The state of a push.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing<'a> {
-    /// Nothing may be sent upstream yet, not even the headers.
-    Unjudged,
-    /// The bytes that [`Inspection::feed`] lets pass may be sent upstream. The rest waits for the verdict.
-    Pending,
-    /// The whole push may be sent upstream.
-    Allowed,
-    /// Nothing more may be sent upstream.
-    Refused(&'a Refusal),
-}
-
-/// The way of the bytes of one [`Inspection::feed`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passing {
-    /// All of them may be sent as they came, and nothing waits before them.
-    AsTheyCame,
-    /// The inspection keeps them. [`Inspection::take`] returns those that may be sent.
-    Kept,
-}
 
 /// The inspection of one push.
 #[derive(Debug)]
@@ -88,16 +65,6 @@ enum Phase {
     /// The push is allowed, and the rest of its body passes unparsed.
     Free,
     Refused(Box<Refusal>),
-}
-
-/// Whether GitHub has confirmed what a question asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Confirmation {
-    NotRequested,
-    Requested,
-    Received,
-    /// Received too long ago. The question is asked again before the push passes.
-    Old,
 }
 
 impl Inspection {

@@ -14,6 +14,7 @@ mod flow;
 mod inspection;
 mod question;
 mod refusal;
+mod standing;
 mod waiting;
 pub mod worker;
 
@@ -21,9 +22,10 @@ use git_wire::advertisement::Rewriter;
 use policy::{Denial, Rule};
 
 pub use flow::{Flow, Query, ResponseHead};
-pub use inspection::{Inspection, MAX_BOUNDARY, Passing, Standing};
+pub use inspection::{Inspection, MAX_BOUNDARY};
 pub use question::{Descent, Question, RefAt, change};
 pub use refusal::{Refusal, RefusedRef};
+pub use standing::{Passing, Standing};
 
 /// The `content-type` of a push.
 pub const CONTENT_TYPE: &[u8] = b"application/x-git-receive-pack-request";

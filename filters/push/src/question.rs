@@ -34,6 +34,16 @@ pub struct Descent {
     pub commits: Vec<Oid>,
 }
 
+/// Whether GitHub has confirmed what a question asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    NotRequested,
+    Requested,
+    Received,
+    /// Received too long ago. The question is asked again before the push passes.
+    Old,
+}
+
 /// The change that an update makes. git's server deletes a ref if the new id is all zeros, whatever the old id is.
 pub fn change(update: &RefUpdate) -> Change {
     match (update.old, update.new) {
