@@ -76,7 +76,12 @@ impl Registry {
     /// The store's.
     pub fn open(store: Store, policy: Policy) -> Result<Arc<Self>, Error> {
         let (version, records) = store.load()?;
-        let revision = store.next_revision(milliseconds())?;
+        // A full disk does not keep the gateway from starting.
+        let least = milliseconds();
+        let revision = store.next_revision(least).unwrap_or_else(|error| {
+            tracing::error!(%error, "the revision of the policy is not on disk");
+            least
+        });
         let records: HashMap<_, _> =
             records.into_iter().map(|record| (record.container_ip, Arc::new(record))).collect();
         let workers = Workers::new(!records.is_empty());

@@ -34,6 +34,8 @@ pub struct Inspection {
     proofs: Vec<(usize, usize)>,
     refs: Confirmation,
     descents: Confirmation,
+    /// The refs that GitHub says are no fast-forwards, until it has answered where the refs are.
+    diverged: HashSet<String>,
     questions: VecDeque<Question>,
     /// The bytes that have arrived and are not parsed.
     waiting: Waiting,
@@ -80,6 +82,7 @@ impl Inspection {
             proofs: Vec::new(),
             refs: Confirmation::NotRequested,
             descents: Confirmation::NotRequested,
+            diverged: HashSet::new(),
             questions: VecDeque::new(),
             waiting: Waiting::default(),
             ready: Waiting::default(),
@@ -221,7 +224,12 @@ impl Inspection {
         let others: Vec<_> = others.iter().filter(|other| !landed(other)).collect();
         if others.is_empty() {
             self.refs = Confirmation::Received;
-            self.advance();
+            let diverged = std::mem::take(&mut self.diverged);
+            if diverged.is_empty() {
+                self.advance();
+            } else {
+                self.not_fast_forward(|name| diverged.contains(name));
+            }
             return;
         }
         let reason = |name: &str| {
@@ -243,11 +251,14 @@ impl Inspection {
             self.unanswered();
             return;
         }
-        let no: HashSet<&str> =
-            asked.iter().zip(answers).filter(|(_, yes)| !**yes).map(|(descent, _)| descent.name.as_str()).collect();
+        let no = asked.iter().zip(answers).filter(|(_, yes)| !**yes);
+        let no: HashSet<String> = no.map(|(descent, _)| descent.name.clone()).collect();
         if no.is_empty() {
             self.descents = Confirmation::Received;
             self.advance();
+        } else if self.refs == Confirmation::Requested {
+            // The reason is the same whichever answer comes first: a ref that is elsewhere is stale.
+            self.diverged = no;
         } else {
             self.not_fast_forward(|name| no.contains(name));
         }

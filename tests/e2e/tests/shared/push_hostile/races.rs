@@ -220,7 +220,7 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
     work.deliver(&tip, X);
     let body = place.body(&[(&tip, &aside, X)], &[seed]);
     let in_force = || rig.gateway.envoy_stat("extension_config_discovery.http_filter.push.config_reload");
-    let mut pushes = 0;
+    let (mut pushes, mut went_on) = (0, 0);
     for number in 0..5 {
         let waiting = Waiting::begin(&rig, &format!("exchanged-{number}")).await;
         let reloads = in_force();
@@ -247,10 +247,18 @@ async fn while_the_filter_is_exchanged_nothing_that_is_refused_passes_and_what_w
         waiting.assert_nothing_moved();
         waiting.release();
         waiting.upload.end().await.unwrap();
-        assert_done("a push from before", &waiting.upload.hear().await.unwrap(), X);
-        assert_eq!(waiting.place.at(X).as_ref(), Some(&waiting.new));
+        let answer = waiting.upload.hear().await.unwrap();
+        if begun.elapsed() < PATIENCE {
+            assert_done("a push from before", &answer, X);
+            assert_eq!(waiting.place.at(X).as_ref(), Some(&waiting.new));
+            went_on += 1;
+        } else {
+            // A push waits for GitHub no longer than that, and other tests may slow Envoy's compiler down.
+            assert!(answer.rule.is_none() || answer.rule.as_deref() == Some("push.unconfirmed"), "{answer:?}");
+        }
     }
-    println!("{pushes} refused pushes over 5 exchanges");
+    println!("{pushes} refused pushes over 5 exchanges, {went_on} of which a push survived");
+    assert!(went_on > 0, "no exchange was soon enough");
     assert_eq!(place.at(X), Some(tip));
     assert!(place.arrived().iter().all(|push| push.body_bytes + TRAILER <= body.len() as u64), "{:?}", place.arrived());
 }
