@@ -1,5 +1,7 @@
 //! Inspects one push, from its first byte to the verdict. The bytes that may be sent upstream come out of it: the head
 //! written anew from its parsed form, and the pack as it came.
+//!
+//! The file is longer than 600 lines because the phases of an inspection share one state, whose fields are private.
 
 use crate::question::{Confirmation, Descent, Question, RefAt, change};
 use crate::refusal::{Refusal, RefusedRef, malformed, of_head, of_pack, with_reasons};
