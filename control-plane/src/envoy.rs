@@ -159,8 +159,11 @@ impl Envoy {
     /// If the bootstrap cannot be written, or the child cannot be started at all.
     pub fn supervise(&self, state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let bootstrap = bootstrap(self.connections, self.heap)?;
-        files::write_atomic(&state_dir.join(BOOTSTRAP_FILE), bootstrap.as_bytes(), 0o600)
-            .context("cannot write Envoy's bootstrap")?;
+        let path = state_dir.join(BOOTSTRAP_FILE);
+        // A full disk does not keep the gateway from starting again.
+        if !std::fs::read(&path).is_ok_and(|before| before == bootstrap.as_bytes()) {
+            files::write_atomic(&path, bootstrap.as_bytes(), 0o600).context("cannot write Envoy's bootstrap")?;
+        }
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.keep_running(state_dir, stop))
     }
 
