@@ -76,12 +76,7 @@ impl Registry {
     /// The store's.
     pub fn open(store: Store, policy: Policy) -> Result<Arc<Self>, Error> {
         let (version, records) = store.load()?;
-        // A full disk does not keep the gateway from starting.
-        let least = milliseconds();
-        let revision = store.next_revision(least).unwrap_or_else(|error| {
-            tracing::error!(%error, "the revision of the policy is not on disk");
-            least
-        });
+        let revision = next_revision(&store, milliseconds());
         let records: HashMap<_, _> =
             records.into_iter().map(|record| (record.container_ip, Arc::new(record))).collect();
         let workers = Workers::new(!records.is_empty());
@@ -123,10 +118,7 @@ impl Registry {
     /// Puts a new policy in force. One caller at a time.
     pub fn set_policy(&self, policy: Policy) {
         let least = milliseconds().max(self.state().revision.saturating_add(1));
-        let revision = self.store.next_revision(least).unwrap_or_else(|error| {
-            tracing::error!(%error, "the revision of the new policy is not on disk");
-            least
-        });
+        let revision = next_revision(&self.store, least);
         let mut state = self.state();
         (state.policy, state.revision) = (Arc::new(policy), revision);
         let (version, change) = (state.version, Change::Policy(Arc::clone(&state.policy)));
@@ -364,6 +356,14 @@ impl Registry {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The next revision, which is at least `least`. On a full disk it is `least`: the gateway starts, and takes policies.
+fn next_revision(store: &Store, least: u64) -> u64 {
+    store.next_revision(least).unwrap_or_else(|error| {
+        tracing::error!(%error, "the revision of the policy is not on disk");
+        least
+    })
 }
 
 /// The clock, in milliseconds since 1970.

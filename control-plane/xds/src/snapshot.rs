@@ -221,22 +221,20 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn build(policy: &Policy) -> Snapshot {
+        revised(1, policy)
+    }
+
+    fn revised(revision: u64, policy: &Policy) -> Snapshot {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
         let listen = Listen { proxy: at(8080), resolver: at(8054), limits, connections: 50_000 };
-        Snapshot::build(listen, &Upstreams::default(), (1, policy), &BTreeSet::new(), |_| true, b"module")
+        Snapshot::build(listen, &Upstreams::default(), (revision, policy), &BTreeSet::new(), |_| true, b"module")
     }
 
     #[test]
     fn a_policy_that_comes_back_is_a_new_configuration_of_the_push_filter() {
         let policy = Policy::deny_all();
-        let configuration = |revision| {
-            let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
-            let listen = Listen { proxy: at(8080), resolver: at(8054), limits, connections: 50_000 };
-            Snapshot::build(listen, &Upstreams::default(), (revision, &policy), &BTreeSet::new(), |_| true, b"module")
-        };
-        let [first, again] = [1, 3].map(configuration);
+        let [first, again] = [1, 3].map(|revision| revised(revision, &policy));
         for (name, resource) in first.all(ResourceKind::Extension) {
             let same = again.get(ResourceKind::Extension, name).unwrap() == resource;
             assert_eq!(same, name != PUSH, "{name}");
