@@ -1,28 +1,26 @@
 //! Follows the changes while the gateway runs: the policy file, the filters on disk, the hosts of single containers.
 //! Each change becomes a new snapshot for Envoy. A change of the policy also becomes a message to every worker.
 //!
-//! **Invariant:** a file that can't be parsed changes nothing. The last valid state stays in force, and `/readyz`
-//! reports the problem.
+//! **Invariant:** a file that can't be parsed, or that a program still writes, changes nothing. The last valid state
+//! stays in force, and `/readyz` reports a problem.
+
+mod files;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use policy::HostPattern;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
 use base::problems::Problems;
 use config::{Config, policy_file};
+use files::{Changes, Seen};
 use outbound::upstreams::Upstreams;
 use registry::{Change, Registry};
 use xds::snapshot::{Listen, Snapshot};
-
-/// How long a changed file must stay unchanged before it is read: an editor writes in more than one step.
-const SETTLE: Duration = Duration::from_millis(25);
 
 /// The module that contains all filters.
 pub const MODULE: &str = "sallyport.wasm";
@@ -72,12 +70,6 @@ impl Filters {
     }
 }
 
-/// Whether the event only reports that a file was opened or read. This program causes such events when it reads a file.
-fn only_looked_at(event: &notify::Result<Event>) -> bool {
-    let changed = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    event.as_ref().is_ok_and(|event| event.kind.is_access() && event.kind != changed)
-}
-
 /// Keeps the snapshot up to date.
 #[derive(Debug)]
 pub struct Live {
@@ -91,10 +83,9 @@ pub struct Live {
     extra: BTreeSet<HostPattern>,
     problems: Problems,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    touched: mpsc::Receiver<()>,
+    files: Changes,
+    seen: Seen,
     changes: broadcast::Receiver<(u64, Change)>,
-    /// Watches the files until it is dropped.
-    _watcher: RecommendedWatcher,
 }
 
 impl Live {
@@ -110,25 +101,13 @@ impl Live {
         problems: Problems,
     ) -> anyhow::Result<Self> {
         let module = filters.read()?;
-        // A capacity of 1 is enough: a message only says that a file has changed, not which.
-        let (touch, touched) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |event| {
-            if only_looked_at(&event) {
-                return;
-            }
-            // If the channel is full, a change is pending already.
-            let _full = touch.try_send(());
-        })?;
-        // Directories are watched, because files are replaced and not rewritten.
         let policy_directory = config
             .policy_file
             .parent()
             .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-        for directory in filters.0.iter().map(PathBuf::as_path).chain(policy_directory).filter(|place| place.is_dir()) {
-            watcher
-                .watch(directory, RecursiveMode::NonRecursive)
-                .with_context(|| format!("cannot watch {}", directory.display()))?;
-        }
+        let directories = filters.0.iter().map(PathBuf::as_path).chain(policy_directory).filter(|place| place.is_dir());
+        let names = config.policy_file.file_name().into_iter().chain([OsStr::new(MODULE)]);
+        let files = Changes::watch(directories, names)?;
         let changes = registry.changes();
         let (snapshots, _) = watch::channel(Arc::new(Snapshot::default()));
         let mut live = Self {
@@ -140,9 +119,9 @@ impl Live {
             extra: BTreeSet::new(),
             problems,
             snapshots,
-            touched,
+            files,
+            seen: Seen::default(),
             changes,
-            _watcher: watcher,
         };
         live.publish();
         Ok(live)
@@ -157,12 +136,10 @@ impl Live {
     pub async fn run(mut self) {
         loop {
             tokio::select! {
-                touched = self.touched.recv() => {
-                    if touched.is_none() {
+                changed = self.files.next() => {
+                    if changed.is_none() {
                         return;
                     }
-                    tokio::time::sleep(SETTLE).await;
-                    while self.touched.try_recv().is_ok() {}
                     self.reread();
                 }
                 change = self.changes.recv() => match change {
@@ -179,6 +156,10 @@ impl Live {
     }
 
     fn reread(&mut self) {
+        let module = self.filters.0.iter().map(|place| place.join(MODULE)).collect::<Vec<_>>();
+        if self.seen.again(module.iter().map(PathBuf::as_path).chain([self.config.policy_file.as_path()])) {
+            return;
+        }
         match policy_file::load(&self.config.policy_file, &self.config.credentials) {
             Ok(policy) => {
                 self.problems.set("policy", None);

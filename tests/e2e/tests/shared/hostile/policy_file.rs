@@ -3,6 +3,7 @@
 use super::{ALONE, PLAIN, REPO, assert_nothing_arrived, assert_ready, assert_refused, connect, get};
 use serde_json::json;
 use std::fs;
+use std::io::Write;
 use std::time::{Duration, Instant};
 use test_support::client::drain;
 use test_support::gateway::policy;
@@ -180,4 +181,33 @@ async fn a_policy_that_cannot_be_read_changes_nothing_and_is_told_with_its_place
     in_force(&mut refused, "/mended", 200, Instant::now()).await;
     eventually("the warning is gone", RELOAD, || rig.gateway.warnings().is_empty().then_some(()));
     assert_nothing_arrived(&rig, "api.anthropic.com/bad-policy");
+}
+
+#[tokio::test]
+async fn a_policy_that_is_still_being_written_changes_nothing() {
+    let _alone = ALONE.lock().await;
+    let rig = Rig::start_with(&policy(&[PLAIN]), &[]);
+    let sandbox = rig.registered(&[REPO]);
+    let mut client = connect(&sandbox, PLAIN, Http::Two).await;
+    let mut other = connect(&sandbox, "api.github.com", Http::Two).await;
+    // Empty, and then a policy of comments only, would have the default `egress`, which allows GitHub.
+    let mut file = fs::File::create(rig.gateway.policy_file()).unwrap();
+    for part in ["", "# The policy.\n", "egress:\n"] {
+        file.write_all(part.as_bytes()).unwrap();
+        let since = Instant::now();
+        while since.elapsed() < RELOAD / 2 {
+            assert_eq!(client.get("/listed").await.unwrap().status, 200, "after {part:?}");
+            assert_refused(part, &other.get("/user").await.unwrap(), 403, "egress.host");
+        }
+    }
+    file.write_all(b"  - api.github.com\n").unwrap();
+    drop(file);
+    in_force(&mut other, "/user", 200, Instant::now()).await;
+    assert_refused("whole", &client.get("/listed").await.unwrap(), 403, "egress.host");
+    // An empty file, such as a full disk leaves, is an error.
+    fs::write(rig.gateway.policy_file(), "").unwrap();
+    eventually("the warning", RELOAD, || {
+        rig.gateway.warnings().into_iter().find(|warning| warning.contains("policy.yaml: the file is empty"))
+    });
+    assert_eq!(other.get("/user").await.unwrap().status, 200);
 }
