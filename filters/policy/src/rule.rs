@@ -555,7 +555,7 @@ rules! {
         "",
         Cannot("a push that passes had a credential added, and its audit line names that rule; `push explain` prints this one");
     LimitPushes = "limit.pushes", Push, Refuses(429),
-        "In one Envoy worker four pushes of the container are under way, its pushes hold 32 MiB, all pushes hold 128 MiB, or its packs decompressed to more than 2 GiB and 128 MiB per second after that.",
+        "In one Envoy worker four pushes of the container are under way, its pushes hold 32 MiB, all pushes hold 128 MiB, or its packs decompressed to more than 2 GiB and 16 MiB per second after that.",
         "Push again when the other pushes are done.",
         Test("a_container_has_four_pushes_under_way_and_not_one_more");
     PushContentType = "push.content-type", Push, Refuses(403),

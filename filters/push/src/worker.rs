@@ -18,17 +18,18 @@ pub const MAX_SHARE: usize = 32 << 20;
 /// The most work at once on what comes out of the packs of one container in a worker: bytes, for the most part, see
 /// [`git_wire::pack::Scanner::made`]. A container that has used it up regains [`MADE_PER_SECOND`].
 pub const MAX_MADE: u64 = 2 << 30;
-/// See [`MAX_MADE`]. So much takes less than a tenth of a worker's time.
-pub const MADE_PER_SECOND: u64 = 128 << 20;
+/// See [`MAX_MADE`]. Less than [`SLICE`] allows, so compression bombs use up the budget.
+pub const MADE_PER_SECOND: u64 = 16 << 20;
 
 /// The part of [`SLICE`] for a millisecond.
 const PER_MILLISECOND: u64 = SLICE / 20;
 /// The time between two ticks of a worker.
 pub const TICK: Duration = Duration::from_millis(20);
-/// The most work for each [`TICK`], over all pushes of a worker: a few milliseconds. The unit is that of
+/// The most work for each [`TICK`], over all pushes of a worker: all others wait for it. The unit is that of
 /// [`git_wire::pack::Scanner::work`]. A push and its bytes have work of their own ([`PER_PUSH`],
-/// [`PER_BYTE`]).
-pub const SLICE: u64 = 8 << 20;
+/// [`PER_BYTE`]). With 8 MiB the slowest 1 % of another sandbox's requests took 6 times as long beside compression
+/// bombs (`fairness.rs`).
+pub const SLICE: u64 = 512 << 10;
 /// The work that a push brings with it, so that a small one is parsed at once while larger ones wait.
 pub const PER_PUSH: u64 = 256 << 10;
 /// The work that each byte brings with it. An honest pack takes 18 to 33, as `benches/scan.rs` of `git-wire` measures it,
@@ -276,7 +277,7 @@ mod tests {
         // A clock that goes back gives nothing, and goes on from there.
         worker.borrow_mut().set_time(Duration::ZERO);
         assert_eq!(Ticket::take(&worker, address(1)).err(), Some(Full::Made));
-        worker.borrow_mut().set_time(Duration::from_secs(60));
+        worker.borrow_mut().set_time(Duration::from_secs(200));
         assert!(worker.borrow().containers.is_empty());
     }
 
