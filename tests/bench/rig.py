@@ -30,6 +30,8 @@ DEADLINE = 60.0
 WORKERS = len(os.sched_getaffinity(0))
 ENVOY = os.environ["ENVOY_BIN"]
 SALLYPORT = os.environ["SALLYPORT_BIN"]
+# The load is one address's. An older gateway may not know this setting: SALLYPORT_SETTINGS replaces it.
+SETTINGS = os.environ.get("SALLYPORT_SETTINGS", "limits: {requests_per_second: 1000000}")
 SCRATCH = Path(os.environ["SALLYPORT_SCRATCH"])
 STATE = SCRATCH / "state"
 
@@ -207,7 +209,7 @@ def start_gateway(processes, upstream_port):
     pin = f"{{address: 127.0.0.1, port: {upstream_port}, ca: ca.pem}}"
     (SCRATCH / "sallyport.yaml").write_text(
         f"listen: {{proxy: '127.0.0.1:{proxy}', admin: '127.0.0.1:{api}'}}\n"
-        f"policy: policy.yaml\nupstream_roots: ca.pem\n"
+        f"{SETTINGS}\npolicy: policy.yaml\nupstream_roots: ca.pem\n"
         f"upstreams:\n  {CREDENTIALED[0]}: {pin}\n  {PLAIN[0]}: {pin}\n"
     )
     (SCRATCH / "policy.yaml").write_text(f"egress: [github, {PLAIN[0]}]\n")

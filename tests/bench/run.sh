@@ -9,6 +9,7 @@
 # BENCH_ROUNDS=3            the number of rounds through all cells
 # BENCH_CONNECTIONS="1 16 256"
 # SALLYPORT_BIN, SALLYPORT_FILTERS   another gateway than target/release/sallyport with target/filters
+# SALLYPORT_SETTINGS                 a line of its sallyport.yaml in place of the highest rate of requests
 # SALLYPORT_KEEP=1          keep logs and state also of a run that succeeds
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

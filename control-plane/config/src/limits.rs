@@ -14,6 +14,8 @@ pub struct Limits {
     pub container_connections: u32,
     /// The most TCP connections of one address without a container.
     pub stranger_connections: u32,
+    /// The requests per second of one address in one Envoy worker.
+    pub requests_per_second: u32,
     /// The size that Envoy's heap may have, in bytes. `None` means a share of the machine's memory.
     pub envoy_heap: Option<u64>,
 }
@@ -25,6 +27,7 @@ pub(crate) struct Raw {
     connections: Option<u32>,
     container_connections: Option<u32>,
     stranger_connections: Option<u32>,
+    requests_per_second: Option<u32>,
     envoy_heap_mib: Option<u32>,
 }
 
@@ -32,12 +35,20 @@ pub(crate) struct Raw {
 const CONNECTIONS: RangeInclusive<u32> = 64..=1_000_000;
 /// The range of `container_connections` and `stranger_connections`.
 const OF_ONE: RangeInclusive<u32> = 1..=65_535;
+/// The range of `requests_per_second`.
+const REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
 /// The range of `envoy_heap_mib`. Envoy doesn't start its filters with less.
 const HEAP_MIB: RangeInclusive<u32> = 64..=1_048_576;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 50_000, container_connections: 512, stranger_connections: 16, envoy_heap: None }
+        Self {
+            connections: 50_000,
+            container_connections: 512,
+            stranger_connections: 16,
+            requests_per_second: 250,
+            envoy_heap: None,
+        }
     }
 }
 
@@ -68,6 +79,12 @@ impl Limits {
                 all.stranger_connections,
                 OF_ONE,
             )?,
+            requests_per_second: checked(
+                "requests_per_second",
+                raw.requests_per_second,
+                all.requests_per_second,
+                REQUESTS,
+            )?,
             envoy_heap: heap.map(|mib| u64::from(mib) << 20),
         })
     }
@@ -79,6 +96,7 @@ impl Limits {
             container: self.container_connections.min(self.connections / 4).max(1),
             stranger: self.stranger_connections.min(self.connections / 8).max(1),
             strangers: (self.connections / 2).max(1),
+            requests_per_second: self.requests_per_second,
         }
     }
 }
@@ -100,6 +118,7 @@ mod tests {
             ("connections", CONNECTIONS),
             ("container_connections", OF_ONE),
             ("stranger_connections", OF_ONE),
+            ("requests_per_second", REQUESTS),
             ("envoy_heap_mib", HEAP_MIB),
         ] {
             for (value, ok) in
@@ -116,9 +135,12 @@ mod tests {
 
     #[test]
     fn one_address_never_has_more_than_a_quarter_of_all() {
-        let limits = |connections| Limits { connections, ..Limits::default() }.of_connections();
-        assert_eq!(limits(50_000), ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 });
-        assert_eq!(limits(341), ConnectionLimits { container: 85, stranger: 16, strangers: 170 });
-        assert_eq!(limits(1), ConnectionLimits { container: 1, stranger: 1, strangers: 1 });
+        let limits = |connections| {
+            let limits = Limits { connections, ..Limits::default() }.of_connections();
+            (limits.container, limits.stranger, limits.strangers)
+        };
+        assert_eq!(limits(50_000), (512, 16, 25_000));
+        assert_eq!(limits(341), (85, 16, 170));
+        assert_eq!(limits(1), (1, 1, 1));
     }
 }

@@ -226,7 +226,7 @@ mod tests {
 
     fn revised(revision: u64, policy: &Policy) -> Snapshot {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000 };
+        let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 25_000, requests_per_second: 250 };
         let listen = Listen { proxy: at(8080), resolver: at(8054), limits, connections: 50_000 };
         Snapshot::build(listen, &Upstreams::default(), (revision, policy), &BTreeSet::new(), |_| true, b"module")
     }

@@ -254,12 +254,19 @@ pub(crate) fn close_stream(side: Side) -> Result<(), Status> {
     Status::check(unsafe { proxy_close_stream(side as u32) })
 }
 
+/// The stream type of a connection's downstream side, beside the two of [`Side`].
+const DOWNSTREAM: u32 = 2;
+
 /// Closes the context's connection.
 pub(crate) fn close_connection() -> Result<(), Status> {
-    /// The stream type of a connection's downstream side, beside the two of [`Side`].
-    const DOWNSTREAM: u32 = 2;
     // SAFETY: no pointer is passed.
     Status::check(unsafe { proxy_close_stream(DOWNSTREAM) })
+}
+
+/// Hands the waiting bytes of the context's connection to the later filters.
+pub(crate) fn continue_connection() -> Result<(), Status> {
+    // SAFETY: no pointer is passed.
+    Status::check(unsafe { proxy_continue_stream(DOWNSTREAM) })
 }
 
 pub(crate) fn send_local_response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Status> {

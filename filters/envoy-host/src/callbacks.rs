@@ -73,6 +73,12 @@ pub trait ConnectionCallbacks {
     /// Envoy has accepted the connection. [`Action::Pause`] hides the connection from the later filters.
     fn on_new_connection(&mut self) -> Action;
 
+    /// Bytes have arrived. [`Action::Pause`] hides them from the later filters until [`crate::resume_connection`], or
+    /// until a later call continues. Envoy reads no more than its limit for a connection's buffer.
+    fn on_data(&mut self) -> Action {
+        Action::Continue
+    }
+
     /// The connection has ended. May be called more than once.
     fn on_close(&mut self);
 }
@@ -154,6 +160,8 @@ pub(crate) enum Effect {
     Reset,
     /// Closes the connection of a [`Kind::Connections`] context.
     Close,
+    /// Hands on the waiting bytes of the connection of a [`Kind::Connections`] context.
+    Read,
 }
 
 /// The state of one callback, from its begin to its end.
@@ -182,7 +190,7 @@ impl Turn {
     /// The effects in their order, each once. A stream that was refused or is reset is not resumed.
     fn outcome(self) -> Vec<(u32, Effect)> {
         let Self { mut effects, answered, .. } = self;
-        let resumes = |effect: &Effect| matches!(effect, Effect::Resume(_));
+        let resumes = |effect: &Effect| matches!(effect, Effect::Resume(_) | Effect::Read);
         let reset = effects.iter().filter(|(_, effect)| !resumes(effect)).map(|(id, _)| *id);
         let ended: HashSet<u32> = answered.into_iter().chain(reset).collect();
         let mut seen = HashSet::new();
@@ -243,10 +251,12 @@ fn turn<T>(root: u32, id: u32, name: &'static str, work: impl FnOnce() -> T) -> 
         }
         if let Err(status) = carry_out(effect) {
             log(Level::Error, &format!("Envoy returned {status:?} from {effect:?} of a stream"));
-            if matches!(effect, Effect::Resume(_)) {
-                // Without a reset the stream would stay paused forever.
-                let _ended = carry_out(Effect::Reset);
-            }
+            // Without an end the stream or connection would stay paused forever.
+            let _ended = match effect {
+                Effect::Resume(_) => carry_out(Effect::Reset),
+                Effect::Read => carry_out(Effect::Close),
+                Effect::Reset | Effect::Close => Ok(()),
+            };
         }
     }
     returned
@@ -257,6 +267,7 @@ fn carry_out(effect: Effect) -> Result<(), Status> {
         Effect::Resume(side) => abi::continue_stream(side),
         Effect::Reset => abi::close_stream(Side::Request),
         Effect::Close => abi::close_connection(),
+        Effect::Read => abi::continue_connection(),
     }
 }
 
@@ -344,6 +355,10 @@ impl Context for Connection {
 impl StreamContext for Connection {
     fn on_new_connection(&mut self) -> SdkAction {
         turn(self.root, self.id, "on_new_connection", || self.filter.on_new_connection()).into()
+    }
+
+    fn on_downstream_data(&mut self, _size: usize, _end: bool) -> SdkAction {
+        turn(self.root, self.id, "on_data", || self.filter.on_data()).into()
     }
 
     fn on_downstream_close(&mut self, _by: PeerType) {

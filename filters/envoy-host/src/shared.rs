@@ -49,3 +49,8 @@ pub fn replace_shared_data(key: &str, old: &Shared, value: &[u8]) -> Result<bool
 pub fn close_connection() {
     defer(Effect::Close);
 }
+
+/// Hands on the waiting bytes of the connection of the context that hostcalls act for, when the callback has returned.
+pub fn resume_connection() {
+    defer(Effect::Read);
+}

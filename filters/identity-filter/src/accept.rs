@@ -19,8 +19,10 @@ use std::time::Duration;
 
 /// How often a shared value is read again because another worker has changed it. Each time, that worker has succeeded.
 const ATTEMPTS: u32 = 64;
-/// The period of the next tick while silent connections are left over: the next turn of Envoy's loop.
+/// The period of the next tick while work is left over: the next turn of Envoy's loop.
 const SOON: Duration = Duration::from_millis(5);
+/// The period of the next tick while connections wait.
+const PACE: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// The connections of this worker. The requests of the identity filter are requests of these connections.
@@ -45,14 +47,17 @@ enum Failed {
 /// The root context: one in each worker, and one on Envoy's main thread, which accepts no connections.
 pub struct Root {
     limits: Rc<ConnectionLimits>,
-    /// The period of the ticks: [`RENEW`], or [`SOON`] while work is left over.
+    /// The period of the ticks: [`RENEW`], [`PACE`] while connections wait, or [`SOON`] while work is left over.
     period: Duration,
 }
 
 impl Root {
     /// A root context without its configuration. It admits no connection.
     pub fn new() -> Self {
-        Self { limits: Rc::new(ConnectionLimits { container: 0, stranger: 0, strangers: 0 }), period: RENEW }
+        Self {
+            limits: Rc::new(ConnectionLimits { container: 0, stranger: 0, strangers: 0, requests_per_second: 0 }),
+            period: RENEW,
+        }
     }
 
     fn configure(&mut self, size: usize) -> Result<(), String> {
@@ -76,7 +81,7 @@ impl RootCallbacks for Root {
 
     fn on_tick(&mut self) {
         match now() {
-            Ok(now) => HERE.with_borrow_mut(|here| here.tick(now)),
+            Ok(now) => HERE.with_borrow_mut(|here| here.tick(now, self.limits.requests_per_second)),
             Err(error) => logged(Err(error)),
         }
         if HERE.with_borrow(|here| here.vm.is_some()) {
@@ -85,7 +90,15 @@ impl RootCallbacks for Root {
             unpublished.into_iter().for_each(publish);
         }
         let silent = HERE.with_borrow_mut(|here| here.take_silent(MAX_EFFECTS));
-        let period = if silent.len() == MAX_EFFECTS { SOON } else { RENEW };
+        let ready =
+            HERE.with_borrow_mut(|here| here.take_ready(MAX_EFFECTS - silent.len(), self.limits.requests_per_second));
+        let period = if silent.len() + ready.len() == MAX_EFFECTS {
+            SOON
+        } else if HERE.with_borrow(Connections::any_waits) {
+            PACE
+        } else {
+            RENEW
+        };
         if self.period != period {
             self.period = period;
             logged(host::set_tick_period(period).map_err(Failed::from));
@@ -96,6 +109,11 @@ impl RootCallbacks for Root {
                 host::close_connection();
             }
         }
+        for id in ready {
+            if host::act_for(id).is_ok() {
+                host::resume_connection();
+            }
+        }
     }
 
     fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
@@ -103,7 +121,7 @@ impl RootCallbacks for Root {
     }
 
     fn create_connection(&self, id: u32) -> Option<Box<dyn ConnectionCallbacks>> {
-        Some(Box::new(Connection { id, limits: self.limits.clone(), counted: Vec::new(), number: None }))
+        Some(Box::new(Connection { id, limits: self.limits.clone(), counted: Vec::new(), of: None, number: None }))
     }
 }
 
@@ -122,6 +140,8 @@ struct Connection {
     limits: Rc<ConnectionLimits>,
     /// The subjects for which it is counted.
     counted: Vec<Counted>,
+    /// The address for which it is counted, from its admission on.
+    of: Option<(IpAddr, Counted)>,
     /// Envoy's number of the connection.
     number: Option<u64>,
 }
@@ -138,7 +158,23 @@ impl ConnectionCallbacks for Connection {
         Action::Pause
     }
 
+    fn on_data(&mut self) -> Action {
+        let Some((source, counted)) = self.of else { return Action::Pause };
+        let per_second = self.limits.requests_per_second;
+        if !HERE.with_borrow_mut(|here| here.waits(self.id, counted, per_second)) {
+            return Action::Continue;
+        }
+        if HERE.with_borrow_mut(|here| here.notes(counted)) {
+            let sent = "has sent more requests than it may send in a second, and its connections wait";
+            host::log(Level::Warn, &format!("connections: {source} {sent}; the limit is {per_second}"));
+        }
+        Action::Pause
+    }
+
     fn on_close(&mut self) {
+        if let Some((_, counted)) = self.of.take() {
+            HERE.with_borrow_mut(|here| here.waits_no_longer(self.id, counted));
+        }
         if let Some(number) = self.number.take() {
             HERE.with_borrow_mut(|here| here.spoke(number));
         }
@@ -170,7 +206,7 @@ impl Connection {
             note(source, Counted::STRANGERS, reason.into());
             return Ok(false);
         }
-        self.number = Some(number);
+        (self.of, self.number) = (Some((source, address)), Some(number));
         HERE.with_borrow_mut(|here| here.accepted(self.id, number));
         Ok(true)
     }
@@ -203,6 +239,12 @@ const PANIC_PORTS: std::ops::RangeInclusive<i64> = 6_661..=6_669;
 fn source_port() -> i64 {
     let port = host::property(&["source", "port"]).ok().flatten();
     port.and_then(|port| port.try_into().ok()).map_or(0, i64::from_le_bytes)
+}
+
+/// A request from `source` has arrived, on any connection.
+pub fn requested(source: IpAddr) {
+    let counted = Counted::of(source, known::knows(source) == Some(true));
+    HERE.with_borrow_mut(|here| here.requested(counted));
 }
 
 /// The connection with this number has sent a request.

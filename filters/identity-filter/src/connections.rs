@@ -1,5 +1,8 @@
-//! The open TCP connections of each address, in all workers together. Pure: `accept` reads and writes the shared
-//! values, and carries out the decisions.
+//! The open TCP connections of each address, in all workers together, and its requests in this worker. Pure: `accept`
+//! reads and writes the shared values, and carries out the decisions.
+//!
+//! An address that sends requests too fast is not refused: the bytes of its connections wait, before Envoy decrypts or
+//! parses them. Requests that were under way before count too, so the rate holds in the long run.
 //!
 //! Each worker counts its own connections in memory and publishes each count. A published count is an entry of a shared
 //! [`Table`]: the counted address, the VM that counts, the number. A VM whose filter has crashed can't take back its
@@ -24,6 +27,10 @@ const MISSED: Duration = Duration::from_secs(5);
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The longest time until a connection's first request.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// The seconds in which an address may send its requests all at once.
+const BURST: u64 = 16;
+/// The longest time, in seconds, for which an address waits because of requests beyond its burst.
+const MAX_WAIT: u64 = 60;
 /// The least time between two audit lines about refused connections of one address, in each worker.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// The most addresses whose last audit line is remembered. Beyond this number, refused connections have no line.
@@ -180,6 +187,11 @@ pub struct Connections {
     silent: HashSet<u64>,
     /// The connections of the last [`FIRST_REQUEST`]: the uptime at which each may be closed, its context, its number.
     young: VecDeque<(Duration, u32, u64)>,
+    /// The thousandths of requests that each subject has sent, less what time has given back. An entry that reaches 0
+    /// is removed, so there are as many as addresses that sent a request a short time ago.
+    requests: HashMap<Counted, u64>,
+    /// The connections whose bytes wait, by the subject of each.
+    waiting: HashMap<Counted, VecDeque<u32>>,
     /// The subjects whose last change could not be published.
     pub unpublished: Vec<Counted>,
     /// The uptime at which the last line about a subject was written.
@@ -235,11 +247,67 @@ impl Connections {
         }
     }
 
-    /// The clock is at `now`, in milliseconds: about a [`RENEW`] after the last tick. More root contexts than one may
-    /// tick, and the clock may be set.
-    pub fn tick(&mut self, now: u64) {
-        let passed = Duration::from_millis(now.saturating_sub(self.ticked.replace(now).unwrap_or(now)));
-        self.uptime = self.uptime.saturating_add(passed.min(RENEW));
+    /// The clock is at `now`, in milliseconds: at most about a [`RENEW`] after the last tick. More root contexts than one
+    /// may tick, and the clock may be set. Gives `per_second` requests back to each subject.
+    pub fn tick(&mut self, now: u64, per_second: u32) {
+        let passed = Duration::from_millis(now.saturating_sub(self.ticked.replace(now).unwrap_or(now))).min(RENEW);
+        self.uptime = self.uptime.saturating_add(passed);
+        let back = u64::try_from(passed.as_millis()).unwrap_or(0).saturating_mul(per_second.into());
+        let most = (BURST + MAX_WAIT).saturating_mul(1_000).saturating_mul(per_second.into());
+        self.requests.retain(|_, sent| {
+            *sent = (*sent).min(most).saturating_sub(back);
+            *sent > 0
+        });
+    }
+
+    /// A request of `counted` has arrived.
+    pub fn requested(&mut self, counted: Counted) {
+        let sent = self.requests.entry(counted).or_default();
+        *sent = sent.saturating_add(1_000);
+    }
+
+    /// Whether the bytes that have arrived on the connection `id` wait.
+    pub fn waits(&mut self, id: u32, counted: Counted, per_second: u32) -> bool {
+        let waiting = self.waiting.get(&counted).is_some_and(|waiting| waiting.contains(&id));
+        if !waiting && self.exceeds(counted, per_second) {
+            self.waiting.entry(counted).or_default().push_back(id);
+            return true;
+        }
+        waiting
+    }
+
+    /// The connection `id` of `counted` has ended.
+    pub fn waits_no_longer(&mut self, id: u32, counted: Counted) {
+        if let Some(waiting) = self.waiting.get_mut(&counted) {
+            waiting.retain(|other| *other != id);
+            if waiting.is_empty() {
+                self.waiting.remove(&counted);
+            }
+        }
+    }
+
+    /// Takes out at most `most` connections whose bytes wait no longer: one of each subject that is within its rate, as
+    /// a connection may have many requests in its bytes.
+    pub fn take_ready(&mut self, most: usize, per_second: u32) -> Vec<u32> {
+        let within: Vec<Counted> =
+            self.waiting.keys().filter(|of| !self.exceeds(**of, per_second)).take(most).copied().collect();
+        let take = |of: Counted| {
+            let id = self.waiting.get(&of)?.front().copied()?;
+            self.waits_no_longer(id, of);
+            Some(id)
+        };
+        within.into_iter().filter_map(take).collect()
+    }
+
+    /// Whether any connection waits.
+    pub fn any_waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether `counted` has used up its burst.
+    fn exceeds(&self, counted: Counted, per_second: u32) -> bool {
+        let burst = BURST.saturating_mul(1_000).saturating_mul(per_second.into());
+        self.requests.get(&counted).is_some_and(|sent| *sent > burst)
     }
 
     /// The connection `number` of the context `id` was accepted, and has sent no request.
@@ -260,7 +328,14 @@ impl Connections {
         while late.len() < most
             && let Some((_, id, number)) = self.young.pop_front_if(|(until, ..)| *until <= self.uptime)
         {
-            if self.silent.remove(&number) {
+            if !self.silent.contains(&number) {
+                continue;
+            }
+            if self.waiting.values().any(|waiting| waiting.contains(&id)) {
+                // Its first request may be among the bytes that wait.
+                self.accepted(id, number);
+            } else {
+                self.silent.remove(&number);
                 late.push(id);
             }
         }
@@ -293,186 +368,4 @@ pub fn limit(limits: &ConnectionLimits, known: Option<bool>) -> u32 {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    const NOW: u64 = 1_800_000_000_000;
-
-    /// Two workers and the value that they share.
-    struct Two {
-        workers: [Connections; 2],
-        alive: Vec<u8>,
-        table: Vec<u8>,
-    }
-
-    impl Two {
-        fn new() -> Self {
-            let mut two = Self { workers: Default::default(), alive: Vec::new(), table: Vec::new() };
-            [0, 1].into_iter().for_each(|worker| two.show(worker, NOW));
-            two.show(0, NOW);
-            two
-        }
-
-        fn show(&mut self, worker: usize, now: u64) {
-            let mut alive = Alive::read(&self.alive).unwrap();
-            let worker = &mut self.workers[worker];
-            worker.vm = Some(alive.show(worker.vm, now));
-            self.alive = alive.to_bytes();
-            worker.alive = alive;
-        }
-
-        fn opens(&mut self, worker: usize, counted: Counted, limit: u32, now: u64) -> bool {
-            let worker = &mut self.workers[worker];
-            match worker.with_one_more(counted, limit, Table::read(&self.table).unwrap(), now) {
-                Admission::Full => false,
-                Admission::Room(table) => {
-                    self.table = table.to_bytes();
-                    worker.opened(counted);
-                    true
-                }
-            }
-        }
-
-        fn closes(&mut self, worker: usize, counted: Counted) {
-            let worker = &mut self.workers[worker];
-            worker.closed(counted);
-            self.table = worker.published(counted, Table::read(&self.table).unwrap()).to_bytes();
-        }
-    }
-
-    fn of(address: &str) -> Counted {
-        Counted::of(address.parse().unwrap(), false)
-    }
-
-    #[test]
-    fn the_last_place_is_given_once_whichever_worker_is_asked() {
-        let mut two = Two::new();
-        let (one, other) = (of("10.0.0.1"), of("10.0.0.2"));
-        for number in 0..16 {
-            assert!(two.opens(number % 2, one, 16, NOW), "{number}");
-        }
-        for worker in [0, 1] {
-            assert!(!two.opens(worker, one, 16, NOW));
-        }
-        assert!(two.opens(0, other, 16, NOW), "another address");
-        two.closes(0, one);
-        assert!(two.opens(1, one, 16, NOW) && !two.opens(0, one, 16, NOW));
-        for _ in 0..7 {
-            two.closes(0, one);
-        }
-        for _ in 0..9 {
-            two.closes(1, one);
-        }
-        two.closes(0, other);
-        assert!(two.table.is_empty(), "nothing is kept of an address without connections");
-    }
-
-    #[test]
-    fn a_vm_that_is_gone_leaves_no_count() {
-        let mut two = Two::new();
-        let one = of("10.0.0.1");
-        (0..16).for_each(|_| assert!(two.opens(0, one, 16, NOW)));
-        // The filter of worker 0 crashes; its new VM has no memory, and gets another number.
-        two.workers[0] = Connections::default();
-        two.show(0, NOW);
-        assert!(!two.opens(0, one, 16, NOW + 4_999) && !two.opens(1, one, 16, NOW + 4_999));
-        for now in [NOW + 5_000, NOW + 30_000] {
-            [0, 1].into_iter().for_each(|worker| two.show(worker, now));
-            assert!(two.opens(1, one, 16, now), "its connections don't count any more");
-        }
-        let before = two.table.len();
-        [1, 0, 1].into_iter().for_each(|worker| two.show(worker, NOW + 60_000));
-        assert!(two.opens(1, one, 16, NOW + 60_000));
-        assert!(two.table.len() < before, "its entry is gone");
-    }
-
-    #[test]
-    fn a_vm_that_stood_still_counts_again() {
-        let mut two = Two::new();
-        let one = of("10.0.0.1");
-        (0..16).for_each(|_| assert!(two.opens(0, one, 16, NOW)));
-        two.show(1, NOW + 10_000);
-        assert!(two.opens(1, one, 16, NOW + 10_000));
-        [0, 1].into_iter().for_each(|worker| two.show(worker, NOW + 20_000));
-        assert!(!two.opens(1, one, 16, NOW + 20_000) && !two.opens(0, one, 16, NOW + 20_000));
-    }
-
-    #[test]
-    fn a_stranger_has_its_ipv6_network_and_a_container_its_address() {
-        let [one, two, far]: [IpAddr; 3] =
-            ["fd00::1", "fd00::2:3", "fd00:0:0:1::1"].map(|address| address.parse().unwrap());
-        assert_eq!(Counted::of(one, false), Counted::of(two, false));
-        assert_ne!(Counted::of(one, false), Counted::of(far, false));
-        assert_ne!(Counted::of(one, true), Counted::of(two, true));
-        assert_ne!(Counted::of(one, true), Counted::of(one, false));
-        let v4: IpAddr = "10.0.0.1".parse().unwrap();
-        assert_eq!(Counted::of(v4, true), Counted::of(v4, false));
-        assert_ne!(Counted::of(v4, false), Counted::of("10.0.0.2".parse().unwrap(), false));
-    }
-
-    fn pass(connections: &mut Connections, seconds: u64) {
-        let now = connections.ticked.unwrap_or(NOW);
-        (0..=seconds * 2).for_each(|half| connections.tick(now + half * 500));
-    }
-
-    #[test]
-    fn the_time_of_ticks_is_the_clock_s() {
-        let mut connections = Connections::default();
-        // The second root context ticks in between, then the clock is set forward, and back.
-        [0, 400, 1_000, 1_400].into_iter().for_each(|passed| connections.tick(NOW + passed));
-        assert_eq!(connections.uptime, Duration::from_millis(1_400));
-        connections.tick(NOW + 1_000_000);
-        assert_eq!(connections.uptime, Duration::from_millis(2_400));
-        [0, 1_000].into_iter().for_each(|passed| connections.tick(NOW + passed));
-        assert_eq!(connections.uptime, Duration::from_millis(3_400));
-    }
-
-    #[test]
-    fn a_connection_without_a_request_ends_after_ten_seconds() {
-        let mut connections = Connections::default();
-        (1..=5).for_each(|id| connections.accepted(id, u64::from(id) + 100));
-        connections.spoke(102);
-        pass(&mut connections, 10);
-        assert!(connections.take_silent(64).is_empty(), "the first second may be almost over");
-        pass(&mut connections, 1);
-        assert_eq!(connections.take_silent(3), [1, 3, 4], "no more than so many at once");
-        assert_eq!(connections.take_silent(3), [5]);
-        assert!(connections.silent.is_empty() && connections.young.is_empty());
-    }
-
-    #[test]
-    fn a_refused_address_has_a_line_a_minute_and_there_are_not_too_many() {
-        let mut connections = Connections::default();
-        assert!(connections.notes(of("10.0.0.1")));
-        pass(&mut connections, 59);
-        assert!(!connections.notes(of("10.0.0.1")));
-        pass(&mut connections, 1);
-        assert!(connections.notes(of("10.0.0.1")));
-        for number in 0..u32::try_from(MAX_NOTED).unwrap() - 1 {
-            assert!(connections.notes(Counted::of(IpAddr::from(number.to_be_bytes()), false)));
-        }
-        assert!(!connections.notes(of("fd00::1")));
-        pass(&mut connections, 60);
-        assert!(connections.notes(of("fd00::1")));
-    }
-
-    #[test]
-    fn shared_values_of_another_form_are_errors() {
-        let table = Table(vec![(of("10.0.0.1"), 7, 16), (Counted::STRANGERS, 8, 1)]);
-        assert_eq!(Table::read(&table.to_bytes()), Ok(table.clone()));
-        assert_eq!(Table::read(&table.to_bytes()[1..]), Err(Unreadable));
-        let mut alive = Alive::default();
-        alive.show(None, NOW);
-        assert_eq!(Alive::read(&alive.to_bytes()), Ok(alive.clone()));
-        assert_eq!(Alive::read(&alive.to_bytes()[8..16]), Ok(Alive { next: 1, seen: HashMap::new() }));
-        for cut in [1, 16] {
-            assert_eq!(Alive::read(&alive.to_bytes()[..cut]), Err(Unreadable));
-        }
-    }
-
-    #[test]
-    fn as_long_as_the_registry_is_not_known_everybody_counts_as_a_container() {
-        let limits = ConnectionLimits { container: 512, stranger: 16, strangers: 1_000 };
-        assert_eq!([None, Some(true), Some(false)].map(|known| limit(&limits, known)), [512, 512, 16]);
-    }
-}
+mod tests;

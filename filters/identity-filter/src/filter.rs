@@ -196,6 +196,7 @@ impl Stream {
         #[cfg(feature = "test-panic")]
         assert!(request.facts.path != b"/panic", "made to panic");
         let source = host::source_ip()?;
+        source.iter().copied().for_each(accept::requested);
         let arrival = worker.borrow_mut().arrive(request, source);
         let from = match arrival {
             Arrival::Judged(step) => {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The most open connections of one address, in all Envoy workers together.
+/// The limits of one address: of its open connections in all Envoy workers together, and of its requests in each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionLimits {
@@ -12,4 +12,6 @@ pub struct ConnectionLimits {
     pub stranger: u32,
     /// For all addresses without a container together.
     pub strangers: u32,
+    /// The requests per second of an address in one worker, after a burst. Beyond it the address's connections wait.
+    pub requests_per_second: u32,
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 /// The key of the value with the numbers of the VMs (`Alive` in the identity filter's `connections.rs`).
 const ALIVE: &str = "connections/1/alive";
-const LIMITS: ConnectionLimits = ConnectionLimits { container: 2, stranger: 1, strangers: 1 };
+const LIMITS: ConnectionLimits = ConnectionLimits { container: 2, stranger: 1, strangers: 1, requests_per_second: 250 };
 
 /// Runs `work` in a new worker, whose VM belongs to a new thread.
 fn in_a_worker<T: Send + 'static>(shared: &SharedData, work: impl FnOnce(&mut Envoy) -> T + Send + 'static) -> T {
