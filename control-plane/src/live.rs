@@ -160,7 +160,14 @@ impl Live {
         if self.seen.again(module.iter().map(PathBuf::as_path).chain([self.config.policy_file.as_path()])) {
             return;
         }
-        match policy_file::load(&self.config.policy_file, &self.config.credentials) {
+        let policy = policy_file::load(&self.config.policy_file, &self.config.credentials);
+        let module = self.filters.read();
+        // A program may have begun to write since. The end of that is another change.
+        if self.files.is_unfinished() {
+            self.seen.forget();
+            return;
+        }
+        match policy {
             Ok(policy) => {
                 self.problems.set("policy", None);
                 if policy != *self.registry.policy() {
@@ -169,16 +176,20 @@ impl Live {
                 }
             }
             Err(error) => {
+                if matches!(error, config::Error::Read { .. }) {
+                    self.seen.forget();
+                }
                 tracing::error!(%error, "the policy file is invalid; the last valid policy stays in force");
                 self.problems.set("policy", Some(format!("{error}; the last valid policy stays in force")));
             }
         }
-        match self.filters.read() {
+        match module {
             Ok(module) => {
                 self.problems.set("filters", None);
                 self.module = module;
             }
             Err(error) => {
+                self.seen.forget();
                 tracing::error!(%error, "the filters cannot be read; the last valid filters stay in force");
                 self.problems.set("filters", Some(format!("{error:#}; the last valid filters stay in force")));
             }

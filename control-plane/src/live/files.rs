@@ -1,7 +1,7 @@
 //! Waits for changes of files that are complete. A file that a program still writes is half of a file, and half of a
 //! policy can allow more than the whole.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -20,8 +20,9 @@ const SETTLE: Duration = Duration::from_millis(25);
 /// How long a program may keep a file open for writing. After that the change is reported although the file is open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a file has to be unchanged before its [`Stamp`] tells it from a later one: file systems count time in steps.
-const STEP: Duration = Duration::from_millis(100);
+/// How long a file has to be unchanged before its [`Stamp`] tells it from a later one: file systems count time in steps of
+/// up to a second.
+const STEP: Duration = Duration::from_secs(2);
 
 /// The content of a file, as its metadata tell it: device, inode, size, and the times of the last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,34 +44,48 @@ impl Stamp {
         })
     }
 
-    /// Whether the last change is so long ago that another change would have another stamp.
-    fn is_old(&self) -> bool {
+    /// Whether the last change is longer ago than `step`.
+    fn is_older(&self, step: Duration) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let (seconds, nanoseconds) = (u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0));
         let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        changed.elapsed().is_ok_and(|since| since > STEP)
+        changed.elapsed().is_ok_and(|since| since > step)
     }
 }
 
 /// The files that were read last. Most events are about other files of the directories: a log, an editor's copy.
-#[derive(Debug, Default)]
-pub struct Seen(Vec<Option<Stamp>>);
+#[derive(Debug)]
+pub struct Seen {
+    stamps: Vec<Option<Stamp>>,
+    step: Duration,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { stamps: Vec::new(), step: STEP }
+    }
+}
 
 impl Seen {
     /// Whether `paths` are as they were at the last call. An absent file can have appeared, so the paths are looked at, and
     /// links are followed.
     pub fn again<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) -> bool {
         let now: Vec<_> = paths.into_iter().map(Stamp::of).collect();
-        let same = self.0 == now;
-        let reliable = now.iter().flatten().all(Stamp::is_old);
-        self.0 = if reliable { now } else { Vec::new() };
+        let same = self.stamps == now;
+        let reliable = now.iter().flatten().all(|stamp| stamp.is_older(self.step));
+        self.stamps = if reliable { now } else { Vec::new() };
         same
+    }
+
+    /// The files could not be read, and are read again with the next event.
+    pub fn forget(&mut self) {
+        self.stamps.clear();
     }
 }
 
-/// The names of the files that a program has begun to write and not closed.
+/// The names of the files that a program has begun to write and not closed, and the time of the first write.
 #[derive(Debug, Default)]
-struct Unfinished(Mutex<BTreeSet<OsString>>);
+struct Unfinished(Mutex<BTreeMap<OsString, Instant>>);
 
 impl Unfinished {
     /// Notes what `event` says about the files `names`.
@@ -82,7 +97,7 @@ impl Unfinished {
             match event.kind {
                 // Linux reports an open with O_TRUNC as a modification (inotify(7), IN_MODIFY).
                 EventKind::Modify(ModifyKind::Data(_)) => {
-                    unfinished.insert(name.to_owned());
+                    unfinished.entry(name.to_owned()).or_insert_with(Instant::now);
                 }
                 EventKind::Access(AccessKind::Close(AccessMode::Write))
                 | EventKind::Modify(ModifyKind::Name(_))
@@ -94,12 +109,9 @@ impl Unfinished {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// The time of the latest first write.
+    fn since(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().max().copied()
     }
 }
 
@@ -159,16 +171,20 @@ impl Changes {
             self.since = Some(Instant::now());
         }
         while let Some(since) = self.since {
-            let pause = if self.unfinished.is_empty() { SETTLE } else { PATIENCE };
-            match timeout_at(since + pause, self.touched.recv()).await {
-                // Another event, after which the files may be closed.
-                Ok(Some(())) if since.elapsed() < pause => {}
-                Ok(None) => return None,
-                Ok(Some(())) | Err(_) => self.since = None,
+            let passed = since.elapsed();
+            let pause = if self.is_unfinished() { PATIENCE } else { SETTLE };
+            if passed >= pause {
+                self.since = None;
+            } else if let Ok(None) = timeout_at(since + pause, self.touched.recv()).await {
+                return None;
             }
         }
-        self.unfinished.clear();
         Some(())
+    }
+
+    /// Whether a program writes one of the files at this moment. A file that stays open for [`PATIENCE`] counts as written.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished.since().is_some_and(|since| since.elapsed() < PATIENCE)
     }
 }
 
@@ -223,16 +239,17 @@ mod tests {
         let [file, link] = ["policy.yaml", "link"].map(|name| directory.path().join(name));
         fs::write(&file, "one").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let mut seen = Seen::default();
+        let step = Duration::from_millis(100);
+        let mut seen = Seen { step, ..Seen::default() };
         let mut again = || seen.again([link.as_path(), Path::new("/nonexistent")]);
         assert!(!again(), "never read");
         assert!(!again(), "a change just now may have the same stamp");
-        std::thread::sleep(2 * STEP);
+        std::thread::sleep(2 * step);
         assert!(!again(), "the last stamp was too young");
         assert!(again() && again());
         fs::write(&file, "two").unwrap();
         assert!(!again(), "another text of the same size, behind a link");
-        std::thread::sleep(2 * STEP);
+        std::thread::sleep(2 * step);
         again();
         fs::remove_file(&file).unwrap();
         assert!(!again(), "removed");
@@ -252,10 +269,12 @@ mod tests {
         let (_directory, file, mut changes) = watched();
         let _open = File::create(&file).unwrap();
         assert!(!reported(&mut changes).await);
+        assert!(changes.is_unfinished());
         // The event is here; from now on time passes at once.
         tokio::time::pause();
         let begun = Instant::now();
         assert_eq!(changes.next().await, Some(()));
         assert!(begun.elapsed() > PATIENCE / 2 && begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+        assert!(!changes.is_unfinished());
     }
 }
