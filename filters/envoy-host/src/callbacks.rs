@@ -73,9 +73,9 @@ pub trait ConnectionCallbacks {
     /// Envoy has accepted the connection. [`Action::Pause`] hides the connection from the later filters.
     fn on_new_connection(&mut self) -> Action;
 
-    /// Bytes have arrived. [`Action::Pause`] hides them from the later filters until [`crate::resume_connection`], or
+    /// Bytes have arrived: `size`, including those that wait before them. [`Action::Pause`] hides them from the later filters until [`crate::resume_connection`], or
     /// until a later call continues. Envoy reads no more than its limit for a connection's buffer.
-    fn on_data(&mut self) -> Action {
+    fn on_data(&mut self, _size: usize) -> Action {
         Action::Continue
     }
 
@@ -357,8 +357,8 @@ impl StreamContext for Connection {
         turn(self.root, self.id, "on_new_connection", || self.filter.on_new_connection()).into()
     }
 
-    fn on_downstream_data(&mut self, _size: usize, _end: bool) -> SdkAction {
-        turn(self.root, self.id, "on_data", || self.filter.on_data()).into()
+    fn on_downstream_data(&mut self, size: usize, _end: bool) -> SdkAction {
+        turn(self.root, self.id, "on_data", || self.filter.on_data(size)).into()
     }
 
     fn on_downstream_close(&mut self, _by: PeerType) {

@@ -5,7 +5,9 @@
 //!
 //! The filter shares the VM with the identity filter, whose copy of the registry tells containers from strangers.
 
-use crate::connections::{self, Admission, Alive, Connections, Counted, RENEW, TABLES, Table, Unreadable};
+use crate::connections::{
+    self, Admission, Alive, Arrived, Connections, Counted, Line, RENEW, TABLES, Table, Unreadable,
+};
 use crate::known;
 use crate::limits::too_many;
 use envoy_host::{
@@ -63,6 +65,7 @@ impl Root {
     fn configure(&mut self, size: usize) -> Result<(), String> {
         let limits = host::configuration(size).map_err(|error| error.to_string())?;
         self.limits = Rc::new(serde_json::from_slice(&limits).map_err(|error| error.to_string())?);
+        HERE.with_borrow_mut(|here| here.set_rate(self.limits.requests_per_second));
         // The first VM starts on Envoy's main thread, before any worker.
         let mut keys = (0..TABLES).map(connections::key).chain([Alive::KEY.to_owned()]);
         keys.try_for_each(|key| host::create_shared_data(&key)).map_err(|error| error.to_string())?;
@@ -81,7 +84,7 @@ impl RootCallbacks for Root {
 
     fn on_tick(&mut self) {
         match now() {
-            Ok(now) => HERE.with_borrow_mut(|here| here.tick(now, self.limits.requests_per_second)),
+            Ok(now) => HERE.with_borrow_mut(|here| here.tick(now)),
             Err(error) => logged(Err(error)),
         }
         if HERE.with_borrow(|here| here.vm.is_some()) {
@@ -90,8 +93,7 @@ impl RootCallbacks for Root {
             unpublished.into_iter().for_each(publish);
         }
         let silent = HERE.with_borrow_mut(|here| here.take_silent(MAX_EFFECTS));
-        let ready =
-            HERE.with_borrow_mut(|here| here.take_ready(MAX_EFFECTS - silent.len(), self.limits.requests_per_second));
+        let ready = HERE.with_borrow_mut(|here| here.take_ready(MAX_EFFECTS - silent.len()));
         let period = if silent.len() + ready.len() == MAX_EFFECTS {
             SOON
         } else if HERE.with_borrow(Connections::any_waits) {
@@ -158,15 +160,23 @@ impl ConnectionCallbacks for Connection {
         Action::Pause
     }
 
-    fn on_data(&mut self) -> Action {
-        let Some((source, counted)) = self.of else { return Action::Pause };
-        let per_second = self.limits.requests_per_second;
-        if !HERE.with_borrow_mut(|here| here.waits(self.id, counted, per_second)) {
-            return Action::Continue;
+    fn on_data(&mut self, size: usize) -> Action {
+        let Some((source, admitted)) = self.of else { return Action::Pause };
+        // The registry may have learned the address since: another subject, in IPv6.
+        let counted = subject(source);
+        if counted != admitted {
+            HERE.with_borrow_mut(|here| here.waits_no_longer(self.id, admitted));
+            self.of = Some((source, counted));
         }
-        if HERE.with_borrow_mut(|here| here.notes(counted)) {
-            let sent = "has sent more requests than it may send in a second, and its connections wait";
-            host::log(Level::Warn, &format!("connections: {source} {sent}; the limit is {per_second}"));
+        match HERE.with_borrow_mut(|here| here.arrived(self.id, counted, size)) {
+            Arrived::Passes => return Action::Continue,
+            Arrived::Waits => {}
+            Arrived::TooMuch => host::close_connection(),
+        }
+        if HERE.with_borrow_mut(|here| here.notes(counted, Line::Waits)) {
+            let limit = self.limits.requests_per_second;
+            let sent = "has sent more requests than it may send, and its connections wait";
+            host::log(Level::Warn, &format!("connections: {source} {sent}; the limit is {limit} in a second"));
         }
         Action::Pause
     }
@@ -241,10 +251,15 @@ fn source_port() -> i64 {
     port.and_then(|port| port.try_into().ok()).map_or(0, i64::from_le_bytes)
 }
 
-/// A request from `source` has arrived, on any connection.
-pub fn requested(source: IpAddr) {
-    let counted = Counted::of(source, known::knows(source) == Some(true));
-    HERE.with_borrow_mut(|here| here.requested(counted));
+/// A request from `source` has arrived, on any connection. Returns the requests per second of an address if there were
+/// too many to answer this one.
+pub fn requested(source: IpAddr) -> Option<u32> {
+    HERE.with_borrow_mut(|here| here.requested(subject(source)))
+}
+
+/// The subject of a connection or request from `source`.
+fn subject(source: IpAddr) -> Counted {
+    Counted::of(source, known::knows(source) == Some(true))
 }
 
 /// The connection with this number has sent a request.
@@ -254,7 +269,7 @@ pub fn spoke(number: u64) {
 
 /// Writes the audit line of a refused connection, if its subject has had none lately.
 fn note(source: IpAddr, counted: Counted, reason: String) {
-    if HERE.with_borrow_mut(|here| here.notes(counted)) {
+    if HERE.with_borrow_mut(|here| here.notes(counted, Line::Refused)) {
         let denial: Denial = too_many(Rule::LimitTcp, reason);
         let note = known::note_of(source, denial);
         if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {

@@ -2,7 +2,7 @@
 //! reads and writes the shared values, and carries out the decisions.
 //!
 //! An address that sends requests too fast is not refused: the bytes of its connections wait, before Envoy decrypts or
-//! parses them. Requests that were under way before count too, so the rate holds in the long run.
+//! parses them. Requests whose bytes had passed before count too. If those are too many, they are refused, and late.
 //!
 //! Each worker counts its own connections in memory and publishes each count. A published count is an entry of a shared
 //! [`Table`]: the counted address, the VM that counts, the number. A VM whose filter has crashed can't take back its
@@ -29,8 +29,14 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 pub const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// The seconds in which an address may send its requests all at once.
 const BURST: u64 = 16;
-/// The longest time, in seconds, for which an address waits because of requests beyond its burst.
-const MAX_WAIT: u64 = 60;
+/// The seconds in which an address may send the requests beyond its burst whose bytes have passed before it waits: a
+/// number of connections with streams under way. More are refused.
+const EXCESS: u64 = 4;
+/// The longest time, in seconds, for which an address waits because of requests beyond its burst. Envoy ends a handshake
+/// after 15 s (`DETECTION_TIMEOUT` in the control plane's `listener.rs`).
+const MAX_WAIT: u64 = 8;
+/// The most bytes of an address that wait. A connection with more is closed.
+const MAX_WAITING: usize = 32 << 20;
 /// The least time between two audit lines about refused connections of one address, in each worker.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// The most addresses whose last audit line is remembered. Beyond this number, refused connections have no line.
@@ -190,16 +196,40 @@ pub struct Connections {
     /// The thousandths of requests that each subject has sent, less what time has given back. An entry that reaches 0
     /// is removed, so there are as many as addresses that sent a request a short time ago.
     requests: HashMap<Counted, u64>,
-    /// The connections whose bytes wait, by the subject of each.
+    /// The requests per second of a subject. 0 without a configuration: nothing is counted.
+    per_second: u32,
+    /// The connections whose bytes wait, by their subject.
     waiting: HashMap<Counted, VecDeque<u32>>,
+    /// The same connections, with their bytes.
+    bytes: HashMap<u32, usize>,
     /// The subjects whose last change could not be published.
     pub unpublished: Vec<Counted>,
-    /// The uptime at which the last line about a subject was written.
-    noted: HashMap<Counted, Duration>,
+    /// The uptime at which the last line of a kind about a subject was written.
+    noted: HashMap<(Counted, Line), Duration>,
     /// The time that the ticks have counted: up to one [`RENEW`] behind the clock.
     uptime: Duration,
     /// The clock at the last tick, in milliseconds.
     ticked: Option<u64>,
+}
+
+/// A kind of line about a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Line {
+    /// A connection was refused.
+    Refused,
+    /// The connections wait.
+    Waits,
+}
+
+/// The effect of bytes that arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// They go on.
+    Passes,
+    /// They wait for [`Connections::take_ready`].
+    Waits,
+    /// Too many bytes of the address wait: the connection is closed.
+    TooMuch,
 }
 
 /// The result of [`Connections::with_one_more`].
@@ -248,55 +278,83 @@ impl Connections {
     }
 
     /// The clock is at `now`, in milliseconds: at most about a [`RENEW`] after the last tick. More root contexts than one
-    /// may tick, and the clock may be set. Gives `per_second` requests back to each subject.
-    pub fn tick(&mut self, now: u64, per_second: u32) {
+    /// may tick, and the clock may be set. Gives the requests of that time back to each subject.
+    pub fn tick(&mut self, now: u64) {
         let passed = Duration::from_millis(now.saturating_sub(self.ticked.replace(now).unwrap_or(now))).min(RENEW);
         self.uptime = self.uptime.saturating_add(passed);
-        let back = u64::try_from(passed.as_millis()).unwrap_or(0).saturating_mul(per_second.into());
-        let most = (BURST + MAX_WAIT).saturating_mul(1_000).saturating_mul(per_second.into());
+        let back = u64::try_from(passed.as_millis()).unwrap_or(0).saturating_mul(self.per_second.into());
+        let most = self.seconds(BURST + MAX_WAIT);
         self.requests.retain(|_, sent| {
             *sent = (*sent).min(most).saturating_sub(back);
             *sent > 0
         });
     }
 
-    /// A request of `counted` has arrived.
-    pub fn requested(&mut self, counted: Counted) {
+    /// Sets the requests per second of a subject.
+    pub fn set_rate(&mut self, per_second: u32) {
+        self.per_second = per_second;
+    }
+
+    /// A request of `counted` has arrived. Returns the requests per second if these are too many to be answered.
+    pub fn requested(&mut self, counted: Counted) -> Option<u32> {
+        if self.per_second == 0 {
+            return None;
+        }
+        let most = self.seconds(BURST + EXCESS);
         let sent = self.requests.entry(counted).or_default();
         *sent = sent.saturating_add(1_000);
+        (*sent > most).then_some(self.per_second)
     }
 
-    /// Whether the bytes that have arrived on the connection `id` wait.
-    pub fn waits(&mut self, id: u32, counted: Counted, per_second: u32) -> bool {
-        let waiting = self.waiting.get(&counted).is_some_and(|waiting| waiting.contains(&id));
-        if !waiting && self.exceeds(counted, per_second) {
-            self.waiting.entry(counted).or_default().push_back(id);
-            return true;
+    /// Bytes have arrived on the connection `id`, `bytes` with those that wait.
+    pub fn arrived(&mut self, id: u32, counted: Counted, bytes: usize) -> Arrived {
+        let waits = self.bytes.contains_key(&id);
+        if !waits && self.beyond_burst(counted) == 0 {
+            return Arrived::Passes;
         }
-        waiting
+        let queue = self.waiting.entry(counted).or_default();
+        if !waits {
+            queue.push_back(id);
+        }
+        self.bytes.insert(id, bytes);
+        let all =
+            queue.iter().filter_map(|id| self.bytes.get(id)).fold(0, |sum: usize, more| sum.saturating_add(*more));
+        if all > MAX_WAITING { Arrived::TooMuch } else { Arrived::Waits }
     }
 
-    /// The connection `id` of `counted` has ended.
+    /// The connection `id` of `counted` has ended, or has another subject.
     pub fn waits_no_longer(&mut self, id: u32, counted: Counted) {
-        if let Some(waiting) = self.waiting.get_mut(&counted) {
-            waiting.retain(|other| *other != id);
-            if waiting.is_empty() {
+        if self.bytes.remove(&id).is_some()
+            && let Some(queue) = self.waiting.get_mut(&counted)
+        {
+            queue.retain(|other| *other != id);
+            if queue.is_empty() {
                 self.waiting.remove(&counted);
             }
         }
     }
 
-    /// Takes out at most `most` connections whose bytes wait no longer: one of each subject that is within its rate, as
-    /// a connection may have many requests in its bytes.
-    pub fn take_ready(&mut self, most: usize, per_second: u32) -> Vec<u32> {
+    /// Takes out at most `most` connections whose bytes wait no longer: of each subject that is within its burst as many
+    /// as it may send requests, one at least. A connection may have many requests in its bytes.
+    pub fn take_ready(&mut self, most: usize) -> Vec<u32> {
+        let mut ready = Vec::new();
         let within: Vec<Counted> =
-            self.waiting.keys().filter(|of| !self.exceeds(**of, per_second)).take(most).copied().collect();
-        let take = |of: Counted| {
-            let id = self.waiting.get(&of)?.front().copied()?;
-            self.waits_no_longer(id, of);
-            Some(id)
-        };
-        within.into_iter().filter_map(take).collect()
+            self.waiting.keys().filter(|of| self.beyond_burst(**of) == 0).take(most).copied().collect();
+        for of in within {
+            let sent = self.requests.get(&of).copied().unwrap_or(0);
+            let room = self.seconds(BURST).saturating_sub(sent) / 1_000;
+            let left = most.saturating_sub(ready.len());
+            let Some(queue) = self.waiting.get_mut(&of) else { continue };
+            let count = usize::try_from(room).unwrap_or(most).max(1).min(left).min(queue.len());
+            ready.extend(queue.drain(..count));
+            if queue.is_empty() {
+                self.waiting.remove(&of);
+            }
+        }
+        for id in &ready {
+            self.bytes.remove(id);
+        }
+        ready
     }
 
     /// Whether any connection waits.
@@ -304,10 +362,14 @@ impl Connections {
         !self.waiting.is_empty()
     }
 
-    /// Whether `counted` has used up its burst.
-    fn exceeds(&self, counted: Counted, per_second: u32) -> bool {
-        let burst = BURST.saturating_mul(1_000).saturating_mul(per_second.into());
-        self.requests.get(&counted).is_some_and(|sent| *sent > burst)
+    /// The thousandths of requests that `counted` has sent beyond its burst.
+    fn beyond_burst(&self, counted: Counted) -> u64 {
+        self.requests.get(&counted).map_or(0, |sent| sent.saturating_sub(self.seconds(BURST)))
+    }
+
+    /// The thousandths of requests of so many seconds.
+    fn seconds(&self, seconds: u64) -> u64 {
+        seconds.saturating_mul(1_000).saturating_mul(self.per_second.into())
     }
 
     /// The connection `number` of the context `id` was accepted, and has sent no request.
@@ -331,7 +393,7 @@ impl Connections {
             if !self.silent.contains(&number) {
                 continue;
             }
-            if self.waiting.values().any(|waiting| waiting.contains(&id)) {
+            if self.bytes.contains_key(&id) {
                 // Its first request may be among the bytes that wait.
                 self.accepted(id, number);
             } else {
@@ -342,11 +404,12 @@ impl Connections {
         late
     }
 
-    /// Whether a refused connection of `counted` gets an audit line now.
-    pub fn notes(&mut self, counted: Counted) -> bool {
+    /// Whether `counted` gets a line of this kind now.
+    pub fn notes(&mut self, counted: Counted, line: Line) -> bool {
+        let subject = (counted, line);
         let now = self.uptime;
         let recent = |then: Duration| now.saturating_sub(then) < NOTE_EVERY;
-        if self.noted.get(&counted).is_some_and(|then| recent(*then)) {
+        if self.noted.get(&subject).is_some_and(|then| recent(*then)) {
             return false;
         }
         if self.noted.len() >= MAX_NOTED {
@@ -354,7 +417,7 @@ impl Connections {
         }
         let room = self.noted.len() < MAX_NOTED;
         if room {
-            self.noted.insert(counted, now);
+            self.noted.insert(subject, now);
         }
         room
     }

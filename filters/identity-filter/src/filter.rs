@@ -196,7 +196,10 @@ impl Stream {
         #[cfg(feature = "test-panic")]
         assert!(request.facts.path != b"/panic", "made to panic");
         let source = host::source_ip()?;
-        source.iter().copied().for_each(accept::requested);
+        if let Some((source, per_second)) = source.and_then(|source| Some((source, accept::requested(source)?))) {
+            self.spoke()?;
+            return Ok(worker.borrow_mut().floods(request, source, per_second));
+        }
         let arrival = worker.borrow_mut().arrive(request, source);
         let from = match arrival {
             Arrival::Judged(step) => {

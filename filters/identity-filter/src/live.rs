@@ -4,7 +4,7 @@
 use crate::memory::Memory;
 use jiff::Timestamp;
 use policy::Container;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// The record that permits a request.
@@ -34,6 +34,8 @@ impl Right {
 pub struct Live {
     requests: HashMap<u32, Right>,
     tunnels: HashMap<u32, Tunnel>,
+    /// The addresses whose tunnels end with the next tick.
+    flooding: HashSet<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -74,18 +76,24 @@ impl Live {
         self.requests.iter().filter(|(_, right)| lost(right, memory, now)).map(|(id, _)| *id).collect()
     }
 
-    /// Handles a tick at `now`. Returns the tunnels that had lost their record at the previous tick already. Until
-    /// then, requests in the tunnel still receive their refusals.
+    /// Ends the tunnels of `source` with the next tick. Their bytes that have passed end with them.
+    pub fn floods(&mut self, source: IpAddr) {
+        self.flooding.insert(source);
+    }
+
+    /// Handles a tick at `now`. Returns the tunnels of addresses that flood, and those that had lost their record at the
+    /// previous tick already. Until then, requests in the tunnel still receive their refusals.
     pub fn tunnels_without_right(&mut self, memory: &Memory, now: Timestamp) -> Vec<u32> {
         let mut ended = Vec::new();
         for (id, tunnel) in &mut self.tunnels {
             tunnel.right = tunnel.right.or_else(|| in_force(tunnel.source, memory, now));
             let lost = tunnel.right.is_some_and(|right| lost(&right, memory, now));
-            if lost && tunnel.lost {
+            if (lost && tunnel.lost) || self.flooding.contains(&tunnel.source) {
                 ended.push(*id);
             }
             tunnel.lost = lost;
         }
+        self.flooding.clear();
         ended
     }
 }
@@ -122,6 +130,22 @@ mod tests {
     fn right(source: &str, generation: u64) -> Right {
         let expires_at = "2027-01-15T00:00:00Z".parse().unwrap();
         Right { source: source.parse().unwrap(), generation, expires_at }
+    }
+
+    #[test]
+    fn the_tunnels_of_an_address_that_floods_end_with_the_next_tick_and_no_others() {
+        let now = "2026-12-01T00:00:00Z".parse().unwrap();
+        let mut memory = Memory::default();
+        memory.apply(message(1, vec![upsert("10.0.0.1", 1)], &[])).unwrap();
+        let mut live = Live::default();
+        for (id, source) in [(1, "10.0.0.1"), (2, "10.0.0.1"), (3, "10.0.0.2")] {
+            live.open(id, source.parse().unwrap(), &memory, now);
+        }
+        live.floods("10.0.0.1".parse().unwrap());
+        let mut ended = live.tunnels_without_right(&memory, now);
+        ended.sort_unstable();
+        assert_eq!(ended, [1, 2]);
+        assert!(live.tunnels_without_right(&memory, now).is_empty(), "once");
     }
 
     #[test]

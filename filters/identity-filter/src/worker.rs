@@ -5,7 +5,7 @@
 //! that becomes a refusal.
 
 use crate::life::{Forward, Pass, Phase, Request, Step};
-use crate::limits::{Counted, Limits, RATE};
+use crate::limits::{Counted, Limits, RATE, too_many};
 use crate::live::{Live, Right};
 use crate::memory::{Identity, Lookup, LookupResult, Memory};
 use crate::refused::{Bodies, Refused};
@@ -91,6 +91,16 @@ impl Worker {
             Ok(()) => Arrival::Request(source),
             Err(denial) => Arrival::Judged(self.deny(request, denial, Some(source))),
         }
+    }
+
+    /// Refuses a request of an address that floods: it has sent far more than `per_second`, and not waited. The rest of its
+    /// bytes is dropped with its tunnels.
+    pub fn floods(&mut self, request: &Request, source: IpAddr, per_second: u32) -> Step {
+        self.live.floods(source);
+        let reason = format!(
+            "rate limit: your address may send {per_second} requests per second, and its connections are closed; wait for responses before you send more"
+        );
+        self.deny(request, too_many(RATE, reason), Some(source))
     }
 
     /// Judges a CONNECT that arrived at `place`.

@@ -193,8 +193,8 @@ rules! {
         "Wait for requests to end.",
         Test("an_address_has_256_requests_under_way_and_not_one_more");
     LimitRate = "limit.rate", Identity, Refuses(429),
-        "The address opens more than 32 tunnels per second after a burst of 256; an unregistered address: more than 8 tunnels per second after the same burst, or 8 requests per second after 128. The refusal comes three seconds late.",
-        "Open fewer connections, and reuse them; register the container.",
+        "The address opens more than 32 tunnels per second after a burst of 256; an unregistered address: more than 8 tunnels per second after the same burst, or 8 requests per second after 128; or sends 5,000 requests at once where 250 per second are allowed, and its tunnels end. The refusal comes three seconds late.",
+        "Open fewer connections, and reuse them; wait for responses; register the container.",
         Test("where_nobody_is_known_128_requests_are_looked_up_at_once_and_then_8_in_a_second");
     LimitNames = "limit.names", Identity, Refuses(429),
         "The address opened 200 tunnels within an hour to hosts that are not allowed.",

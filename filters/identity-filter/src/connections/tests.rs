@@ -120,18 +120,18 @@ fn a_stranger_has_its_ipv6_network_and_a_container_its_address() {
 
 fn pass(connections: &mut Connections, seconds: u64) {
     let now = connections.ticked.unwrap_or(NOW);
-    (0..=seconds * 2).for_each(|half| connections.tick(now + half * 500, RATE));
+    (0..=seconds * 2).for_each(|half| connections.tick(now + half * 500));
 }
 
 #[test]
 fn the_time_of_ticks_is_the_clock_s() {
     let mut connections = Connections::default();
     // The second root context ticks in between, then the clock is set forward, and back.
-    [0, 400, 1_000, 1_400].into_iter().for_each(|passed| connections.tick(NOW + passed, RATE));
+    [0, 400, 1_000, 1_400].into_iter().for_each(|passed| connections.tick(NOW + passed));
     assert_eq!(connections.uptime, Duration::from_millis(1_400));
-    connections.tick(NOW + 1_000_000, RATE);
+    connections.tick(NOW + 1_000_000);
     assert_eq!(connections.uptime, Duration::from_millis(2_400));
-    [0, 1_000].into_iter().for_each(|passed| connections.tick(NOW + passed, RATE));
+    [0, 1_000].into_iter().for_each(|passed| connections.tick(NOW + passed));
     assert_eq!(connections.uptime, Duration::from_millis(3_400));
 }
 
@@ -148,59 +148,118 @@ fn a_connection_without_a_request_ends_after_ten_seconds() {
     assert!(connections.silent.is_empty() && connections.young.is_empty());
 }
 
-#[test]
-fn an_address_with_too_many_requests_waits_until_time_has_given_them_back() {
+/// The connections of a worker with [`RATE`].
+fn limited() -> Connections {
     let mut connections = Connections::default();
-    let (one, other) = (of("10.0.0.1"), of("10.0.0.2"));
-    (0..4_000).for_each(|_| connections.requested(one));
-    assert!(!connections.waits(1, one, RATE), "the burst passes");
-    (0..1_000).for_each(|_| connections.requested(one));
-    for id in [1, 2, 1] {
-        assert!(connections.waits(id, one, RATE), "{id}");
-    }
-    assert!(!connections.waits(3, other, RATE), "another address");
-    pass(&mut connections, 3);
-    assert!(connections.take_ready(64, RATE).is_empty());
-    pass(&mut connections, 1);
-    assert!(!connections.waits(4, one, RATE), "a connection that did not wait");
-    assert!(connections.waits(2, one, RATE), "a connection waits for its turn");
-    assert_eq!(connections.take_ready(0, RATE), [0; 0]);
-    assert_eq!(connections.take_ready(64, RATE), [1]);
-    // Its bytes had many requests.
-    (0..500).for_each(|_| connections.requested(one));
-    assert!(connections.take_ready(64, RATE).is_empty() && connections.any_waits());
-    pass(&mut connections, 2);
-    assert_eq!(connections.take_ready(64, RATE), [2]);
-    assert!(!connections.any_waits() && !connections.waits(1, one, RATE));
+    connections.set_rate(RATE);
+    connections
+}
+
+fn request(connections: &mut Connections, of: Counted, times: usize) -> Option<u32> {
+    (0..times).map(|_| connections.requested(of)).last().unwrap()
 }
 
 #[test]
-fn an_address_waits_for_a_minute_at_most_and_leaves_nothing() {
-    let mut connections = Connections::default();
-    let one = of("10.0.0.1");
-    (0..1_000_000).for_each(|_| connections.requested(one));
-    assert!(connections.waits(1, one, RATE) && connections.waits(2, one, RATE));
-    connections.waits_no_longer(1, one);
-    pass(&mut connections, 59);
-    assert!(connections.take_ready(64, RATE).is_empty());
+fn an_address_with_too_many_requests_waits_until_time_has_given_them_back() {
+    let mut connections = limited();
+    let (one, other) = (of("10.0.0.1"), of("10.0.0.2"));
+    request(&mut connections, one, 4_000);
+    assert_eq!(connections.arrived(1, one, 9), Arrived::Passes, "the burst passes");
+    assert_eq!(request(&mut connections, one, 1_000), None, "so do those that were on their way");
+    for id in [1, 2, 1] {
+        assert_eq!(connections.arrived(id, one, 9), Arrived::Waits, "{id}");
+    }
+    assert_eq!(connections.arrived(3, other, 9), Arrived::Passes, "another address");
+    pass(&mut connections, 3);
+    assert!(connections.take_ready(64).is_empty());
     pass(&mut connections, 1);
-    assert_eq!(connections.take_ready(64, RATE), [2]);
+    assert_eq!(connections.arrived(4, one, 9), Arrived::Passes, "a connection that did not wait");
+    assert_eq!(connections.arrived(2, one, 9), Arrived::Waits, "a connection waits for its turn");
+    assert_eq!(connections.take_ready(0), [0; 0]);
+    assert_eq!(connections.take_ready(64), [1]);
+    // Its bytes had many requests.
+    request(&mut connections, one, 500);
+    assert!(connections.take_ready(64).is_empty() && connections.any_waits());
+    pass(&mut connections, 2);
+    assert_eq!(connections.take_ready(64), [2]);
+    assert!(!connections.any_waits() && connections.arrived(1, one, 9) == Arrived::Passes);
+}
+
+#[test]
+fn an_address_within_its_burst_has_as_many_connections_go_on_as_requests_are_left() {
+    let mut connections = limited();
+    let one = of("10.0.0.1");
+    request(&mut connections, one, 4_001);
+    (0..60).for_each(|id| assert_eq!(connections.arrived(id, one, 9), Arrived::Waits));
+    connections.tick(NOW);
+    connections.tick(NOW + 100);
+    assert_eq!(connections.take_ready(64).len(), 24);
+    connections.tick(NOW + 200);
+    assert_eq!(connections.take_ready(10).len(), 10);
+    assert_eq!(connections.take_ready(64).len(), 26);
+    assert!(!connections.any_waits() && connections.bytes.is_empty());
+}
+
+#[test]
+fn an_address_waits_for_eight_seconds_at_most_and_leaves_nothing() {
+    let mut connections = limited();
+    let one = of("10.0.0.1");
+    request(&mut connections, one, 1_000_000);
+    for id in [1, 2] {
+        assert_eq!(connections.arrived(id, one, 9), Arrived::Waits);
+    }
+    connections.waits_no_longer(1, one);
+    pass(&mut connections, 7);
+    assert!(connections.take_ready(64).is_empty());
+    pass(&mut connections, 1);
+    assert_eq!(connections.take_ready(64), [2]);
     pass(&mut connections, 16);
-    assert!(connections.requests.is_empty() && connections.waiting.is_empty());
+    assert!(connections.requests.is_empty() && connections.waiting.is_empty() && connections.bytes.is_empty());
+}
+
+#[test]
+fn requests_far_beyond_the_burst_are_refused_and_without_a_rate_nothing_is() {
+    let mut connections = limited();
+    let one = of("10.0.0.1");
+    assert_eq!(request(&mut connections, one, 5_000), None);
+    assert_eq!(request(&mut connections, one, 1), Some(RATE));
+    assert_eq!(request(&mut connections, of("10.0.0.2"), 1), None, "another address");
+    let mut free = Connections::default();
+    assert_eq!(request(&mut free, one, 100_000), None);
+    assert_eq!(free.arrived(1, one, 9), Arrived::Passes);
+}
+
+#[test]
+fn the_bytes_of_an_address_that_wait_are_limited() {
+    let mut connections = limited();
+    let one = of("10.0.0.1");
+    request(&mut connections, one, 4_500);
+    for id in 0..16 {
+        assert_eq!(connections.arrived(id, one, 1 << 20), Arrived::Waits);
+        assert_eq!(connections.arrived(id, one, 2 << 20), Arrived::Waits, "with those before them");
+    }
+    assert_eq!(connections.arrived(16, one, 1), Arrived::TooMuch);
+    connections.waits_no_longer(16, one);
+    connections.waits_no_longer(0, one);
+    assert_eq!(connections.arrived(17, one, 1), Arrived::Waits);
 }
 
 #[test]
 fn a_connection_whose_first_request_waits_is_not_silent() {
-    let mut connections = Connections::default();
+    let mut connections = limited();
     let one = of("10.0.0.1");
     (1..=2).for_each(|id| connections.accepted(id, u64::from(id)));
     connections.spoke(2);
-    (0..20_000).for_each(|_| connections.requested(one));
-    assert!(connections.waits(1, one, RATE) && connections.waits(2, one, RATE));
-    pass(&mut connections, 30);
-    assert!(connections.take_silent(64).is_empty());
-    pass(&mut connections, 40);
-    assert_eq!(connections.take_ready(64, RATE), [1]);
+    for _ in 0..12 {
+        request(&mut connections, one, 20_000);
+        for id in [1, 2] {
+            assert_eq!(connections.arrived(id, one, 9), Arrived::Waits);
+        }
+        pass(&mut connections, 1);
+        assert!(connections.take_silent(64).is_empty());
+    }
+    pass(&mut connections, 8);
+    assert_eq!(connections.take_ready(1), [1]);
     pass(&mut connections, 11);
     assert_eq!(connections.take_silent(64), [1], "it has sent no request after all");
 }
@@ -208,17 +267,18 @@ fn a_connection_whose_first_request_waits_is_not_silent() {
 #[test]
 fn a_refused_address_has_a_line_a_minute_and_there_are_not_too_many() {
     let mut connections = Connections::default();
-    assert!(connections.notes(of("10.0.0.1")));
+    assert!(connections.notes(of("10.0.0.1"), Line::Refused));
+    assert!(connections.notes(of("10.0.0.1"), Line::Waits), "a line of another kind");
     pass(&mut connections, 59);
-    assert!(!connections.notes(of("10.0.0.1")));
+    assert!(!connections.notes(of("10.0.0.1"), Line::Refused));
     pass(&mut connections, 1);
-    assert!(connections.notes(of("10.0.0.1")));
+    assert!(connections.notes(of("10.0.0.1"), Line::Refused));
     for number in 0..u32::try_from(MAX_NOTED).unwrap() - 1 {
-        assert!(connections.notes(Counted::of(IpAddr::from(number.to_be_bytes()), false)));
+        assert!(connections.notes(Counted::of(IpAddr::from(number.to_be_bytes()), false), Line::Refused));
     }
-    assert!(!connections.notes(of("fd00::1")));
+    assert!(!connections.notes(of("fd00::1"), Line::Refused));
     pass(&mut connections, 60);
-    assert!(connections.notes(of("fd00::1")));
+    assert!(connections.notes(of("fd00::1"), Line::Refused));
 }
 
 #[test]

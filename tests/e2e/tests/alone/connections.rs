@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use test_support::client::tunnel;
+use test_support::client::{tls, tunnel};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -182,6 +182,37 @@ async fn requests_beyond_the_rate_wait_and_are_answered() {
     assert!(slowest < Duration::from_secs(1), "another address: {slowest:?}");
     let named = format!("{} has sent more requests than it may send", busy.address);
     assert!(rig.gateway.said().contains(&named), "the log names the address");
+}
+
+#[tokio::test]
+async fn pipelined_requests_beyond_the_rate_end_with_their_tunnel() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).settings("limits: {requests_per_second: 10}\n").up();
+    let rig = Rig { upstream, gateway };
+    let (busy, other) = (rig.registered(&[]), rig.registered(&[]));
+    let mut stream = tls(&busy, busy.address, PLAIN, Http::One).await.unwrap();
+    let requests = format!("GET /pipelined HTTP/1.1\r\nHost: {PLAIN}\r\n\r\n").repeat(2_000);
+    let (mut reading, mut writing) = tokio::io::split(&mut stream);
+    // All of it passes before the first request counts.
+    let sent = writing.write_all(requests.as_bytes());
+    let (_broken, ended) = tokio::join!(
+        sent,
+        timeout(SOON, async {
+            let mut answers = Vec::new();
+            let _broken = reading.read_to_end(&mut answers).await;
+        })
+    );
+    ended.expect("the tunnel ends");
+    let arrived = rig.upstream.requests_with("/pipelined").len();
+    // 16 and 4 seconds' worth, and what time has given back.
+    assert!((100..400).contains(&arrived), "{arrived}");
+    let line = rig
+        .gateway
+        .audit_line("the refusal", |line| line["container_ip"] == json!(busy.address) && line["verdict"] == "deny");
+    assert_eq!(line["rule"], "limit.rate", "{line}");
+    is_served(&other).await;
+    // The address goes on after its pause.
+    is_served(&busy).await;
 }
 
 #[tokio::test]

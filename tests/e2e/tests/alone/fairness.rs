@@ -37,7 +37,7 @@ const ROUNDS: usize = 3;
 /// The number of attempts if other programs use the machine. All their measurements count.
 const ATTEMPTS: usize = 3;
 /// The requests in each measurement. The slowest one in a hundred is left out.
-const SAMPLES: usize = 400;
+const SAMPLES: usize = 240;
 /// The limit for the slowdown of the others.
 const FACTOR: f64 = 2.0;
 

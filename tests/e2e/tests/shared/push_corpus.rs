@@ -33,6 +33,9 @@ const BY_THE_LIST: [&str; 11] = [
     "push.tag",
 ];
 
+/// Cases that take 40 s of a worker's slices. `every_long_case_has_the_verdict_that_is_expected` reads them natively.
+const NATIVELY: [&str; 2] = ["64-mib-of-commits", "64-mib-of-commits-and-1"];
+
 /// Cases that the gateway allows and git's server refuses: a damaged pack, and commits with missing parents. The client
 /// gets the server's own refusal.
 const NOT_TAKEN: [&str; 3] = ["trailer-is-wrong", "second-parent", "16-ways-out"];
@@ -115,7 +118,7 @@ async fn envoy_refuses_what_is_to_be_refused_and_no_ref_moves() {
     for (text, cases) in by_rules() {
         let rig = Rig::start_with(&text, &[]);
         let sandbox = rig.sandbox();
-        for case in &cases {
+        for case in cases.iter().filter(|case| !NATIVELY.contains(&case.name.as_str())) {
             let repo = format!("acme/{}", case.name);
             let bare = server(&rig, &repo, case);
             let body = record(case, &sandbox.address.to_string(), &repo);
