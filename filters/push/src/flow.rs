@@ -405,13 +405,13 @@ impl Flow {
         step.unwrap_or_else(|stop| self.stop(stop))
     }
 
-    /// The held response is complete. Envoy reads no more of a request whose response is complete, so the rest of the
-    /// request never comes: neither the end of an undecided push, nor the end of a refused one. Of an allowed push that
-    /// passes unread the server has all that has come, and its trailer may have come before its end.
+    /// The held response is complete. Envoy sends no more of a request whose response is complete, so the rest of an
+    /// undecided push never arrives, also where all of it has come. Of an allowed push that passes unread the server has all
+    /// that has come, and its trailer may have come before its end.
     fn answered_all(&mut self) -> Step {
         match &mut self.state {
             State::Push(push) if push.passes_unread() => Step::with(push.sent(&self.note), Then::Continue),
-            State::Push(push) if !push.phase().is_whole() => self.stop(unfinished()),
+            State::Push(_) => self.stop(unfinished()),
             State::Dropping { .. } => Step::only(self.answer()),
             _ => Step::only(Then::Pause),
         }

@@ -252,11 +252,24 @@ fn both_directions_are_resumed_by_the_last_answer() {
     stream.body(&body.bytes, true);
     stream.response(200, false);
     assert!(matches!(stream.told, Told::Held { .. }) && !stream.sent_end);
-    // The complete response waits as well, because the whole push has arrived.
-    stream.response_ends(true);
-    assert_eq!(stream.over, None);
     stream.answer_all();
+    assert!(stream.sent_end && stream.over.is_none());
+    stream.response_ends(true);
     assert_eq!((stream.told, stream.sent_end), (Told::All { status: 200, whole: true }, true));
+}
+
+#[test]
+fn a_complete_response_before_the_end_has_gone_on_is_no_success() {
+    let (case, body) = case("ff-by-a-question");
+    for trailers in [false, true] {
+        let mut stream = Stream::of_push(case, &body.bytes, body.trailer, None);
+        stream.body(&body.bytes, true);
+        stream.response(200, false);
+        // Envoy's router sends nothing more of a request whose response is complete.
+        stream.response_ends(trailers);
+        assert_eq!((stream.rule(), stream.sent_end), (Some("push.unfinished"), false));
+        assert!(matches!(stream.over, Some(Over::Answered(answer)) if answer.rule.name() == "push.unfinished"));
+    }
 }
 
 #[test]
