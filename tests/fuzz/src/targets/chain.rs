@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// The bytes at the end of a pack: its hash.
 const TRAILER: usize = 20;
+/// A push without ref updates.
+const NO_UPDATES: &[u8] = b"0000";
 /// The credential that the credential stage adds.
 const SECRET: &str = "ghs_0123456789abcdefghijklmnopqrstuvwxyz";
 /// The limit for events. After them, the target completes the stream.
@@ -90,8 +92,7 @@ fn case(kind: usize) -> Case {
             body[at] ^= 0x55;
             push(body, Expect::Refused)
         }
-        // A push without ref updates.
-        4 => push(b"0000".to_vec(), Expect::Push),
+        4 => push(NO_UPDATES.to_vec(), Expect::Push),
         5 => text(api("POST", "/repos/acme/app/issues"), issue, Expect::Json),
         6 => text(api("POST", "/repos/acme/other/issues"), issue, Expect::Nothing),
         7 => text(api("POST", "/graphql"), comment, Expect::Json),
@@ -234,7 +235,8 @@ impl Drive {
             14 if how & 3 == 0 => envoy.upstream_resets(self.id),
             15 if how & 7 == 0 => envoy.client_resets(self.id),
             15 if how & 7 == 2 => {
-                self.narrowed |= !envoy.upstream(self.id).ended;
+                // Rules about branches refuse no push without updates.
+                self.narrowed |= !envoy.upstream(self.id).ended && self.body != NO_UPDATES;
                 let mut policy = chain_support::policy();
                 policy.github.branches.protected = vec![BranchGlob::parse("sandbox/*").expect("a glob")];
                 envoy.put_policy(policy);
