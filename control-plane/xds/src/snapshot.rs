@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{Access, ConnectionLimits, HostPattern, Policy, PushConfiguration};
+use policy::{Access, ConnectionLimits, HostPattern, Policy, RulesInForce};
 use prost::{Message, Name};
 
 use super::resources::{self, CONNECTIONS, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
@@ -176,10 +176,8 @@ impl Snapshot {
         let limits = serde_json::to_vec(&listen.limits).unwrap_or_default();
         snapshot.add(ResourceKind::Extension, CONNECTIONS, extension::connection_filter(CONNECTIONS, module, limits));
         for name in [IDENTITY, GITHUB, MODEL, PUSH, SCRUB] {
-            let rules = &policy.github;
             let rules = match name {
-                GITHUB => serde_json::to_vec(rules).ok(),
-                PUSH => serde_json::to_vec(&PushConfiguration { revision, rules: rules.clone() }).ok(),
+                GITHUB | PUSH => serde_json::to_vec(&RulesInForce { revision, rules: policy.github.clone() }).ok(),
                 // The identity filter receives its rules on its own stream. The others have none.
                 _ => None,
             };
@@ -232,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_comes_back_is_a_new_configuration_of_the_push_filter() {
+    fn a_policy_that_comes_back_is_a_new_configuration_of_github_and_push() {
         let policy = Policy::deny_all();
         let [first, again] = [1, 3].map(|revision| revised(revision, &policy));
         for (name, resource) in first.all(ResourceKind::Extension) {
             let same = again.get(ResourceKind::Extension, name).unwrap() == resource;
-            assert_eq!(same, name != PUSH, "{name}");
+            assert_eq!(same, ![GITHUB, PUSH].contains(&name.as_str()), "{name}");
         }
     }
 

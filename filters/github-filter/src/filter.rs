@@ -2,41 +2,64 @@
 //! event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
 
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
-use policy::flow::github::{Confirm, Confirmed, Flow};
+use policy::flow::github::{Confirm, Confirmed, Flow, InForce};
 use policy::flow::{Broken, Step};
-use policy::github::{About, Judge, Purpose, Question, Rules};
-use policy::{Denial, Stage};
+use policy::github::{About, Judge, Purpose, Question};
+use policy::{Denial, RulesInForce, Stage};
 use prost::Message;
 use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 const CONFIRM: Method<'_> = Method { cluster: "control-plane", service: "sallyport.github.v1.GitHub", name: "Confirm" };
 /// How long a request waits for GitHub's answers to its questions.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+thread_local! {
+    /// The rules that the root contexts of this worker share: Envoy creates a new one for each new configuration, and
+    /// streams of the old ones go on.
+    static IN_FORCE: RefCell<Weak<RefCell<InForce>>> = const { RefCell::new(Weak::new()) };
+}
+
 /// The root context.
-#[derive(Default)]
 pub struct Root {
-    /// `None` until valid rules have arrived. Until then every request to GitHub is refused.
-    judge: Option<Rc<Judge>>,
+    in_force: Rc<RefCell<InForce>>,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        let in_force = IN_FORCE.with_borrow_mut(|known| {
+            known.upgrade().unwrap_or_else(|| {
+                let in_force = Rc::default();
+                *known = Rc::downgrade(&in_force);
+                in_force
+            })
+        });
+        Self { in_force }
+    }
 }
 
 impl RootCallbacks for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        let judge = host::configuration(size)
+        let configured = host::configuration(size)
             .map_err(|error| error.to_string())
-            .and_then(|json| serde_json::from_slice::<Rules>(&json).map_err(|error| error.to_string()))
-            .and_then(|rules| Judge::new(&rules).map_err(|error| error.to_string()));
-        match judge {
-            Ok(judge) => self.judge = Some(Rc::new(judge)),
-            Err(error) => host::log(Level::Error, &format!("github: the rules can't be parsed: {error}")),
+            .and_then(|json| serde_json::from_slice::<RulesInForce>(&json).map_err(|error| error.to_string()))
+            .and_then(|RulesInForce { revision, rules }| {
+                Judge::new(&rules).map(|judge| (revision, judge)).map_err(|error| error.to_string())
+            });
+        match configured {
+            Ok((revision, judge)) => self.in_force.borrow_mut().set(revision, judge),
+            Err(error) => {
+                host::log(Level::Error, &format!("github: the rules can't be parsed: {error}"));
+                self.in_force.borrow_mut().unset();
+            }
         }
         true
     }
 
     fn create_stream(&self, _id: u32) -> Box<dyn StreamCallbacks> {
-        Box::new(Stream(Flow::new(self.judge.clone())))
+        Box::new(Stream(Flow::new(Rc::clone(&self.in_force))))
     }
 }
 

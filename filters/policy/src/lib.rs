@@ -18,10 +18,10 @@ pub mod mark;
 mod new_name;
 mod note;
 pub mod push;
-mod push_configuration;
 mod refname;
 mod refusal;
 mod rule;
+mod rules_in_force;
 
 pub use branch::{BranchDenial, BranchRules, Existing};
 pub use connections::ConnectionLimits;
@@ -32,10 +32,10 @@ pub use host::{Authority, HostName, InvalidHost};
 pub use identity::{CONNECT_PORTS, Request, decide_connect, decide_request};
 pub use new_name::{Characters, InvalidCharacter, OddName};
 pub use note::{Decided, Decision, Note, PushNote, Unreadable, UpdateNote};
-pub use push_configuration::PushConfiguration;
 pub use refname::{BranchGlob, InvalidGlob, branch_of, is_branch, is_refname};
 pub use refusal::{Form, RULE_HEADER, Refusal, render};
 pub use rule::{Effect, Reached, Rule};
+pub use rules_in_force::RulesInForce;
 
 use serde::{Deserialize, Serialize};
 

@@ -235,9 +235,9 @@ rules! {
 
     // GitHub: the effect of a request to one of GitHub's hosts.
     GithubUnavailable = "github.unavailable", Github, Refuses(503),
-        "The filter has no rules or no record, or a call of Envoy's failed.",
-        "Try again; report it with Envoy's log.",
-        Cannot("the control plane sends the rules with the filter, and the identity stage the record with each request");
+        "The policy changed while the body of a write came; or the filter has no rules or no record, or a call of Envoy's failed.",
+        "Try again; if that does not help, report it with Envoy's log.",
+        Test("a_write_that_ends_under_another_policy_is_refused");
     GithubHost = "github.host", Github, Refuses(403),
         "Nothing may be requested from this host of GitHub's.",
         "Use api.github.com or git.",
@@ -551,9 +551,9 @@ rules! {
 
     // Push: the refs that a push moves, and how.
     PushAllowed = "push.allowed", Push, Allows,
-        "The push may pass; the audit line then names the credential that was added.",
+        "The push may pass. The audit line names the credential that was added, or this rule if bytes of the push passed unread and its end never came.",
         "",
-        Cannot("a push that passes had a credential added, and its audit line names that rule; `push explain` prints this one");
+        Test("a_push_that_ends_in_the_middle_moves_nothing_and_the_next_one_passes");
     LimitPushes = "limit.pushes", Push, Refuses(429),
         "In one Envoy worker four pushes of the container are under way, its pushes hold 32 MiB, all pushes hold 128 MiB, or its packs decompressed to more than 2 GiB and 16 MiB per second after that.",
         "Push again when the other pushes are done.",

@@ -3,9 +3,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use policy::flow::github::{Confirm, Confirmed, Flow};
+use policy::flow::github::{Confirm, Confirmed, Flow, InForce};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
 use policy::github::{Exception, Judge, MAX_BODY, Purpose, Question, Rules};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -21,8 +22,14 @@ fn container() -> Vec<u8> {
     br#"{"container_ip":"172.18.0.5","container_id":"a","repos":[{"name":"o/r","id":23096959}],"expires_at":"2027-01-15T00:00:00Z"}"#.to_vec()
 }
 
+fn in_force(rules: &Rules) -> Rc<RefCell<InForce>> {
+    let mut in_force = InForce::default();
+    in_force.set(1, Judge::new(rules).unwrap());
+    Rc::new(RefCell::new(in_force))
+}
+
 fn flow() -> Flow {
-    Flow::new(Some(Rc::new(Judge::new(&Rules::default()).unwrap())))
+    Flow::new(in_force(&Rules::default()))
 }
 
 fn head(method: &str, authority: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead {
@@ -201,7 +208,7 @@ fn a_request_without_a_body_is_judged_at_once() {
 #[test]
 fn what_is_not_for_github_is_not_touched() {
     for head in [head("CONNECT", "github.com:443", "", &[]), head("GET", "example.com", "/", &[])] {
-        let mut flow = Flow::new(None);
+        let mut flow = Flow::new(Rc::default());
         let go_on = Step::only(Then::Continue);
         assert_eq!(flow.request_headers(Ok(head), false), go_on);
         assert!(flow.unread(7, true).is_empty());
@@ -290,7 +297,7 @@ fn trailers_are_refused_except_those_of_a_push() {
         ("POST", "uploads.github.com", "/repos/o/r/releases/1/assets?name=a"),
     ] {
         let rules = Rules { operations: vec![everything()], ..Rules::default() };
-        let mut flow = Flow::new(Some(Rc::new(Judge::new(&rules).unwrap())));
+        let mut flow = Flow::new(in_force(&rules));
         let step = flow.request_headers(Ok(head(method, host, path, &[])), false);
         assert_eq!(step.then, Then::Continue, "{method} {host}{path}: {step:?}");
         assert_eq!(flow.request_body(7, Ok(Vec::new()), false), Step::only(Then::Continue));
@@ -316,13 +323,35 @@ fn everything() -> Exception {
 }
 
 #[test]
+fn a_body_that_ends_under_other_rules_than_its_headers_is_refused() {
+    let rules = in_force(&Rules::default());
+    let narrow = || Judge::new(&Rules::deny_all()).unwrap();
+    // Rules of an earlier revision do not come into force.
+    for (revision, passes) in [(1, true), (2, false), (1, true)] {
+        let rules = if passes { in_force(&Rules::default()) } else { Rc::clone(&rules) };
+        let mut flow = Flow::new(Rc::clone(&rules));
+        assert_eq!(flow.request_headers(Ok(issue()), false).then, Then::Pause);
+        rules.borrow_mut().set(revision, narrow());
+        let step = flow.request_body(ISSUE.len(), Ok(ISSUE.into()), true);
+        match &step.then {
+            Then::Continue => assert!(passes, "{step:?}"),
+            Then::Refuse(answer) => {
+                assert!(!passes && answer.rule.name() == "github.unavailable", "{step:?}");
+                assert!(String::from_utf8_lossy(&answer.body).contains("the policy has changed"), "{step:?}");
+            }
+            _ => panic!("{step:?}"),
+        }
+    }
+}
+
+#[test]
 fn without_rules_a_record_or_a_host_nothing_passes() {
     let unavailable = |mut flow: Flow, head: Result<RequestHead, Broken>| {
         let step = flow.request_headers(head, true);
         assert!(matches!(step.effects[..], [Effect::Log(_), Effect::NoteRefusal(_)]));
         matches!(step.then, Then::Refuse(answer) if (answer.status, answer.rule.name()) == (503, "github.unavailable"))
     };
-    assert!(unavailable(Flow::new(None), Ok(issue())));
+    assert!(unavailable(Flow::new(Rc::default()), Ok(issue())));
     assert!(unavailable(flow(), Ok(RequestHead { container: None, ..issue() })));
     assert!(unavailable(flow(), Ok(RequestHead { container: Some(b"{".to_vec()), ..issue() })));
     assert!(unavailable(flow(), Ok(head("GET", "api.github.com:x", "/", &[]))));

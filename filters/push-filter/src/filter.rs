@@ -10,7 +10,7 @@
 
 use envoy_host::{self as host, Action, Level, MAX_EFFECTS, Method, RootCallbacks, StreamCallbacks};
 use policy::flow::{Broken, Step};
-use policy::{Denial, PushConfiguration, Stage};
+use policy::{Denial, RulesInForce, Stage};
 use prost::Message;
 use push::worker::{TICK, Worker};
 use push::{Descent, Flow, Oid, Query, Question, RefAt, ResponseHead};
@@ -69,9 +69,9 @@ impl RootCallbacks for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let configuration = host::configuration(size)
             .map_err(|error| error.to_string())
-            .and_then(|json| serde_json::from_slice::<PushConfiguration>(&json).map_err(|error| error.to_string()));
+            .and_then(|json| serde_json::from_slice::<RulesInForce>(&json).map_err(|error| error.to_string()));
         match configuration {
-            Ok(PushConfiguration { revision, rules }) => {
+            Ok(RulesInForce { revision, rules }) => {
                 if self.shared.worker.borrow_mut().set_rules(revision, Rc::new(rules)) {
                     self.ticks();
                 }

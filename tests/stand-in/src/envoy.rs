@@ -527,13 +527,11 @@ impl Envoy {
 
 /// Creates the root contexts of the stages that `are` chosen, with the policy's rules.
 fn configure(revision: u64, policy: &Policy, are: impl Fn(Stage) -> bool) {
-    let rules = policy.github.clone();
-    let github = serde_json::to_vec(&rules).expect("rules serialise");
-    let push = serde_json::to_vec(&policy::PushConfiguration { revision, rules }).expect("rules serialise");
+    let rules = policy::RulesInForce { revision, rules: policy.github.clone() };
+    let rules = serde_json::to_vec(&rules).expect("rules serialise");
     for stage in Stage::ALL.into_iter().filter(|stage| stage.root_id().is_some() && are(*stage)) {
         let configuration: &[u8] = match stage {
-            Stage::Github => &github,
-            Stage::Push => &push,
+            Stage::Github | Stage::Push => &rules,
             _ => b"",
         };
         assert!(wasm::start(stage, configuration), "{stage:?} does not take its configuration");

@@ -8,6 +8,7 @@ use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
 use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, RECEIVE_PACK, Refused};
 use crate::mark::Judged;
 use crate::{Container, Denial, Form, HostName, Note, Rule, render};
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -32,11 +33,32 @@ pub struct Confirmed {
     pub reason: String,
 }
 
+/// The rules that are in force in a worker, for all its requests.
+#[derive(Debug, Default)]
+pub struct InForce {
+    revision: u64,
+    /// `None` while there are no rules: every request to GitHub is refused.
+    judge: Option<Rc<Judge>>,
+}
+
+impl InForce {
+    /// Puts rules in force, unless rules of the same or a higher revision were.
+    pub fn set(&mut self, revision: u64, judge: Judge) {
+        if revision > self.revision {
+            (self.revision, self.judge) = (revision, Some(Rc::new(judge)));
+        }
+    }
+
+    /// No rules are in force, until there are newer ones.
+    pub fn unset(&mut self) {
+        self.judge = None;
+    }
+}
+
 /// One request.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// `None` while there are no rules: every request to GitHub is refused.
-    judge: Option<Rc<Judge>>,
+    in_force: Rc<RefCell<InForce>>,
     path: Vec<u8>,
     note: Note,
     subject: Option<Subject>,
@@ -73,7 +95,8 @@ enum State {
 
 #[derive(Debug)]
 struct Reading {
-    judge: Rc<Judge>,
+    /// The revision of the rules that judged the headers.
+    revision: u64,
     container: Container,
     pending: Pending,
     /// Names of the headers that are removed.
@@ -124,9 +147,9 @@ impl Allowed {
 }
 
 impl Flow {
-    /// A request whose headers haven't come, under these rules.
-    pub fn new(judge: Option<Rc<Judge>>) -> Self {
-        Self { judge, ..Self::default() }
+    /// A request whose headers haven't come, in a worker with these rules.
+    pub fn new(in_force: Rc<RefCell<InForce>>) -> Self {
+        Self { in_force, ..Self::default() }
     }
 
     /// The headers; `end`: nothing follows them.
@@ -258,7 +281,7 @@ impl Flow {
         let container = head.container()?;
         let (generation, method) = (container.generation, head.value(":method").to_vec());
         self.subject = Some(Subject { generation, host: host.clone(), method });
-        let judge = self.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
+        let (revision, judge) = self.rules()?;
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
         match judge.head(call, &container)? {
             Head::Elsewhere => Ok(self.elsewhere()),
@@ -269,7 +292,7 @@ impl Flow {
             Head::Body(pending) => {
                 // `Judge::head` has just screened the same headers.
                 let strays = github::stray_headers(call, true).unwrap_or_default();
-                let reading = Reading { judge, container, pending, strays };
+                let reading = Reading { revision, container, pending, strays };
                 if end {
                     return self.judge_body(reading, &[]);
                 }
@@ -284,9 +307,22 @@ impl Flow {
         Step::only(Then::Continue)
     }
 
-    /// Judges the whole body.
+    /// The rules in force, and their revision.
+    fn rules(&self) -> Result<(u64, Rc<Judge>), Broken> {
+        let in_force = self.in_force.borrow();
+        let judge = in_force.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
+        Ok((in_force.revision, judge))
+    }
+
+    /// Judges the whole body, under the rules that have judged the headers. A client decides how long its body takes, so
+    /// rules that were in force at its beginning may be long gone at its end.
     fn judge_body(&mut self, reading: Reading, body: &[u8]) -> Result<Step, Stop> {
-        let Reading { judge, container, pending, strays } = reading;
+        let Reading { revision, container, pending, strays } = reading;
+        let (now, judge) = self.rules()?;
+        if now != revision {
+            let reason = "the policy has changed while the body of this request came; try again";
+            return Err(Refused::unknown(Rule::GithubUnavailable, reason).into());
+        }
         let allowed = judge.body(pending, body, &container)?;
         if allowed.ask.is_empty() {
             return Ok(self.pass(&allowed, &strays, body.len(), Then::Continue));

@@ -5,10 +5,11 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
-use test_support::client::drain;
+use test_support::client::{drain, tls};
 use test_support::gateway::policy;
 use test_support::upstream::HOSTS;
 use test_support::{Answer, Client, Http, Rig, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The timeout for a change of the policy on a loaded machine.
 const RELOAD: Duration = Duration::from_secs(1);
@@ -210,4 +211,44 @@ async fn a_policy_that_is_still_being_written_changes_nothing() {
         rig.gateway.warnings().into_iter().find(|warning| warning.contains("policy.yaml: the file is empty"))
     });
     assert_eq!(other.get("/user").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_write_that_ends_under_another_policy_is_refused() {
+    let _alone = ALONE.lock().await;
+    let hosts = policy(&["api.github.com"]);
+    let rig = Rig::start_with(&hosts, &[]);
+    let sandbox = rig.registered(&[REPO]);
+    let mut other = connect(&sandbox, "api.github.com", Http::Two).await;
+    let body = r#"{"title":"late","body":"b"}"#;
+    let head = format!(
+        "POST /repos/{REPO}/issues HTTP/1.1\r\nHost: api.github.com\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    for (changes, status) in [(false, "HTTP/1.1 200"), (true, "HTTP/1.1 503")] {
+        let open = || rig.gateway.envoy_stat("http.tunnel.downstream_rq_active");
+        let before = open();
+        let mut stream = tls(&sandbox, sandbox.address, "api.github.com", Http::One).await.unwrap();
+        let (first, last) = body.split_at(7);
+        stream.write_all([head.as_bytes(), first.as_bytes()].concat().as_slice()).await.unwrap();
+        eventually("its headers have arrived", RELOAD, || (open() > before).then_some(()));
+        if changes {
+            // The new rules refuse the operation. Another request shows that they are in force.
+            fs::write(rig.gateway.policy_file(), format!("{hosts}github: {{bot: {{deny: [write-collab]}}}}\n"))
+                .unwrap();
+            let since = Instant::now();
+            while other.post(&format!("/repos/{REPO}/issues"), "application/json", body.into()).await.unwrap().status
+                != 403
+            {
+                assert!(since.elapsed() < RELOAD);
+            }
+        }
+        stream.write_all(last.as_bytes()).await.unwrap();
+        let mut answer = vec![0; status.len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), status, "{changes}");
+    }
+    let line = rig.gateway.audit_line("the refusal", |line| line["rule"] == "github.unavailable");
+    assert!(line["reason"].as_str().unwrap().contains("the policy has changed"), "{line}");
 }
