@@ -96,7 +96,7 @@ impl Sandbox {
     pub fn start() -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(number < 100, "out of sandbox networks");
+        assert!(number < 155, "out of sandbox networks");
         let home = crate::scratch("home");
         let name = format!("sandbox{number}");
         let link = format!("sp{number}");
