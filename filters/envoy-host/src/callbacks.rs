@@ -9,6 +9,8 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
 use proxy_wasm::types::{Action as SdkAction, ContextType, PeerType};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::rc::{Rc, Weak};
+use std::thread::LocalKey;
 
 /// The most streams or connections that one callback may end, answer or resume. Envoy carries out these effects one
 /// inside the other, so their number adds to the depth of its stack and of V8's, which has 1 MiB. A filter leaves the
@@ -117,6 +119,18 @@ pub trait StreamCallbacks {
 
     /// The unary call `token` has ended, with a message of `size` bytes if `status` is 0.
     fn on_grpc_call_response(&mut self, _token: u32, _status: u32, _size: usize) {}
+}
+
+/// The state that the root contexts of a filter share in a worker. Envoy creates a new root context for each new
+/// configuration, and streams of the old ones go on. `known` finds the state as long as one of them has it.
+pub fn shared_by_roots<T: Default>(known: &'static LocalKey<RefCell<Weak<T>>>) -> Rc<T> {
+    known.with_borrow_mut(|known| {
+        known.upgrade().unwrap_or_else(|| {
+            let shared = Rc::default();
+            *known = Rc::downgrade(&shared);
+            shared
+        })
+    })
 }
 
 /// Creates the root context of a filter.

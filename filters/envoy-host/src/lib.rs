@@ -21,7 +21,9 @@ mod response;
 mod shared;
 
 pub use abi::Status;
-pub use callbacks::{Action, ConnectionCallbacks, Kind, MAX_EFFECTS, NewRoot, RootCallbacks, StreamCallbacks, start};
+pub use callbacks::{
+    Action, ConnectionCallbacks, Kind, MAX_EFFECTS, NewRoot, RootCallbacks, StreamCallbacks, shared_by_roots, start,
+};
 pub use flow::{carry_out, request_head};
 pub use grpc::{Method, call, cancel_stream, grpc_message, open_stream, send_message};
 pub use property::{

@@ -2,10 +2,10 @@
 //! event to their [`Flow`] and carry out the steps that it returns. No decision is made here.
 
 use envoy_host::{self as host, Action, Level, Method, RootCallbacks, StreamCallbacks};
-use policy::flow::github::{Confirm, Confirmed, Flow, InForce};
+use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Step};
 use policy::github::{About, Judge, Purpose, Question};
-use policy::{Denial, RulesInForce, Stage};
+use policy::{Denial, InForce, RulesInForce, Stage};
 use prost::Message;
 use registry_proto::github::{self as message, ConfirmRequest, ConfirmResponse, question};
 use std::cell::RefCell;
@@ -17,26 +17,18 @@ const CONFIRM: Method<'_> = Method { cluster: "control-plane", service: "sallypo
 const PATIENCE: Duration = Duration::from_secs(15);
 
 thread_local! {
-    /// The rules that the root contexts of this worker share: Envoy creates a new one for each new configuration, and
-    /// streams of the old ones go on.
-    static IN_FORCE: RefCell<Weak<RefCell<InForce>>> = const { RefCell::new(Weak::new()) };
+    /// The rules that the root contexts of this worker share.
+    static IN_FORCE: RefCell<Weak<RefCell<InForce<Judge>>>> = const { RefCell::new(Weak::new()) };
 }
 
 /// The root context.
 pub struct Root {
-    in_force: Rc<RefCell<InForce>>,
+    in_force: Rc<RefCell<InForce<Judge>>>,
 }
 
 impl Default for Root {
     fn default() -> Self {
-        let in_force = IN_FORCE.with_borrow_mut(|known| {
-            known.upgrade().unwrap_or_else(|| {
-                let in_force = Rc::default();
-                *known = Rc::downgrade(&in_force);
-                in_force
-            })
-        });
-        Self { in_force }
+        Self { in_force: host::shared_by_roots(&IN_FORCE) }
     }
 }
 
@@ -49,7 +41,9 @@ impl RootCallbacks for Root {
                 Judge::new(&rules).map(|judge| (revision, judge)).map_err(|error| error.to_string())
             });
         match configured {
-            Ok((revision, judge)) => self.in_force.borrow_mut().set(revision, judge),
+            Ok((revision, judge)) => {
+                self.in_force.borrow_mut().set(revision, Rc::new(judge));
+            }
             Err(error) => {
                 host::log(Level::Error, &format!("github: the rules can't be parsed: {error}"));
                 self.in_force.borrow_mut().unset();

@@ -35,7 +35,7 @@ pub use note::{Decided, Decision, Note, PushNote, Unreadable, UpdateNote};
 pub use refname::{BranchGlob, InvalidGlob, branch_of, is_branch, is_refname};
 pub use refusal::{Form, RULE_HEADER, Refusal, render};
 pub use rule::{Effect, Reached, Rule};
-pub use rules_in_force::RulesInForce;
+pub use rules_in_force::{InForce, RulesInForce};
 
 use serde::{Deserialize, Serialize};
 

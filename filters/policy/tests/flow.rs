@@ -3,7 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use policy::flow::github::{Confirm, Confirmed, Flow, InForce};
+use policy::InForce;
+use policy::flow::github::{Confirm, Confirmed, Flow};
 use policy::flow::{Broken, Effect, Paused, RequestHead, Step, Then};
 use policy::github::{Exception, Judge, MAX_BODY, Purpose, Question, Rules};
 use std::cell::RefCell;
@@ -22,9 +23,9 @@ fn container() -> Vec<u8> {
     br#"{"container_ip":"172.18.0.5","container_id":"a","repos":[{"name":"o/r","id":23096959}],"expires_at":"2027-01-15T00:00:00Z"}"#.to_vec()
 }
 
-fn in_force(rules: &Rules) -> Rc<RefCell<InForce>> {
+fn in_force(rules: &Rules) -> Rc<RefCell<InForce<Judge>>> {
     let mut in_force = InForce::default();
-    in_force.set(1, Judge::new(rules).unwrap());
+    in_force.set(1, Rc::new(Judge::new(rules).unwrap()));
     Rc::new(RefCell::new(in_force))
 }
 
@@ -325,7 +326,7 @@ fn everything() -> Exception {
 #[test]
 fn a_body_that_ends_under_other_rules_than_its_headers_is_refused() {
     let rules = in_force(&Rules::default());
-    let narrow = || Judge::new(&Rules::deny_all()).unwrap();
+    let narrow = || Rc::new(Judge::new(&Rules::deny_all()).unwrap());
     // Rules of an earlier revision do not come into force.
     for (revision, passes) in [(1, true), (2, false), (1, true)] {
         let rules = if passes { in_force(&Rules::default()) } else { Rc::clone(&rules) };

@@ -31,8 +31,7 @@ const CODE_DETAILS: [&str; 2] = ["response", "code_details"];
 const OF_UPSTREAM: &[u8] = b"via_upstream";
 
 thread_local! {
-    /// The state that the root contexts of this worker share: Envoy creates a new one for each new configuration, and
-    /// streams of the old ones go on.
+    /// The state that the root contexts of this worker share.
     static SHARED: RefCell<Weak<Shared>> = const { RefCell::new(Weak::new()) };
 }
 
@@ -54,14 +53,7 @@ pub struct Root {
 
 impl Default for Root {
     fn default() -> Self {
-        let shared = SHARED.with_borrow_mut(|known| {
-            known.upgrade().unwrap_or_else(|| {
-                let shared = Rc::default();
-                *known = Rc::downgrade(&shared);
-                shared
-            })
-        });
-        Self { shared, turn: Rc::default() }
+        Self { shared: host::shared_by_roots(&SHARED), turn: Rc::default() }
     }
 }
 

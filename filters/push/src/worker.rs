@@ -2,6 +2,7 @@
 //! of memory and work. Pure. The push filter sets the rules and the clock.
 
 use git_wire::pack::READING;
+use policy::InForce;
 use policy::github::Rules;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -39,9 +40,8 @@ pub const PER_BYTE: u64 = 3 * READING;
 /// The state that the pushes of a worker share.
 #[derive(Debug, Default)]
 pub struct Worker {
-    /// `None` until valid rules have arrived: every push is refused.
-    rules: Option<Rc<Rules>>,
-    revision: u64,
+    /// Without rules every push is refused.
+    rules: InForce<Rules>,
     /// The sum of all steps forward of the clock.
     now: Duration,
     /// The clock, as it was last.
@@ -79,21 +79,17 @@ impl Worker {
     /// Puts rules in force, unless rules of the same or a higher revision were. Open pushes are judged again under them.
     /// Returns whether they are newer.
     pub fn set_rules(&mut self, revision: u64, rules: Rc<Rules>) -> bool {
-        let newer = revision > self.revision;
-        if newer {
-            (self.rules, self.revision) = (Some(rules), revision);
-        }
-        newer
+        self.rules.set(revision, rules)
     }
 
     /// No rules are in force: every push is refused until there are newer ones.
     pub fn drop_rules(&mut self) {
-        self.rules = None;
+        self.rules.unset();
     }
 
     /// The rules in force.
     pub fn rules(&self) -> Option<&Rc<Rules>> {
-        self.rules.as_ref()
+        self.rules.get()
     }
 
     /// Sets the clock: the time since any fixed moment. Time passes by its steps forward. A step back is no time.

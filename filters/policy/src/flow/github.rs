@@ -7,7 +7,7 @@
 use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
 use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, RECEIVE_PACK, Refused};
 use crate::mark::Judged;
-use crate::{Container, Denial, Form, HostName, Note, Rule, render};
+use crate::{Container, Denial, Form, HostName, InForce, Note, Rule, render};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -33,32 +33,11 @@ pub struct Confirmed {
     pub reason: String,
 }
 
-/// The rules that are in force in a worker, for all its requests.
-#[derive(Debug, Default)]
-pub struct InForce {
-    revision: u64,
-    /// `None` while there are no rules: every request to GitHub is refused.
-    judge: Option<Rc<Judge>>,
-}
-
-impl InForce {
-    /// Puts rules in force, unless rules of the same or a higher revision were.
-    pub fn set(&mut self, revision: u64, judge: Judge) {
-        if revision > self.revision {
-            (self.revision, self.judge) = (revision, Some(Rc::new(judge)));
-        }
-    }
-
-    /// No rules are in force, until there are newer ones.
-    pub fn unset(&mut self) {
-        self.judge = None;
-    }
-}
-
 /// One request.
 #[derive(Debug, Default)]
 pub struct Flow {
-    in_force: Rc<RefCell<InForce>>,
+    /// Without rules every request to GitHub is refused.
+    in_force: Rc<RefCell<InForce<Judge>>>,
     path: Vec<u8>,
     note: Note,
     subject: Option<Subject>,
@@ -148,7 +127,7 @@ impl Allowed {
 
 impl Flow {
     /// A request whose headers haven't come, in a worker with these rules.
-    pub fn new(in_force: Rc<RefCell<InForce>>) -> Self {
+    pub fn new(in_force: Rc<RefCell<InForce<Judge>>>) -> Self {
         Self { in_force, ..Self::default() }
     }
 
@@ -310,8 +289,8 @@ impl Flow {
     /// The rules in force, and their revision.
     fn rules(&self) -> Result<(u64, Rc<Judge>), Broken> {
         let in_force = self.in_force.borrow();
-        let judge = in_force.judge.clone().ok_or_else(|| Broken::new("there are no rules"))?;
-        Ok((in_force.revision, judge))
+        let judge = in_force.get().cloned().ok_or_else(|| Broken::new("there are no rules"))?;
+        Ok((in_force.revision(), judge))
     }
 
     /// Judges the whole body, under the rules that have judged the headers. A client decides how long its body takes, so
