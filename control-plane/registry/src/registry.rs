@@ -108,8 +108,9 @@ impl Registry {
         Arc::clone(&self.state().policy)
     }
 
-    /// The policy in force with its revision, a number that rises with each call of [`Self::set_policy`] and with each start
-    /// of this process: also after the loss of the store, and if the clock went back.
+    /// The policy in force with the revision of its rules for GitHub, a number that rises with each call of
+    /// [`Self::set_policy`] that changes them and with each start of this process: also after the loss of the store, and if
+    /// the clock went back.
     pub fn revised_policy(&self) -> (u64, Arc<Policy>) {
         let state = self.state();
         (state.revision, Arc::clone(&state.policy))
@@ -117,8 +118,13 @@ impl Registry {
 
     /// Puts a new policy in force. One caller at a time.
     pub fn set_policy(&self, policy: Policy) {
-        let least = milliseconds().max(self.state().revision.saturating_add(1));
-        let revision = next_revision(&self.store, least);
+        let (before, in_force) = self.revised_policy();
+        // Without a new revision Envoy configures no filter anew, and has the new routes sooner.
+        let revision = if policy.github == in_force.github {
+            before
+        } else {
+            next_revision(&self.store, milliseconds().max(before.saturating_add(1)))
+        };
         let mut state = self.state();
         (state.policy, state.revision) = (Arc::new(policy), revision);
         let (version, change) = (state.version, Change::Policy(Arc::clone(&state.policy)));

@@ -9,7 +9,7 @@ use std::rc::Rc;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RulesInForce {
-    /// Rises with each new policy, so that no configuration comes back. Envoy configures a filter for each new
+    /// Rises with each change of the rules, so that no configuration comes back. Envoy configures a filter for each new
     /// configuration, and not for an earlier one that it still knows. A worker has the rules of the highest revision.
     pub revision: u64,
     /// The rules.

@@ -260,8 +260,11 @@ fn the_revision_of_the_policy_rises_and_never_comes_back() {
         [Refuses::Nothing, Refuses::Nothing, Refuses::Writes(std::io::ErrorKind::StorageFull), Refuses::Nothing]
     {
         disk.refuse(refuses);
-        first.set_policy(Policy::deny_all());
-        rises(&first);
+        first.set_policy(other_rules(&first));
+        let revision = rises(&first);
+        // Another list of hosts alone.
+        first.set_policy(Policy { version: "other".into(), ..(*first.policy()).clone() });
+        assert_eq!(first.revised_policy().0, revision);
     }
     drop(first);
     // A clock that went back.
@@ -270,6 +273,13 @@ fn the_revision_of_the_policy_rises_and_never_comes_back() {
     assert_eq!(store.next_revision(0).unwrap(), ahead + 1);
     let second = open(store);
     assert_eq!(rises(&second), ahead + 2);
-    second.set_policy(Policy::deny_all());
+    second.set_policy(other_rules(&second));
     rises(&second);
+}
+
+/// The policy in force with other rules for GitHub.
+fn other_rules(registry: &Registry) -> Policy {
+    let mut policy = (*registry.policy()).clone();
+    policy.github.push_time += 1;
+    policy
 }
