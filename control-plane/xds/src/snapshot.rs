@@ -152,7 +152,7 @@ impl Snapshot {
     ///
     /// `extra` are the hosts that single containers may reach in addition to those of the policy. `credentialed` tells
     /// whether a credential may be added for an entry of the list. `module` is the code of all filters. `revision` rises
-    /// with each new policy.
+    /// with each change of the rules for GitHub.
     pub fn build(
         listen: Listen,
         upstreams: &Upstreams,
