@@ -167,12 +167,14 @@ impl Live {
             self.seen.forget();
             return;
         }
+        let mut changed = false;
         match policy {
             Ok(policy) => {
                 self.problems.set("policy", None);
                 if policy != *self.registry.policy() {
                     tracing::info!(version = %policy.version, "a new policy is in force");
                     self.registry.set_policy(policy);
+                    changed = true;
                 }
             }
             Err(error) => {
@@ -186,7 +188,10 @@ impl Live {
         match module {
             Ok(module) => {
                 self.problems.set("filters", None);
-                self.module = module;
+                if module != self.module {
+                    self.module = module;
+                    changed = true;
+                }
             }
             Err(error) => {
                 self.seen.forget();
@@ -194,7 +199,9 @@ impl Live {
                 self.problems.set("filters", Some(format!("{error:#}; the last valid filters stay in force")));
             }
         }
-        self.publish();
+        if changed {
+            self.publish();
+        }
     }
 
     /// Builds the snapshot, and sends it if it differs from the snapshot in force.

@@ -23,8 +23,8 @@ const OWN: &str = "own_of_the_sandbox_9Fj";
 
 const GEMINI_HOST: &str = "generativelanguage.googleapis.com";
 
-/// The timeout for a changed file to take effect.
-const TAKEN_UP: Duration = Duration::from_secs(2);
+/// The timeout for a changed file to take effect, on a loaded machine.
+const TAKEN_UP: Duration = Duration::from_secs(10);
 
 const HOSTS: [&str; 7] = [
     "github.com",

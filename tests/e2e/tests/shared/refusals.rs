@@ -219,11 +219,7 @@ async fn an_expired_record_is_told_so_in_every_form() {
     let gateway = asking(&upstream, &nameserver).workers(1).build();
     gateway.up();
     let sandbox = Sandbox::start().behind(&gateway);
-    let expires_at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
-    let record =
-        json!({"container_ip": sandbox.address, "container_id": "brief", "repos": [], "expires_at": expires_at});
-    let (status, body) = gateway.call("POST", "/internal/containers", Some(&record));
-    assert_eq!(status, 201, "{body}");
+    gateway.register(sandbox.address, &[]);
     let ask = async |way: Way, host: &str, path: &str| {
         let asked = Asked { method: "GET", authority: host.as_bytes(), path, tunnel: host };
         match way.ask(&sandbox, sandbox.address, asked).await.unwrap() {
@@ -239,6 +235,10 @@ async fn an_expired_record_is_told_so_in_every_form() {
         assert!(greeting.names(host), "{greeting:?}");
     }
     assert_eq!(upstream.requests_with("/brief/before").len(), REQUESTS.len());
+    let expires_at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    let place = format!("/internal/containers/{}", sandbox.address);
+    let (status, body) = gateway.call("PATCH", &place, Some(&json!({"expires_at": expires_at})));
+    assert_eq!(status, 200, "{body}");
     // A stopped control plane does not remove the expired record, so Envoy judges the record by its own clock.
     gateway.signal(Signal::STOP);
     eventually("the control plane is stopped", AUDIT, || stopped(gateway.pid()).then_some(()));

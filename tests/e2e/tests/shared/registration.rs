@@ -105,13 +105,15 @@ async fn an_address_is_refused_on_its_kept_connections_once_its_removal_is_answe
 
 /// Every kind of stream that a container can have, and the moment of each one's end.
 async fn open(sandbox: &Sandbox) -> Vec<(&'static str, JoinHandle<Instant>)> {
+    // No stream ends by this time: the test is over before that.
+    const LONG: Duration = Duration::from_secs(600);
     let mut open = Vec::new();
     for (what, http) in [("a stream over HTTP/1.1", Http::One), ("a stream over HTTP/2", Http::Two)] {
         let mut client = Client::connect(sandbox, sandbox.address, "api.anthropic.com", http).await.unwrap();
         let response = client.open("/v1/stream").await.unwrap();
         assert_eq!(response.status(), 200);
         let ended = async move {
-            drop(drain(response.into_body(), Duration::from_secs(30)).await);
+            drop(drain(response.into_body(), LONG).await);
             // An HTTP/2 connection ends with its last handle.
             drop(client);
             Instant::now()
@@ -138,7 +140,8 @@ async fn late(rig: &Rig, sandbox: &Sandbox, way: &str) -> Vec<(&'static str, Dur
         assert_eq!(status, 200, "{body}");
     };
     rig.gateway.register(sandbox.address, &[REPO]);
-    let expires_at = Timestamp::now() + SignedDuration::from_secs(3);
+    // Time for a slow machine to open all of them.
+    let expires_at = Timestamp::now() + SignedDuration::from_secs(6);
     if way == "expired" {
         patch(json!({"expires_at": expires_at}));
     }
@@ -166,10 +169,10 @@ async fn what_is_open_ends_within_a_second_of_its_record_and_nobody_else_s_does(
     let (sandbox, kept) = (rig.registered(&[REPO]), rig.registered(&[REPO]));
     let others = open(&kept).await;
     for way in ["removed", "replaced", "narrowed", "expired"] {
-        // Other work on the machine only adds delay, so one of three tries has to be in time.
+        // Other work on the machine only adds delay, so one of ten tries has to be in time.
         let mut times = Vec::new();
         while times.last().is_none_or(|late: &Vec<_>| !late.is_empty()) {
-            assert!(times.len() < 3, "{way}: {times:?}");
+            assert!(times.len() < 10, "{way}: {times:?}");
             times.push(late(rig, &sandbox, way).await);
         }
     }
@@ -183,16 +186,25 @@ async fn what_is_open_ends_within_a_second_of_its_record_and_nobody_else_s_does(
 async fn a_record_is_worth_nothing_from_the_moment_it_expires() {
     let rig = rig();
     let sandbox = rig.sandbox();
-    let expires_at = Timestamp::now() + SignedDuration::from_secs(2);
+    // Time for a slow machine to be served once.
+    let expires_at = Timestamp::now() + SignedDuration::from_secs(5);
     let record =
         json!({"container_ip": sandbox.address, "container_id": "brief", "repos": [], "expires_at": expires_at});
     let (status, body) = rig.gateway.call("POST", "/internal/containers", Some(&record));
     assert_eq!(status, 201, "{body}");
     let mut client = Client::connect(&sandbox, sandbox.address, PLAIN, Http::One).await.unwrap();
     assert_eq!(client.get("/brief").await.unwrap().status, 200);
-    let refused = eventually_async("the record has expired", Duration::from_secs(5), async || {
+    let refused = eventually_async("the record has expired", Duration::from_secs(15), async || {
         let asked = Timestamp::now();
-        let answer = client.get("/brief").await.unwrap();
+        // The connection ends a tenth of a second after the record does. On a new one the refusal is told.
+        let answer = match client.get("/brief").await {
+            Ok(answer) => answer,
+            Err(ended) => {
+                assert!(Timestamp::now() >= expires_at, "ended before its record: {ended}");
+                client = Client::connect(&sandbox, sandbox.address, PLAIN, Http::One).await.unwrap();
+                return Err("ended");
+            }
+        };
         assert!(answer.status != 200 || asked < expires_at, "served at {asked}, expired at {expires_at}");
         if answer.status == 200 { Err("served") } else { Ok(answer) }
     })

@@ -86,7 +86,8 @@ fn a_push_that_ends_in_the_middle_moves_nothing_and_the_next_one_passes() {
         }
         let push = "exec \"$GIT\" push -qf origin sandbox/x";
         let mut child = place.command().arg(push).stderr(Stdio::null()).spawn().unwrap();
-        let some = || place.arrived(&rig().upstream).iter().any(|post| post.body_bytes > 1 << 20).then_some(());
+        let some = || place.arrived(&rig().upstream).iter().any(|post| post.body_bytes > 16 << 20).then_some(());
+        // More than a second of it, in which GitHub has said where the ref is.
         eventually("a part of the push has arrived", Duration::from_secs(30), some);
         // `timeout` forwards the signal to all processes that it has started.
         process::signal(child.id(), Signal::TERM);

@@ -1,7 +1,8 @@
 //! Servers that respond early, wrongly or not at all, and lists of refs that no git server sends.
 
 use super::{
-    BOTH, COULD_PASS, Place, TRAILER, X, ZERO, assert_done, assert_refused, assert_reported, one, rig, success, two,
+    BOTH, COULD_PASS, Place, SOON, TRAILER, X, ZERO, assert_done, assert_refused, assert_reported, one, rig, success,
+    two,
 };
 use futures::StreamExt;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use test_support::push::{CAPABILITIES, CONTENT_TYPE, Update, Upload, list_with, 
 use test_support::raw::{self, h2};
 use test_support::upstream::git;
 use test_support::upstream::pranks::{Api, End, Prank};
-use test_support::{Answer, Http, holds_async};
+use test_support::{Answer, Http, eventually_async, holds_async};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -91,9 +92,13 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
         let mut upload = Upload::begin(&place.sandbox, &place.repo).await.unwrap();
         upload.send(&body[..body.len() - 10]).await.unwrap();
         timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the push waits for GitHub");
-        assert!(place.bytes() > 0, "the server has the push's beginning");
+        eventually_async("the server has the push's beginning", SOON, async || {
+            if place.bytes() > 0 { Ok(()) } else { Err("nothing") }
+        })
+        .await;
         rig.upstream.set_api(&api, None);
-        timeout(Duration::from_millis(300), upload.hear()).await.expect_err("the rest is dropped first");
+        // By then GitHub's answer has refused the push.
+        timeout(Duration::from_secs(2), upload.hear()).await.expect_err("the rest is dropped first");
         rig.upstream.set_git(&place.path(), Some(prank.clone()));
         // The server has ended the stream, so no more of the push arrives.
         let (what, answer) = (format!("{prank:?}"), upload.hear().await.unwrap());
