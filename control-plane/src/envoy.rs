@@ -57,8 +57,9 @@ const OPEN: &str = "/stats?filter=^(http|listener)\\.[a-z]*\\.downstream_(pre_)?
 /// The most bytes of a response of Envoy's admin interface. A response has some lines.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// How long Envoy's access log may delay lines after the last request has ended.
-const LAST_LINES: Duration = AUDIT_FLUSH.saturating_mul(2);
+/// How long Envoy's access log may delay lines after the last request has ended, with a margin for a worker that other
+/// programs keep from the processor.
+const LAST_LINES: Duration = AUDIT_FLUSH.saturating_mul(3);
 
 /// The pause before a restart.
 const RESTARTS: Backoff = Backoff { first: Duration::from_millis(100), last: Duration::from_secs(5) };

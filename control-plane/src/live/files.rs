@@ -239,7 +239,7 @@ mod tests {
         let [file, link] = ["policy.yaml", "link"].map(|name| directory.path().join(name));
         fs::write(&file, "one").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let step = Duration::from_millis(500);
+        let step = Duration::from_secs(1);
         let mut seen = Seen { step, ..Seen::default() };
         let mut again = || seen.again([link.as_path(), Path::new("/nonexistent")]);
         assert!(!again(), "never read");

@@ -25,8 +25,9 @@ const BOT: &str = "[bot]";
 /// lists and quotes, as a whole word. In both, `*` stands for any text; a command with `*` needs no end of a word.
 /// Letter case is ignored.
 pub fn command<'a>(commands: &'a [String], text: &str) -> Option<&'a str> {
-    let lower = text.to_lowercase();
-    let mut readings = vec![fold(&lower), fold(&decoded(&lower)), lower];
+    // Letter case of ASCII alone, too: a neighbour of another alphabet may have a lower case or a folded form in ASCII.
+    let (lower, ascii) = (text.to_lowercase(), text.to_ascii_lowercase());
+    let mut readings = vec![fold(&lower), fold(&decoded(&lower)), decoded(&ascii).to_ascii_lowercase(), ascii, lower];
     readings.sort_unstable();
     readings.dedup();
     commands.iter().map(String::as_str).find(|command| {
@@ -191,6 +192,8 @@ mod tests {
             "```\n@claude\n```",
             "line\u{2028}and @claude",
             "é@claude",
+            "\u{212a}@claude",
+            "@claude\u{130}",
             "x\u{200b}@claude",
             "@cla\u{200b}ude",
             "\u{ff20}claude",

@@ -1,6 +1,7 @@
 //! TCP connections before their first request: the limit of one address over two workers, the time until the first
 //! request, and a flood under a low limit of open files.
 
+use futures::future::join_all;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -36,6 +37,16 @@ async fn closes(stream: &mut TcpStream) {
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
+/// Opens a tunnel on the connection, which the gateway does if it has granted the connection.
+async fn asks(stream: &mut TcpStream) -> std::io::Result<()> {
+    let request = format!("CONNECT {PLAIN}:443 HTTP/1.1\r\nHost: {PLAIN}:443\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = [0; 64];
+    let length = timeout(SOON, stream.read(&mut head)).await??;
+    let head = String::from_utf8_lossy(&head[..length]);
+    if head.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other(head.into_owned())) }
+}
+
 /// Waits until Envoy has `count` open connections at the proxy.
 fn until_open(gateway: &Gateway, count: usize) {
     eventually("all connections are accepted", SOON, || {
@@ -56,10 +67,8 @@ async fn a_container_has_512_connections_and_a_stranger_16_and_not_one_more() {
     let (known, stranger, other) = (rig.registered(&[]), rig.sandbox(), rig.registered(&[]));
     for (sandbox, limit) in [(&known, CONTAINER), (&stranger, STRANGER)] {
         until_open(&rig.gateway, 0);
-        let mut open = Vec::new();
-        for _ in 0..limit {
-            open.push(connect(sandbox, sandbox.address).await);
-        }
+        // All at once: after ten seconds of silence the first ones end.
+        let mut open = join_all((0..limit).map(|_| connect(sandbox, sandbox.address))).await;
         until_open(&rig.gateway, limit);
         for _ in 0..8 {
             closes(&mut connect(sandbox, sandbox.address).await).await;
@@ -70,20 +79,12 @@ async fn a_container_has_512_connections_and_a_stranger_16_and_not_one_more() {
         assert!(line["reason"].as_str().unwrap().contains(&format!("{limit} open connections")), "{line}");
         is_served(&other).await;
         // A granted connection is a good one.
-        let request = format!("CONNECT {PLAIN}:443 HTTP/1.1\r\nHost: {PLAIN}:443\r\n\r\n");
-        let one = open.last_mut().unwrap();
-        one.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = [0; 12];
-        timeout(SOON, one.read_exact(&mut answer)).await.unwrap().unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
+        asks(open.last_mut().unwrap()).await.unwrap();
         // One connection closes, one more is granted, and the next is refused again.
         drop(open.pop());
         let again = eventually_async("the limit admits a connection again", SOON, async || {
             let mut stream = connect(sandbox, sandbox.address).await;
-            match timeout(Duration::from_millis(200), stream.read(&mut [0])).await {
-                Err(_) => Ok(stream),
-                Ok(closed) => Err(closed),
-            }
+            asks(&mut stream).await.map(|()| stream)
         })
         .await;
         closes(&mut connect(sandbox, sandbox.address).await).await;
@@ -155,9 +156,11 @@ async fn requests_beyond_the_rate_wait_and_are_answered() {
     let mut client = Client::connect(&busy, busy.address, PLAIN, Http::Two).await.unwrap();
     // The burst: what 16 seconds bring, with the CONNECT.
     let begun = Instant::now();
-    for _ in 0..79 {
-        client.get("/burst").await.unwrap().ok().unwrap();
-    }
+    join_all((0..79).map(|_| {
+        let mut client = client.again();
+        async move { client.get("/burst").await.unwrap().ok().unwrap() }
+    }))
+    .await;
     let (burst, begun) = (begun.elapsed(), Instant::now());
     let waiting = async {
         for _ in 0..20 {
@@ -193,19 +196,21 @@ async fn pipelined_requests_beyond_the_rate_end_with_their_tunnel() {
     let mut stream = tls(&busy, busy.address, PLAIN, Http::One).await.unwrap();
     let requests = format!("GET /pipelined HTTP/1.1\r\nHost: {PLAIN}\r\n\r\n").repeat(2_000);
     let (mut reading, mut writing) = tokio::io::split(&mut stream);
+    let begun = Instant::now();
     // All of it passes before the first request counts.
     let sent = writing.write_all(requests.as_bytes());
     let (_broken, ended) = tokio::join!(
         sent,
-        timeout(SOON, async {
+        timeout(SOON * 4, async {
             let mut answers = Vec::new();
             let _broken = reading.read_to_end(&mut answers).await;
         })
     );
     ended.expect("the tunnel ends");
+    let most = 220 + 10 * usize::try_from(begun.elapsed().as_secs() + 1).unwrap();
     let arrived = rig.upstream.requests_with("/pipelined").len();
     // 16 and 4 seconds' worth, and what time has given back.
-    assert!((100..400).contains(&arrived), "{arrived}");
+    assert!((100..most).contains(&arrived), "{arrived} of {most}");
     let line = rig
         .gateway
         .audit_line("the refusal", |line| line["container_ip"] == json!(busy.address) && line["verdict"] == "deny");
@@ -233,7 +238,10 @@ async fn connections_of_one_address_take_no_files_from_another_one() {
         for number in 0..4 {
             timeout(SOON, is_served(&other)).await.unwrap_or_else(|_| panic!("request {number} timed out"));
         }
-        let held = open.iter().filter(|stream| !is_closed(stream)).count();
-        assert!(held <= 85, "{held} connections of one address are open");
+        eventually_async("one address has no more connections than its share", SOON / 2, async || {
+            let held = open.iter().filter(|stream| !is_closed(stream)).count();
+            if held <= 85 { Ok(()) } else { Err(held) }
+        })
+        .await;
     }
 }

@@ -1,7 +1,7 @@
 //! Many streams that one callback of a filter could end or answer at once. Envoy's stack and V8's would hold all of them,
 //! one inside the other; a stack that is too deep ends the filters of the worker, and with them every stream.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use test_support::client::{Followed, tunnel};
 use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually_async};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,12 +39,13 @@ async fn a_thousand_refusals_that_are_due_at_once_end_no_worker() {
     let beside = beside(&other).await;
     let request = format!("CONNECT {STREAMS}:443 HTTP/1.1\r\nHost: {STREAMS}:443\r\n\r\n");
     let mut streams = Vec::new();
-    for _ in 0..REFUSED {
-        streams.push(flooder.socket(flooder.address).connect(flooder.proxy.unwrap()).await.unwrap());
-    }
     // The burst of the address is used up, and no tunnel is open.
     for _ in 0..BURST {
         drop(tunnel(&flooder, flooder.address, STREAMS).await.unwrap());
+    }
+    // Each of them has ten seconds for its request.
+    for _ in 0..REFUSED {
+        streams.push(flooder.socket(flooder.address).connect(flooder.proxy.unwrap()).await.unwrap());
     }
     // The refusals are due three seconds after their requests, which all arrive within a short time.
     for stream in &mut streams {
@@ -79,13 +80,11 @@ async fn the_end_of_256_requests_of_one_record_ends_no_worker() {
         streams.push(Followed::new(response.into_body()));
     }
     rig.gateway.remove(gone.address);
-    let begun = Instant::now();
     eventually_async("all requests have ended", SOON, async || {
         let open = streams.iter().filter(|stream| !stream.ended()).count();
         if open == 0 { Ok(()) } else { Err(open) }
     })
     .await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(!beside.ended(), "the filters of the worker have ended");
     let failed = rig.gateway.audit().into_iter().find(|line| line["rule"] == "listener.filter-failed");
     assert_eq!(failed, None);

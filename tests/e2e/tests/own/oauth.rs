@@ -123,7 +123,7 @@ async fn client(sandbox: &Sandbox, host: &str) -> Client {
 
 #[tokio::test]
 async fn a_hundred_requests_at_its_end_are_one_refresh_and_all_carry_the_new_token_and_the_account() {
-    let login = Login::start(3_000, Some(Duration::from_millis(2_500)));
+    let login = Login::start(3_000, Some(Duration::from_millis(1_500)));
     let sandbox = login.rig.registered(&[]);
     let mut clients = Vec::new();
     for _ in 0..100 {
@@ -404,7 +404,8 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
     login.refreshed(1);
     let after = median(&mut keyed).await;
     println!("median while the endpoint hangs {during:?}, after {after:?}");
-    assert!(during < after + Duration::from_millis(5), "{during:?} {after:?}");
+    // A request that waits for the endpoint waits for seconds. Other tests begin and end between the two.
+    assert!(during < after + Duration::from_millis(500), "{during:?} {after:?}");
 }
 
 /// The endpoint accepts no token twice: a lost or reused token is the end of the login.

@@ -10,7 +10,7 @@ use test_support::{Client, Gateway, Http, Rig, Sandbox, Upstream, eventually, ev
 use tokio::io::AsyncReadExt;
 
 const HOST: &str = "api.anthropic.com";
-const WITHIN: Duration = Duration::from_secs(5);
+const WITHIN: Duration = Duration::from_secs(20);
 
 /// In absolute form: a tunnel is a stream of the same VM, and would end with it before the response has come through.
 fn ask(sandbox: &Sandbox, path: &str) -> (u16, Option<String>) {
@@ -119,7 +119,7 @@ async fn a_panic_over_a_connection_is_named_and_counted() {
 }
 
 /// The push filter has a VM of its own.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_over_a_push_ends_no_other_stream_of_its_worker() {
     let filters = std::env::var("SALLYPORT_FILTERS_PANIC").expect("SALLYPORT_FILTERS_PANIC is set by run-e2e.sh");
     let upstream = Upstream::start();
@@ -141,5 +141,6 @@ async fn a_crash_over_a_push_ends_no_other_stream_of_its_worker() {
     assert_eq!(line["container_id"], container_id(culprit.address));
     // The push filter has started again.
     eventually("the refs are served", WITHIN, || (culprit.curl(&[refs]).status == 200).then_some(()));
-    assert!(!stream.ended(), "the crash has ended the stream of another container");
+    let before = stream.bytes();
+    eventually("the stream of another container goes on", WITHIN, || (stream.bytes() > before).then_some(()));
 }

@@ -90,13 +90,13 @@ fn the_command_lines_of_the_original_design_do_what_it_says() {
     let who = BTreeMap::from(["owner", "neighbour", "stranger", "expired"].map(|who| (who, sandbox())));
     let hour = SignedDuration::from_hours(1);
     for (who, repo, lasts) in
-        [(&who["neighbour"], "owner/neighbours", hour), (&who["expired"], "owner/repo1", SignedDuration::from_secs(1))]
+        [(&who["neighbour"], "owner/neighbours", hour), (&who["expired"], "owner/repo1", SignedDuration::from_secs(3))]
     {
         let (status, body) = gateway.call("POST", "/internal/register", Some(&registration(who, repo, lasts)));
         assert_eq!(status, 201, "{body}");
     }
-    let expired = Timestamp::now() + SignedDuration::from_secs(1);
-    eventually("the short record has expired", Duration::from_secs(5), || (Timestamp::now() > expired).then_some(()));
+    let expired = Timestamp::now() + SignedDuration::from_secs(3);
+    eventually("the short record has expired", Duration::from_secs(10), || (Timestamp::now() > expired).then_some(()));
 
     let mut files: Vec<PathBuf> = std::fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "sh"));
@@ -132,7 +132,8 @@ fn a_pattern_of_the_policy_refuses_what_is_allowed_without_it() {
     let upstream = Upstream::start();
     upstream.create_repo("owner/repo1", Visibility::Private);
     let plain = "egress: [github]\n";
-    let gateway = Gateway::with(plain).upstream(&upstream).up();
+    // One worker: the policy is in force in all of it.
+    let gateway = Gateway::with(plain).upstream(&upstream).workers(1).up();
     let sandbox = Sandbox::start().behind(&gateway);
     gateway.register(sandbox.address, &["owner/repo1"]);
     let ask = |what: &str| sandbox.curl(&[format!("https://api.github.com/repos/owner/repo1/{what}")]);
