@@ -3,7 +3,7 @@
 //!
 //! The flood runs at the lowest priority: a real sandbox has its own CPU, and the flood's CPU time here must not count
 //! as the gateway's. Even so a program that only keeps the cores busy doubles the slowest 1 % on two cores. So [`Busy`]
-//! does that during both measurements. Both latencies are measured three times, within seconds of each other. `factors`
+//! does that during both measurements. Both latencies are measured twice, within seconds of each other. `factors`
 //! compares them.
 
 use flate2::Compression;
@@ -11,8 +11,8 @@ use flate2::write::ZlibEncoder;
 use sha1::{Digest, Sha1};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use test_support::client::{Tls, tls, tunnel};
 use test_support::process::lowest_priority;
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const HEIGHT: Duration = Duration::from_secs(90);
 
 /// The measurements of each kind in an attempt.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 /// The number of attempts if other programs use the machine. All their measurements count.
 const ATTEMPTS: usize = 5;
 /// The requests in each measurement. The slowest one in a hundred is left out.
@@ -368,6 +368,12 @@ async fn slowest(sandbox: &Sandbox) -> Slowest {
     Slowest { kept: p99(kept), fresh: p99(fresh) }
 }
 
+/// The gateway of the floods that need no settings of their own. Each flood has sandboxes of its own.
+fn rig() -> &'static Rig {
+    static RIG: OnceLock<Rig> = OnceLock::new();
+    RIG.get_or_init(Rig::start)
+}
+
 /// One measurement at a time.
 static MEASURED: Mutex<()> = Mutex::const_new(());
 
@@ -442,44 +448,44 @@ async fn a_flood_of_one_sandbox_makes_no_queue_for_another_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_of_a_stranger_slow_nobody_down() {
     let _alone = MEASURED.lock().await;
-    let rig = Rig::start();
-    assert_fair(&rig, &[(Flood::Idle, Arc::new(rig.sandbox()))], &no_push()).await;
+    let rig = rig();
+    assert_fair(rig, &[(Flood::Idle, Arc::new(rig.sandbox()))], &no_push()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rapid_reset_slows_nobody_down() {
     let _alone = MEASURED.lock().await;
-    let rig = Rig::start();
-    assert_fair(&rig, &[(Flood::Resets, Arc::new(rig.registered(&[])))], &no_push()).await;
+    let rig = rig();
+    assert_fair(rig, &[(Flood::Resets, Arc::new(rig.registered(&[])))], &no_push()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_readers_of_large_responses_slow_nobody_down() {
     let _alone = MEASURED.lock().await;
-    let rig = Rig::start();
-    assert_fair(&rig, &[(Flood::SlowReaders, Arc::new(rig.registered(&[])))], &no_push()).await;
+    let rig = rig();
+    assert_fair(rig, &[(Flood::SlowReaders, Arc::new(rig.registered(&[])))], &no_push()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registered_flooder_slows_nobody_down() {
     let _alone = MEASURED.lock().await;
-    let rig = Rig::start();
+    let rig = rig();
     let flooder = Arc::new(rig.registered(&[]));
     let floods = [Flood::Requests, Flood::Tunnels, Flood::Names].map(|flood| (flood, Arc::clone(&flooder)));
-    assert_fair(&rig, &floods, &no_push()).await;
+    assert_fair(rig, &floods, &no_push()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_pushes_slow_nobody_down() {
     let _alone = MEASURED.lock().await;
-    let rig = Rig::start();
+    let rig = rig();
     let bare = rig.upstream.create_repo(REPO, Visibility::Private);
     let work = Work::of(&bare);
     let seed = work.seed();
     (0..20).for_each(|number| work.deliver(&seed, &format!("refs/heads/sandbox/r{number}")));
     let push = Arc::new(Pushes::to(&seed));
     for flood in [Flood::Bombs, Flood::Refs] {
-        assert_fair(&rig, &[(flood, Arc::new(rig.registered(&[REPO])))], &push).await;
+        assert_fair(rig, &[(flood, Arc::new(rig.registered(&[REPO])))], &push).await;
     }
 }
 
