@@ -8,7 +8,7 @@ use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
 use policy::{Access, BranchGlob, Characters, Egress, HostPattern, Policy};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::push_keys::{PushOption, PushTime};
 use super::{Error, parse, presets};
@@ -197,8 +197,23 @@ impl TryFrom<String> for Word {
 /// One entry of `egress:`. It is checked while it is parsed, so that an error has its line.
 #[derive(Debug)]
 struct Entry {
-    hosts: Vec<HostPattern>,
+    hosts: Hosts,
     access: Access,
+}
+
+#[derive(Debug)]
+enum Hosts {
+    Listed(Vec<HostPattern>),
+    /// The preset `credentials`: the hosts of the credentials that have a value.
+    Configured,
+}
+
+impl Entry {
+    /// The entries of an absent `egress:`, which are those of the shipped policy.
+    fn defaults() -> Vec<Self> {
+        let github = presets::expand("github").map(|(hosts, access)| Self { hosts: Hosts::Listed(hosts), access });
+        github.into_iter().chain([Self { hosts: Hosts::Configured, access: Access::FULL }]).collect()
+    }
 }
 
 impl<'de> Deserialize<'de> for Entry {
@@ -264,17 +279,20 @@ fn read_host<E: de::Error>(text: &str) -> Result<Entry, E> {
             "{text:?}: {error}; expected a name such as api.example.com, or \"*.example.com\" for all below it"
         ))
     })?;
-    Ok(Entry { hosts: vec![pattern], access: Access::FULL })
+    Ok(Entry { hosts: Hosts::Listed(vec![pattern]), access: Access::FULL })
 }
 
 fn read_preset<E: de::Error>(text: &str) -> Result<Entry, E> {
+    if text == presets::CREDENTIALS {
+        return Ok(Entry { hosts: Hosts::Configured, access: Access::FULL });
+    }
     let (hosts, access) = presets::expand(text).ok_or_else(|| {
         E::custom(format!(
             "{text:?} is neither a host name nor a preset; the presets are {}",
             presets::names().join(", ")
         ))
     })?;
-    Ok(Entry { hosts, access })
+    Ok(Entry { hosts: Hosts::Listed(hosts), access })
 }
 
 fn read_methods<E: de::Error>(names: Vec<String>) -> Result<BTreeSet<String>, E> {
@@ -302,26 +320,29 @@ pub fn load(file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     read(&text, file, credentials)
 }
 
-/// Parses the text of a policy file. `file` is named in errors. Without `egress:` the default preset is allowed, and
-/// the hosts that had a credential at the start.
+/// Parses the text of a policy file. `file` is named in errors. `egress` without a value and the preset `credentials`
+/// depend on the credentials that had a value at the start.
 ///
 /// # Errors
 /// If the text is invalid.
 pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     let raw: Raw = parse(text, file)?;
-    // The credentials affect the policy, and so its version, only if the text does not list the hosts.
+    let Filled = parse(text, file)?;
+    let entries = raw.egress.unwrap_or_else(Entry::defaults);
     let mut content = text.as_bytes().to_vec();
-    let entries = raw.egress.unwrap_or_else(|| {
-        let configured = credentials.configured();
-        content.extend(configured.iter().flat_map(|host| format!("{host}\n").into_bytes()));
-        default_entries(configured)
-    });
+    if entries.iter().any(|entry| matches!(entry.hosts, Hosts::Configured)) {
+        content.extend(credentials.configured().iter().flat_map(|host| format!("{host}\n").into_bytes()));
+    }
     let value = |key: String, problem| Error::Value { path: file.display().to_string(), key, problem };
     let github = further(rules(raw.policy.unwrap_or_default()), raw.github.unwrap_or_default())
         .map_err(|(key, problem)| value(format!("github.{key}"), problem))?;
     let mut egress = Egress::default();
     for (index, entry) in entries.into_iter().enumerate() {
-        for host in entry.hosts {
+        let hosts = match entry.hosts {
+            Hosts::Listed(hosts) => hosts,
+            Hosts::Configured => credentials.configured().to_vec(),
+        };
+        for host in hosts {
             if entry.access.cleartext && credentials.concern(&host) {
                 let problem =
                     format!("{host} gets a credential, which never travels in cleartext; leave cleartext out");
@@ -388,11 +409,70 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
     Ok(rules)
 }
 
-/// The entries of an absent `egress:`.
-fn default_entries(configured: &[HostPattern]) -> Vec<Entry> {
-    let preset = presets::expand(presets::DEFAULT).map(|(hosts, access)| Entry { hosts, access });
-    let hosts = configured.to_vec();
-    preset.into_iter().chain([Entry { hosts, access: Access::FULL }]).collect()
+/// A document in which every key and every list entry has a value. YAML reads a key whose entries are all commented out
+/// as null, which must not count as an absent key: its default may allow more.
+#[derive(Debug)]
+struct Filled;
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value.deserialize(deserializer).map(|()| Self)
+    }
+}
+
+/// Any value.
+struct Value;
+
+impl<'de> DeserializeSeed<'de> for Value {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Err(E::custom("no value; write [] or {} for an empty one, or remove the key for its default"))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Value)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key::<String>()?.is_some() {
+            map.next_value_seed(Value)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -54,12 +54,12 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// The preset of an absent `egress:`.
-pub const DEFAULT: &str = "github";
+/// The preset of the hosts whose credentials have a value. It is not in the table: its hosts are those of a gateway.
+pub const CREDENTIALS: &str = "credentials";
 
 /// The names of all presets, for error messages.
 pub fn names() -> Vec<&'static str> {
-    PRESETS.iter().map(|preset| preset.name).collect()
+    PRESETS.iter().map(|preset| preset.name).chain([CREDENTIALS]).collect()
 }
 
 /// The hosts of the preset `name` and how each may be reached.

@@ -61,6 +61,13 @@ impl HostPattern {
     /// # Errors
     /// If the text is anything else, a lone `*` or a `*` in another place included.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
+        if text.contains('/') {
+            return Err(InvalidHost::Url);
+        }
+        let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if text.split_once(':').is_some_and(|(_, port)| is_port(port)) {
+            return Err(InvalidHost::WithPort);
+        }
         match text.strip_prefix("*.") {
             Some(suffix) => HostName::parse(suffix.as_bytes()).map(Self::Below),
             None => HostName::parse(text.as_bytes()).map(Self::Exact),

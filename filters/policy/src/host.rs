@@ -43,6 +43,12 @@ pub enum InvalidHost {
     /// An IP address, in any spelling that inet_aton accepts.
     #[error("IP addresses cannot be reached through the gateway; use the host's name")]
     IpLiteral,
+    /// A URL where a host name belongs.
+    #[error("a URL; write its host name alone, without https:// and without a path")]
+    Url,
+    /// A host name with a port where the name alone belongs.
+    #[error("a host name with a port; write the name alone, for ports 443 and 80")]
+    WithPort,
     /// The text after the colon is not a port.
     #[error("the port is not a number from 1 to 65535")]
     Port,

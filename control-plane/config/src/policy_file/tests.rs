@@ -54,6 +54,23 @@ fn each_kind_of_entry_means_what_the_example_says() {
     assert!(access(&policy, "mirror.example.net").unwrap().cleartext);
 }
 
+#[test]
+fn the_preset_credentials_is_the_hosts_whose_credentials_have_a_value() {
+    for text in ["egress: [credentials]", "egress: [{preset: credentials, methods: [POST]}]"] {
+        let found = policy(text).unwrap();
+        let openai = access(&found, "api.openai.com").unwrap();
+        assert!(openai.allows(b"POST") && openai.allows(b"GET") != text.contains("methods"), "{text}");
+        for host in ["api.anthropic.com", "github.com", "api.github.com"] {
+            assert_eq!(access(&found, host), None, "{text}: {host} has no value");
+        }
+        assert_ne!(found.version, read(text, Path::new(""), &Credentials::default()).unwrap().version);
+    }
+    let shipped = policy(include_str!("../../../../config/policy.yaml")).unwrap();
+    assert_eq!(shipped.egress, policy("{}").unwrap().egress, "the shipped list is the default");
+    let refused = policy("egress: [{preset: credentials, cleartext: true}]").unwrap_err().to_string();
+    assert!(refused.contains("egress[0].cleartext: api.openai.com gets a credential"), "{refused}");
+}
+
 /// The policy file of the project's original design.
 const SEED: &str = include_str!("../../../../tests/corpus/seeds/policy.yaml");
 
@@ -123,7 +140,7 @@ fn the_rules_for_github_are_those_of_the_default_and_what_is_said() {
     let allowed = policy("github: {allowed_labels: [bug, 'area/*']}").unwrap().github.allowed_labels;
     assert_eq!(allowed, Some(vec!["bug".to_owned(), "area/*".to_owned()]));
     assert_eq!(rules.branches.protected.len(), 1);
-    for nothing in ["", "github:", "github: {}"] {
+    for nothing in ["", "github: {}"] {
         assert_eq!(policy(nothing).unwrap().github, default, "{nothing}");
     }
     assert_ne!(policy(text).unwrap().version, policy("").unwrap().version);
@@ -190,6 +207,9 @@ fn an_error_has_its_place_and_a_hint() {
         ("egress:\n  - 127.0.0.1\n", 2, 5, "use the host's name"),
         ("egress:\n  - github\n  - localhost\n", 3, 5, "presets are"),
         ("egress:\n  - '*'\n", 2, 5, "api.example.com"),
+        ("egress:\n  - https://api.example.com\n", 2, 5, "a URL; write its host name alone"),
+        ("egress:\n  - api.example.com/v1\n", 2, 5, "a URL"),
+        ("egress:\n  - {host: 'api.example.com:8443'}\n", 2, 5, "a host name with a port"),
         ("egress:\n  - evil.*.com\n", 2, 5, "api.example.com"),
         ("egress:\n  - gihub\n", 2, 5, "presets are"),
         ("egress:\n  - 7\n", 2, 5, "a host"),
@@ -200,6 +220,13 @@ fn an_error_has_its_place_and_a_hint() {
         ("egress:\n  - {host: a.example.com, methods: GET}\n", 2, 36, "a sequence"),
         ("egress:\n  - {host: a.example.com, cleartext: perhaps}\n", 2, 38, "a boolean"),
         ("egress:\n  - github\n egress: []\n", 3, 2, "did not find"),
+        ("strip_foreign_credentials: true\negress:\n  # - github\n", 2, 8, "egress: no value; write [] or {}"),
+        ("egress: ~", 1, 9, "egress: no value"),
+        ("egress: [~]", 1, 10, "a host"),
+        ("policy:\n", 1, 8, "policy: no value"),
+        ("policy:\n  protected_branches:\n  # - main\n", 2, 22, "policy.protected_branches: no value"),
+        ("github:\n  bot: {allow: }\n", 2, 16, "github.bot.allow: no value"),
+        ("github:\n  push_time:\n", 2, 13, "github.push_time: no value"),
     ];
     for (text, line, column, hint) in cases {
         let message = policy(text).unwrap_err().to_string();

@@ -367,10 +367,11 @@ fn a_missing_value_is_a_502_that_names_the_variables() {
 }
 
 #[test]
-fn without_egress_the_hosts_of_configured_credentials_are_allowed() {
+fn the_shipped_policy_allows_the_hosts_of_configured_credentials() {
     let upstream = Upstream::start();
     let set = [("CLAUDE_CODE_OAUTH_TOKEN", ANTHROPIC)];
-    let gateway = Gateway::with("strip_foreign_credentials: true\n").upstream(&upstream).envs(&set).up();
+    let shipped = std::fs::read_to_string("../../config/policy.yaml").unwrap();
+    let gateway = Gateway::with(&shipped).upstream(&upstream).envs(&set).up();
     let rig = Rig { upstream, gateway };
     let sandbox = rig.registered(&[]);
     assert_eq!(post(&sandbox, &["-H", "x-api-key: own"], "https://api.anthropic.com/v1/messages"), (200, None));
