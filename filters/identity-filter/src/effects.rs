@@ -7,6 +7,10 @@ use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level};
 /// The property with the request's id, for the responses of Envoy's own. The router removes the header before them.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
+/// The faults after which Envoy's router sends a request once more (Envoy's router filter, `x-envoy-retry-on`): a
+/// connection that fails, or ends before a byte of the answer, and a stream that the upstream has not looked at.
+const RETRIED: &[u8] = b"reset,connect-failure,refused-stream";
+
 /// Carries out `step` of `request`, for which the hostcalls act. Returns the callback's action.
 ///
 /// # Errors
@@ -42,5 +46,9 @@ fn allow(request: &Request, pass: Pass) -> Result<(), host::Error> {
     forward.record.iter().try_for_each(|record| host::set_property(&CONTAINER, record))?;
     forward.mark.iter().try_for_each(|mark| host::set_property(&[mark.property], &mark.value))?;
     forward.authority.iter().try_for_each(|to| host::set_request_header(":authority", to.as_bytes()))?;
-    forward.removed.iter().try_for_each(|name| host::remove_request_header(name))
+    forward.removed.iter().try_for_each(|name| host::remove_request_header(name))?;
+    if forward.again {
+        host::set_request_header(policy::github::RETRY_ON, RETRIED)?;
+    }
+    Ok(())
 }

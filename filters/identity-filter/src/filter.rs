@@ -135,6 +135,7 @@ struct Stream {
 impl StreamCallbacks for Stream {
     fn on_request_headers(&mut self, end: bool) -> Action {
         self.request.progress.ended.set(end);
+        self.request.progress.bare.set(end);
         let step = self.begin().map_err(logged);
         let step = step.unwrap_or_else(|Broken| self.shared.worker.borrow_mut().failed(&self.request));
         self.shared.carry_out(&self.request, step)

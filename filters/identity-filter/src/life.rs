@@ -32,6 +32,8 @@ pub struct Progress {
     pub phase: Cell<Phase>,
     /// Whether the whole request has arrived.
     pub ended: Cell<bool>,
+    /// Whether the request ended with its headers.
+    pub bare: Cell<bool>,
     /// Whether a part of the body was dropped while the request was held. The request can then only be refused.
     pub cut: Cell<bool>,
     /// The source address and the kind under which the request was counted.
@@ -103,4 +105,6 @@ pub struct Forward {
     pub authority: Option<String>,
     /// The names of the headers to remove.
     pub removed: Vec<String>,
+    /// Whether Envoy sends the request once more if the upstream ends the connection before it answers.
+    pub again: bool,
 }

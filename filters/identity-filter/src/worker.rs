@@ -338,7 +338,10 @@ fn rewrite(request: &Request, to: &HostName, record: Option<Vec<u8>>, right: Opt
     let judged =
         |right: Right| Judged { generation: right.generation, host: to, method: &facts.method, path: &facts.path };
     let mark = right.map(|right| judged(right).identity());
-    Forward { record, mark, authority: (!same).then(|| to.as_str().to_owned()), removed }
+    // Only methods that change nothing (RFC 9110, section 9.2.1), and no body: for a retry Envoy would keep a copy of the
+    // body, and with filters that hold it, has sent it twice (envoyproxy/envoy#45470).
+    let again = request.progress.bare.get() && [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&&facts.method[..]);
+    Forward { record, mark, authority: (!same).then(|| to.as_str().to_owned()), removed, again }
 }
 
 #[cfg(test)]

@@ -40,6 +40,10 @@ pub use scope::Scope;
 use crate::{Container, Denial, HostName, Rule};
 use serde::{Deserialize, Serialize};
 
+/// The header by which the identity stage tells Envoy's router to send a request once more after a fault of the
+/// upstream. The router takes it out.
+pub const RETRY_ON: &str = "x-envoy-retry-on";
+
 /// The operation that a request would carry out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -652,10 +652,30 @@ rules! {
         "The host cannot be resolved, or only to addresses that are not public.",
         "Check the name, and the gateway's name servers.",
         Test("a_web_socket_reaches_a_host_that_only_dns_knows");
+    UpstreamRefused = "upstream.refused", Upstream, Refuses(503),
+        "Nothing accepts connections at the upstream's address.",
+        "Try again later.",
+        Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
+    UpstreamTimeout = "upstream.timeout", Upstream, Refuses(503),
+        "The upstream did not accept a connection in time.",
+        "Try again.",
+        Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
+    UpstreamCertificate = "upstream.certificate", Upstream, Refuses(503),
+        "The upstream's certificate is not valid for the host, or its CA is unknown to the gateway.",
+        "Check the host's name; the operator names a CA of his own by `upstream_roots` or `upstreams`.",
+        Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
+    UpstreamBrokenOff = "upstream.broken-off", Upstream, Refuses(503),
+        "The upstream ended the connection or the request before it answered.",
+        "Try again, if the request may be done twice: the upstream may have acted on it.",
+        Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
+    UpstreamProtocol = "upstream.protocol", Upstream, Refuses(502),
+        "The TLS handshake with the upstream failed, or its answer is not HTTP or larger than a limit. Envoy chooses the status.",
+        "Trying again does not help; the audit's `reason` holds Envoy's own code.",
+        Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
     UpstreamUnreachable = "upstream.unreachable", Upstream, Refuses(503),
-        "The upstream does not answer, breaks off, or has no valid certificate. Envoy chooses the status.",
+        "The upstream cannot be reached for another reason. Envoy chooses the status.",
         "Try again; the audit's `reason` holds Envoy's own code.",
-        Test("an_upstream_that_cannot_be_reached_is_named_as_the_reason_and_request_ids_lead_to_the_audit");
+        Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
     LimitUpstream = "limit.upstream", Upstream, Refuses(503),
         "16,384 requests to one host are under way.",
         "Try again.",

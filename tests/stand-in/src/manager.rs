@@ -28,7 +28,8 @@ const MOST_BUFFERED: usize = 4 << 20;
 const VIA_UPSTREAM: &str = "via_upstream";
 
 /// The route removes these of a request.
-const NOT_SENT: [&str; 4] = ["x-envoy-external-address", "x-forwarded-proto", "x-request-id", policy::mark::SEALED];
+const NOT_SENT: [&str; 5] =
+    ["x-envoy-external-address", "x-forwarded-proto", "x-request-id", policy::github::RETRY_ON, policy::mark::SEALED];
 
 /// The filter after `at`. `None` at the end of the chain.
 fn next(side: Side, at: Option<usize>) -> Option<usize> {

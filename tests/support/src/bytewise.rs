@@ -36,6 +36,23 @@ pub struct Read {
     pub faults: Vec<String>,
 }
 
+/// The behaviour of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// It answers each request.
+    Serves,
+    /// It sends this to the first bytes of each connection, and closes it.
+    Says(&'static [u8]),
+    /// It answers the first request of each connection, and closes the connection at the second one, as a server does
+    /// that has just given the connection up.
+    EndsAtSecond,
+    /// It answers with so many more header fields.
+    Fields(usize),
+    /// It speaks HTTP/2, answers the first stream of each connection, and at the second one it sends GOAWAY with the
+    /// first one's number: it has not looked at the second one (RFC 9113, section 6.8).
+    GoesAway,
+}
+
 /// The running server.
 pub struct Bytewise {
     /// Its address.
@@ -50,8 +67,14 @@ pub struct Bytewise {
 impl Bytewise {
     /// Starts the server of `host` on a free port of [`ADDRESS`].
     pub fn start(host: &str) -> Self {
+        Self::start_with(host, Conduct::Serves)
+    }
+
+    /// The same with another conduct.
+    pub fn start_with(host: &str, conduct: Conduct) -> Self {
         crate::sandbox::ip(&["address", "replace", &format!("{ADDRESS}/32"), "dev", "lo"]);
-        let (acceptor, ca_pem) = tls::acceptor_for(&[host], &[b"http/1.1"]);
+        let protocol: &[u8] = if conduct == Conduct::GoesAway { b"h2" } else { b"http/1.1" };
+        let (acceptor, ca_pem) = tls::acceptor_for(&[host], &[protocol]);
         let ca = crate::scratch("bytewise").join("ca.pem");
         std::fs::write(&ca, ca_pem).unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
@@ -67,7 +90,13 @@ impl Bytewise {
                 let (acceptor, all) = (acceptor.clone(), Arc::clone(&all));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    serve(stream, &all).await;
+                    match conduct {
+                        Conduct::Says(answer) => spoil(stream, answer).await,
+                        Conduct::GoesAway => go_away(stream, &all).await,
+                        Conduct::Serves | Conduct::EndsAtSecond | Conduct::Fields(_) => {
+                            serve(stream, &all, conduct).await;
+                        }
+                    }
                 });
             }
         });
@@ -92,15 +121,71 @@ impl Drop for Bytewise {
     }
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, all: &Mutex<Read>) {
+async fn spoil(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
+    // The client may leave at any time.
+    let _read = stream.read(&mut [0; 1024]).await;
+    let _written = stream.write_all(answer).await;
+    let _closed = stream.shutdown().await;
+}
+
+/// Serves an HTTP/2 connection by [`Conduct::GoesAway`]. A message has the number of its stream as its line.
+async fn go_away(mut stream: impl AsyncRead + AsyncWrite + Unpin, all: &Mutex<Read>) {
+    const PREFACE: usize = 24;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let frame = |kind: u8, flags: u8, number: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &number.to_be_bytes(), payload].concat()
+    };
+    let work = async {
+        stream.read_exact(&mut [0; PREFACE]).await?;
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+        let mut answered = None;
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await?;
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            stream.read_exact(&mut payload).await?;
+            let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let reply = match (head[3], answered) {
+                (SETTINGS, _) if head[4] == 0 => frame(SETTINGS, 1, 0, &[]),
+                (HEADERS, None) => {
+                    answered = Some(number);
+                    // END_STREAM and END_HEADERS, and `:status: 200` as HPACK's static table has it.
+                    frame(HEADERS, 5, number, &[0x88])
+                }
+                (HEADERS, Some(first)) => frame(GOAWAY, 0, 0, &[first.to_be_bytes(), [0; 4]].concat()),
+                _ => continue,
+            };
+            if head[3] == HEADERS {
+                let message = Message { line: number.to_string(), headers: vec![], body: vec![] };
+                all.lock().unwrap().messages.push(message);
+            }
+            stream.write_all(&reply).await?;
+            stream.flush().await?;
+        }
+    };
+    // The client may leave at any time.
+    let _left: std::io::Result<()> = work.await;
+}
+
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, all: &Mutex<Read>, conduct: Conduct) {
     let mut waiting = Vec::new();
+    let mut answered = false;
     loop {
         match message(&waiting) {
             Ok(Some((message, size))) => {
                 waiting.drain(..size);
                 let path = message.path().to_owned();
                 all.lock().unwrap().messages.push(message);
-                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+                if conduct == Conduct::EndsAtSecond && answered {
+                    return;
+                }
+                answered = true;
+                let more =
+                    if let Conduct::Fields(count) = conduct { "x-more: v\r\n".repeat(count) } else { String::new() };
+                let answer = format!("HTTP/1.1 200 OK\r\n{more}content-length: {}\r\n\r\n{path}", path.len());
                 if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
                     return;
                 }

@@ -33,7 +33,10 @@ struct Own {
 enum When {
     Flags(&'static [&'static str]),
     Status(u32),
+    /// The details begin with this text.
     Details(&'static str),
+    /// The connection to the upstream failed, and the details contain one of these texts.
+    Connecting(&'static [&'static str]),
 }
 
 /// The known local replies. The first that matches applies. No entry has a status that a filter or the credential stage
@@ -78,10 +81,41 @@ const OWN: &[Own] = &[
         rule: Rule::LimitUpstream,
         error: "too many requests are on their way upstream; try again",
     },
+    // Texts of BoringSSL and of Linux, in which Envoy's details have `_` in place of spaces.
     Own {
-        when: When::Flags(&["UF", "UC", "UR", "UH", "UT", "LR", "URX", "UPE", "NC"]),
+        when: When::Connecting(&["CERTIFICATE_VERIFY_FAILED"]),
+        rule: Rule::UpstreamCertificate,
+        error: "the upstream's certificate is not valid for this host; trying again will not help",
+    },
+    Own {
+        when: When::Connecting(&["TLS_error"]),
+        rule: Rule::UpstreamProtocol,
+        error: "the TLS handshake with the upstream failed; trying again will not help",
+    },
+    Own {
+        when: When::Connecting(&["connection_timeout"]),
+        rule: Rule::UpstreamTimeout,
+        error: "the upstream does not answer; try again",
+    },
+    Own {
+        when: When::Connecting(&["Connection_refused"]),
+        rule: Rule::UpstreamRefused,
+        error: "the upstream refuses connections; try again later",
+    },
+    Own {
+        when: When::Flags(&["UPE"]),
+        rule: Rule::UpstreamProtocol,
+        error: "the upstream's answer is not HTTP, or larger than a limit; trying again will not help",
+    },
+    Own {
+        when: When::Flags(&["UC", "UR", "LR"]),
+        rule: Rule::UpstreamBrokenOff,
+        error: "the upstream ended the connection before it answered; try again, if the request may be done twice",
+    },
+    Own {
+        when: When::Flags(&["UF", "UH", "UT", "URX", "NC"]),
         rule: Rule::UpstreamUnreachable,
-        error: "the upstream cannot be reached, or broke off, or its certificate is not valid",
+        error: "the upstream cannot be reached; try again",
     },
     Own {
         when: When::Flags(&["OM", "LH", "RL"]),
@@ -145,14 +179,24 @@ fn filter(when: &When) -> AccessLogFilter {
                 }),
             }),
         })),
-        When::Details(details) => of(FilterSpecifier::ExtensionFilter(ExtensionFilter {
-            name: "cel".into(),
-            config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(ExpressionFilter {
-                expression: format!("response.code_details.startsWith('{details}')"),
-                ..Default::default()
-            }))),
-        })),
+        When::Details(details) => of(matching(format!("response.code_details.startsWith('{details}')"))),
+        When::Connecting(texts) => {
+            let any: Vec<_> = texts.iter().map(|text| format!("response.code_details.contains('{text}')")).collect();
+            let failed = "response.code_details.startsWith('upstream_reset_before_response_started{')";
+            of(matching(format!("{failed} && ({})", any.join(" || "))))
+        }
     }
+}
+
+/// A filter by a CEL expression.
+fn matching(expression: String) -> FilterSpecifier {
+    FilterSpecifier::ExtensionFilter(ExtensionFilter {
+        name: "cel".into(),
+        config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(ExpressionFilter {
+            expression,
+            ..Default::default()
+        }))),
+    })
 }
 
 #[cfg(test)]

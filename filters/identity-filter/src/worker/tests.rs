@@ -139,7 +139,25 @@ fn a_known_container_passes_with_the_canonical_host() {
 fn a_canonical_host_stays_and_other_hosts_get_no_record() {
     let pass = passed(arrive(&mut filled(), &post(1, "a.test"), KNOWN));
     let mark = Some(policy::mark::Mark { property: policy::mark::IDENTITY, value: b"1 a.test".to_vec() });
-    assert_eq!(pass.forward, Some(Forward { record: None, mark, authority: None, removed: vec![] }));
+    assert_eq!(pass.forward, Some(Forward { record: None, mark, authority: None, removed: vec![], again: false }));
+}
+
+#[test]
+fn only_a_request_that_changes_nothing_and_has_no_body_is_sent_again() {
+    for (method, bare, again) in [
+        ("GET", true, true),
+        ("HEAD", true, true),
+        ("OPTIONS", true, true),
+        ("GET", false, false),
+        ("POST", true, false),
+        ("DELETE", true, false),
+        ("get", true, false),
+    ] {
+        let request = request(1, &[(":method", method), (":authority", "a.test"), (":path", "/")]);
+        request.progress.bare.set(bare);
+        let pass = passed(arrive(&mut filled(), &request, KNOWN));
+        assert_eq!(pass.forward.unwrap().again, again, "{method} {bare}");
+    }
 }
 
 #[test]

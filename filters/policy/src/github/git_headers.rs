@@ -6,7 +6,7 @@ use crate::Rule;
 
 /// Headers that are forwarded: those that git, libgit2, dulwich, JGit and go-git send, and those that Envoy needs or adds
 /// before the router. A later stage replaces the client's `authorization` with the credential.
-const KEPT: [&str; 17] = [
+const KEPT: [&str; 18] = [
     "accept",
     "accept-charset",
     "accept-encoding",
@@ -24,6 +24,7 @@ const KEPT: [&str; 17] = [
     "user-agent",
     "x-forwarded-proto",
     "x-request-id",
+    super::RETRY_ON,
 ];
 
 /// Headers with one meaning only if they are there once.

@@ -18,7 +18,7 @@ pub const REFUSED: [&str; 9] = [
 ];
 
 /// Headers that are forwarded. A later stage replaces the client's `authorization` with the credential.
-const KEPT: [&str; 18] = [
+const KEPT: [&str; 19] = [
     "accept",
     "accept-encoding",
     "accept-language",
@@ -37,6 +37,7 @@ const KEPT: [&str; 18] = [
     "x-github-api-version",
     "x-request-id",
     "x-forwarded-proto",
+    super::RETRY_ON,
 ];
 
 /// The GraphQL preview features that a client may request: those that gh requests.

@@ -5,12 +5,17 @@ use super::{
 };
 use serde_json::json;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use test_support::gateway::policy;
+use test_support::bytewise::{Bytewise, Conduct};
+use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
 use test_support::process::{Signal, stopped};
 use test_support::raw::{Greeting, greet};
-use test_support::upstream::{self, HOSTS};
-use test_support::{Client, Http, Rig, eventually, eventually_async};
+use test_support::upstream;
+use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_async};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 /// Sends requests with `body` (arguments of curl) that the rules refuse, and asserts the refusal's rule. `3MB` and
 /// `100MB` in `body` stand for files of this size.
@@ -109,26 +114,90 @@ async fn while_the_control_plane_is_stopped_what_needs_it_is_refused_with_a_reas
     assert_eq!((&line["verdict"], &line["rule"]), (&json!("deny"), &json!("credentials.unavailable")), "{line}");
 }
 
+/// A server that accepts no more connections: its queue is full. Dropping the value closes it.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((upstream::ADDRESS, 0))).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) =
+        timeout(Duration::from_millis(500), TcpStream::connect(listener.local_addr().unwrap())).await
+    {
+        waiting.push(connected.unwrap());
+    }
+    (listener, waiting)
+}
+
+/// A server that speaks without TLS.
+async fn cleartext() -> SocketAddr {
+    let listener = TcpListener::bind((upstream::ADDRESS, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _sent = stream.write_all(b"220 mail.example.net ESMTP\r\n").await;
+        }
+    });
+    address
+}
+
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_named_as_the_reason_and_request_ids_lead_to_the_audit() {
+async fn each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit() {
+    let upstream = Upstream::start();
+    let (full, _waiting) = full().await;
     // An address without a listener.
     let closed = SocketAddr::from((upstream::ADDRESS, 1));
-    let rig = Rig::start_with(&policy(&HOSTS), &[(PLAIN, closed), ("api.github.com", closed)]);
+    let mut pinned = pins(&upstream, &[(PLAIN, closed), ("api.github.com", closed)]);
+    let mut pin = |host: &str, address: SocketAddr, ca: &Path| {
+        pinned += &format!("  {host}: {{address: {}, port: {}, ca: {}}}\n", address.ip(), address.port(), ca.display());
+    };
+    pin("full.example.net", full.local_addr().unwrap(), &upstream.ca);
+    pin("cleartext.example.net", cleartext().await, &upstream.ca);
+    let spoiled: [(&str, &[u8]); 3] = [
+        ("broken.example.net", b""),
+        ("garbage.example.net", b"220 mail.example.net ESMTP\r\n"),
+        ("unverified.example.net", b""),
+    ];
+    let servers = spoiled.map(|(host, answer)| {
+        let server = Bytewise::start_with(host, Conduct::Says(answer));
+        // Another CA than the one that has signed its certificate.
+        let ca = if host == "unverified.example.net" { &upstream.ca } else { &server.ca };
+        pin(host, server.address, ca);
+        server
+    });
+    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{pinned}");
+    let gateway = Gateway::with(&policy(&["'*.example.net'", "api.github.com", "api.anthropic.com"]));
+    let rig = Rig { upstream, gateway: gateway.settings(&settings).up() };
     let sandbox = rig.registered(&[REPO]);
-    for http in [Http::One, Http::Two] {
-        for host in [PLAIN, "api.github.com"] {
-            let path = format!("/repos/acme/app/commits/closed/{http:?}");
-            let answer = connect(&sandbox, host, http).await.get(&path).await.unwrap();
-            assert_refused(&format!("{http:?} {host}"), &answer, 503, "upstream.unreachable");
+    for (host, status, rule) in [
+        (PLAIN, 503, "upstream.refused"),
+        ("api.github.com", 503, "upstream.refused"),
+        ("full.example.net", 503, "upstream.timeout"),
+        ("cleartext.example.net", 503, "upstream.protocol"),
+        ("unverified.example.net", 503, "upstream.certificate"),
+        ("broken.example.net", 503, "upstream.broken-off"),
+        ("garbage.example.net", 502, "upstream.protocol"),
+    ] {
+        let protocols: &[Http] = if rule == "upstream.timeout" { &[Http::Two] } else { &[Http::One, Http::Two] };
+        for &http in protocols {
+            let path = format!("/repos/acme/app/commits/fault/{http:?}");
+            let mut client = connect(&sandbox, host, http).await;
+            let answer = if rule == "upstream.timeout" {
+                // Not sent again, and so told after ten seconds.
+                client.post(&path, "text/plain", "".into()).await.unwrap()
+            } else {
+                client.get(&path).await.unwrap()
+            };
+            let line = rig.gateway.audit_line(&path, |line| line["path"] == path.as_str() && line["host"] == host);
+            assert_refused(&format!("{http:?} {host}"), &answer, status, rule);
             let id = refusal(&answer.body)["request_id"].as_str().unwrap_or_default().to_owned();
             assert!(!id.is_empty(), "{answer:?}");
-            let line = rig.gateway.audit_line(&path, |line| line["path"] == path.as_str() && line["host"] == host);
-            assert_eq!((&line["verdict"], &line["rule"]), (&json!("deny"), &json!("upstream.unreachable")), "{line}");
+            assert_eq!((&line["verdict"], &line["rule"]), (&json!("deny"), &json!(rule)), "{line}");
             assert_eq!(line["request_id"], id.as_str(), "{line}");
             assert_eq!(line["container_ip"], sandbox.address.to_string(), "{line}");
         }
     }
-    assert_nothing_arrived(&rig, "/closed/");
+    assert_nothing_arrived(&rig, "/fault/");
+    drop(servers);
     let mut ids = Vec::new();
     for number in 0..3 {
         let path = format!("/allowed/{number}");
@@ -140,4 +209,52 @@ async fn an_upstream_that_cannot_be_reached_is_named_as_the_reason_and_request_i
     ids.sort();
     ids.dedup();
     assert!(ids.len() == 3 && ids.iter().all(|id| !id.is_empty()), "{ids:?}");
+}
+
+#[tokio::test]
+async fn what_no_upstream_has_answered_is_sent_again_if_it_changes_nothing() {
+    let upstream = Upstream::start();
+    let [ends, away, fields] = [
+        ("ends.example.net", Conduct::EndsAtSecond),
+        ("away.example.net", Conduct::GoesAway),
+        ("fields.example.net", Conduct::Fields(900)),
+    ]
+    .map(|(host, conduct)| Bytewise::start_with(host, conduct));
+    let pinned = [&ends, &away, &fields].map(|server| server.pins().replace("upstreams:\n", "")).concat();
+    let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}upstreams:\n{pinned}");
+    // One worker has one pool of connections for each upstream.
+    let gateway = Gateway::with(&policy(&["'*.example.net'"])).settings(&settings).workers(1).up();
+    let rig = Rig { upstream, gateway };
+    let sandbox = rig.registered(&[]);
+    for host in ["ends.example.net", "away.example.net", "fields.example.net"] {
+        for http in ["--http1.1", "--http2"] {
+            for number in 0..4 {
+                let curled = sandbox.curl(&[http, &format!("https://{host}/get/{number}")]);
+                assert_eq!(curled.status, 200, "{http} {host} {number}: {curled:?}");
+            }
+        }
+    }
+    for method in ["HEAD", "OPTIONS"] {
+        for number in 0..4 {
+            let option = if method == "HEAD" { vec!["-I"] } else { vec!["-X", method] };
+            let url = format!("https://ends.example.net/{method}/{number}");
+            let curled = sandbox.curl(&[option, vec![&url]].concat());
+            assert_eq!(curled.status, 200, "{method} {number}: {curled:?}");
+        }
+    }
+    // A request on which the upstream may have acted is sent once, and its client is told.
+    let before = ends.read().messages.len();
+    let mut statuses = Vec::new();
+    for number in 0..4 {
+        let url = format!("https://ends.example.net/post/{number}");
+        for option in [vec!["-d", "body"], vec!["-X", "POST"], vec!["-X", "DELETE"], vec!["-X", "GET", "-d", "body"]] {
+            let curled = sandbox.curl(&[option, vec![&url]].concat());
+            assert!(curled.status == 200 || curled.rule().as_deref() == Some("upstream.broken-off"), "{curled:?}");
+            statuses.push(curled.status);
+        }
+    }
+    assert!(statuses.contains(&503), "no connection ended: {statuses:?}");
+    assert_eq!(ends.read().messages.len(), before + statuses.len(), "each of them arrives once");
+    let faults: Vec<_> = [&ends, &fields].into_iter().flat_map(|server| server.read().faults).collect();
+    assert!(faults.is_empty(), "{faults:?}");
 }

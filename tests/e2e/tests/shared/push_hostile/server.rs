@@ -39,7 +39,7 @@ async fn a_server_that_ends_its_answer_before_it_has_the_push_is_not_heard() {
         match (end, answer) {
             (End::Broken, Err(_)) => {}
             (End::Broken, Ok(answer)) if answer.status == 503 => {
-                assert_refused("a broken response", &answer, 503, "upstream.unreachable");
+                assert_refused("a broken response", &answer, 503, "upstream.broken-off");
             }
             (_, answer) => assert_reported(&format!("{end:?}"), &answer.unwrap(), "push.unfinished"),
         }
@@ -104,7 +104,7 @@ async fn while_a_refused_push_is_dropped_it_is_told_by_us_whatever_the_server_sa
         let (what, answer) = (format!("{prank:?}"), upload.hear().await.unwrap());
         match prank.status {
             // This is Envoy's own response, so the client does not wait forever.
-            0 => assert_refused(&what, &answer, 503, "upstream.unreachable"),
+            0 => assert_refused(&what, &answer, 503, "upstream.broken-off"),
             _ => assert_reported(&what, &answer, "push.stale"),
         }
         assert_eq!(place.at(X), Some(tip), "{prank:?}");
