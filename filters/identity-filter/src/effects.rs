@@ -7,9 +7,9 @@ use envoy_host::{self as host, AUDIT, Action, CONTAINER, Level};
 /// The property with the request's id, for the responses of Envoy's own. The router removes the header before them.
 const REQUEST_ID: [&str; 1] = ["sallyport.request-id"];
 
-/// The faults after which Envoy's router sends a request once more (Envoy's router filter, `x-envoy-retry-on`): a
-/// connection that fails, or ends before a byte of the answer, and a stream that the upstream has not looked at.
-const RETRIED: &[u8] = b"reset,connect-failure,refused-stream";
+/// The faults after which Envoy's router sends a request once more (Envoy's router filter, `x-envoy-retry-on`): every end
+/// of the connection or the stream before the answer's complete headers.
+const RETRIED: &[u8] = b"reset";
 
 /// Carries out `step` of `request`, for which the hostcalls act. Returns the callback's action.
 ///

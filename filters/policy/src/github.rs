@@ -41,7 +41,7 @@ use crate::{Container, Denial, HostName, Rule};
 use serde::{Deserialize, Serialize};
 
 /// The header by which the identity stage tells Envoy's router to send a request once more after a fault of the
-/// upstream. The router takes it out.
+/// upstream. The router takes it out. No route may remove it, because routes do so before the router reads it.
 pub const RETRY_ON: &str = "x-envoy-retry-on";
 
 /// The operation that a request would carry out.
@@ -215,9 +215,10 @@ impl Judge {
 
     fn api(&self, call: Call<'_>, method: &str, uploads: bool, scope: &Scope<'_>) -> Result<Head, Refused> {
         headers::screen(call.host.as_str(), call.headers)?;
-        let target = target::Target::parse(call.target)
+        let target = rest::without_slash(method, call.target);
+        self.patterns.judge(method, &target)?;
+        let target = target::Target::parse(&target)
             .map_err(|why| Refused::unknown(Rule::GithubTarget, format!("invalid request target: {why}")))?;
-        self.patterns.judge(method, call.target)?;
         if !uploads && target.segments == ["graphql"] {
             let operation = Operation { name: "graphql".into(), class: Class::Graphql };
             return if method == "POST" && target.query.is_empty() {

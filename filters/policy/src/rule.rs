@@ -665,7 +665,7 @@ rules! {
         "Check the host's name; the operator names a CA of his own by `upstream_roots` or `upstreams`.",
         Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
     UpstreamBrokenOff = "upstream.broken-off", Upstream, Refuses(503),
-        "The upstream ended the connection or the request before it answered.",
+        "The upstream ended the connection or the request before it answered, or its answer over HTTP/2 is larger than a limit.",
         "Try again, if the request may be done twice: the upstream may have acted on it.",
         Test("each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_audit");
     UpstreamProtocol = "upstream.protocol", Upstream, Refuses(502),

@@ -27,7 +27,7 @@ const MOST_BUFFERED: usize = 4 << 20;
 /// Envoy's code details for a response of the upstream.
 const VIA_UPSTREAM: &str = "via_upstream";
 
-/// The route removes these of a request.
+/// The route and the router remove these of a request.
 const NOT_SENT: [&str; 5] =
     ["x-envoy-external-address", "x-forwarded-proto", "x-request-id", policy::github::RETRY_ON, policy::mark::SEALED];
 

@@ -7,6 +7,7 @@ use super::json::Json;
 use super::target::{self, Target};
 use super::{Allowed, Class, Operation, Question, Refused, Scope, guards, search};
 use crate::Rule;
+use std::borrow::Cow;
 
 include!(concat!(env!("OUT_DIR"), "/rest.rs"));
 
@@ -61,6 +62,23 @@ const NOT_NUMBERS: [&str; 12] = [
 /// hash, or two of them.
 const REVISIONS: [&str; 11] =
     ["base", "basehead", "branch", "commit_sha", "file_sha", "head_sha", "ref", "sha", "tag", "tag_sha", "tree_sha"];
+
+/// `target` without the slash at the end of its path, for reads of files, directories and refs: clients write
+/// directories with a slash, and GitHub takes both. Any other target is unchanged.
+pub fn without_slash<'a>(method: &str, target: &'a [u8]) -> Cow<'a, [u8]> {
+    let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at_checked(end).unwrap_or((target, b""));
+    let Some(path) = path.strip_suffix(b"/").filter(|_| matches!(method, "GET" | "HEAD")) else {
+        return Cow::Borrowed(target);
+    };
+    let segments: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    match &segments[..] {
+        [b"", b"repos", _, _, b"contents" | b"readme", ..] | [b"", b"repos", _, _, b"git", b"matching-refs", ..] => {
+            Cow::Owned([path, query].concat())
+        }
+        _ => Cow::Borrowed(target),
+    }
+}
 
 /// Finds the operation of a request to api.github.com, or with `uploads` to uploads.github.com, and judges all but the
 /// body.
@@ -365,6 +383,25 @@ mod tests {
     }
 
     #[test]
+    fn directories_may_end_with_one_slash() {
+        for (method, target, sent) in [
+            ("GET", "/repos/o/r/contents/", "/repos/o/r/contents"),
+            ("GET", "/repos/o/r/contents/src/?ref=main", "/repos/o/r/contents/src?ref=main"),
+            ("HEAD", "/repos/o/r/readme/", "/repos/o/r/readme"),
+            ("GET", "/repos/o/r/git/matching-refs/heads/", "/repos/o/r/git/matching-refs/heads"),
+            ("GET", "/repos/o/r/contents//", "/repos/o/r/contents/"),
+            ("GET", "/repos/o/r/contents?ref=a/", "/repos/o/r/contents?ref=a/"),
+            ("PUT", "/repos/o/r/contents/src/", "/repos/o/r/contents/src/"),
+            ("GET", "/repos/o/r/pulls/", "/repos/o/r/pulls/"),
+            ("GET", "/repos/o/r/", "/repos/o/r/"),
+            ("GET", "/", "/"),
+            ("GET", "", ""),
+        ] {
+            assert_eq!(*without_slash(method, target.as_bytes()), *sent.as_bytes(), "{method} {target}");
+        }
+    }
+
+    #[test]
     fn the_most_specific_template_is_the_operation() {
         for (method, path, name) in [
             ("GET", "/", "meta/root"),
@@ -388,6 +425,8 @@ mod tests {
             ("GET", "/repos/o/r/commits/main%2Fstatus", "-"),
             ("GET", "/repos/o/r/branches/main/protection%20", "-"),
             ("GET", "/repos/o/r/contents/a%20b", "repos/get-content"),
+            ("GET", "/repos/o/r/contents", "repos/get-content"),
+            ("PUT", "/repos/o/r/contents", "-"),
             ("GET", "/nowhere", "-"),
         ] {
             assert_eq!(found(method, path), name, "{method} {path}");

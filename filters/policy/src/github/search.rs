@@ -27,6 +27,24 @@ pub fn rest(scope: &Scope<'_>, operation: &Operation, target: &Target<'_>) -> Re
     query(scope, operation, target.parameter("q").unwrap_or_default())
 }
 
+/// `text` with a letter in place of each quoted phrase. A phrase stands for itself or is the value of a qualifier, as in
+/// `label:"good first issue"`. `None` if GitHub could read a phrase otherwise: as the text next to it, or a qualifier.
+fn unquoted(text: &str) -> Option<String> {
+    let mut parts = text.split('"');
+    let mut out = parts.next()?.to_owned();
+    while let Some(phrase) = parts.next() {
+        let after = parts.next()?;
+        let begins = out.chars().next_back().is_none_or(|c| c.is_whitespace() || matches!(c, ':' | '-'));
+        let ends = after.chars().next().is_none_or(char::is_whitespace);
+        if !begins || !ends || phrase.contains(':') {
+            return None;
+        }
+        out.push('q');
+        out.push_str(after);
+    }
+    Some(out)
+}
+
 /// Judges a search query. It has to name at least one of the container's repositories with `repo:`, and no other
 /// repository. Syntax that could widen the search is refused.
 ///
@@ -34,13 +52,19 @@ pub fn rest(scope: &Scope<'_>, operation: &Operation, target: &Target<'_>) -> Re
 /// If the request is refused.
 pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(), Refused> {
     let refuse = |reason: &str| Err(Refused::of(operation, Class::ReadCross.rule(), reason));
-    if text.chars().any(|c| c.is_control() || matches!(c, '(' | ')' | '"' | '\'' | '\\' | '“' | '”')) {
-        return refuse("a search may have no quotes, parentheses or control characters");
+    if text.chars().any(|c| c.is_control() || matches!(c, '\'' | '\\' | '“' | '”')) {
+        return refuse("a search may have no control characters, no backslashes, and no quotes other than \"");
     }
     // GitHub may read such characters as the ASCII characters of a qualifier.
     let qualifier = |word: &str| word.rsplit_once(':').is_some_and(|(name, _)| !name.is_ascii());
     if words::is_disguised(text) || text.split(char::is_whitespace).any(qualifier) {
         return refuse("a search may have no invisible or full-width characters, and only ASCII before a colon");
+    }
+    let Some(text) = unquoted(text) else {
+        return refuse("a quoted phrase in a search needs both quotes, white space around it, and no colon inside");
+    };
+    if text.contains(['(', ')']) {
+        return refuse("a search may have parentheses in quoted phrases only");
     }
     let mut named = false;
     for word in text.split(char::is_whitespace).filter(|word| !word.is_empty()) {
@@ -60,4 +84,29 @@ pub fn query(scope: &Scope<'_>, operation: &Operation, text: &str) -> Result<(),
         }
     }
     if named { Ok(()) } else { refuse("a search has to name one of this container's repositories with repo:") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phrase_is_one_word_or_the_search_is_refused() {
+        for (text, read) in [
+            ("", Some("")),
+            ("a b", Some("a b")),
+            ("\"fn main()\" repo:o/r", Some("q repo:o/r")),
+            ("label:\"good first issue\" -\"a b\"", Some("label:q -q")),
+            ("repo:\"o/r\"", Some("repo:q")),
+            ("\"\"", Some("q")),
+            ("\"a", None),
+            ("\"a\" \"", None),
+            ("x\"a\"", None),
+            ("\"a\"repo:o/r", None),
+            ("\"a\"\"b\"", None),
+            ("\"org:evil\"", None),
+        ] {
+            assert_eq!(unquoted(text).as_deref(), read, "{text}");
+        }
+    }
 }

@@ -25,9 +25,12 @@ const BOT: &str = "[bot]";
 /// lists and quotes, as a whole word. In both, `*` stands for any text; a command with `*` needs no end of a word.
 /// Letter case is ignored.
 pub fn command<'a>(commands: &'a [String], text: &str) -> Option<&'a str> {
-    // Letter case of ASCII alone, too: a neighbour of another alphabet may have a lower case or a folded form in ASCII.
     let (lower, ascii) = (text.to_lowercase(), text.to_ascii_lowercase());
-    let mut readings = vec![fold(&lower), fold(&decoded(&lower)), decoded(&ascii).to_ascii_lowercase(), ascii, lower];
+    // Letter case of ASCII alone, too: a neighbour of another alphabet may have its lower case in ASCII.
+    let folded = |text: &str| shown(text).map(|c| c.to_ascii_lowercase()).collect();
+    let (of_lower, of_ascii) = (decoded(&lower), decoded(&ascii));
+    let mut readings = vec![fold(&lower), fold(&of_lower), folded(&ascii), folded(&of_ascii)];
+    readings.extend([lower, ascii, of_lower, of_ascii]);
     readings.sort_unstable();
     readings.dedup();
     commands.iter().map(String::as_str).find(|command| {
@@ -62,7 +65,12 @@ pub fn is_agent(patterns: &[String], login: &str) -> bool {
 
 /// `text` in lower case, without invisible characters, and with full-width forms as ASCII.
 pub fn fold(text: &str) -> String {
-    text.chars().filter(|c| !is_invisible(*c)).map(narrow).flat_map(char::to_lowercase).collect()
+    shown(text).flat_map(char::to_lowercase).collect()
+}
+
+/// The characters of `text` without the invisible ones, and with full-width forms as ASCII.
+fn shown(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|c| !is_invisible(*c)).map(narrow)
 }
 
 /// Whether [`fold`] would change `text` in more than its letter case.
@@ -194,6 +202,9 @@ mod tests {
             "é@claude",
             "\u{212a}@claude",
             "@claude\u{130}",
+            "\u{212a}@cla\u{200b}ude",
+            "\u{212a}\u{ff20}claude",
+            "\u{212a}&#64;claude",
             "x\u{200b}@claude",
             "@cla\u{200b}ude",
             "\u{ff20}claude",

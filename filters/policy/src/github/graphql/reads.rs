@@ -133,9 +133,10 @@ impl<'a> Reader<'a> {
                 known(&["query", "type", "after", "before", "first", "last"])?;
                 let arguments = self.arguments(field)?;
                 let kind = arguments.iter().find(|(name, _)| *name == "type").map(|(_, value)| value);
-                // The type ISSUE_ADVANCED has another query language, which `search::query` does not parse.
-                if !matches!(kind, Some(Given::Enum("ISSUE") | Given::Text("ISSUE"))) {
-                    let reason = "a search may be of type ISSUE only";
+                // The query language of ISSUE_ADVANCED has parentheses and operators, which `search::query` refuses.
+                let kind = if let Some(Given::Enum(kind) | Given::Text(kind)) = kind { *kind } else { "" };
+                if !["ISSUE", "ISSUE_ADVANCED"].contains(&kind) {
+                    let reason = "a search may be of type ISSUE or ISSUE_ADVANCED only";
                     return Err(Refused::of(operation, Class::ReadCross.rule(), reason));
                 }
                 search::query(&self.scope, operation, text(&arguments, "query").unwrap_or_default())?;

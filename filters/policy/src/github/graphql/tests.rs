@@ -238,7 +238,12 @@ fn a_query_reads_the_containers_repositories() {
             "github.read-cross",
         ),
         (
-            "{search(query:\"repo:acme/app\" type:ISSUE_ADVANCED first:9){nodes{__typename}}}".into(),
+            "{search(query:\"repo:acme/app is:issue\" type:ISSUE_ADVANCED first:9){nodes{...on Issue{title}}}}".into(),
+            "allow",
+        ),
+        (
+            "{search(query:\"repo:acme/app (is:issue OR org:evil)\" type:ISSUE_ADVANCED first:9){nodes{__typename}}}"
+                .into(),
             "github.read-cross",
         ),
         ("{search(query:\"repo:acme/app\" first:9){nodes{__typename}}}".into(), "github.read-cross"),

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use test_support::process::Signal;
-use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_async};
+use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_async, holds};
+use tokio::time::timeout;
 
 /// The number of kills.
 const KILLS: u32 = 200;
@@ -289,4 +290,27 @@ async fn what_was_answered_is_there_after_each_of_200_kills_and_envoy_serves_all
     rig.gateway.remove(sandbox.address);
     let mut client = Client::connect(&sandbox, sandbox.address, PLAIN, Http::Two).await.unwrap();
     assert_eq!(client.get("/removed").await.unwrap().rule.as_deref(), Some("identity.unknown"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_name_is_reached_soon_after_the_control_plane_was_away() {
+    let _alone = ALONE.lock().await;
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).build();
+    gateway.serve();
+    eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
+    gateway.start_envoy();
+    let rig = Rig { upstream, gateway };
+    let sandbox = rig.registered(&[]);
+    served(&sandbox, PLAIN, "/before").await.unwrap();
+    rig.gateway.signal(Signal::KILL);
+    rig.gateway.ended(SOON);
+    // Long enough for Envoy's own pauses between two tries to grow beyond what follows.
+    let away = || rig.gateway.try_call("GET", "/healthz", None).is_err();
+    holds("there is no control plane", Duration::from_secs(25), away);
+    rig.gateway.serve();
+    eventually("the control plane listens", SOON, || rig.gateway.try_call("GET", "/healthz", None).ok());
+    let back = Instant::now();
+    timeout(Duration::from_secs(4), served(&sandbox, "api.anthropic.com", "/after")).await.unwrap().unwrap();
+    println!("a new name is reached {:?} after the start", back.elapsed());
 }
