@@ -439,7 +439,9 @@ impl<'de> Visitor<'de> for Value {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        Err(E::custom("no value; write [] or {} for an empty one, or remove the key for its default"))
+        Err(E::custom(
+            "no value; write [] or {} for an empty one, quote it if it is a text, or remove the key for its default",
+        ))
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
@@ -451,6 +453,14 @@ impl<'de> Visitor<'de> for Value {
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
         Ok(())
     }
 

@@ -88,6 +88,11 @@ const OWN: &[Own] = &[
         error: "the upstream's certificate is not valid for this host; trying again will not help",
     },
     Own {
+        when: When::Connecting(&["Connection_reset_by_peer"]),
+        rule: Rule::UpstreamUnreachable,
+        error: "the upstream ended the connection at once; try again",
+    },
+    Own {
         when: When::Connecting(&["TLS_error"]),
         rule: Rule::UpstreamProtocol,
         error: "the TLS handshake with the upstream failed; trying again will not help",

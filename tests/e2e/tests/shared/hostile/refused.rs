@@ -13,7 +13,7 @@ use test_support::process::{Signal, stopped};
 use test_support::raw::{Greeting, greet};
 use test_support::upstream;
 use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_async};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -128,6 +128,19 @@ async fn full() -> (TcpListener, Vec<TcpStream>) {
     (listener, waiting)
 }
 
+/// A server that resets each connection.
+async fn resetting() -> SocketAddr {
+    let listener = TcpListener::bind((upstream::ADDRESS, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _hello = stream.read(&mut [0; 64]).await;
+            stream.set_zero_linger().unwrap();
+        }
+    });
+    address
+}
+
 /// A server that speaks without TLS.
 async fn cleartext() -> SocketAddr {
     let listener = TcpListener::bind((upstream::ADDRESS, 0)).await.unwrap();
@@ -152,6 +165,7 @@ async fn each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_
     };
     pin("full.example.net", full.local_addr().unwrap(), &upstream.ca);
     pin("cleartext.example.net", cleartext().await, &upstream.ca);
+    pin("resets.example.net", resetting().await, &upstream.ca);
     let spoiled: [(&str, &[u8]); 3] = [
         ("broken.example.net", b""),
         ("garbage.example.net", b"220 mail.example.net ESMTP\r\n"),
@@ -173,6 +187,7 @@ async fn each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_
         ("api.github.com", 503, "upstream.refused"),
         ("full.example.net", 503, "upstream.timeout"),
         ("cleartext.example.net", 503, "upstream.protocol"),
+        ("resets.example.net", 503, "upstream.unreachable"),
         ("unverified.example.net", 503, "upstream.certificate"),
         ("broken.example.net", 503, "upstream.broken-off"),
         ("garbage.example.net", 502, "upstream.protocol"),
@@ -248,7 +263,9 @@ async fn what_no_upstream_has_answered_is_sent_again_if_it_changes_nothing() {
     for number in 0..4 {
         let url = format!("https://ends.example.net/post/{number}");
         for option in [vec!["-d", "body"], vec!["-X", "POST"], vec!["-X", "DELETE"], vec!["-X", "GET", "-d", "body"]] {
-            let curled = sandbox.curl(&[option, vec![&url]].concat());
+            // The sandbox has no say in it.
+            let own = vec!["-H", "x-envoy-retry-on: reset", "-H", "x-envoy-max-retries: 9"];
+            let curled = sandbox.curl(&[option, own, vec![&url]].concat());
             assert!(curled.status == 200 || curled.rule().as_deref() == Some("upstream.broken-off"), "{curled:?}");
             statuses.push(curled.status);
         }
