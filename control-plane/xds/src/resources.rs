@@ -66,7 +66,7 @@ pub const CONNECTION_BUFFER: u32 = 2 << 20;
 /// little of Envoy's memory.
 pub const H2_STREAM_WINDOW: u32 = 1 << 20;
 
-/// HTTP/2 flow-control window of one connection.
+/// HTTP/2 flow-control window of one connection of a sandbox.
 pub const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// The config source for resources on the existing ADS stream.

@@ -49,6 +49,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// 75 s), so that seldom a request meets the server's end of the connection.
 const IDLE: Duration = Duration::from_secs(50);
 
+/// The most streams of a connection to an upstream. Servers allow 100 and more; further requests open a connection.
+const UPSTREAM_STREAMS: u32 = 100;
+
 /// The most header fields of a response. Envoy's own limit of 100 is below what some servers send.
 const RESPONSE_FIELDS: u32 = 1_000;
 
@@ -288,7 +291,7 @@ fn http_options(
     let versions = match versions {
         Versions::Negotiated => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
             http_protocol_options: Some(Http1ProtocolOptions::default()),
-            http2_protocol_options: Some(h2()),
+            http2_protocol_options: Some(h2_upstream()),
             ..Default::default()
         }),
         Versions::Http1 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -310,7 +313,18 @@ fn http_options(
     HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), pack_any(options))])
 }
 
-/// HTTP/2 options towards upstreams, and the windows towards sandboxes. The windows limit the memory that one stream and one connection can take in Envoy.
+/// HTTP/2 options towards upstreams. Requests of several sandboxes share a connection, so its window holds the windows of
+/// all its streams: responses that a client does not read take nothing from the others.
+fn h2_upstream() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        max_concurrent_streams: number(UPSTREAM_STREAMS),
+        initial_connection_window_size: number(UPSTREAM_STREAMS * H2_STREAM_WINDOW),
+        ..h2()
+    }
+}
+
+/// HTTP/2 options towards sandboxes, and the stream's window towards upstreams. The windows limit the memory that one
+/// stream and one connection can take in Envoy.
 pub fn h2() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         initial_stream_window_size: number(H2_STREAM_WINDOW),

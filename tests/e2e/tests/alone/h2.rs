@@ -194,6 +194,9 @@ fn an_envoy_at_the_end_of_its_heap_refuses_requests_with_a_reason() {
 const READERS: usize = 60;
 /// The part of the heap, in MiB, that is left to an Envoy which does nothing. The readers' buffers need more.
 const SPARE: u64 = 96;
+/// Unread responses, and how many of them Envoy pauses at least. Their streams' windows are 4 MiB.
+const UNREAD: usize = 24;
+const PAUSED: usize = 4;
 /// The timeout until another sandbox is served beside the readers. Their streams end 5 s after their last progress.
 const SERVED: Duration = Duration::from_secs(60);
 
@@ -241,5 +244,28 @@ async fn clients_that_read_nothing_lock_nobody_out_of_the_heap() {
     .await;
     println!("{mib} MiB, of which {idle} are used by an idle Envoy; {} readers, {highest} % at most", readers.len());
     // Until here the readers have closed nothing.
+    drop(readers);
+}
+
+/// All requests of a worker to one host may share one HTTP/2 connection to it, whose window all of them use up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_read_nothing_take_no_window_from_another_one_s_responses() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::before(&upstream).workers(1).up();
+    let rig = Rig { upstream, gateway };
+    let (sandbox, other) = (rig.registered(&[]), rig.registered(&[]));
+    let mut readers = Vec::new();
+    for _ in 0..UNREAD {
+        readers.push(read_nothing(&sandbox).await.unwrap());
+    }
+    let paused = || {
+        let stats = rig.gateway.envoy_admin("/stats?filter=upstream_flow_control_paused_reading_total");
+        let counts = stats.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+        counts.sum::<usize>()
+    };
+    eventually("Envoy reads no more of the responses", SOON, || (paused() >= PAUSED).then_some(()));
+    for _ in 0..4 {
+        timeout(SOON, is_served(&other)).await.expect("served beside the readers");
+    }
     drop(readers);
 }
