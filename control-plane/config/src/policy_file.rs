@@ -320,8 +320,7 @@ pub fn load(file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
     read(&text, file, credentials)
 }
 
-/// Parses the text of a policy file. `file` is named in errors. `egress` without a value and the preset `credentials`
-/// depend on the credentials that had a value at the start.
+/// Parses the text of a policy file. `file` is named in errors. An absent `egress` and the preset `credentials` depend on the credentials that had a value at the start.
 ///
 /// # Errors
 /// If the text is invalid.

@@ -1,6 +1,7 @@
 //! A TLS server that speaks HTTP/1.1 only and reads it by the byte, for tests of framing (RFC 9112 section 6). It accepts
 //! one framing for a message, and answers each request with its path.
 
+use crate::gateway::pin;
 use crate::upstream::{ADDRESS, tls};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -103,10 +104,9 @@ impl Bytewise {
         Self { address, ca, host: host.to_owned(), read, runtime: Some(runtime) }
     }
 
-    /// The lines of sallyport.yaml that pin its name to it.
-    pub fn pins(&self) -> String {
-        let (address, port, ca) = (self.address.ip(), self.address.port(), self.ca.display());
-        format!("upstreams:\n  {}: {{address: {address}, port: {port}, ca: {ca}}}\n", self.host)
+    /// The line below `upstreams:` that pins its name to it.
+    pub fn pin(&self) -> String {
+        pin(&self.host, self.address, &self.ca)
     }
 
     /// Everything so far.

@@ -8,7 +8,7 @@ mod builder;
 mod logs;
 mod seen;
 
-pub use builder::{Builder, NO_CREDENTIAL_BUT_GITHUB, pins, policy};
+pub use builder::{Builder, NO_CREDENTIAL_BUT_GITHUB, pin, pins, policy};
 
 use crate::process::{self, Signal};
 use crate::{TOKEN, eventually, upstream};
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// The timeout of a start. The first start includes the compilation of the filters.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The timeout for the control plane alone to respond.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// The timeout for the writing of an audit line.
 const AUDIT_WITHIN: Duration = Duration::from_secs(10);
 /// The timeout of a second gateway on one state directory, in seconds.
@@ -62,6 +64,18 @@ impl Gateway {
     pub fn serve(&self) {
         let child = self.begin(&["serve"]);
         self.started(child);
+    }
+
+    /// Waits until the control plane that [`Gateway::serve`] started responds.
+    pub fn listens(&self) {
+        eventually("the control plane listens", LISTENS_WITHIN, || self.try_call("GET", "/healthz", None).ok());
+    }
+
+    /// Starts the control plane and Envoy, each by itself, and waits until both are ready.
+    pub fn up_apart(&self) {
+        self.serve();
+        self.listens();
+        self.start_envoy();
     }
 
     /// Starts Envoy beside `serve` as docker-compose.yml does, and waits until both are ready.

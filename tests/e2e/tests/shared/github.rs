@@ -9,7 +9,7 @@ use std::time::Duration;
 use test_support::gateway::policy;
 use test_support::process::Signal;
 use test_support::upstream::{HOSTS, graphql};
-use test_support::{Answer, Finished, Gateway, Http, Rig, Sandbox, Upstream, client, eventually, raw, scratch};
+use test_support::{Answer, Finished, Gateway, Http, Rig, Sandbox, Upstream, client, raw, scratch};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/github/bypass-cases.jsonl");
@@ -163,9 +163,7 @@ fn asked(rig: &Rig, own: bool) -> usize {
 async fn a_write_that_cannot_be_confirmed_is_refused_to_try_again() {
     let upstream = Upstream::start();
     let gateway = Gateway::before(&upstream).build();
-    gateway.serve();
-    eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
-    gateway.start_envoy();
+    gateway.up_apart();
     let rig = Rig { upstream, gateway };
     let sandbox = rig.sandbox();
     let record = json!({

@@ -3,6 +3,7 @@
 use super::{Gateway, logs};
 use crate::{Upstream, upstream};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -118,10 +119,15 @@ pub fn pins(upstream: &Upstream, elsewhere: &[(&str, SocketAddr)]) -> String {
     let mut pins = String::from("upstreams:\n");
     for host in upstream::HOSTS.into_iter().chain(upstream::OTHER_HOSTS) {
         let pinned = elsewhere.iter().find(|(name, _)| *name == host);
-        let (address, ca) = (pinned.map_or(upstream.address, |(_, address)| *address), upstream.ca.display());
-        pins += &format!("  {host}: {{address: {}, port: {}, ca: {ca}}}\n", address.ip(), address.port());
+        let (address, ca) = (pinned.map_or(upstream.address, |(_, address)| *address), &upstream.ca);
+        pins += &pin(host, address, ca);
     }
     pins
+}
+
+/// The line below `upstreams:` that pins `host` to `address`, with the CA in this PEM file.
+pub fn pin(host: &str, address: SocketAddr, ca: &Path) -> String {
+    format!("  {host}: {{address: {}, port: {}, ca: {}}}\n", address.ip(), address.port(), ca.display())
 }
 
 /// The text of a policy that allows only `hosts`.

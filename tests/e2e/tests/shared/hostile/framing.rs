@@ -169,7 +169,9 @@ fn messages(smuggled: &str) -> Vec<(String, String)> {
 /// A rig whose one host speaks HTTP/1.1, so that containers share connections on which requests follow each other.
 fn framed() -> (Rig, Bytewise) {
     let server = Bytewise::start(FRAMED);
-    let gateway = Gateway::with(&policy(&[FRAMED])).settings(NO_CREDENTIAL_BUT_GITHUB).settings(&server.pins());
+    let gateway = Gateway::with(&policy(&[FRAMED]))
+        .settings(NO_CREDENTIAL_BUT_GITHUB)
+        .settings(&format!("upstreams:\n{}", server.pin()));
     // With one worker, all containers share the connections to the server.
     let gateway = gateway.workers(1).up();
     (Rig { upstream: Upstream::start(), gateway }, server)

@@ -5,10 +5,9 @@ use super::{
 };
 use serde_json::json;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use test_support::bytewise::{Bytewise, Conduct};
-use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pins, policy};
+use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pin, pins, policy};
 use test_support::process::{Signal, stopped};
 use test_support::raw::{Greeting, greet};
 use test_support::upstream;
@@ -128,26 +127,19 @@ async fn full() -> (TcpListener, Vec<TcpStream>) {
     (listener, waiting)
 }
 
-/// A server that resets each connection.
-async fn resetting() -> SocketAddr {
+/// A server without TLS, which says `text` on each connection, or resets it after its first bytes.
+async fn without_tls(text: Option<&'static [u8]>) -> SocketAddr {
     let listener = TcpListener::bind((upstream::ADDRESS, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let _hello = stream.read(&mut [0; 64]).await;
-            stream.set_zero_linger().unwrap();
-        }
-    });
-    address
-}
-
-/// A server that speaks without TLS.
-async fn cleartext() -> SocketAddr {
-    let listener = TcpListener::bind((upstream::ADDRESS, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _sent = stream.write_all(b"220 mail.example.net ESMTP\r\n").await;
+            // The gateway may leave at any time.
+            if let Some(text) = text {
+                let _sent = stream.write_all(text).await;
+            } else {
+                let _hello = stream.read(&mut [0; 64]).await;
+                stream.set_zero_linger().unwrap();
+            }
         }
     });
     address
@@ -160,12 +152,9 @@ async fn each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_
     // An address without a listener.
     let closed = SocketAddr::from((upstream::ADDRESS, 1));
     let mut pinned = pins(&upstream, &[(PLAIN, closed), ("api.github.com", closed)]);
-    let mut pin = |host: &str, address: SocketAddr, ca: &Path| {
-        pinned += &format!("  {host}: {{address: {}, port: {}, ca: {}}}\n", address.ip(), address.port(), ca.display());
-    };
-    pin("full.example.net", full.local_addr().unwrap(), &upstream.ca);
-    pin("cleartext.example.net", cleartext().await, &upstream.ca);
-    pin("resets.example.net", resetting().await, &upstream.ca);
+    pinned += &pin("full.example.net", full.local_addr().unwrap(), &upstream.ca);
+    pinned += &pin("cleartext.example.net", without_tls(Some(b"220 mail.example.net ESMTP\r\n")).await, &upstream.ca);
+    pinned += &pin("resets.example.net", without_tls(None).await, &upstream.ca);
     let spoiled: [(&str, &[u8]); 3] = [
         ("broken.example.net", b""),
         ("garbage.example.net", b"220 mail.example.net ESMTP\r\n"),
@@ -175,7 +164,7 @@ async fn each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_
         let server = Bytewise::start_with(host, Conduct::Says(answer));
         // Another CA than the one that has signed its certificate.
         let ca = if host == "unverified.example.net" { &upstream.ca } else { &server.ca };
-        pin(host, server.address, ca);
+        pinned += &pin(host, server.address, ca);
         server
     });
     let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}{pinned}");
@@ -235,7 +224,7 @@ async fn what_no_upstream_has_answered_is_sent_again_if_it_changes_nothing() {
         ("fields.example.net", Conduct::Fields(900)),
     ]
     .map(|(host, conduct)| Bytewise::start_with(host, conduct));
-    let pinned = [&ends, &away, &fields].map(|server| server.pins().replace("upstreams:\n", "")).concat();
+    let pinned = [&ends, &away, &fields].map(Bytewise::pin).concat();
     let settings = format!("{NO_CREDENTIAL_BUT_GITHUB}upstreams:\n{pinned}");
     // One worker has one pool of connections for each upstream.
     let gateway = Gateway::with(&policy(&["'*.example.net'"])).settings(&settings).workers(1).up();

@@ -138,9 +138,7 @@ async fn while_the_control_plane_stands_still_a_push_is_refused_in_time_and_the_
 async fn when_the_control_plane_is_killed_a_push_is_refused_at_once_and_the_next_try_works() {
     let upstream = Upstream::start();
     let gateway = Gateway::before(&upstream).build();
-    gateway.serve();
-    eventually("the control plane listens", SOON, || gateway.try_call("GET", "/healthz", None).ok());
-    gateway.start_envoy();
+    gateway.up_apart();
     let rig = Rig { upstream, gateway };
     for ended in [true, false] {
         let mut waiting = Waiting::begin(&rig, &format!("killed-{ended}")).await;
