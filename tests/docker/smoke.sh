@@ -132,6 +132,9 @@ trap 'exit 143' TERM
 
 step "importing the base image"
 docker import "$base_tar" "$project-base" >/dev/null
+# A daemon without the right to raise the limit of files gives its own to containers.
+files=$(docker run --rm --network none "$project-base" bash -c 'ulimit -Hn')
+if [[ $files != unlimited ]] && ((files < 150000)); then export SALLYPORT_FILES=$files; fi
 mkdir "$dir/envoy-image" "$dir/config" "$dir/stand-in"
 cp "$envoy" "$dir/envoy-image/envoy"
 printf 'FROM %s\nCOPY envoy /usr/local/bin/envoy\n' "$project-base" >"$dir/envoy-image/Dockerfile"
