@@ -50,16 +50,15 @@ fn write(file: &PathBuf, number: u64, seconds: i64) {
     std::fs::write(file, text.to_string()).unwrap();
 }
 
-/// A gateway with these entries of `credentials:` and these variables. Its token endpoints take `delay`, or hold
-/// their responses.
-fn rig(credentials: &str, variables: &[(&str, &str)], delay: Option<Duration>, before: impl FnOnce(&Gateway)) -> Rig {
+/// A gateway with these entries of `credentials:` and these variables, started by `up`. Its token endpoints take
+/// `delay`, or hold their responses.
+fn rig(credentials: &str, variables: &[(&str, &str)], delay: Option<Duration>, up: impl FnOnce(&Gateway)) -> Rig {
     let upstream = Upstream::start();
     upstream.tokens().set(delay, HOUR);
     let credentials = format!("credentials: {{{credentials}}}\n");
     let builder = Gateway::with("strip_foreign_credentials: true\n").settings(&credentials).upstream(&upstream);
     let gateway = builder.envs(variables).build();
-    before(&gateway);
-    gateway.up();
+    up(&gateway);
     Rig { upstream, gateway }
 }
 
@@ -71,16 +70,16 @@ fn read(file: &Path) -> Value {
 impl Login {
     /// A login of Codex that ends in `seconds`, with an endpoint that takes `delay`, or that holds its response.
     fn start(seconds: i64, delay: Option<Duration>) -> Self {
-        Self::start_after(seconds, delay, |_| {})
+        Self::start_by(seconds, delay, Gateway::up)
     }
 
-    /// A login with an action before the gateway's start.
-    fn start_after(seconds: i64, delay: Option<Duration>, before: impl FnOnce(&Gateway)) -> Self {
+    /// The same, with a gateway that `up` starts.
+    fn start_by(seconds: i64, delay: Option<Duration>, up: impl FnOnce(&Gateway)) -> Self {
         let file = scratch("keys").join("auth.json");
         write(&file, 0, seconds);
         let keyed = "keyed: {host: keyed.example.com, from: {env: KEYED}}";
         let set = [("CODEX_AUTH_FILE", file.to_str().unwrap()), ("KEYED", "keyed_fixture_8Jd")];
-        let rig = rig(keyed, &set, delay, before);
+        let rig = rig(keyed, &set, delay, up);
         Self { rig, file }
     }
 
@@ -253,7 +252,7 @@ fn each_program_s_login_is_refreshed_and_stays_in_its_own_form() {
         let variables: Vec<(&str, String)> =
             program.variables.iter().map(|(name, value)| (*name, named(value))).collect();
         let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let rig = rig(&named(program.entry), &variables, AT_ONCE, |_| {});
+        let rig = rig(&named(program.entry), &variables, AT_ONCE, Gateway::up);
         let sandbox = rig.registered(&[]);
 
         let curled = sandbox.curl(&[
@@ -411,7 +410,8 @@ async fn a_token_endpoint_that_hangs_delays_nobody_else() {
 /// The endpoint accepts no token twice: a lost or reused token is the end of the login.
 #[test]
 fn a_kill_around_a_refresh_loses_no_login() {
-    let login = Login::start(-1, AT_ONCE);
+    // The kills concern the control plane alone, so Envoy is started once, beside it.
+    let login = Login::start_by(-1, AT_ONCE, Gateway::up_apart);
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let sandbox = login.rig.registered(&[]);
     login.refreshed(1);
@@ -436,9 +436,8 @@ fn a_kill_around_a_refresh_loses_no_login() {
             upstream.tokens().set(AT_ONCE, HOUR);
         }
         // The next start finds the new login, or a refresh under way for which it waits.
-        gateway.up();
-        let served = post(&sandbox);
-        assert_eq!(served.status, 200, "kill {kill}: {served:?}");
+        gateway.serve();
+        eventually("the gateway serves again", REFRESHED, || (post(&sandbox).status == 200).then_some(()));
         let expected = format!("Bearer {}", tokens::access(newest + 1));
         assert_eq!(login.arrived(PATH).last().unwrap().0, expected, "kill {kill}");
         assert_eq!(upstream.tokens().asked(), (u64::from(kill) + 2, 0), "kill {kill}");
@@ -504,8 +503,9 @@ fn a_refresh_whose_process_is_killed_is_tried_again_and_told() {
 
 #[test]
 fn on_a_full_disk_nothing_is_asked_and_what_was_asked_before_has_its_room() {
-    let login = Login::start_after(3_000, Some(Duration::from_secs(3)), |gateway| {
+    let login = Login::start_by(3_000, Some(Duration::from_secs(3)), |gateway| {
         disk::small(&gateway.state.join("tokens"), "128k");
+        gateway.up();
     });
     let (upstream, gateway) = (&login.rig.upstream, &login.rig.gateway);
     let filler = gateway.state.join("tokens/filler");
