@@ -8,11 +8,13 @@
 #   tests/run-e2e.sh -- --include-ignored              arguments after `--` go to each test binary
 #
 # The output of a single module appears at once. With several modules, the output of each appears when the module ends,
-# and stays in target/e2e/MODULE.log.
+# and stays in target/e2e/MODULE.log. A module that has passed with the same inputs is not run again: its output is
+# printed again, with a line that says so.
 #
 # ENVOY_BIN          Envoy; by default the path that envoy/install.sh prints, or else `envoy` on PATH
 # SALLYPORT_BIN      the gateway; by default target/release/sallyport
 # SALLYPORT_FILTERS  the directory of its filters; by default target/filters
+# SALLYPORT_FRESH=1  run all modules, also those that have passed with the same inputs
 # SALLYPORT_JOBS     the number of parallel modules; by default 1.5 for each core
 # SALLYPORT_KEEP=1   keep logs and state also of tests that pass
 set -euo pipefail
@@ -82,16 +84,15 @@ CARGO=$(rustc --print sysroot)/bin/cargo
 [[ -x $CARGO ]] || CARGO=$(command -v cargo)
 export CARGO
 
-# Tests write skipped parts into this file, because libtest hides the output of tests that pass.
-SALLYPORT_SKIPPED=$(mktemp)
-export SALLYPORT_SKIPPED
+logs=$root/target/e2e
+mkdir -p "$logs"
 messages=$(mktemp)
 declare -A job_of=()
 
 clean_up() {
     local job
     for job in "${!job_of[@]}"; do kill -- "-$job" 2>/dev/null || true; done
-    rm -f "$SALLYPORT_SKIPPED" "$messages"
+    rm -f "$messages"
 }
 trap clean_up EXIT
 
@@ -136,10 +137,32 @@ if ((${#wanted[@]})); then
     done
 fi
 
+# inputs PATHSPEC…: the hash of everything that can change a test's outcome: these files of the checkout, the built programs,
+# the tools of this machine, the variables of the tests, and this script's arguments. Outside a git checkout the hash is
+# new each time.
+inputs() {
+    local tool
+    {
+        git ls-files -z --cached --others --exclude-standard -- "$@" | xargs -0 sha256sum 2>/dev/null || echo "$RANDOM"
+        printf '%s\0' "${binary_of[@]}" | sort -zu | xargs -0 sha256sum
+        sha256sum "$SALLYPORT_BIN" "$SALLYPORT_FILTERS/sallyport.wasm" \
+            "$SALLYPORT_FILTERS_PANIC/sallyport.wasm" "$ENVOY_BIN"
+        uname -sr
+        for tool in git curl gh node python3 docker; do
+            if command -v "$tool"; then "$tool" --version 2>&1 | head -n 1; fi
+        done
+        env | sed -n '/^SALLYPORT_\(FRESH\|JOBS\|KEEP\)=/d; /^\(SALLYPORT_\|NEWER_GH\|GIT_CLIENTS\|SDK_CLIENTS\|OPENSSL_GIT\)/p'
+        printf '%s\n' "${arguments[@]}"
+    } | sha256sum
+}
+
 # Runs one module's tests by their full names. `--list` has already applied the words among the arguments.
 run() {
     local tests
     read -ra tests <<<"${tests_of[$1]}"
+    # Tests write skipped parts into this file, because libtest hides the output of tests that pass.
+    export SALLYPORT_SKIPPED=$logs/$1.skipped
+    : >"$SALLYPORT_SKIPPED"
     # The directory in which cargo runs tests.
     cd tests/e2e
     "$runner" "${binary_of[$1]}" --exact "${tests[@]}" "${arguments[@]}" </dev/null
@@ -150,8 +173,13 @@ if ((${#shared[@]} + ${#alone[@]} == 1)); then
     module=${shared[0]:-${alone[0]:-}}
     (run "$module") || failed+=("$module")
 else
-    logs=$root/target/e2e
-    mkdir -p "$logs"
+    code=$(inputs . ':!*.md') all=$(inputs .)
+    # Whether the module $1 has passed with the inputs of now. Only two modules read documents.
+    unchanged() {
+        case $1 in readme | clients) now=$all ;; *) now=$code ;; esac
+        [[ ${SALLYPORT_FRESH:-} != 1 && -s $logs/$1.passed && $(<"$logs/$1.passed") == "$now" ]]
+    }
+
     cores=$(nproc)
     jobs=${SALLYPORT_JOBS:-$((cores + cores / 2))}
     # Long modules first, by their last duration, so that no long module runs alone at the end.
@@ -186,15 +214,23 @@ else
         local most=$1 module
         shift
         for module in "$@"; do
+            if unchanged "$module"; then
+                echo
+                cat "$logs/$module.log"
+                echo "e2e: $module has passed before with the same inputs (SALLYPORT_FRESH=1 runs it again)"
+                continue
+            fi
             while ((${#job_of[@]} >= most)); do reap; done
             # Each job has a process group, which an interrupt ends.
             set -m
             {
                 begun=$EPOCHSECONDS status=0
+                rm -f "$logs/$module.passed"
                 (run "$module") >"$logs/$module.log" 2>&1 || status=$?
                 # The last line of `times` is the processor time of all processes that the job has waited for.
                 times >"$logs/$module.seconds"
                 sed -i '1d; s/^/'"$((EPOCHSECONDS - begun))"' /' "$logs/$module.seconds"
+                ((status)) || echo "$now" >"$logs/$module.passed"
                 exit "$status"
             } &
             job_of[$!]=$module
@@ -209,7 +245,7 @@ else
 fi
 
 # tests/summary.sh collects these lines.
-sort -u "$SALLYPORT_SKIPPED" | sed 's/^/skipped: /'
+for module in "${shared[@]}" "${alone[@]}"; do cat "$logs/$module.skipped"; done | sort -u | sed 's/^/skipped: /'
 for module in "${failed[@]}"; do echo "e2e: failed: $module (alone: tests/run-e2e.sh --test $module)" >&2; done
 ((${#failed[@]} == 0))
 exit
