@@ -94,6 +94,7 @@ impl<'de> Visitor<'de> for ExpressionsVisitor {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawGitHub {
+    public: Public,
     bot: Classes,
     user: Classes,
     operations: Vec<RawException>,
@@ -106,6 +107,15 @@ struct RawGitHub {
     push_refusal: Option<PushRefusal>,
     push_options: BTreeSet<PushOption>,
     push_time: Option<PushTime>,
+}
+
+/// The access of containers to public repositories that are not their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Public {
+    #[default]
+    None,
+    Read,
 }
 
 /// Classes in addition to the default ones, or removed from them.
@@ -372,6 +382,10 @@ fn rules(raw: RawRules) -> Rules {
 
 /// Applies `github:` to `rules`. The error is the invalid key and the reason.
 fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> {
+    if raw.public == Public::Read {
+        rules.bot.insert(Class::ReadPublic);
+        rules.user.insert(Class::ReadPublic);
+    }
     for (key, classes, given) in [("bot", &mut rules.bot, raw.bot), ("user", &mut rules.user, raw.user)] {
         if let Some(both) = given.allow.intersection(&given.deny).next() {
             return Err((key.into(), format!("{} stands under allow and deny; decide on one", both.0.name())));

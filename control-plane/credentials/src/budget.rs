@@ -44,6 +44,9 @@ const MAX_QUOTAS: usize = 1_000;
 /// How often entries whose time is over are removed, in seconds.
 const TIDY: u64 = 60;
 
+/// The text of [`Account::Public`].
+const PUBLIC: &str = "public";
+
 /// The owner of a quota at GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
@@ -52,11 +55,16 @@ pub enum Account {
     Token(u64),
     /// An App's installation at this owner, in lower case. GitHub counts all tokens of an installation together.
     Installation(String),
+    /// Calls without a credential. GitHub counts those by the gateway's address, 60 in an hour.
+    Public,
 }
 
 impl Account {
     /// Parses the text that `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
+        if text == PUBLIC {
+            return Some(Self::Public);
+        }
         match text.split_once(' ')? {
             ("token", hash) => u64::from_str_radix(hash, 16).ok().map(Self::Token),
             ("installation", owner) if !owner.is_empty() => Some(Self::Installation(owner.to_owned())),
@@ -69,6 +77,7 @@ impl Account {
         match self {
             Self::Token(_) => "token".to_owned(),
             Self::Installation(owner) => format!("installation {owner}"),
+            Self::Public => PUBLIC.to_owned(),
         }
     }
 }
@@ -78,6 +87,7 @@ impl fmt::Display for Account {
         match self {
             Self::Token(hash) => write!(f, "token {hash:016x}"),
             Self::Installation(owner) => write!(f, "installation {owner}"),
+            Self::Public => f.write_str(PUBLIC),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! Every request to a host with a credential needs that credential: any other request to the host is refused.
 
 use jiff::Timestamp;
-use policy::{Container, Denial, Egress, HostName, Repo, Rule, Stage, Verdict};
+use policy::github::Class;
+use policy::{Container, Denial, Egress, HostName, Policy, Repo, Rule, Stage, Verdict};
 
 use super::endpoint::canonical;
 use super::entry::Entry;
@@ -52,19 +53,8 @@ pub fn decide<'a, 'c>(
     entry: Option<&'a Entry>,
     now: Timestamp,
 ) -> Result<Grant<'a, 'c>, Denial> {
-    // The rules of the identity stage are checked here again, at the last moment.
     let refuse = |rule, reason: String| Err(Denial { stage: Stage::Credentials, ..Denial::new(rule, reason) });
-    // The container.
-    let Some(container) = container else {
-        return refuse(Rule::IdentityUnknown, "no container is registered at your address".into());
-    };
-    if container.expired(now) {
-        return refuse(Rule::IdentityExpired, format!("the registration expired at {}", container.expires_at));
-    }
-    if let Some(why) = &container.blocked {
-        let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
-        return refuse(Rule::CredentialsBlocked, reason);
-    }
+    let container = standing(container, now)?;
     let Some(entry) = entry else {
         return refuse(Rule::CredentialsHost, format!("there is no credential for {}", request.host));
     };
@@ -118,26 +108,74 @@ pub fn decide<'a, 'c>(
     };
     // The query.
     let Some(parameters) = query_credentials(request.path, entry.parameter()) else {
-        return refuse(Rule::CredentialsQuery, "a credential behind a ';' in the query cannot be removed".into());
+        return Err(irremovable());
     };
     Ok(Grant { entry, repo, rule, parameters })
+}
+
+/// Decides whether a request of `container`, which the github stage has judged to read a public repository, goes out
+/// without a credential. Returns the names of the query parameters to remove, as the query spells them.
+///
+/// # Errors
+/// If no container is registered, or its record is expired at `now` or blocked. If the policy allows the host or reads of
+/// public repositories no longer. If the query has a credential that cannot be removed.
+pub fn decide_public(
+    container: Option<&Container>,
+    request: Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Vec<String>, Denial> {
+    let container = standing(container, now)?;
+    listed(container, request, &policy.egress)?;
+    if !policy.github.allows(container, Class::ReadPublic) {
+        let reason = "the policy no longer allows reads of public repositories; try again";
+        return Err(Denial { stage: Stage::Credentials, ..Denial::new(Rule::GithubRepo, reason) });
+    }
+    query_credentials(request.path, None).ok_or_else(irremovable)
+}
+
+/// The container, if a request of it may pass. The rules of the identity stage are checked here again, at the last
+/// moment.
+fn standing(container: Option<&Container>, now: Timestamp) -> Result<&Container, Denial> {
+    let refuse = |rule, reason: String| Err(Denial { stage: Stage::Credentials, ..Denial::new(rule, reason) });
+    let Some(container) = container else {
+        return refuse(Rule::IdentityUnknown, "no container is registered at your address".into());
+    };
+    if container.expired(now) {
+        return refuse(Rule::IdentityExpired, format!("the registration expired at {}", container.expires_at));
+    }
+    if let Some(why) = &container.blocked {
+        let reason = format!("{} is blocked, {why}; its operator can register it again", container.container_id);
+        return refuse(Rule::CredentialsBlocked, reason);
+    }
+    Ok(container)
+}
+
+/// Checks that a list has the host. This worker of Envoy may still have the old lists.
+fn listed(container: &Container, request: Request<'_>, egress: &Egress) -> Result<(), Denial> {
+    if container.egress_allow.iter().any(|pattern| pattern.covers(request.host)) {
+        return Ok(());
+    }
+    match egress.decide(request.host, request.method.as_bytes()) {
+        Verdict::Allow(_) => Ok(()),
+        Verdict::Deny(denial) => Err(Denial { stage: Stage::Credentials, ..denial }),
+    }
+}
+
+fn irremovable() -> Denial {
+    Denial::new(Rule::CredentialsQuery, "a credential behind a ';' in the query cannot be removed")
 }
 
 /// Checks that a list has the host by a pattern within the host of `entry`. A suffix on a list does not permit the
 /// credential of one of its hosts: another container's list may have that host by name.
 ///
 /// # Errors
-/// If no list has the host by a pattern within the host of `entry`. If no list has the host any more: this worker of
-/// Envoy still has the old lists.
+/// If no list has the host by a pattern within the host of `entry`, or at all.
 fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &Entry) -> Result<(), Denial> {
-    let own: Vec<_> = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host)).collect();
-    if own.is_empty()
-        && let Verdict::Deny(denial) = egress.decide(request.host, request.method.as_bytes())
-    {
-        return Err(Denial { stage: Stage::Credentials, ..denial });
-    }
+    listed(container, request, egress)?;
+    let own = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host));
     let by = egress.by(request.host);
-    if own.into_iter().chain(&by).any(|pattern| within(&entry.host, pattern)) {
+    if own.chain(&by).any(|pattern| within(&entry.host, pattern)) {
         return Ok(());
     }
     let reason = format!(

@@ -2,7 +2,8 @@
 //! ago gets no credential.
 //!
 //! **Invariant:** a request gets a credential only if the earlier stages have judged that request, in this form and
-//! under the record that is in force now ([`Marks::check`]).
+//! under the record that is in force now ([`Marks::check`]). A read of a public repository has a mark of its own, and
+//! gets none.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use jiff::Timestamp;
 use model::{Guard, OFF};
+use policy::github;
 use policy::mark::{self, Judged, Marks};
 use policy::{Authority, CREDENTIAL_HEADERS, Container, Decided, Denial, Form, RULE_HEADER, Rule, Stage, render};
 use secrecy::SecretString;
@@ -28,7 +30,7 @@ use tonic::{Code, Request as GrpcRequest, Response, Status};
 use super::Credentials;
 use super::budget::Account;
 use super::calls::Calls;
-use super::decide::{Grant, Request, decide};
+use super::decide::{Grant, Request, decide, decide_public};
 use super::entry::{Injection, Location};
 use super::oauth::provider::Service;
 use super::oauth::stub;
@@ -71,6 +73,9 @@ impl Server {
         let upgrade = http.headers.contains_key("upgrade");
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes(), upgrade };
         let (_, container) = self.registry.lookup(source);
+        if marks.public(judged(container.as_deref(), request))? {
+            return self.public(container.as_deref(), request, &http.path);
+        }
         let grant = self.grant(container.as_deref(), request, marks)?;
         if let Scope::TokenEndpoint(service) = grant.entry.scope {
             return Ok(answer(service, grant.rule));
@@ -105,14 +110,37 @@ impl Server {
     ) -> Result<Grant<'_, 'c>, Denial> {
         let entry = self.credentials.entry(request.host);
         let grant = decide(container, request, &self.registry.policy().egress, entry, Timestamp::now())?;
-        marks.check(Judged {
-            // `decide` has refused a request without a container.
-            generation: container.map_or(0, |container| container.generation),
-            host: request.host,
-            method: request.method.as_bytes(),
-            path: request.path,
-        })?;
+        marks.check(judged(container, request))?;
         Ok(grant)
+    }
+
+    /// Lets `request`, a read of a public repository, go out without a credential.
+    ///
+    /// # Errors
+    /// If [`decide_public`] or a limit of the container refuses the request.
+    fn public(
+        &self,
+        container: Option<&Container>,
+        request: Request<'_>,
+        target: &str,
+    ) -> Result<CheckResponse, Denial> {
+        let parameters = decide_public(container, request, &self.registry.policy(), Timestamp::now())?;
+        let api = github::kind(request.host) == Some(github::Kind::Api);
+        let account = container.filter(|_| api).map(|container| {
+            let admitted = self.calls.admit(container, &Account::Public, target, GithubCall::Sandbox);
+            admitted.map(|()| Account::Public).map_err(|limited| limited.denial(Stage::Credentials))
+        });
+        let account = account.transpose()?;
+        let ok = OkHttpResponse {
+            headers_to_remove: CREDENTIAL_HEADERS.map(str::to_owned).to_vec(),
+            query_parameters_to_remove: parameters,
+            ..Default::default()
+        };
+        Ok(CheckResponse {
+            status: Some(status(Code::Ok)),
+            dynamic_metadata: Some(said(&Decided::allowed(Rule::CredentialsPublic), None, account.as_ref())),
+            http_response: Some(HttpResponse::OkResponse(ok)),
+        })
     }
 
     /// Counts a request of `container` to GitHub's API. Returns the account that pays for it.
@@ -132,6 +160,17 @@ impl Server {
             Ok(()) => Ok(account),
             Err(limited) => Err(limited.denial(Stage::Credentials)),
         }
+    }
+}
+
+/// The request, as the stages before have judged it if their marks stand.
+fn judged<'a>(container: Option<&Container>, request: Request<'a>) -> Judged<'a> {
+    Judged {
+        // A request without a container is refused, whatever its marks.
+        generation: container.map_or(0, |container| container.generation),
+        host: request.host,
+        method: request.method.as_bytes(),
+        path: request.path,
     }
 }
 

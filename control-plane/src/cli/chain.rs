@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use config::policy_file;
-use credentials::decide::{Grant, Request, decide};
+use credentials::decide::{Grant, Request, decide, decide_public};
 use credentials::{Credentials, Entry, Location};
 use jiff::Timestamp;
-use policy::github::Judge;
+use policy::github::{Class, Judge};
 use policy::{Container, Explained, Policy, Rule, Whole};
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +122,12 @@ impl Chain {
             path: &onward.target,
             upgrade: whole.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")),
         };
+        if explained.class == Some(Class::ReadPublic.name()) {
+            return match decide_public(Some(container), request, &self.policy, now) {
+                Ok(_) => explained.into(),
+                Err(denial) => explained.refused_behind(denial).into(),
+            };
+        }
         match decide(Some(container), request, egress, self.credentials.entry(&onward.host), now) {
             Ok(grant) => {
                 let guard = self.credentials.guard(grant.entry, container, egress, (request.method, request.path));

@@ -87,6 +87,11 @@ impl Allowed {
         Self { operation, rule, target: target.to_vec(), body: None, ask: Vec::new() }
     }
 
+    /// Whether the request goes out without a credential, because it reads a repository that is not the container's.
+    pub fn is_public(&self) -> bool {
+        self.operation.class == Class::ReadPublic
+    }
+
     /// The `content-type` to send with the new body. `None` keeps the received header.
     pub fn content_type(&self) -> Option<&'static [u8]> {
         let body = self.body.as_ref()?;
@@ -182,6 +187,7 @@ impl Judge {
         }
         match kind {
             Kind::Closed => Err(hosts::closed(call.host)),
+            Kind::Raw => hosts::raw(method, call.target, call.host, &scope).map(Head::Allowed),
             Kind::Web => {
                 if git_headers::concern(call) {
                     git_headers::screen(call.headers)?;
@@ -240,8 +246,9 @@ impl Judge {
     }
 }
 
-/// Operations that are neither REST operations nor mutations: GraphQL queries, git and archives.
-const OTHER_OPERATIONS: [&str; 4] = ["query", "git/upload-pack", RECEIVE_PACK, "codeload/archive"];
+/// Operations that are neither REST operations nor mutations: GraphQL queries, git, archives and downloads.
+const OTHER_OPERATIONS: [&str; 6] =
+    ["query", "git/upload-pack", RECEIVE_PACK, "codeload/archive", "web/download", "raw/file"];
 
 /// Whether `name` is an operation that [`Rules::operations`] can list.
 pub fn is_operation(name: &str) -> bool {

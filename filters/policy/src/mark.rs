@@ -17,6 +17,9 @@ pub const IDENTITY: &str = "sallyport.mark.identity";
 /// The property with the mark of the github stage.
 pub const GITHUB: &str = "sallyport.mark.github";
 
+/// The beginning of the github stage's mark on a request that goes out without a credential.
+const PUBLIC: &[u8] = b"public ";
+
 /// The header of a credential that is not in force. The routes remove it from every request that goes upstream.
 pub const SEALED: &str = "x-sallyport-sealed";
 
@@ -52,10 +55,17 @@ impl Judged<'_> {
         Mark { property: IDENTITY, value: format!("{} {}", self.generation, self.host).into_bytes() }
     }
 
-    /// The mark of the github stage.
+    /// The mark of the github stage on a request that may get the credential.
     pub fn github(&self) -> Mark {
         let before = format!("{} {} ", self.generation, self.host).into_bytes();
         Mark { property: GITHUB, value: [&before, self.method, b" ", self.path].concat() }
+    }
+
+    /// The mark of the github stage on a request that goes out without a credential. It begins with a word, and the
+    /// other mark with a number.
+    pub fn public(&self) -> Mark {
+        let Mark { property, value } = self.github();
+        Mark { property, value: [PUBLIC, &value].concat() }
     }
 }
 
@@ -69,6 +79,22 @@ pub struct Marks<'a> {
 }
 
 impl Marks<'_> {
+    /// Whether the stages before the credential stage have judged that `request` goes out without a credential.
+    ///
+    /// # Errors
+    /// If they have judged so of another request.
+    pub fn public(&self, request: Judged<'_>) -> Result<bool, Denial> {
+        if !self.github.starts_with(PUBLIC) {
+            Ok(false)
+        } else if self.identity != request.identity().value {
+            Err(unjudged("identity"))
+        } else if self.github != request.public().value {
+            Err(unjudged("github"))
+        } else {
+            Ok(true)
+        }
+    }
+
     /// Checks that the stages before the credential stage have judged `request`: identity, and github on a host of
     /// GitHub's.
     ///
@@ -152,6 +178,28 @@ mod tests {
                 assert!(denial.reason.contains(stage), "{stage}: {}", denial.reason);
             }
         }
+    }
+
+    #[test]
+    fn the_mark_of_a_public_read_gives_no_credential_and_no_other_mark_is_one() {
+        let git = host("github.com");
+        let request = Judged { generation: 7, host: &git, method: b"GET", path: b"/a/b/info/refs?service=x" };
+        let identity = request.identity().value;
+        let with = |github: &[u8], request| Marks { identity: &identity, github }.public(request).map_err(|d| d.status);
+        let public = request.public().value;
+        assert_eq!(with(&public, request), Ok(true));
+        assert_eq!(rule(&Marks { identity: &identity, github: &public }, request), "credentials.stage");
+        assert_eq!(with(&request.github().value, request), Ok(false));
+        assert_eq!(with(b"", request), Ok(false));
+        for other in [
+            Judged { generation: 8, ..request },
+            Judged { method: b"POST", ..request },
+            Judged { path: b"/a/c/info/refs?service=x", ..request },
+        ] {
+            assert_eq!(with(&public, other), Err(503), "{other:?}");
+        }
+        let unknown = Marks { identity: b"", github: &public };
+        assert_eq!(unknown.public(request).map_err(|denial| denial.status), Err(503));
     }
 
     #[test]

@@ -276,7 +276,7 @@ rules! {
         Cannot("the table of operations has no write by a number, so `github.unknown-operation` decides first");
     GithubRepo = "github.repo", Github, Refuses(403),
         "The repository is not one of the container's.",
-        "Register the container with this repository.",
+        "Register the container with this repository, or let containers read public repositories with `github: {public: read}`.",
         GitHub("B04");
     GithubUnknownOperation = "github.unknown-operation", Github, Refuses(403),
         "The gateway knows no such operation or mutation of GitHub's API.",
@@ -402,6 +402,10 @@ rules! {
         "The class `read-repo`: reading one repository.",
         "Allow the class for the container's `auth_mode`, or the operation by its name.",
         GitHub("A01");
+    GithubReadPublic = "github.read-public", Github, Allows,
+        "The class `read-public`: reading a public repository that is not the container's, without a credential.",
+        "",
+        Chain("public.yaml", "a fetch");
     GithubReadAdmin = "github.read-admin", Github, Either(403),
         "The class `read-admin`: reading a repository's hooks, keys, secrets' names, collaborators.",
         "Allow the class for the container's `auth_mode`, or the operation by its name.",
@@ -540,6 +544,10 @@ rules! {
         "The credential of the path's provider was added.",
         "",
         Native("each_provider_gets_its_credential_in_its_header_on_what_an_agent_needs");
+    CredentialsPublic = "credentials.public", Credentials, Allows,
+        "A public repository is read, so no credential was added, and the sandbox's own was removed.",
+        "",
+        Chain("public.yaml", "a fetch");
     CredentialsStub = "credentials.stub", Credentials, Allows,
         "The gateway answered a token endpoint itself, with placeholders and status 200.",
         "",

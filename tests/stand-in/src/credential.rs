@@ -5,11 +5,12 @@ use policy::mark::{GITHUB, IDENTITY, Judged, Marks, SEALED, seals};
 use policy::{Form, HostName, Refusal, render};
 use std::net::SocketAddr;
 
-/// The header in which a credential for the header `name` stands behind the credential stage.
+/// The header in which a credential for the header `name` stands behind the credential stage. `None`: the request goes
+/// out without a credential.
 ///
 /// # Errors
 /// If a stage has left no mark on the request of the stream `id`.
-pub(crate) fn place(id: usize, name: &str) -> Result<String, Refusal> {
+pub(crate) fn place(id: usize, name: &str) -> Result<Option<String>, Refusal> {
     with(|state| {
         let source: Option<SocketAddr> = state.streams[id].source.parse().ok();
         let generation = source.and_then(|source| state.generations.get(&source.ip()).copied()).unwrap_or_default();
@@ -20,9 +21,12 @@ pub(crate) fn place(id: usize, name: &str) -> Result<String, Refusal> {
         let mark = |name: &str| stream.properties.get(name.as_bytes()).map_or(&[][..], Vec::as_slice);
         let marks = Marks { identity: mark(IDENTITY), github: mark(GITHUB) };
         let (method, path) = (value(":method"), value(":path"));
-        marks
-            .check(Judged { generation, host: &host, method, path })
-            .map_err(|denial| render(&denial, Form::of_path(path), "-"))?;
-        Ok(if seals(&host) { SEALED } else { name }.to_owned())
+        let request = Judged { generation, host: &host, method, path };
+        let refused = |denial| render(&denial, Form::of_path(path), "-");
+        if marks.public(request).map_err(refused)? {
+            return Ok(None);
+        }
+        marks.check(request).map_err(refused)?;
+        Ok(Some(if seals(&host) { SEALED } else { name }.to_owned()))
     })
 }

@@ -115,7 +115,8 @@ fn own_stage(id: usize, stage: Stage) -> HeadersStatus {
     match crate::envoy::credential(id) {
         Credential::None => {}
         Credential::Put { name, value, place, guard } => match crate::credential::place(id, &name) {
-            Ok(at) => stream(id, |stream| {
+            Ok(None) => {}
+            Ok(Some(at)) => stream(id, |stream| {
                 (stream.place, stream.guard) = (Some(place.replace(&name, &at)), guard);
                 let headers = stream.half(Side::Request).headers.get_or_insert_default();
                 headers.retain(|(have, _)| *have != name && *have != at);

@@ -4,6 +4,7 @@
 //! It runs on threads of its own, so tests may block. Its certificates come from a CA that only the gateway trusts.
 
 pub mod app;
+mod files;
 mod git;
 mod git_api;
 pub mod graphql;
@@ -38,11 +39,12 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names that it serves. The rig's usual policy does not allow them.
-pub const OTHER_HOSTS: [&str; 17] = [
+pub const OTHER_HOSTS: [&str; 18] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
     "codeload.github.com",
+    "raw.githubusercontent.com",
     "github-cloud.githubusercontent.com",
     "github-cloud.s3.amazonaws.com",
     "api.openai.com",
@@ -129,6 +131,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn visibility(&self, repo: &str) -> Option<Visibility> {
+        self.repositories.lock().unwrap().get(repo).copied()
+    }
+
     fn count_body(&self, request: usize, bytes: usize) {
         self.requests.lock().unwrap()[request].body_bytes += bytes as u64;
     }

@@ -7,7 +7,7 @@
 use super::{Broken, Effect, Paused, RequestHead, Step as AnyStep, Then};
 use crate::github::{self, Allowed, Call, Class, Head, Judge, MAX_BODY, Pending, Question, RECEIVE_PACK, Refused};
 use crate::mark::Judged;
-use crate::{Container, Denial, Form, HostName, InForce, Note, Rule, render};
+use crate::{CREDENTIAL_HEADERS, Container, Denial, Form, HostName, InForce, Note, Rule, render};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -50,6 +50,8 @@ struct Subject {
     generation: u64,
     host: HostName,
     method: Vec<u8>,
+    /// The names of the request's headers that carry a credential of the sandbox's own.
+    secrets: Vec<&'static str>,
 }
 
 /// The request's progress. Each state holds the data that its events need, and no other.
@@ -259,7 +261,9 @@ impl Flow {
         self.note = head.note()?;
         let container = head.container()?;
         let (generation, method) = (container.generation, head.value(":method").to_vec());
-        self.subject = Some(Subject { generation, host: host.clone(), method });
+        let has = |name: &&str| head.headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
+        let secrets = CREDENTIAL_HEADERS.into_iter().filter(has).collect();
+        self.subject = Some(Subject { generation, host: host.clone(), method, secrets });
         let (revision, judge) = self.rules()?;
         let call = Call { method: head.value(":method"), host: &host, target: &self.path, headers: &head.headers };
         match judge.head(call, &container)? {
@@ -316,9 +320,15 @@ impl Flow {
         self.state = if allowed.operation.name == RECEIVE_PACK { State::Elsewhere } else { State::Passed };
         let note = self.note.allowed(allowed.rule).about(Some(&allowed.operation));
         let mut effects = vec![Effect::Note(note)];
-        if let Some(Subject { generation, host, method }) = &self.subject {
+        if let Some(Subject { generation, host, method, secrets }) = &self.subject {
             let judged = Judged { generation: *generation, host, method, path: &allowed.target };
-            effects.push(Effect::Mark(judged.github()));
+            if allowed.is_public() {
+                effects.push(Effect::Mark(judged.public()));
+                let others = secrets.iter().filter(|name| !strays.iter().any(|stray| stray == *name));
+                effects.extend(others.map(|name| Effect::RemoveRequestHeader((*name).to_owned())));
+            } else {
+                effects.push(Effect::Mark(judged.github()));
+            }
         }
         if allowed.target != self.path {
             effects.push(Effect::SetRequestHeader(":path", allowed.target.clone()));

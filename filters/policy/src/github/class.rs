@@ -1,4 +1,4 @@
-//! The seventeen classes of GitHub's operations, which the policy allows or refuses.
+//! The eighteen classes of GitHub's operations, which the policy allows or refuses.
 
 use crate::Rule;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Class {
     /// A read inside one repository.
     ReadRepo,
+    /// A read of a public repository that is not the container's. It goes out without a credential.
+    ReadPublic,
     /// A read of a repository's administration: names of secrets, hooks, keys, protections, collaborators, runners.
     ReadAdmin,
     /// A read of data that belongs to no repository: rate limit, licences, the token's own user.
@@ -45,8 +47,9 @@ pub enum Class {
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ReadRepo,
+        Self::ReadPublic,
         Self::ReadAdmin,
         Self::ReadGlobal,
         Self::ReadCross,
@@ -74,6 +77,7 @@ impl Class {
     pub fn rule(self) -> Rule {
         match self {
             Self::ReadRepo => Rule::GithubReadRepo,
+            Self::ReadPublic => Rule::GithubReadPublic,
             Self::ReadAdmin => Rule::GithubReadAdmin,
             Self::ReadGlobal => Rule::GithubReadGlobal,
             Self::ReadCross => Rule::GithubReadCross,
@@ -97,6 +101,7 @@ impl Class {
     pub fn doing(self) -> &'static str {
         match self {
             Self::ReadRepo => "reading a repository",
+            Self::ReadPublic => "reading a public repository without a credential",
             Self::ReadAdmin => "reading a repository's settings and secrets",
             Self::ReadGlobal => "reading what belongs to no repository",
             Self::ReadCross => "reading across repositories",

@@ -1,6 +1,7 @@
 //! GitHub's hosts, and the requests that are allowed to each host other than the API.
 
 use super::lfs::{self, LfsRequest};
+use super::target::{self, Target};
 use super::{Allowed, Class, Head, Operation, Pending, PendingKind, Refused, Scope};
 use crate::{HostName, HostPattern, Rule};
 
@@ -15,6 +16,8 @@ pub enum Kind {
     Web,
     /// codeload.github.com
     Codeload,
+    /// raw.githubusercontent.com
+    Raw,
     /// The store of Git LFS objects.
     LfsStore,
     /// A host to which every request is refused: its requests don't show their repository, or act with an account.
@@ -42,6 +45,7 @@ pub fn kind(host: &HostName) -> Option<Kind> {
         "uploads.github.com" => Some(Kind::Uploads),
         "github.com" => Some(Kind::Web),
         "codeload.github.com" => Some(Kind::Codeload),
+        "raw.githubusercontent.com" => Some(Kind::Raw),
         "github-cloud.githubusercontent.com" | "github-cloud.s3.amazonaws.com" => Some(Kind::LfsStore),
         _ => BELOW.iter().any(below).then_some(Kind::Closed),
     }
@@ -103,12 +107,16 @@ pub fn git<'a>(method: &str, target: &'a [u8]) -> Option<Git<'a>> {
     Some(Git { owner, name: repo.strip_suffix(".git").unwrap_or(repo), service })
 }
 
-/// Judges a request to github.com: only git and Git LFS pass, and only for the container's repositories.
+/// Judges a request to github.com: only git and Git LFS pass, and only for the container's repositories. If the policy
+/// lets containers read public repositories, fetches and downloads of others pass too.
 ///
 /// # Errors
 /// If the request is refused.
 pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refused> {
     let Some(git) = git(method, target) else {
+        if scope.reads_public() && is_download(method, target) {
+            return public("web/download", target, scope).map(Head::Allowed);
+        }
         let reason = "github.com allows only git and Git LFS; use api.github.com for everything else";
         return Err(Refused::unknown(Rule::GithubWeb, reason));
     };
@@ -118,7 +126,13 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
         Service::Lfs(_) => ("lfs", Class::ReadRepo),
     };
     let operation = Operation { name: name.into(), class };
-    own(scope, &operation, git.owner, git.name)?;
+    if scope.repo(git.owner, git.name).is_none() {
+        let read = git.service == Service::Upload;
+        if read && scope.reads_public() {
+            return public(name, target, scope).map(Head::Allowed);
+        }
+        return Err(scope.foreign(&operation, &format!("{}/{}", git.owner, git.name), read));
+    }
     match git.service {
         Service::Lfs(request) if method == "GET" => {
             lfs::judge(request, scope).map(|known| Head::Allowed(Allowed::as_is(known, target)))
@@ -131,8 +145,61 @@ pub fn web(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Head, Refus
     }
 }
 
+/// Whether the request is a download of a release's file, an archive or a file from github.com, in the spellings of
+/// GitHub's own links.
+fn is_download(method: &str, target: &[u8]) -> bool {
+    let Some(segments) = segments(method, target) else { return false };
+    let rest: Vec<&str> = segments.iter().skip(2).map(String::as_str).collect();
+    matches!(
+        &rest[..],
+        ["releases", "download", _, _]
+            | ["releases", "latest", "download", _]
+            | ["archive" | "tarball" | "zipball", _, ..]
+            | ["raw", _, _, ..]
+    )
+}
+
+/// Judges a request to raw.githubusercontent.com: only files pass, and only if the policy lets containers read public
+/// repositories.
+///
+/// # Errors
+/// If the request is refused.
+pub fn raw(method: &str, target: &[u8], host: &HostName, scope: &Scope<'_>) -> Result<Allowed, Refused> {
+    if !scope.reads_public() {
+        return Err(closed(host));
+    }
+    match segments(method, target).as_deref() {
+        Some([_, _, _, _, ..]) => public("raw/file", target, scope),
+        _ => {
+            let reason = "raw.githubusercontent.com allows only GET /OWNER/REPO/REF/PATH, without a query string";
+            Err(Refused::unknown(Rule::GithubTarget, reason))
+        }
+    }
+}
+
+/// The decoded segments of a GET or HEAD without a query. Returns `None` for other requests, for paths that have another
+/// meaning once they are decoded, and if the first two segments are no repository.
+fn segments(method: &str, target: &[u8]) -> Option<Vec<String>> {
+    let target = Target::parse(target).ok().filter(|_| matches!(method, "GET" | "HEAD"))?;
+    let segments: Vec<String> = target.segments.iter().map(|segment| target::decode(segment)).collect::<Option<_>>()?;
+    let plain = |segment: &String| {
+        let dots = segment.split('/').any(|part| matches!(part, "" | "." | ".."));
+        !dots && !segment.contains(['\\', '%']) && !segment.chars().any(char::is_control)
+    };
+    let [owner, name, ..] = &segments[..] else { return None };
+    let named = [owner, name].iter().all(|part| part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)));
+    (named && target.query.is_empty() && segments.iter().all(plain)).then_some(segments)
+}
+
+/// Allows a read without a credential.
+fn public(name: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowed, Refused> {
+    let operation = Operation { name: name.into(), class: Class::ReadPublic };
+    scope.operation(&operation)?;
+    Ok(Allowed::as_is(operation, target))
+}
+
 /// Judges a request to codeload.github.com: only archives of the container's repositories pass. GitHub's API redirects
-/// to these.
+/// to these. If the policy lets containers read public repositories, archives of others pass too.
 ///
 /// # Errors
 /// If the request is refused.
@@ -148,8 +215,15 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     {
         return Err(Refused::unknown(Rule::GithubCodeload, "codeload.github.com allows only downloads of archives"));
     }
-    let operation = Operation { name: "codeload/archive".into(), class: Class::ReadRepo };
-    own(scope, &operation, owner, repo)?;
+    let name = "codeload/archive";
+    let operation = Operation { name: name.into(), class: Class::ReadRepo };
+    if scope.repo(owner, repo).is_none() {
+        // A query would carry a credential.
+        if !scope.reads_public() || text.contains('?') {
+            return Err(scope.foreign(&operation, &format!("{owner}/{repo}"), true));
+        }
+        return public(name, target, scope);
+    }
     scope.operation(&operation)?;
     if reference.contains(':') {
         let reason = "a revision may have no colon, because OWNER:BRANCH is a branch of another repository";
@@ -164,14 +238,6 @@ pub fn closed(host: &HostName) -> Refused {
         Rule::GithubHost,
         format!("requests to {host} are not allowed; get the same content from api.github.com or with git"),
     )
-}
-
-fn own(scope: &Scope<'_>, operation: &Operation, owner: &str, name: &str) -> Result<(), Refused> {
-    if scope.repo(owner, name).is_some() {
-        return Ok(());
-    }
-    let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
-    Err(Refused::of(operation, Rule::GithubRepo, reason))
 }
 
 #[cfg(test)]

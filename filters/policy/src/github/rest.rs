@@ -92,12 +92,21 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
     let mut operation = Operation { name: row.name.to_owned(), class: row.class };
     let mut found = (row, parameters);
     let mut written: Vec<String> = write_segments(row, &found.1, &target.segments);
+    let mut foreign = None;
     if let Some(id) = found.1.iter().find(|(name, _)| *name == "repository_id").map(|(_, id)| id.clone()) {
         // GitHub's own `Link` headers use `/repositories/{id}`. The request is judged as `/repos/{owner}/{repo}`.
         if row.template.starts_with("/repositories/") {
             let number =
                 id.parse().map_err(|_| Refused::of(&operation, Rule::GithubRepo, "invalid repository number"))?;
-            let repo = scope.repo_by_id(&operation, number)?.to_string();
+            let repo = match scope.repo_by_id(&operation, number) {
+                Ok(repo) => repo.to_string(),
+                Err(refused) if refused.denial.rule == Rule::GithubRepo && scope.reads_public() => {
+                    foreign = Some(format!("repository number {number}"));
+                    // Any name finds the operation.
+                    "owner/name".to_owned()
+                }
+                Err(refused) => return Err(refused),
+            };
             if as_method != "GET" {
                 return Err(Refused::of(
                     &operation,
@@ -115,6 +124,16 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
         }
     }
     let (row, parameters) = found;
+    if let [("owner", owner), ("repo", name), ..] = &parameters[..]
+        && row.template.starts_with("/repos/")
+        && scope.repo(owner, name).is_none()
+    {
+        foreign = foreign.or_else(|| Some(format!("{owner}/{name}")));
+    }
+    let read = as_method == "GET" && row.class == Class::ReadRepo;
+    if foreign.is_some() && read && scope.reads_public() {
+        operation.class = Class::ReadPublic;
+    }
     let by_name = match search::is_search(row.name) {
         // A search reads across repositories unless its query limits it to some.
         true => {
@@ -127,12 +146,8 @@ pub fn head(method: &str, target: &Target<'_>, uploads: bool, scope: &Scope<'_>)
         let reason = format!("{} is off unless the policy allows it by name", row.name);
         return Err(Refused::of(&operation, Rule::GithubOffByDefault, reason));
     }
-    if let [("owner", owner), ("repo", name), ..] = &parameters[..]
-        && row.template.starts_with("/repos/")
-        && scope.repo(owner, name).is_none()
-    {
-        let reason = format!("{owner}/{name} is not one of the repositories of {}", scope.container.container_id);
-        return Err(Refused::of(&operation, Rule::GithubRepo, reason));
+    if let Some(repo) = foreign.filter(|_| operation.class != Class::ReadPublic) {
+        return Err(scope.foreign(&operation, &repo, read));
     }
     if as_method != "GET" && !target.query.is_empty() && !row.uploads {
         return Err(Refused::of(&operation, Rule::GithubQuery, "a write takes no query string"));

@@ -35,6 +35,19 @@ impl<'a> Scope<'a> {
         Err(Refused::of(operation, Rule::GithubRepo, format!("repository number {id} is not one of this container's")))
     }
 
+    /// Whether the policy lets the container read public repositories that are not its own, without a credential.
+    pub fn reads_public(&self) -> bool {
+        self.rules.allows(self.container, Class::ReadPublic)
+    }
+
+    /// The refusal of an operation on `repo`, which is not the container's. `read`: with [`Class::ReadPublic`] it would
+    /// pass.
+    pub fn foreign(&self, operation: &Operation, repo: &str, read: bool) -> Refused {
+        let hint = if read { "; the policy may allow reads of public ones with github: {public: read}" } else { "" };
+        let reason = format!("{repo} is not one of the repositories of {}{hint}", self.container.container_id);
+        Refused::of(operation, Rule::GithubRepo, reason)
+    }
+
     /// Checks whether the policy allows the operation, by its name or else by its class. Returns true if it is allowed
     /// by name; that also enables operations that are off by default.
     ///

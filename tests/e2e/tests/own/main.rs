@@ -11,6 +11,7 @@ mod lifecycle;
 mod oauth;
 mod operator;
 mod panic;
+mod public;
 mod quota;
 mod seeds;
 mod stages;

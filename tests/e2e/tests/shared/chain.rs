@@ -433,6 +433,7 @@ async fn through_envoy(beyond: &Beyond, (policy, key): (&str, bool), runs: Vec<R
 async fn envoy_judges_every_case_as_its_file_says() {
     let upstream = Upstream::start();
     upstream.create_repo("acme/app", Visibility::Private);
+    upstream.create_repo("octo/lib", Visibility::Public);
     hosts_file("127.0.0.1 localhost intranet\n127.0.0.1 hosts.example.org\n::1 localhost hosts.example.org\n");
     let beyond = Beyond { upstream, nameserver: NameServer::start(&[]), trap: Trap::set() };
     let (mut wrong, mut ran) = (Vec::new(), 0);

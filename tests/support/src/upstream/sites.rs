@@ -1,7 +1,7 @@
 //! The hosts without git: GitHub's API, raw files, uploads, archives, an API that streams and has a WebSocket.
 
 use super::tokens::Tokens;
-use super::{Shared, Visibility, app, git_api, graphql, odd, pranks};
+use super::{Shared, Visibility, app, files, git_api, graphql, odd, pranks};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
@@ -77,7 +77,13 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
             }
             let repo =
                 path.strip_prefix("/repos/").map(|rest| rest.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"));
-            if shown != shared.bearer.as_bytes() && !shared.app.admits(shown, repo.as_deref()) {
+            let visibility = repo.as_ref().and_then(|repo| shared.visibility(repo));
+            if shown.is_empty() && path.starts_with("/repos/") {
+                // As GitHub: without access, a private repository looks like a missing one.
+                if visibility != Some(Visibility::Public) || head.method != "GET" {
+                    return json(404, &json!({"message": "Not Found"}));
+                }
+            } else if shown != shared.bearer.as_bytes() && !shared.app.admits(shown, repo.as_deref()) {
                 return json(401, &json!({"message": "Bad credentials"}));
             }
             if let Some(refused) = shared.quotas.spend(path) {
@@ -94,11 +100,14 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         "api.anthropic.com" => json(200, &json!({"type": "message", "path": path})),
         "files.example.net" if path == "/large" => large(),
         "files.example.net" if path.starts_with("/odd/") => odd::serve(&path["/odd/".len()..], trailers).await,
+        "codeload.github.com" | "raw.githubusercontent.com" => {
+            let (host, path) = (host.to_owned(), path.to_owned());
+            tokio::task::spawn_blocking(move || files::serve(&host, &path, &shared)).await.unwrap()
+        }
         "files.example.net"
         | "large.example.net"
         | "aliased.example.net"
         | "uploads.github.com"
-        | "codeload.github.com"
         | super::IDN
         | "github-cloud.githubusercontent.com"
         | "github-cloud.s3.amazonaws.com" => text(200, format!("raw {path}")),
