@@ -262,9 +262,9 @@ fn answer(service: Service, rule: Rule) -> CheckResponse {
 
 fn refuse(denial: &Denial, attributes: &AttributeContext) -> CheckResponse {
     let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
-    let path = http.map_or(&[][..], |http| http.path.as_bytes());
+    let form = http.map_or(Form::Json, |http| Form::of(http.host.as_bytes(), http.path.as_bytes()));
     let id = http.and_then(|http| http.headers.get("x-request-id")).map_or("-", String::as_str);
-    let refusal = render(denial, Form::of_path(path), id);
+    let refusal = render(denial, form, id);
     let wait = refusal.retry_after.map(|seconds| header("retry-after", &seconds.to_string()));
     let headers = [header("content-type", refusal.content_type), header(RULE_HEADER, refusal.rule.name())];
     let denied = DeniedHttpResponse {

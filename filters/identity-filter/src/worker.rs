@@ -325,7 +325,8 @@ pub fn respond(refused: &Refused) -> Step {
 fn response(refused: &Refused) -> Refusal {
     let Request { facts, progress, .. } = &refused.request;
     progress.phase.set(Phase::Refused);
-    render(&refused.denial, Form::of_path(&facts.path), &facts.request_id)
+    let form = Form::of(facts.authority.as_deref().unwrap_or_default(), &facts.path);
+    render(&refused.denial, form, &facts.request_id)
 }
 
 /// Sets the authority to the host that was judged, and removes the headers that name another host or peer.

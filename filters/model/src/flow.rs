@@ -36,6 +36,7 @@ pub struct Metadata {
 #[derive(Debug, Default)]
 pub struct Flow {
     load: Rc<RefCell<Load>>,
+    authority: Vec<u8>,
     path: Vec<u8>,
     note: Note,
     state: State,
@@ -181,6 +182,7 @@ impl Flow {
     }
 
     fn head(&mut self, head: &RequestHead, metadata: Metadata, end: bool) -> Result<Step, Stop> {
+        self.authority = head.value(":authority").to_vec();
         self.path = head.value(":path").to_vec();
         let Metadata { place, guard } = metadata;
         // Without a credential the provider does nothing for the request.
@@ -233,7 +235,7 @@ impl Flow {
 
     fn answer(&mut self, denial: &Denial) -> Then {
         self.state = State::Over;
-        Then::Refuse(render(denial, Form::of_path(&self.path), self.note.request_id()))
+        Then::Refuse(render(denial, Form::of(&self.authority, &self.path), self.note.request_id()))
     }
 }
 

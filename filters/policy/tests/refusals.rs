@@ -21,11 +21,20 @@ const HEAD: &str = "\
 A *rule* on this page is the name of a decision, for example `push.protected`. The *rules* of a policy are the operator's
 settings in `config/policy.yaml` ([configuration.md](configuration.md)).
 
-A refusal has a status, the header `x-sallyport-rule`, and a body. The body is JSON:
-`{\"error\",\"rule\",\"stage\",\"request_id\"}`. Refusals of the stage `github` also have `message`, which `gh` prints. For a path
-that ends in `/info/refs` or `/git-upload-pack` the body is plain text, except in Envoy's own answers. git prints the text
-for `/info/refs` only, after `remote:`. The audit line of the request has the same rule, stage and request id. A CONNECT is
-refused only for its form; most clients hide that body.
+A refusal has a status, the header `x-sallyport-rule`, and a body. The body is JSON with the members `rule`, `stage` and
+`request_id`, and with those that the clients of the host read:
+
+| host | further members | printed by |
+| --- | --- | --- |
+| GitHub's | `error`, the reason; `message`, the reason with the rule | gh, Octokit, git-lfs |
+| api.anthropic.com | `type`, `error: {type, message}`, `message` | anthropic, Claude Code |
+| api.openai.com, chatgpt.com, openrouter.ai, api.groq.com, api.mistral.ai, api.x.ai, api.deepseek.com, api.perplexity.ai | `error: {message, type, param, code}`, where `code` is the rule; `message` | openai, Codex |
+| generativelanguage.googleapis.com, cloudcode-pa.googleapis.com | `error: {code, message, status}`, `message` | google-genai |
+| every other, and Envoy's own answers | `error`, the reason | npm; curl and others that print bodies |
+
+For a path that ends in `/info/refs` or `/git-upload-pack` the body is plain text, except in Envoy's own answers. git
+prints the text for `/info/refs` only, after `remote:`. The audit line of the request has the same rule, stage and request
+id. A CONNECT is refused only for its form; most clients hide that body.
 
 A refused push has git's own report with status 200, if the client reads reports
 ([push.md](push.md#the-form-of-a-refused-push)). The statuses below are those without a report.

@@ -64,6 +64,7 @@ pub struct Flow {
     worker: Rc<RefCell<Worker>>,
     /// When the headers came.
     begun: Duration,
+    authority: Vec<u8>,
     path: Vec<u8>,
     note: Note,
     state: State,
@@ -154,6 +155,7 @@ impl Flow {
             Ok(head) => head,
             Err(broken) => return self.stop(broken),
         };
+        self.authority = head.value(":authority").to_vec();
         self.path = head.value(":path").to_vec();
         self.begun = self.worker.borrow().now();
         self.head(&head, end).unwrap_or_else(|stop| {
@@ -487,7 +489,7 @@ impl Flow {
             Some(body) => {
                 Refusal { status: 200, content_type: REPORT_TYPE, rule: denial.rule, retry_after: None, body }
             }
-            None => policy::render(denial, Form::of_path(&self.path), request_id),
+            None => policy::render(denial, Form::of(&self.authority, &self.path), request_id),
         }
     }
 }

@@ -66,8 +66,9 @@ fn refuse() {
     if let Err(error) = host::set_property(&AUDIT, &note.to_bytes()) {
         host::log(Level::Error, &format!("scrub: the refusal is sent without its audit note: {error}"));
     }
-    let path = host::request_header(":path").ok().flatten().unwrap_or_default();
-    host::refuse(&render(&denial(), Form::of_path(&path), note.request_id()));
+    let value = |name: &str| host::request_header(name).ok().flatten().unwrap_or_default();
+    let form = Form::of(&value(":authority"), &value(":path"));
+    host::refuse(&render(&denial(), form, note.request_id()));
 }
 
 /// Why the credential could not be read.

@@ -22,7 +22,7 @@ pub(crate) fn place(id: usize, name: &str) -> Result<Option<String>, Refusal> {
         let marks = Marks { identity: mark(IDENTITY), github: mark(GITHUB) };
         let (method, path) = (value(":method"), value(":path"));
         let request = Judged { generation, host: &host, method, path };
-        let refused = |denial| render(&denial, Form::of_path(path), "-");
+        let refused = |denial| render(&denial, Form::of(host.as_str().as_bytes(), path), "-");
         if marks.public(request).map_err(refused)? {
             return Ok(None);
         }

@@ -1,10 +1,12 @@
-"""openai: the chat or the responses, whichever is named, as a stream."""
+"""openai: the chat or the responses, whichever is named, as a stream; with `refused`, a call that the gateway refuses."""
 
 import sys
 
 import openai
 
 client = openai.OpenAI(max_retries=0)
+if sys.argv[1] == "refused":
+    client.files.list()
 if sys.argv[1] == "chat":
     messages = [{"role": "user", "content": "hello"}]
     for chunk in client.chat.completions.create(model="gpt-5", messages=messages, stream=True):

@@ -38,6 +38,7 @@ pub struct Confirmed {
 pub struct Flow {
     /// Without rules every request to GitHub is refused.
     in_force: Rc<RefCell<InForce<Judge>>>,
+    authority: Vec<u8>,
     path: Vec<u8>,
     note: Note,
     subject: Option<Subject>,
@@ -248,6 +249,7 @@ impl Flow {
     }
 
     fn head(&mut self, head: &RequestHead, end: bool) -> Result<Step, Stop> {
+        self.authority = head.value(":authority").to_vec();
         self.path = head.value(":path").to_vec();
         // The identity stage judges a CONNECT by its form. The requests inside the tunnel come through this stage one by
         // one.
@@ -372,6 +374,6 @@ impl Flow {
 
     fn answer(&mut self, denial: &Denial) -> Then {
         self.state = State::Over;
-        Then::Refuse(render(denial, Form::of_path(&self.path), self.note.request_id()))
+        Then::Refuse(render(denial, Form::of(&self.authority, &self.path), self.note.request_id()))
     }
 }

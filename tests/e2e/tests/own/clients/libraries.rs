@@ -21,12 +21,22 @@ fn streams_by_script(world: &World, python: &str, name: &str, arguments: &[&str]
     world.streams(trusting(&mut command(), &[trust]))
 }
 
+/// Runs a script of an SDK with a call that the gateway refuses. The SDK prints the reason and the rule.
+fn is_told(world: &World, python: &str, name: &str) {
+    let sandbox = world.sandbox();
+    let finished = Finished::of(sandbox.command(python).args([&script(name), "refused"]));
+    let told = finished.stderr.lines().last().unwrap_or_default();
+    assert_ne!(finished.code, Some(0));
+    assert!(told.contains("is for ") && told.contains("rule credentials.path"), "{told}\n{}", finished.stderr);
+}
+
 pub(super) fn anthropic(world: &World) -> Result<Row, Skipped> {
     let python = python_of("sdks")?;
     let (printed, asked) = streams_by_script(world, &python, "use_anthropic.py", &[], "SSL_CERT_FILE");
     assert!(printed.contains(&format!("whole: {FIRST} {LAST}\npart: {FIRST}\n")), "{printed}");
     assert_eq!(asked.len(), 2);
     assert_credentials(&asked, ANTHROPIC_HOST, 2);
+    is_told(world, &python, "use_anthropic.py");
     works(
         version_of(&python, "anthropic"),
         "`ANTHROPIC_API_KEY` (placeholder), `SSL_CERT_FILE`",
@@ -41,6 +51,7 @@ pub(super) fn openai(world: &World) -> Result<Row, Skipped> {
         assert_eq!(asked.len(), 1);
         assert_credentials(&asked, OPENAI_HOST, 1);
     }
+    is_told(world, &python, "use_openai.py");
     let needs = "`OPENAI_API_KEY` (placeholder), `SSL_CERT_FILE`";
     works(version_of(&python, "openai"), needs, "yes: chat and responses, streamed")
 }
@@ -51,6 +62,7 @@ pub(super) fn google_genai(world: &World) -> Result<Row, Skipped> {
     assert!(printed.contains(&format!("whole: {FIRST} {LAST}\npart: {FIRST}\n")), "{printed}");
     assert_eq!(asked.len(), 2);
     assert_credentials(&asked, GEMINI_HOST, 2);
+    is_told(world, &python, "use_google_genai.py");
     let needs = "`GEMINI_API_KEY` (placeholder), `SSL_CERT_FILE`";
     works(version_of(&python, "google-genai"), needs, "yes: whole and streamed")
 }
