@@ -12,7 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly place=$root/target/clients
 readonly pins=$root/tests/support/sdk-clients.txt
-readonly sdks=(anthropic openai google-genai requests httpx uv) agents=(claude-agent-sdk openai-codex)
+readonly sdks=(anthropic openai google-genai requests httpx aiohttp uv) agents=(claude-agent-sdk openai-codex)
 
 # install NAME PACKAGE…: installs all packages, or writes the error to missing/NAME.
 install() {

@@ -41,7 +41,7 @@ const REPO: &str = "acme/clients";
 /// The timeout for a client's first word, and for its last.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
 /// Every client, in the order of the table.
-const CLIENTS: [(&str, Client); 19] = [
+const CLIENTS: [(&str, Client); 20] = [
     ("Claude Code", agents::claude_code),
     ("Codex", agents::codex),
     ("anthropic (Python)", libraries::anthropic),
@@ -54,6 +54,7 @@ const CLIENTS: [(&str, Client); 19] = [
     ("curl", programs::curl),
     ("requests (Python)", libraries::requests),
     ("httpx (Python)", libraries::httpx),
+    ("aiohttp (Python)", libraries::aiohttp),
     ("urllib (Python)", libraries::urllib),
     ("Node fetch", libraries::node),
     ("Java HttpsURLConnection", libraries::java),

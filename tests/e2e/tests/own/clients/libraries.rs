@@ -81,6 +81,18 @@ pub(super) fn httpx(world: &World) -> Result<Row, Skipped> {
     works(version_of(&python, "httpx"), "`SSL_CERT_FILE`", "yes: streams")
 }
 
+pub(super) fn aiohttp(world: &World) -> Result<Row, Skipped> {
+    let python = python_of("sdks")?;
+    let (_, asked) = streams_by_script(world, &python, "use_aiohttp.py", &[], "SSL_CERT_FILE");
+    assert_credentials(&asked, OPENAI_HOST, 1);
+    let before = world.scripted.asked().len();
+    let deaf = Finished::of(world.sandbox().command(&python).args([&script("use_aiohttp.py"), "deaf"]));
+    assert!(deaf.code != Some(0) && deaf.stderr.contains("Cannot connect"), "{deaf:?}");
+    assert_eq!(world.scripted.asked().len(), before, "nothing arrives");
+    let needs = "`SSL_CERT_FILE`, and `ClientSession(trust_env=True)` in the program";
+    works(version_of(&python, "aiohttp"), needs, "yes: streams; without `trust_env` it ignores the proxy's variables")
+}
+
 pub(super) fn urllib(world: &World) -> Result<Row, Skipped> {
     let python = python_of("sdks")?;
     let (_, asked) = streams_by_script(world, &python, "use_urllib.py", &[], "SSL_CERT_FILE");
