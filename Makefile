@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build up docker docker-test test test-full bench fuzz clean program filters filters-panic envoy fmt clippy \
+.PHONY: help build up docker docker-test test test-full bench fuzz schema clean program filters filters-panic envoy fmt clippy \
 	built tests-built unit e2e
 
 # `make up UP_ARGS='--config my.yaml'`
@@ -50,6 +50,10 @@ bench: build envoy ## The benchmark table, also as target/bench/results.json
 
 fuzz: ## Each fuzz target for FUZZ_SECONDS=60; findings are kept in target/fuzz
 	@tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+# Status 1 of the script means that the report has news, status 2 that there is no report. Make itself ends with 2 for both.
+schema: ## Compare the tables of GitHub's API with its newest descriptions, from PyPI
+	@python3 -B filters/policy/schema/main.py target/schema
 
 clean: ## Remove built and downloaded files
 	cargo clean

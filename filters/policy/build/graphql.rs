@@ -25,6 +25,7 @@ fn read(path: &str) -> Table {
     let mut table = Table::new();
     // The first line tells the source of the file, the second names the columns.
     for line in text.lines().skip(2) {
+        assert!(!line.contains('?'), "{path}: judge this row, and take its question marks away: {line}");
         let mut fields = line.split('\t').map(str::to_owned);
         let first = fields.next().unwrap_or_default();
         table.entry(first).or_default().push(fields.collect());
@@ -96,7 +97,9 @@ fn input_tables(code: &mut String, inputs: &Table) {
 fn mutations(code: &mut String, mutations: &Table, types: &Table, inputs: &Table) {
     let mut rows = String::new();
     for (name, row) in mutations {
-        let [class, input, payload, default] = &row[0][..] else { panic!("graphql-mutations.tsv: {name}: {row:?}") };
+        let [class, input, payload, default, _availability] = &row[0][..] else {
+            panic!("graphql-mutations.tsv: {name}: {row:?}")
+        };
         let class: String = class.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
         let (input, payload, off) = (place(inputs, input), place(types, payload), default == "off");
         let row = format!(

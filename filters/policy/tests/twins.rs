@@ -260,7 +260,7 @@ fn a_mutation_and_its_twin_have_one_class_and_one_default() {
     let rest: BTreeMap<String, Row> = rows().into_iter().map(|row| (row.operation.clone(), row)).collect();
     let mut open: BTreeSet<&str> = BTreeSet::new();
     for line in text.lines().skip(2) {
-        let [name, class, _, _, default] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let [name, class, _, _, default, _] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
         if !matches!(class, "write-collab" | "write-ref" | "write-object") {
             continue;
         }
