@@ -1,4 +1,8 @@
-"""Compares the operations of the REST API with rest.tsv."""
+"""Compares the operations of the REST API with rest.tsv.
+
+The availability is `dotcom`, or `ghec` for Enterprise Cloud alone; with `-old`, if the description calls the operation
+deprecated or no longer has it; `ghes` for Enterprise Server alone; `undocumented`, if only manuals and clients name it.
+"""
 
 import re
 

@@ -3,7 +3,8 @@
 The tables are the decision: the class of a mutation, whether it is off by default, and the types of node that an id may
 have at its place. A mutation is off by default if it acts on texts of other authors, makes a branch whose name the
 request does not say, or asks reviewers whom the request does not name. rest.tsv has the same default for its twin
-(tests/twins.rs).
+(tests/twins.rs). The availability is `schema`; `retired`, if the schema no longer has the mutation; or `elsewhere`, if
+only another source of GitHub's names it.
 """
 
 import re

@@ -221,7 +221,8 @@ const WRITES: [(&str, &str); 56] = [
 ];
 
 /// Mutations of the same classes that REST has no operation for.
-const WITHOUT: [&str; 30] = [
+const WITHOUT: [&str; 32] = [
+    "addCloseIssueReferences",
     "addDiscussionComment",
     "addDiscussionPollVote",
     "addUpvote",
@@ -237,6 +238,7 @@ const WITHOUT: [&str; 30] = [
     "markPullRequestReadyForReview",
     "minimizeComment",
     "pinIssue",
+    "removeCloseIssueReferences",
     "removeUpvote",
     "reopenDiscussion",
     "resolveReviewThread",
@@ -424,5 +426,118 @@ fn what_a_name_may_not_do_an_id_is_asked_about() {
         assert!(allowed.ask.iter().any(|question| question.purpose == purpose), "{name} {input}: {:?}", allowed.ask);
         let stray = |have: Purpose| ![purpose, Purpose::Write].contains(&have);
         assert!(!allowed.ask.iter().any(|question| stray(question.purpose)), "{name} {input}: {:?}", allowed.ask);
+    }
+}
+
+/// A choice may have a text with the reason for it, which both halves read for commands.
+#[test]
+fn a_reason_and_the_value_of_a_field_are_read_for_commands() {
+    let (judge, who) = (Judge::new(&Rules::default()).unwrap(), numbered(false));
+    let issue = "I_kwAHzgMOaFw";
+    let (assignees, labels) = ("addAssigneesToAssignable", "addLabelsToLabelable");
+    let rest = |method, path: &str, body: &str, text: &str| {
+        let body = body.replace("TEXT", text);
+        (rule(&judge, &who, method, &format!("/repos/o/r/{path}"), &body), format!("{method} {path} {body}"))
+    };
+    let graphql = |name, input: &str, text: &str| {
+        let input = input.replace("ISSUE", &format!("\"{issue}\"")).replace("TEXT", text);
+        (rule(&judge, &who, "POST", "/graphql", &mutation(name, &input)), format!("{name} {input}"))
+    };
+    for (text, by_rest, by_graphql) in [
+        ("a stack trace", Ok("allow"), Ok("ask")),
+        ("cc @copilot", Err("github.command"), Err("github.command")),
+        ("/merge", Err("github.command"), Err("github.command")),
+    ] {
+        for (got, what) in [
+            rest(
+                "POST",
+                "issues/7/labels",
+                r#"{"labels":["a",{"name":"bug","rationale":"TEXT","suggest":true}]}"#,
+                text,
+            ),
+            rest("POST", "issues/7/assignees", r#"{"assignees":[{"login":"octocat","rationale":"TEXT"}]}"#, text),
+            rest(
+                "PATCH",
+                "issues/7",
+                r#"{"assignees":[{"login":"octocat","rationale":"TEXT","confidence":"low"}]}"#,
+                text,
+            ),
+            rest("PATCH", "issues/7", r#"{"type":{"value":"Bug","rationale":"TEXT"}}"#, text),
+            rest("PATCH", "issues/7", r#"{"type":"TEXT"}"#, text),
+            rest("PATCH", "issues/7", r#"{"issue_field_values":[{"field_id":1,"value":["a","TEXT"]}]}"#, text),
+            rest("PATCH", "issues/7", r#"{"issue_field_values":[{"field_id":1,"value":2,"rationale":"TEXT"}]}"#, text),
+        ] {
+            assert_eq!(got, by_rest, "{what}");
+        }
+        for (got, what) in [
+            graphql("closeIssue", "{issueId:ISSUE rationale:\"TEXT\" isSuggestion:true confidence:HIGH}", text),
+            graphql("updateIssue", "{id:ISSUE stateInput:{value:CLOSED rationale:\"TEXT\" suggest:true}}", text),
+            graphql("updateIssue", "{id:ISSUE issueType:{rationale:\"TEXT\"}}", text),
+            graphql(
+                "updateIssue",
+                "{id:ISSUE issueFieldUpdates:[{fieldName:\"a\" operation:SET value:\"TEXT\"}]}",
+                text,
+            ),
+            graphql("updateIssue", "{id:ISSUE issueFieldUpdates:[{fieldName:\"TEXT\" operation:SET}]}", text),
+            graphql("setIssueFieldValue", "{issueId:ISSUE issueFields:[{textValue:\"TEXT\" suggest:false}]}", text),
+            graphql(labels, "{labelableId:ISSUE labels:[{labelId:\"LA_kwAHzgj-P9E\" rationale:\"TEXT\"}]}", text),
+            graphql(assignees, "{assignableId:ISSUE assignees:[{actorId:\"U_kgDOADP9xw\" rationale:\"TEXT\"}]}", text),
+        ] {
+            assert_eq!(got, by_graphql, "{what}");
+        }
+    }
+}
+
+/// Members of the API of September 2026 that name an object, start an agent, or have another form.
+#[test]
+fn new_members_have_the_guards_of_their_kind() {
+    let (judge, who) = (Judge::new(&Rules::default()).unwrap(), numbered(false));
+    let issue = "I_kwAHzgMOaFw";
+    // The same issue and pull request of repository 8.
+    let (other_issue, other_pr) = ("I_kwAIzgMOaFw", "PR_kwAIzgGHhRA");
+    for name in ["addCloseIssueReferences", "removeCloseIssueReferences"] {
+        for (issue, prs, expected) in [
+            (issue, format!("[\"{PR}\"]"), Ok("ask")),
+            (issue, format!("\"{PR}\""), Ok("ask")),
+            (other_issue, format!("[\"{PR}\"]"), Err("github.repo")),
+            (issue, format!("[\"{PR}\",\"{other_pr}\"]"), Err("github.repo")),
+            (issue, format!("[\"{issue}\"]"), Err("github.node-id")),
+            (PR, format!("[\"{PR}\"]"), Err("github.node-id")),
+        ] {
+            let input = format!("{{issueId:\"{issue}\" pullRequestIds:{prs}}}");
+            assert_eq!(rule(&judge, &who, "POST", "/graphql", &mutation(name, &input)), expected, "{name} {input}");
+            let questions = judged(&judge, &who, (GITHUB, "POST", "/graphql"), &[], &mutation(name, &input));
+            assert!(questions.is_err() || questions.is_ok_and(|allowed| allowed.ask.len() == 2), "{name} {input}");
+        }
+    }
+    for (name, input, expected) in [
+        ("resolveReviewThread", "{threadId:\"PRRT_kwAHzgJlRPg\" resolutionReason:ADDRESSED}".to_owned(), Ok("ask")),
+        ("closeIssue", format!("{{issueId:\"{issue}\" duplicateIssueId:\"{other_issue}\"}}"), Err("github.repo")),
+        (
+            "setIssueFieldValue",
+            format!("{{issueId:\"{issue}\" issueFields:[{{fieldId:\"{issue}\" textValue:\"x\"}}]}}"),
+            Err("github.node-id"),
+        ),
+        (
+            "updateIssue",
+            format!("{{id:\"{issue}\" agentAssignment:{{customInstructions:\"go on\"}}}}"),
+            Err("github.agent"),
+        ),
+        ("updateRepository", "{repositoryId:\"R_kgAH\" issueCreationPolicy:ALL}".to_owned(), Err("github.admin")),
+    ] {
+        assert_eq!(rule(&judge, &who, "POST", "/graphql", &mutation(name, &input)), expected, "{name} {input}");
+    }
+    for (method, path, body, expected) in [
+        ("POST", "issues", r#"{"title":"t","parent_issue_id":7}"#, Err("github.foreign-issue")),
+        ("POST", "issues/7/relates_to", r#"{"issue_id":7}"#, Err("github.foreign-issue")),
+        ("POST", "issues/7/labels", r#"{"labels":[{"name":"automerge","rationale":"x"}]}"#, Err("github.label")),
+        ("POST", "issues/7/labels", r#"{"labels":[{"name":"bug","id":1}]}"#, Err("github.body")),
+        ("POST", "issues/7/labels", r#"{"labels":[{"rationale":"x"}]}"#, Err("github.body")),
+        ("POST", "issues/7/labels", r#"{"labels":[{"name":"bug","rationale":["@copilot"]}]}"#, Err("github.body")),
+        ("POST", "issues/7/assignees", r#"{"assignees":[{"login":"claude","rationale":"x"}]}"#, Err("github.agent")),
+        ("POST", "issues/7/assignees", r#"{"assignees":{"login":"octocat"}}"#, Err("github.body")),
+        ("PATCH", "labels/bug", r#"{"archived":true}"#, Ok("allow")),
+    ] {
+        assert_eq!(rule(&judge, &who, method, &format!("/repos/o/r/{path}"), body), expected, "{method} {path} {body}");
     }
 }

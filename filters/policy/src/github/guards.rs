@@ -116,17 +116,28 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
             Json::Null => Ok(()),
             _ => Err(odd(operation, name)),
         },
-        "assignees" | "reviewers" => each(operation, name, value, |login| scope.login(operation, login)),
-        "team_reviewers" => each(operation, name, value, |_| Ok(())),
-        "labels" => match value {
+        "assignees" => match value {
             Json::Array(items) => items.iter().try_for_each(|item| {
-                // A label is a name, or an object with a `name`. An `id` beside it could name another label.
-                let alone = item.members().iter().all(|(name, _)| name == "name");
-                let label = item.as_str().or_else(|| item.get("name").and_then(Json::as_str)).filter(|_| alone);
-                label.map_or_else(|| Err(odd(operation, name)), |label| scope.label(operation, label))
+                let login = chosen(scope, operation, name, item, "login")?;
+                scope.login(operation, login)
             }),
             _ => Err(odd(operation, name)),
         },
+        "reviewers" => each(operation, name, value, |login| scope.login(operation, login)),
+        "team_reviewers" => each(operation, name, value, |_| Ok(())),
+        "labels" => match value {
+            Json::Array(items) => items.iter().try_for_each(|item| {
+                let label = chosen(scope, operation, name, item, "name")?;
+                scope.label(operation, label)
+            }),
+            _ => Err(odd(operation, name)),
+        },
+        // The type of an issue and the values of its fields, each with a text that gives the reason.
+        "type" | "issue_field_values" => {
+            let mut text = String::new();
+            strings(value, &mut text);
+            scope.text(operation, &text)
+        }
         "name" | "new_name" => match value {
             Json::String(label) => scope.label(operation, label),
             _ => Err(odd(operation, name)),
@@ -148,7 +159,7 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
             _ => Err(odd(operation, name)),
         },
         // GitHub's internal issue numbers, which may belong to any repository.
-        "issue_id" | "sub_issue_id" | "after_id" | "before_id" | "duplicate_issue_id" => {
+        "issue_id" | "parent_issue_id" | "sub_issue_id" | "after_id" | "before_id" | "duplicate_issue_id" => {
             let reason = format!("{name} may name an issue of another repository");
             Err(Refused::of(operation, Rule::GithubForeignIssue, reason))
         }
@@ -158,6 +169,39 @@ fn member(scope: &Scope<'_>, operation: &Operation, name: &str, value: &Json) ->
             "head_repo may not be set; the head has to be in the same repository",
         )),
         _ => Ok(()),
+    }
+}
+
+/// The name of a label or the login of an assignee, which is a string, or an object with the name in `key` and the reason
+/// for the choice. Any other member of the object, such as `id`, could name another label.
+fn chosen<'a>(
+    scope: &Scope<'_>,
+    operation: &Operation,
+    member: &str,
+    item: &'a Json,
+    key: &str,
+) -> Result<&'a str, Refused> {
+    for (name, value) in item.members() {
+        match (name.as_str(), value) {
+            ("rationale", Json::String(text)) => scope.text(operation, text)?,
+            ("suggest", Json::Bool(_)) | ("confidence", Json::String(_)) => {}
+            (name, Json::String(_)) if name == key => {}
+            _ => return Err(odd(operation, member)),
+        }
+    }
+    item.as_str().or_else(|| item.get(key).and_then(Json::as_str)).ok_or_else(|| odd(operation, member))
+}
+
+/// Appends each string in `value` to `text`, as a line of its own. Names of members are left out.
+fn strings(value: &Json, text: &mut String) {
+    match value {
+        Json::String(part) => {
+            text.push_str(part);
+            text.push('\n');
+        }
+        Json::Array(items) => items.iter().for_each(|item| strings(item, text)),
+        Json::Object(members) => members.iter().for_each(|(_, value)| strings(value, text)),
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
 }
 
