@@ -5,13 +5,14 @@ use super::{
 };
 use serde_json::json;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use test_support::bytewise::{Bytewise, Conduct};
 use test_support::gateway::{NO_CREDENTIAL_BUT_GITHUB, pin, pins, policy};
 use test_support::process::{Signal, stopped};
 use test_support::raw::{Greeting, greet};
 use test_support::upstream;
-use test_support::{Client, Gateway, Http, Rig, Upstream, eventually, eventually_async};
+use test_support::{Client, Finished, Gateway, Http, Rig, Sandbox, Upstream, eventually, eventually_async, skip};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -215,6 +216,44 @@ async fn each_fault_of_an_upstream_has_its_own_rule_and_request_ids_lead_to_the_
     assert!(ids.len() == 3 && ids.iter().all(|id| !id.is_empty()), "{ids:?}");
 }
 
+/// GET by the libraries of Python, and by Node where it reads the proxy's variables, four times from each upstream that
+/// ends connections.
+fn each_library_gets_200(sandbox: &Sandbox) {
+    let python = PathBuf::from(std::env::var_os("SDK_CLIENTS").unwrap_or_default()).join("sdks/bin/python");
+    let (python, node) = (python.display().to_string(), "node".to_owned());
+    let programs = [
+        (&python, "-c", "import requests as client, sys\nfor url in sys.argv[1:]: print(client.get(url).status_code)"),
+        (&python, "-c", "import httpx as client, sys\nfor url in sys.argv[1:]: print(client.get(url).status_code)"),
+        (&python, "-c", AIOHTTP),
+        (&node, "-e", "for (const url of process.argv.slice(1)) console.log((await fetch(url)).status)"),
+    ];
+    for (program, option, code) in programs {
+        let knows = "process.exit(process.allowedNodeEnvironmentFlags.has('--use-env-proxy') ? 0 : 1)";
+        let missing = match program == &node {
+            true => Finished::of(sandbox.command("node").args(["-e", knows])).code != Some(0),
+            false => !Path::new(program).exists(),
+        };
+        if missing {
+            skip("a request that is sent again", &format!("{program} is missing, or ignores the proxy's variables"));
+            continue;
+        }
+        let urls = ["ends", "away"].map(|name| [0, 1, 2, 3].map(|n| format!("https://{name}.example.net/get/{n}")));
+        let mut command = sandbox.command(program);
+        let finished = Finished::of(command.args([option, code]).args(urls.as_flattened())).success();
+        assert_eq!(finished.stdout, "200\n".repeat(8), "{program} {code}");
+    }
+}
+
+/// aiohttp, whose sessions ignore the proxy's variables by default.
+const AIOHTTP: &str = "
+import aiohttp, asyncio, sys
+async def main():
+    async with aiohttp.ClientSession(trust_env=True) as client:
+        for url in sys.argv[1:]:
+            async with client.get(url) as answer: print(answer.status)
+asyncio.run(main())
+";
+
 #[tokio::test]
 async fn what_no_upstream_has_answered_is_sent_again_if_it_changes_nothing() {
     let upstream = Upstream::start();
@@ -238,6 +277,7 @@ async fn what_no_upstream_has_answered_is_sent_again_if_it_changes_nothing() {
             }
         }
     }
+    each_library_gets_200(&sandbox);
     for method in ["HEAD", "OPTIONS"] {
         for number in 0..4 {
             let option = if method == "HEAD" { vec!["-I"] } else { vec!["-X", method] };
