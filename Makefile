@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help build up docker docker-test test test-full bench fuzz schema clean program filters filters-panic envoy fmt clippy \
-	built tests-built unit e2e
+	built tests-built unit e2e needs
 
 # `make up UP_ARGS='--config my.yaml'`
 UP_ARGS ?=
@@ -39,6 +39,7 @@ docker-test: build envoy ## Start docker-compose.yml with the built files, and t
 	@envoy=$$(envoy/install.sh); ENVOY_BIN=$$envoy tests/docker/smoke.sh
 
 test: ## Format, lint, unit and end-to-end tests with the release build and real Envoy
+	@.ci/needs test
 	+@tests/summary.sh bash -c '$(CHECKS); exit $$status'
 
 test-full: ## The same, and the long tests
@@ -58,10 +59,14 @@ schema: ## Compare the tables of GitHub's API with its newest descriptions, from
 clean: ## Remove built and downloaded files
 	cargo clean
 
-program:
+# The first words of a build name what the machine lacks.
+needs:
+	@.ci/needs build
+
+program: | needs
 	env -u MAKEFLAGS cargo build --release $(LOCKED) -p control-plane
 
-filters:
+filters: | needs
 	@filters/build.sh
 
 # The same filters with a panic, for the tests of a crash. The first build installs what both need.
