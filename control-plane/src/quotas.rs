@@ -14,7 +14,7 @@ use credentials::calls::Calls;
 /// One quota.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
-    /// `token`, or an App's installation.
+    /// `token`, an App's installation, or `public` for reads without a credential.
     pub account: String,
     /// GitHub's name of the part of the API.
     pub resource: String,

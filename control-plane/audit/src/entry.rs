@@ -87,7 +87,7 @@ pub fn http(entry: HttpAccessLogEntry) -> Option<Line> {
 }
 
 /// GitHub's statements about its rate limits, in the answer to a request of a sandbox. `None` for every other answer:
-/// only GitHub's API gets a credential with an account, and only an answer of the upstream's own counts.
+/// only calls of GitHub's API have an account, and only an answer of the upstream's own counts.
 pub fn answered(entry: &HttpAccessLogEntry) -> Option<Answered> {
     let (common, response) = (entry.common_properties.as_ref()?, entry.response.as_ref()?);
     let authz = common.metadata.as_ref()?.filter_metadata.get(AUTHZ_METADATA)?;

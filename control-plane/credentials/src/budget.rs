@@ -1,4 +1,4 @@
-//! The budget of calls to GitHub's API with the gateway's credential, pure. [`crate::calls`] shares it.
+//! The budget of calls to GitHub's API with the gateway's credential or, for public repositories, without one, pure. [`crate::calls`] shares it.
 //!
 //! Three limits hold for a container:
 //! - the number of calls that the gateway makes for it in an hour;
@@ -154,7 +154,7 @@ impl Limited {
                 "the gateway has made {calls} calls to GitHub for this container within an hour; try again at {until}"
             ),
             Limit::Share { resource, left, limit } => format!(
-                "{left} of {limit} calls of the gateway's credential for GitHub ({}) are left until {until}, and this container has used its share; try again then",
+                "{left} of {limit} calls to GitHub ({}) are left for all containers until {until}, and this container has used its share; try again then",
                 resource.name()
             ),
             Limit::Pause => format!("GitHub has told the calls of this container to pause; try again at {until}"),
@@ -189,7 +189,7 @@ pub struct Standing {
 pub struct Budget {
     hourly: u64,
     hours: HashMap<IpAddr, Hour>,
-    pauses: HashMap<IpAddr, u64>,
+    pauses: HashMap<(IpAddr, Account), u64>,
     quotas: BTreeMap<(Account, Resource), Quota>,
     tidied: u64,
 }
@@ -250,7 +250,8 @@ impl Budget {
     /// If a limit refuses the call.
     pub fn admit(&mut self, call: Call<'_>, now: u64) -> Result<(), Limited> {
         self.tidy(now);
-        if let Some(until) = self.pauses.get(&call.container).copied().filter(|until| now < *until) {
+        let paused = (call.container, call.account.clone());
+        if let Some(until) = self.pauses.get(&paused).copied().filter(|until| now < *until) {
             return Err(Limited::new(Limit::Pause, until, now));
         }
         let who = entry(&self.hours, call.container);
@@ -283,12 +284,13 @@ impl Budget {
         }
         if let Some(wait) = quoted.wait {
             let until = now.saturating_add(wait);
-            // A pause holds for the container whose call GitHub has refused. One container cannot impose a pause on the
-            // others.
-            if let Some(container) = container
-                && (self.pauses.len() < MAX_CONTAINERS || self.pauses.contains_key(&container))
+            // A pause holds for the container and the account whose call GitHub has refused. One container cannot impose a
+            // pause on the others, and calls without a credential cannot impose one on those with it.
+            let paused = container.map(|container| (container, account.clone()));
+            if let Some(paused) = paused
+                && (self.pauses.len() < MAX_CONTAINERS || self.pauses.contains_key(&paused))
             {
-                self.pauses.insert(container, until);
+                self.pauses.insert(paused, until);
             }
             return Some(Limited::new(Limit::Pause, until, now));
         }

@@ -1,7 +1,8 @@
 //! The decision of the credential stage, pure: it checks the container, the endpoint and the query. The gateway's
 //! ext_authz calls this function, and so does the CLI's `explain`.
 //!
-//! Every request to a host with a credential needs that credential: any other request to the host is refused.
+//! Every request to a host with a credential needs that credential: any other request to the host is refused, except reads
+//! of public repositories ([`decide_public`]).
 
 use jiff::Timestamp;
 use policy::github::Class;

@@ -8,7 +8,8 @@
 //! `budget` limits the calls to GitHub's API with the gateway's credential, and `calls` shares it.
 //!
 //! **Invariant:** on a host that has an entry and that the policy names, no request passes without the gateway's
-//! credential, and no request passes with the sandbox's own.
+//! credential, and no request passes with the sandbox's own. A request that the github stage has marked as a read of a
+//! public repository passes without any.
 
 pub mod budget;
 mod built_in;

@@ -73,8 +73,8 @@ impl Server {
         let upgrade = http.headers.contains_key("upgrade");
         let request = Request { host: &authority.host, method: &http.method, path: http.path.as_bytes(), upgrade };
         let (_, container) = self.registry.lookup(source);
-        if marks.public(judged(container.as_deref(), request))? {
-            return self.public(container.as_deref(), request, &http.path);
+        if marks.are_public() {
+            return self.public(container.as_deref(), request, marks, &http.path);
         }
         let grant = self.grant(container.as_deref(), request, marks)?;
         if let Scope::TokenEndpoint(service) = grant.entry.scope {
@@ -117,14 +117,17 @@ impl Server {
     /// Lets `request`, a read of a public repository, go out without a credential.
     ///
     /// # Errors
-    /// If [`decide_public`] or a limit of the container refuses the request.
+    /// If [`decide_public`] or a limit of the container refuses the request. If an earlier stage has not judged it
+    /// ([`Marks::check_public`]).
     fn public(
         &self,
         container: Option<&Container>,
         request: Request<'_>,
+        marks: &Marks<'_>,
         target: &str,
     ) -> Result<CheckResponse, Denial> {
         let parameters = decide_public(container, request, &self.registry.policy(), Timestamp::now())?;
+        marks.check_public(judged(container, request))?;
         let api = github::kind(request.host) == Some(github::Kind::Api);
         let account = container.filter(|_| api).map(|container| {
             let admitted = self.calls.admit(container, &Account::Public, target, GithubCall::Sandbox);

@@ -51,7 +51,8 @@ pub(super) struct Judged {
     /// The verdict.
     #[serde(flatten)]
     pub(super) explained: Explained,
-    /// The credential that the gateway adds. `None` if the request is refused, or the host has no credential.
+    /// The credential that the gateway adds. `None` if the request is refused, the host has no credential, or the
+    /// request reads a public repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) credential: Option<Credential>,
 }

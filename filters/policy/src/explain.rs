@@ -99,9 +99,7 @@ pub fn explain(
         return match decide_connect(whole.authority) {
             Verdict::Deny(denial) => Explained::denied(denial, None),
             Verdict::Allow(by) => match identity(whole.authority) {
-                Ok((host, _)) if matches!(crate::github::kind(&host), Some(crate::github::Kind::Closed)) => {
-                    Explained::refused(crate::github::closed(&host))
-                }
+                Ok((host, _)) if judge.closes(&host, container) => Explained::refused(crate::github::closed(&host)),
                 Ok(_) => Explained::allowed(Stage::Request, by.rule),
                 Err(denial) => Explained::denied(denial, None),
             },

@@ -173,6 +173,15 @@ impl Judge {
         Ok(Self { rules: rules.clone(), patterns: Patterns::compile(&rules.blocked_api_patterns)? })
     }
 
+    /// Whether every request of `container` to this host of GitHub's is refused.
+    pub fn closes(&self, host: &HostName, container: &Container) -> bool {
+        match kind(host) {
+            Some(Kind::Closed) => true,
+            Some(Kind::Raw) => !self.rules.allows(container, Class::ReadPublic),
+            _ => false,
+        }
+    }
+
     /// Judges the head of a request.
     ///
     /// # Errors

@@ -79,19 +79,22 @@ pub struct Marks<'a> {
 }
 
 impl Marks<'_> {
-    /// Whether the stages before the credential stage have judged that `request` goes out without a credential.
+    /// Whether the github stage's mark is one of a request that goes out without a credential.
+    pub fn are_public(&self) -> bool {
+        self.github.starts_with(PUBLIC)
+    }
+
+    /// Checks that the stages before the credential stage have judged that `request` goes out without a credential.
     ///
     /// # Errors
-    /// If they have judged so of another request.
-    pub fn public(&self, request: Judged<'_>) -> Result<bool, Denial> {
-        if !self.github.starts_with(PUBLIC) {
-            Ok(false)
-        } else if self.identity != request.identity().value {
+    /// If the mark of one of these stages is missing, or is the mark of another request.
+    pub fn check_public(&self, request: Judged<'_>) -> Result<(), Denial> {
+        if self.identity != request.identity().value {
             Err(unjudged("identity"))
         } else if self.github != request.public().value {
             Err(unjudged("github"))
         } else {
-            Ok(true)
+            Ok(())
         }
     }
 
@@ -185,21 +188,24 @@ mod tests {
         let git = host("github.com");
         let request = Judged { generation: 7, host: &git, method: b"GET", path: b"/a/b/info/refs?service=x" };
         let identity = request.identity().value;
-        let with = |github: &[u8], request| Marks { identity: &identity, github }.public(request).map_err(|d| d.status);
+        let with = |github: &[u8], request| {
+            let marks = Marks { identity: &identity, github };
+            marks.are_public().then(|| marks.check_public(request).map_err(|denial| denial.status))
+        };
         let public = request.public().value;
-        assert_eq!(with(&public, request), Ok(true));
+        assert_eq!(with(&public, request), Some(Ok(())));
         assert_eq!(rule(&Marks { identity: &identity, github: &public }, request), "credentials.stage");
-        assert_eq!(with(&request.github().value, request), Ok(false));
-        assert_eq!(with(b"", request), Ok(false));
+        assert_eq!(with(&request.github().value, request), None);
+        assert_eq!(with(b"", request), None);
         for other in [
             Judged { generation: 8, ..request },
             Judged { method: b"POST", ..request },
             Judged { path: b"/a/c/info/refs?service=x", ..request },
         ] {
-            assert_eq!(with(&public, other), Err(503), "{other:?}");
+            assert_eq!(with(&public, other), Some(Err(503)), "{other:?}");
         }
         let unknown = Marks { identity: b"", github: &public };
-        assert_eq!(unknown.public(request).map_err(|denial| denial.status), Err(503));
+        assert_eq!(unknown.check_public(request).map_err(|denial| denial.status), Err(503));
     }
 
     #[test]

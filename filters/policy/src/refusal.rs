@@ -107,8 +107,8 @@ enum Error<'a> {
     OpenAi {
         message: &'a str,
         r#type: &'static str,
-        /// Always null: a refusal concerns no single parameter.
-        param: Option<&'a str>,
+        /// Null: a refusal concerns no single parameter.
+        param: (),
         code: Rule,
     },
     Google {
@@ -120,7 +120,7 @@ enum Error<'a> {
 
 impl<'a> Error<'a> {
     /// The member `error` of `provider` for a refusal of `denial`, whose reason with the rule is `message`. The SDKs make
-    /// their exceptions by the status of the response; the words for it are those of the providers' documentation.
+    /// their exceptions by the status of the response; the words for it are those of the providers' documentation where these have one for the status.
     fn of(provider: Provider, denial: &Denial, message: &'a str) -> Self {
         let code = denial.status;
         match provider {
@@ -142,7 +142,7 @@ impl<'a> Error<'a> {
                     500.. => "server_error",
                     _ => "invalid_request_error",
                 };
-                Self::OpenAi { message, r#type, param: None, code: denial.rule }
+                Self::OpenAi { message, r#type, param: (), code: denial.rule }
             }
             Provider::Google => {
                 let status = match code {
@@ -151,7 +151,7 @@ impl<'a> Error<'a> {
                     403 => "PERMISSION_DENIED",
                     404 => "NOT_FOUND",
                     429 => "RESOURCE_EXHAUSTED",
-                    502..=504 => "UNAVAILABLE",
+                    502 | 503 => "UNAVAILABLE",
                     _ => "UNKNOWN",
                 };
                 Self::Google { code, message, status }

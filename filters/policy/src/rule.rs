@@ -323,7 +323,7 @@ rules! {
         "Try again; check the gateway's own credential for GitHub.",
         Test("a_write_that_cannot_be_confirmed_is_refused_to_try_again");
     LimitGithub = "limit.github", Github, Refuses(429),
-        "The container has used its share of the API's quota of the gateway's credential, or the calls that the gateway makes for it in an hour, or GitHub has told its calls to pause. The stages credentials and push refuse by this rule too.",
+        "The container has used its share of the API's quota, which is that of the gateway's credential or, for public repositories, of the gateway's address; or the calls that the gateway makes for it in an hour, or GitHub has told its calls to pause. The stages credentials and push refuse by this rule too.",
         "Try again at the time that the reason names; a GitHub App has a quota for each owner.",
         Test("a_flooder_of_the_api_leaves_its_neighbour_a_share_of_the_quota");
     GithubProject = "github.project", Github, Refuses(403),

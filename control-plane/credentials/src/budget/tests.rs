@@ -297,8 +297,20 @@ fn the_budget_has_a_limited_size_and_forgets() {
 }
 
 #[test]
+fn a_pause_of_calls_without_a_credential_stops_no_call_with_one() {
+    let mut budget = Budget::new(HOURLY);
+    let wait = Quoted { wait: Some(600), ..Quoted::default() };
+    budget.heard(&Account::Public, Some(address(1)), wait, NOW);
+    assert!(budget.admit(call(&Account::Public, 1, false), NOW).is_err());
+    budget.admit(call(&Account::Token(7), 1, false), NOW).unwrap();
+    budget.admit(call(&Account::Token(7), 1, true), NOW).unwrap();
+    budget.admit(call(&Account::Public, 2, false), NOW).unwrap();
+}
+
+#[test]
 fn an_account_is_written_and_read() {
-    for account in [Account::Token(0), Account::Token(u64::MAX), Account::Installation("acme".into())] {
+    let some = [Account::Token(0), Account::Token(u64::MAX), Account::Installation("acme".into()), Account::Public];
+    for account in some {
         assert_eq!(Account::parse(&account.to_string()), Some(account));
     }
     for odd in ["", "token", "token x", "installation ", "user 7"] {

@@ -24,7 +24,7 @@ fn judge(quota: &Quota) -> Option<Finding> {
         most.unwrap_or_default()
     );
     Some(if *shared {
-        let todo = "each container has only its share until then; a GitHub App has a quota for each owner";
+        let todo = "each container has only its share until then; a GitHub App has a quota for each owner (not for `public`, reads without a credential)";
         Finding::warn("quota", found, todo)
     } else {
         Finding::ok("quota", found)

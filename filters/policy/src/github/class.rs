@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Class {
     /// A read inside one repository.
     ReadRepo,
-    /// A read of a public repository that is not the container's. It goes out without a credential.
+    /// A read that goes out without a credential: of a public repository that is not the container's, and each download
+    /// from github.com and raw.githubusercontent.com.
     ReadPublic,
     /// A read of a repository's administration: names of secrets, hooks, keys, protections, collaborators, runners.
     ReadAdmin,

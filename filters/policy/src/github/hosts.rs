@@ -218,9 +218,13 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
     let name = "codeload/archive";
     let operation = Operation { name: name.into(), class: Class::ReadRepo };
     if scope.repo(owner, repo).is_none() {
-        // A query would carry a credential.
-        if !scope.reads_public() || text.contains('?') {
+        if !scope.reads_public() {
             return Err(scope.foreign(&operation, &format!("{owner}/{repo}"), true));
+        }
+        // A query would carry a credential.
+        if text.contains('?') {
+            let reason = "an archive of a public repository is downloaded without a query string";
+            return Err(Refused::of(&operation, Rule::GithubCodeload, reason));
         }
         return public(name, target, scope);
     }
