@@ -47,6 +47,7 @@ use registry::Registry;
 use registry::api::{self, Api};
 use registry::feed::Feed;
 use registry::record::Limits;
+use registry::redirects::RedirectKey;
 use registry::store::Store;
 use xds::server::{Fleet, Server as Discovery};
 
@@ -89,6 +90,7 @@ pub struct Bound {
     access: admin::Access,
     ca: ca::api::Api,
     registry: Arc<Registry>,
+    redirect_key: RedirectKey,
     problems: Problems,
     audit: Arc<Audit>,
     resolver: Arc<Resolver>,
@@ -143,6 +145,7 @@ impl App {
         ca.write_bundle().context("cannot write the CA bundle")?;
         let store = Store::open(&dir.join("registry.redb")).context("the registry cannot be opened")?;
         let registry = Registry::open(store, self.policy)?;
+        let redirect_key = RedirectKey::open(dir)?;
         let problems = Problems::default();
         let audit = Audit::open(dir, Rotation::default(), Arc::clone(&registry), problems.clone())
             .context("the audit cannot be written")?;
@@ -169,6 +172,7 @@ impl App {
             access,
             ca,
             registry,
+            redirect_key,
             problems,
             audit,
             resolver,
@@ -267,7 +271,7 @@ impl Bound {
         let (issuer, snapshots) = (Arc::clone(&self.ca.issuer), self.live.snapshots());
         tonic::transport::Server::builder()
             .add_service(Discovery::new(snapshots, issuer, Arc::clone(registry), fleet.clone()).into_service())
-            .add_service(Feed::service(Arc::clone(registry)))
+            .add_service(Feed::service(Arc::clone(registry), self.redirect_key.clone()))
             .add_service(Confirm::service(Arc::clone(registry), Arc::clone(&self.github)))
             .add_service(Push::service(Arc::clone(registry), Arc::clone(&self.github)))
             .add_service(authz::Server::service(Arc::clone(registry), Arc::clone(credentials), Arc::clone(&self.calls)))

@@ -132,7 +132,9 @@ impl Resolver {
     /// Whether any container may reach `host` now.
     fn allowed(&self, host: &HostName) -> bool {
         let now = Timestamp::now();
-        self.registry.policy().egress.access(host).is_some()
+        let policy = self.registry.policy();
+        policy.egress.access(host).is_some()
+            || policy::redirect::targets(&policy.egress).any(|target| target.covers(host))
             || self
                 .registry
                 .list()

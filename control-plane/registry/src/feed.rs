@@ -13,6 +13,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::redirects::RedirectKey;
 use super::registry::{Change, Registry, Subscription};
 use super::workers::Watcher;
 
@@ -23,12 +24,13 @@ const OUTGOING: usize = 64;
 #[derive(Debug)]
 pub struct Feed {
     registry: Arc<Registry>,
+    key: RedirectKey,
 }
 
 impl Feed {
-    /// Serves `registry` as a tonic service.
-    pub fn service(registry: Arc<Registry>) -> RegistryServer<Self> {
-        RegistryServer::new(Self { registry })
+    /// Serves `registry` as a tonic service, and gives each worker `key`.
+    pub fn service(registry: Arc<Registry>, key: RedirectKey) -> RegistryServer<Self> {
+        RegistryServer::new(Self { registry, key })
     }
 }
 
@@ -41,7 +43,7 @@ impl RegistryService for Feed {
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let (sender, receiver) = mpsc::channel(OUTGOING);
         let watcher = self.registry.watcher();
-        tokio::spawn(serve(Arc::clone(&self.registry), watcher, request.into_inner(), sender));
+        tokio::spawn(serve(Arc::clone(&self.registry), self.key.clone(), watcher, request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -57,12 +59,13 @@ impl RegistryService for Feed {
 /// Sends the whole registry and every change after it, until either side closes the stream.
 async fn serve(
     registry: Arc<Registry>,
+    key: RedirectKey,
     watcher: Watcher,
     mut requests: Streaming<WatchRequest>,
     sender: mpsc::Sender<Result<WatchResponse, Status>>,
 ) {
     let mut subscription = registry.subscribe();
-    let mut next = Some(snapshot(&subscription));
+    let mut next = Some(snapshot(&subscription, &key));
     loop {
         if let Some(message) = next.take()
             && sender.send(message).await.is_err()
@@ -80,7 +83,7 @@ async fn serve(
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
                     tracing::info!(missed, "a worker fell behind; it is sent the whole registry");
                     subscription = registry.subscribe();
-                    snapshot(&subscription)
+                    snapshot(&subscription, &key)
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }),
@@ -90,13 +93,14 @@ async fn serve(
     }
 }
 
-fn snapshot(subscription: &Subscription) -> Result<WatchResponse, Status> {
+fn snapshot(subscription: &Subscription, key: &RedirectKey) -> Result<WatchResponse, Status> {
     Ok(WatchResponse {
         version: subscription.version,
         snapshot: true,
         upserts: subscription.records.iter().map(|record| container(record)).collect::<Result<_, _>>()?,
         removals: Vec::new(),
         policy: Some(json::<Policy>(&subscription.policy)?),
+        redirect_key: key.bytes().to_vec(),
     })
 }
 

@@ -4,6 +4,7 @@ pub mod api;
 pub mod feed;
 pub mod own;
 pub mod record;
+pub mod redirects;
 mod registry;
 pub mod store;
 mod workers;

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{Access, ConnectionLimits, HostPattern, Policy, RulesInForce};
+use policy::{Access, ConnectionLimits, HostPattern, Policy, RulesInForce, redirect};
 use prost::{Message, Name};
 
 use super::resources::{self, CONNECTIONS, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
@@ -100,6 +100,15 @@ fn hosts(
     let mut egress = policy.egress.clone();
     for pattern in extra {
         egress.add(pattern.clone(), Access::FULL);
+    }
+    // An entry of the list keeps its own settings, also for hosts below it.
+    let within = |pattern: &HostPattern, entry: &HostPattern| {
+        pattern == entry || (matches!(entry, HostPattern::Below(_)) && entry.covers(pattern.name()))
+    };
+    for target in redirect::targets(&egress).collect::<Vec<_>>() {
+        if !egress.entries().any(|(entry, _)| within(&target, &entry)) {
+            egress.add(target, Access::FULL);
+        }
     }
     let listed = egress.clone();
     for host in upstreams.pins.keys() {

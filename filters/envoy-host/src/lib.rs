@@ -36,7 +36,7 @@ pub use request::{
 };
 pub use response::{
     refuse, remove_response_header, remove_response_trailer, response_body_part, response_header, response_headers,
-    response_status, response_trailers, resume_response, set_response_body,
+    response_status, response_trailers, resume_response, set_response_body, set_response_header,
 };
 pub use shared::{Shared, close_connection, create_shared_data, replace_shared_data, resume_connection, shared_data};
 

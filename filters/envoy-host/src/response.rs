@@ -47,6 +47,14 @@ pub fn response_header(name: &str) -> Result<Option<Vec<u8>>, Error> {
     abi::value(Map::ResponseHeaders, name).map_err(refused("get_header_map_value"))
 }
 
+/// Replaces every header of the response called `name` by one with `value`.
+///
+/// # Errors
+/// If Envoy refuses.
+pub fn set_response_header(name: &str, value: &[u8]) -> Result<(), Error> {
+    abi::replace(Map::ResponseHeaders, name, value).map_err(refused("replace_header_map_value"))
+}
+
 /// Removes every header of the response called `name`.
 ///
 /// # Errors

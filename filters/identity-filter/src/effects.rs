@@ -45,6 +45,7 @@ fn allow(request: &Request, pass: Pass) -> Result<(), host::Error> {
     host::set_property(&REQUEST_ID, request.facts.request_id.as_bytes())?;
     forward.record.iter().try_for_each(|record| host::set_property(&CONTAINER, record))?;
     forward.mark.iter().try_for_each(|mark| host::set_property(&[mark.property], &mark.value))?;
+    forward.path.iter().try_for_each(|path| host::set_request_header(":path", path))?;
     forward.authority.iter().try_for_each(|to| host::set_request_header(":authority", to.as_bytes()))?;
     forward.removed.iter().try_for_each(|name| host::remove_request_header(name))?;
     if forward.again {

@@ -160,6 +160,12 @@ impl StreamCallbacks for Stream {
         }
     }
 
+    fn on_response_headers(&mut self, _end: bool) -> Action {
+        // An answer that stays as it is gives the container nothing, so a failure is no danger.
+        let _logged = self.redirect().map_err(logged);
+        Action::Continue
+    }
+
     fn on_grpc_call_response(&mut self, _token: u32, status: u32, size: usize) {
         // The stream may have settled the held request already, or the request has timed out.
         let awaited = self.shared.worker.borrow().awaited(&self.request);
@@ -188,6 +194,16 @@ impl Stream {
     /// The request may be the first one of its TCP connection. Requests within TLS are in a tunnel.
     fn spoke(&self) -> Result<(), host::Error> {
         host::connection_id().map(|number| number.iter().copied().for_each(accept::spoke))
+    }
+
+    /// Lets the container follow a redirect of GitHub's.
+    fn redirect(&self) -> Result<(), host::Error> {
+        if self.request.progress.redirects.get().is_none() {
+            return Ok(());
+        }
+        let (status, headers, now) = (host::response_status()?, host::response_headers()?, host::now()?);
+        let location = self.shared.worker.borrow().redirect(&self.request, status, &headers, now);
+        location.iter().try_for_each(|location| host::set_response_header("location", location))
     }
 
     /// Reads the facts that the worker needs, until the worker returns a step.

@@ -36,6 +36,8 @@ pub struct Progress {
     pub bare: Cell<bool>,
     /// Whether a part of the body was dropped while the request was held. The request can then only be refused.
     pub cut: Cell<bool>,
+    /// The generation of the record for which redirects in the answer are signed. `None` if the answer stays as it is.
+    pub redirects: Cell<Option<u64>>,
     /// The source address and the kind under which the request was counted.
     pub counted: Cell<Option<(IpAddr, Counted)>>,
 }
@@ -99,8 +101,10 @@ pub struct Pass {
 pub struct Forward {
     /// The container's record as JSON, for the stages that judge requests to GitHub.
     pub record: Option<Vec<u8>>,
-    /// The mark of this stage on the request.
+    /// The mark of this stage on the request. `None` if no credential may be added.
     pub mark: Option<Mark>,
+    /// The new `:path`. `None` if the header has this value already.
+    pub path: Option<Vec<u8>>,
     /// The new `:authority`. `None` if the header has this value already.
     pub authority: Option<String>,
     /// The names of the headers to remove.

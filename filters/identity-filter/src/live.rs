@@ -124,7 +124,7 @@ mod tests {
 
     fn message(version: u64, upserts: Vec<Upsert>, removals: &[&str]) -> WatchResponse {
         let removals = removals.iter().map(|ip| crate::memory::address_bytes(ip.parse().unwrap())).collect();
-        WatchResponse { version, snapshot: version == 1, upserts, removals, policy: None }
+        WatchResponse { version, snapshot: version == 1, upserts, removals, ..WatchResponse::default() }
     }
 
     fn right(source: &str, generation: u64) -> Right {

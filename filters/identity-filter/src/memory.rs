@@ -4,6 +4,7 @@
 //! yet. A record that can't be parsed counts as absent, and a policy that can't be parsed allows nothing. The memory
 //! keeps its content if the control plane is unreachable.
 
+use policy::redirect::{self, Key};
 use policy::{Container, HostName, Policy};
 pub use registry_proto::address_bytes;
 use registry_proto::{LookupResponse, WatchResponse, address_of};
@@ -17,6 +18,8 @@ pub struct Memory {
     containers: HashMap<IpAddr, Rc<Container>>,
     /// `None` until the first snapshot.
     policy: Option<Rc<Policy>>,
+    /// `None` until the first snapshot with a key.
+    key: Option<Key>,
     applied: u64,
     /// The stream is new, so its next message has to be a snapshot.
     expects_snapshot: bool,
@@ -66,6 +69,9 @@ pub enum Unreadable {
     /// An address in a snapshot.
     #[error("a record in the registry's snapshot has an address of {0} bytes, not 4 or 16; the record is ignored")]
     Address(usize),
+    /// The key of redirects. No URL that GitHub gives is allowed from now on.
+    #[error("a key for redirects in the registry's snapshot has {0} bytes, not 32")]
+    Key(usize),
     /// The policy. Nothing is allowed from now on.
     #[error("invalid policy, so every request is refused: {0}")]
     Policy(String),
@@ -123,6 +129,10 @@ impl Memory {
         if message.snapshot {
             self.containers.clear();
             self.expects_snapshot = false;
+            self.key = Key::read(&message.redirect_key);
+            if self.key.is_none() {
+                unreadable.push(Unreadable::Key(message.redirect_key.len()));
+            }
         }
         for (address, record) in changes {
             self.containers.remove(&address);
@@ -174,6 +184,11 @@ impl Memory {
             || self.containers.get(&address).is_some_and(|container| container.generation == generation)
     }
 
+    /// The key of redirects.
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
     /// Whether the first snapshot has arrived.
     pub fn is_filled(&self) -> bool {
         self.policy.is_some()
@@ -189,11 +204,12 @@ impl Memory {
         self.record(address).map(|container| container.container_id.as_str())
     }
 
-    /// Whether the policy, or the record at `source`, lists `host`. Returns false before the first snapshot.
+    /// Whether the policy, or the record at `source`, lists `host`, or GitHub often redirects there. Returns false before
+    /// the first snapshot.
     pub fn names_host(&self, source: IpAddr, host: &HostName) -> bool {
         let by_record = |container: &Rc<Container>| container.egress_allow.iter().any(|pattern| pattern.covers(host));
-        self.policy.as_ref().is_some_and(|policy| policy.egress.access(host).is_some())
-            || self.containers.get(&source).is_some_and(by_record)
+        let by_policy = |policy: &Rc<Policy>| policy.egress.access(host).is_some() || redirect::is_usual_target(host);
+        self.policy.as_ref().is_some_and(by_policy) || self.containers.get(&source).is_some_and(by_record)
     }
 
     /// The version of the policy in force, or `none` before the first snapshot. For the audit only.
@@ -257,7 +273,14 @@ mod tests {
     }
 
     fn snapshot(version: u64, upserts: Vec<Upsert>) -> WatchResponse {
-        WatchResponse { version, snapshot: true, upserts, removals: vec![], policy: Some(POLICY.into()) }
+        WatchResponse {
+            version,
+            snapshot: true,
+            upserts,
+            removals: vec![],
+            policy: Some(POLICY.into()),
+            redirect_key: vec![7; 32],
+        }
     }
 
     fn change(version: u64) -> WatchResponse {

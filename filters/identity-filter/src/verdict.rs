@@ -4,6 +4,7 @@
 use crate::live::Right;
 use crate::memory::Memory;
 use crate::request::Facts;
+use policy::redirect::Key;
 use policy::{By, Container, Decided, Denial, HostName, Note, Policy, Request, Rule, Verdict};
 use std::net::IpAddr;
 
@@ -31,6 +32,8 @@ pub struct Judgement {
     pub right: Option<Right>,
     /// The container's record as JSON, for the stages that judge requests to GitHub.
     pub record: Option<Vec<u8>>,
+    /// Path and query to send instead of the received ones: those of a URL that GitHub has given the container.
+    pub path: Option<Vec<u8>>,
 }
 
 /// Judges a request of `container`, the container at the source address. `None` means that no container is registered
@@ -40,17 +43,24 @@ pub fn on_request(
     sni: Option<&[u8]>,
     container: Option<&Container>,
     policy: &Policy,
+    key: Option<&Key>,
     now: jiff::Timestamp,
 ) -> Judgement {
+    let mut path = None;
     let outcome = match &facts.authority {
         Some(authority) => {
             match policy::decide_request(
                 container,
                 Request { method: &facts.method, path: &facts.path, authority, sni },
                 policy,
+                // A URL that GitHub has given is read, and no other protocol is spoken there.
+                key.filter(|_| !facts.upgrade),
                 now,
             ) {
-                Ok((host, by)) => Outcome::Forward(host, by),
+                Ok(passed) => {
+                    path = passed.path;
+                    Outcome::Forward(passed.host, passed.by)
+                }
                 Err(denial) => Outcome::Refuse(denial),
             }
         }
@@ -61,7 +71,7 @@ pub fn on_request(
     let to_github = matches!(&outcome, Outcome::Forward(host, _) if policy::github::kind(host).is_some());
     // Serializing a record cannot fail. If it did, the next stage would refuse the request, because it has no record.
     let record = container.filter(|_| to_github).map(|container| serde_json::to_vec(container).unwrap_or_default());
-    Judgement { right, record, ..Judgement::new(outcome, id, &policy.version) }
+    Judgement { right, record, path, ..Judgement::new(outcome, id, &policy.version) }
 }
 
 /// Judges a CONNECT, by the place where it arrived and by its form.
@@ -111,7 +121,7 @@ impl Judgement {
 
     fn new(outcome: Outcome, container_id: Option<&str>, policy_version: &str) -> Self {
         let (container_id, policy_version) = (container_id.map(str::to_owned), policy_version.to_owned());
-        Self { outcome, container_id, policy_version, right: None, record: None }
+        Self { outcome, container_id, policy_version, right: None, record: None, path: None }
     }
 
     /// This judgement for a request that lost a part of its body: such a request is never forwarded.
@@ -120,7 +130,7 @@ impl Judgement {
         match self.outcome {
             Outcome::Refuse(_) => self,
             Outcome::Open(_) | Outcome::Forward(..) => {
-                Self { outcome: Outcome::Refuse(unavailable(reason)), right: None, record: None, ..self }
+                Self { outcome: Outcome::Refuse(unavailable(reason)), right: None, record: None, path: None, ..self }
             }
         }
     }
@@ -164,7 +174,7 @@ mod tests {
             strip_foreign_credentials: true,
             github: policy::github::Rules::default(),
         };
-        on_request(&facts(authority), Some(b"github.com"), container, &policy, NOW.parse().unwrap())
+        on_request(&facts(authority), Some(b"github.com"), container, &policy, None, NOW.parse().unwrap())
     }
 
     fn container() -> Container {

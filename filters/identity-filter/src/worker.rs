@@ -13,7 +13,7 @@ use crate::verdict::{self, Judgement, Outcome, Place, unavailable};
 use crate::waiting::{Held, Settled, Waiting};
 use jiff::Timestamp;
 use policy::mark::Judged;
-use policy::{Authority, Denial, Form, HostName, Note, Refusal, render};
+use policy::{Authority, CREDENTIAL_HEADERS, Denial, Form, HostName, Note, Refusal, redirect, render};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -130,7 +130,8 @@ impl Worker {
     pub fn judge(&mut self, ready: &Ready, now: Result<Timestamp, Broken>) -> Step {
         let Ready { request, sni, settled: Settled { container, policy } } = ready;
         let Ok(now) = now else { return self.broken(request) };
-        let judgement = verdict::on_request(&request.facts, sni.as_deref(), container.as_deref(), policy, now);
+        let (facts, key) = (&request.facts, self.memory.key());
+        let judgement = verdict::on_request(facts, sni.as_deref(), container.as_deref(), policy, key, now);
         self.conclude(request, judgement)
     }
 
@@ -192,6 +193,19 @@ impl Worker {
     /// Refuses a held request, because the lookup has failed.
     pub fn unanswered(&mut self, request: &Request) -> Step {
         self.waiting.take(request.id).map_or(Step::Wait, |held| self.give_up(&held))
+    }
+
+    /// The `location` of an answer with `status` and `headers`, if it redirects the container to a URL that it may then
+    /// request. `None` if the answer stays as it is.
+    pub fn redirect(
+        &self,
+        request: &Request,
+        status: u16,
+        headers: &[(String, Vec<u8>)],
+        now: Timestamp,
+    ) -> Option<Vec<u8>> {
+        let generation = request.progress.redirects.get()?;
+        self.memory.key()?.redirect(generation, status, headers, now)
     }
 
     /// Takes out the held requests that can be judged now, at most `most`.
@@ -291,7 +305,11 @@ impl Worker {
         let forward = match judgement.outcome {
             Outcome::Refuse(denial) => return Step::Refuse(note, self.refuse(request, denial)),
             Outcome::Open(_) => None,
-            Outcome::Forward(to, _) => Some(rewrite(request, &to, judgement.record, judgement.right)),
+            Outcome::Forward(to, _) => {
+                let source = judgement.right.filter(|_| redirect::is_source(&to));
+                progress.redirects.set(source.map(|right| right.generation));
+                Some(rewrite(request, &to, judgement.record, judgement.right, judgement.path))
+            }
         };
         let resume = progress.phase.replace(Phase::Passed) == Phase::Held;
         if let Some(right) = judgement.right {
@@ -330,19 +348,28 @@ fn response(refused: &Refused) -> Refusal {
 }
 
 /// Sets the authority to the host that was judged, and removes the headers that name another host or peer.
-fn rewrite(request: &Request, to: &HostName, record: Option<Vec<u8>>, right: Option<Right>) -> Forward {
+///
+/// With a `path`, GitHub has given the container the URL: the request goes out without a credential.
+fn rewrite(
+    request: &Request,
+    to: &HostName,
+    record: Option<Vec<u8>>,
+    right: Option<Right>,
+    path: Option<Vec<u8>>,
+) -> Forward {
     let facts = &request.facts;
     let same = facts.authority.as_deref() == Some(to.as_str().as_bytes());
     // These headers stay: the github filter refuses the request because of them, and its refusal names the reason.
     let stays = |name: &&String| policy::github::refuses_header(to, name);
-    let removed = facts.stripped.iter().filter(|name| !stays(name)).cloned().collect();
+    let own = CREDENTIAL_HEADERS.iter().filter(|_| path.is_some()).map(|name| (*name).to_owned());
+    let removed = facts.stripped.iter().filter(|name| !stays(name)).cloned().chain(own).collect();
     let judged =
         |right: Right| Judged { generation: right.generation, host: to, method: &facts.method, path: &facts.path };
-    let mark = right.map(|right| judged(right).identity());
+    let mark = right.filter(|_| path.is_none()).map(|right| judged(right).identity());
     // Only methods that change nothing (RFC 9110, section 9.2.1), and no body: for a retry Envoy would keep a copy of the
     // body, and with filters that hold it, has sent it twice (envoyproxy/envoy#45470).
     let again = request.progress.bare.get() && [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&&facts.method[..]);
-    Forward { record, mark, authority: (!same).then(|| to.as_str().to_owned()), removed, again }
+    Forward { record, mark, path, authority: (!same).then(|| to.as_str().to_owned()), removed, again }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 use crate::flow::github::Confirmed;
 use crate::github::{About, Allowed, Call, Head, Judge, Operation, Purpose, Question, Refused};
-use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
+use crate::{
+    Container, Denial, HostName, Passed, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request, github,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -92,20 +94,21 @@ pub fn explain(
 ) -> Explained {
     let identity = |authority: &[u8]| {
         let request = Request { method: whole.method, path: whole.target, authority, sni: None };
-        decide_request(Some(container), request, policy, now)
+        // Only a running gateway has the key of the URLs that GitHub's answers give.
+        decide_request(Some(container), request, policy, None, now)
     };
     if whole.method == b"CONNECT" {
         // Envoy may open a tunnel in which every request is refused. The verdict counts this refusal.
         return match decide_connect(whole.authority) {
             Verdict::Deny(denial) => Explained::denied(denial, None),
             Verdict::Allow(by) => match identity(whole.authority) {
-                Ok((host, _)) if judge.closes(&host, container) => Explained::refused(crate::github::closed(&host)),
+                Ok(Passed { host, .. }) if judge.closes(&host, container) => Explained::refused(github::closed(&host)),
                 Ok(_) => Explained::allowed(Stage::Request, by.rule),
                 Err(denial) => Explained::denied(denial, None),
             },
         };
     }
-    let (host, by) = match identity(whole.authority) {
+    let Passed { host, by, .. } = match identity(whole.authority) {
         Ok(allowed) => allowed,
         Err(denial) => return Explained::denied(denial, None),
     };

@@ -2,6 +2,7 @@
 //!
 //! Called by the identity filter for every CONNECT and every request, and by the CLI's `explain`.
 
+use crate::redirect::{self, Key};
 use crate::{Authority, By, Container, Denial, HostName, Policy, Rule, Verdict};
 use bstr::ByteSlice;
 use jiff::Timestamp;
@@ -20,6 +21,17 @@ pub struct Request<'a> {
     pub authority: &'a [u8],
     /// The name in the TLS handshake. `None` if the client speaks plain HTTP.
     pub sni: Option<&'a [u8]>,
+}
+
+/// A request that may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The request's host.
+    pub host: HostName,
+    /// The rule that allows it.
+    pub by: By,
+    /// Path and query to send instead of the received ones. `None` keeps these.
+    pub path: Option<Vec<u8>>,
 }
 
 /// Judges the target of a CONNECT by its form only.
@@ -41,19 +53,21 @@ pub fn decide_connect(authority: &[u8]) -> Verdict {
     }
 }
 
-/// Judges a request of `container`, the container that is registered at the source address. Returns the request's host,
-/// with the rule that allows it. `container` is `None` if no container is registered there.
+/// Judges a request of `container`, the container that is registered at the source address. `container` is `None` if no
+/// container is registered there. Without `key`, no URL that GitHub has given passes.
 ///
 /// # Errors
 /// If the authority is no plain name, or differs from the name in the TLS handshake. If the port is not 443 or 80, or
 /// the path has an invalid byte. If no container is registered, or its record is blocked or has expired at `now`. If
-/// the method is TRACE. If the policy doesn't list the host or the method. The error is the refusal.
+/// the method is TRACE. If the policy doesn't list the host or the method, and GitHub has not given the container the URL.
+/// The error is the refusal.
 pub fn decide_request(
     container: Option<&Container>,
     request: Request<'_>,
     policy: &Policy,
+    key: Option<&Key>,
     now: Timestamp,
-) -> Result<(HostName, By), Denial> {
+) -> Result<Passed, Denial> {
     let authority =
         Authority::parse(request.authority).map_err(|error| Denial::new(Rule::RequestAuthority, error.to_string()))?;
     if let Some(port) = authority.port
@@ -90,11 +104,21 @@ pub fn decide_request(
     if request.method == b"TRACE" {
         return Err(Denial::new(Rule::RequestMethod, "TRACE is not passed on"));
     }
-    if container.egress_allow.iter().any(|pattern| pattern.covers(&authority.host)) {
-        return Ok((authority.host, By { rule: Rule::EgressContainer }));
+    let host = authority.host;
+    // First: a host of GitHub's that a list has is closed to every other request.
+    let path = redirect::opened(key, container.generation, &host, request.method, request.path, now)?;
+    if path.is_some() {
+        return Ok(Passed { host, by: By { rule: Rule::EgressSigned }, path });
     }
-    match policy.egress.decide(&authority.host, request.method) {
-        Verdict::Allow(by) => Ok((authority.host, by)),
+    if container.egress_allow.iter().any(|pattern| pattern.covers(&host)) {
+        return Ok(Passed { host, by: By { rule: Rule::EgressContainer }, path });
+    }
+    match policy.egress.decide(&host, request.method) {
+        Verdict::Allow(by) => Ok(Passed { host, by, path }),
+        Verdict::Deny(denial) if denial.rule == Rule::EgressHost && redirect::is_target(&host) => {
+            let reason = format!("{}, except for URLs to which GitHub has just redirected you", denial.reason);
+            Err(Denial { reason, ..denial })
+        }
         Verdict::Deny(denial) => Err(denial),
     }
 }
@@ -123,7 +147,7 @@ mod tests {
     fn rule(container: Option<&Container>, authority: &str, sni: Option<&str>, now: &str) -> &'static str {
         let request =
             Request { method: b"GET", path: b"/", authority: authority.as_bytes(), sni: sni.map(str::as_bytes) };
-        match decide_request(container, request, &policy(), now.parse().unwrap()) {
+        match decide_request(container, request, &policy(), None, now.parse().unwrap()) {
             Ok(_) => "allow",
             Err(denial) => denial.rule.name(),
         }
@@ -163,7 +187,7 @@ mod tests {
         let known = container();
         for path in [&b"/\xff"[..], b"/a b", b"/\x00", b"/\x7f", "/é".as_bytes()] {
             let request = Request { method: b"GET", path, authority: b"github.com", sni: None };
-            let denied = decide_request(Some(&known), request, &policy(), NOW.parse().unwrap());
+            let denied = decide_request(Some(&known), request, &policy(), None, NOW.parse().unwrap());
             assert_eq!(denied.unwrap_err().rule, "request.path");
         }
     }
@@ -172,7 +196,7 @@ mod tests {
     fn trace_is_refused() {
         let known = container();
         let request = Request { method: b"TRACE", path: b"/", authority: b"github.com", sni: None };
-        let denied = decide_request(Some(&known), request, &policy(), NOW.parse().unwrap());
+        let denied = decide_request(Some(&known), request, &policy(), None, NOW.parse().unwrap());
         assert_eq!(denied.unwrap_err().rule, "request.method");
     }
 
@@ -180,7 +204,7 @@ mod tests {
     fn without_a_policy_nothing_is_reached() {
         let known = container();
         let request = Request { method: b"GET", path: b"/", authority: b"github.com", sni: None };
-        let denied = decide_request(Some(&known), request, &Policy::deny_all(), NOW.parse().unwrap());
+        let denied = decide_request(Some(&known), request, &Policy::deny_all(), None, NOW.parse().unwrap());
         assert_eq!(denied.unwrap_err().rule, "egress.host");
     }
 

@@ -232,6 +232,10 @@ rules! {
         "The record's `egress_allow` lists the host.",
         "",
         Chain("egress.yaml", "a host of the record");
+    EgressSigned = "egress.signed", Identity, Either(403),
+        "GitHub has redirected the container to the URL within the last hour, and it passes; or the URL has the gateway's parameter but was given to nobody, to another container or before that, and it is refused.",
+        "Send the call to GitHub's API again and follow its redirect.",
+        Test("a_url_of_github_s_is_for_the_container_that_got_it");
 
     // GitHub: the effect of a request to one of GitHub's hosts.
     GithubUnavailable = "github.unavailable", Github, Refuses(503),

@@ -521,6 +521,7 @@ impl Envoy {
             upserts: self.config.containers.iter().map(upsert).collect(),
             removals: Vec::new(),
             policy: Some(serde_json::to_vec(&self.config.policy).expect("a policy serialises")),
+            redirect_key: vec![7; policy::redirect::KEY],
         }
     }
 }

@@ -39,7 +39,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const HOSTS: [&str; 4] = ["github.com", "api.github.com", "api.anthropic.com", "files.example.net"];
 
 /// Further names that it serves. The rig's usual policy does not allow them.
-pub const OTHER_HOSTS: [&str; 18] = [
+pub const OTHER_HOSTS: [&str; 20] = [
     "large.example.net",
     "aliased.example.net",
     "uploads.github.com",
@@ -47,6 +47,8 @@ pub const OTHER_HOSTS: [&str; 18] = [
     "raw.githubusercontent.com",
     "github-cloud.githubusercontent.com",
     "github-cloud.s3.amazonaws.com",
+    "release-assets.githubusercontent.com",
+    "productionresultssa7.blob.core.windows.net",
     "api.openai.com",
     "generativelanguage.googleapis.com",
     "keyed.example.com",

@@ -38,7 +38,14 @@ fn snapshot() -> WatchResponse {
         "strip_foreign_credentials": true
     });
     let upserts = vec![Container { address: registry_proto::address_bytes(ip(KNOWN)), record: record(KNOWN) }];
-    WatchResponse { version: 1, snapshot: true, upserts, removals: vec![], policy: Some(policy.to_string().into()) }
+    WatchResponse {
+        version: 1,
+        snapshot: true,
+        upserts,
+        removals: vec![],
+        policy: Some(policy.to_string().into()),
+        redirect_key: vec![7; 32],
+    }
 }
 
 fn filled() -> Worker {
@@ -139,7 +146,8 @@ fn a_known_container_passes_with_the_canonical_host() {
 fn a_canonical_host_stays_and_other_hosts_get_no_record() {
     let pass = passed(arrive(&mut filled(), &post(1, "a.test"), KNOWN));
     let mark = Some(policy::mark::Mark { property: policy::mark::IDENTITY, value: b"1 a.test".to_vec() });
-    assert_eq!(pass.forward, Some(Forward { record: None, mark, authority: None, removed: vec![], again: false }));
+    let forward = Forward { record: None, mark, path: None, authority: None, removed: vec![], again: false };
+    assert_eq!(pass.forward, Some(forward));
 }
 
 #[test]

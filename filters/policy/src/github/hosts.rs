@@ -3,7 +3,7 @@
 use super::lfs::{self, LfsRequest};
 use super::target::{self, Target};
 use super::{Allowed, Class, Head, Operation, Pending, PendingKind, Refused, Scope};
-use crate::{HostName, HostPattern, Rule};
+use crate::{HostName, HostPattern, Rule, redirect};
 
 /// The service behind one of GitHub's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,10 +238,12 @@ pub fn codeload(method: &str, target: &[u8], scope: &Scope<'_>) -> Result<Allowe
 
 /// The refusal of a request to a closed host.
 pub fn closed(host: &HostName) -> Refused {
-    Refused::unknown(
-        Rule::GithubHost,
-        format!("requests to {host} are not allowed; get the same content from api.github.com or with git"),
-    )
+    let reason = if redirect::is_target(host) {
+        "only URLs to which an answer of api.github.com or github.com has just redirected you are allowed"
+    } else {
+        "use api.github.com or git"
+    };
+    Refused::unknown(Rule::GithubHost, format!("requests to {host} are not allowed; {reason}"))
 }
 
 #[cfg(test)]

@@ -13,5 +13,6 @@ mod operator;
 mod panic;
 mod public;
 mod quota;
+mod redirects;
 mod seeds;
 mod stages;

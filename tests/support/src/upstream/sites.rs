@@ -110,7 +110,9 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
         | "uploads.github.com"
         | super::IDN
         | "github-cloud.githubusercontent.com"
-        | "github-cloud.s3.amazonaws.com" => text(200, format!("raw {path}")),
+        | "github-cloud.s3.amazonaws.com"
+        | "release-assets.githubusercontent.com"
+        | "productionresultssa7.blob.core.windows.net" => text(200, format!("raw {path}")),
         "chatgpt.com" if path == "/backend-api/wham/usage" => json(401, &json!({"detail": "Unauthorized"})),
         "chatgpt.com" | "cloudcode-pa.googleapis.com" => json(200, &json!({"path": path})),
         // `?to=URL`: a redirect to the URL.
