@@ -261,6 +261,28 @@ mod tests {
     }
 
     #[test]
+    fn where_github_is_listed_its_stores_have_routes_without_a_credential() {
+        let listed = |entries: &[&str]| {
+            let mut policy = Policy::deny_all();
+            for entry in entries {
+                policy.egress.add(HostPattern::parse(entry).unwrap(), Access::FULL);
+            }
+            let credentialed = |pattern: &HostPattern| pattern.name().as_str().ends_with("windows.net");
+            let hosts = hosts(&Upstreams::default(), &policy, &BTreeSet::new(), credentialed);
+            let shown = |host: &route::Host| (host.pattern.to_string(), host.credentialed, host.strip_credentials);
+            hosts.iter().map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&["example.com"]).len(), 1);
+        let usual = listed(&["api.github.com"]);
+        assert_eq!(usual.len(), 5, "{usual:?}");
+        assert!(usual.contains(&("release-assets.githubusercontent.com".into(), false, true)), "{usual:?}");
+        // An entry of the list that covers a store keeps its own route.
+        let own = listed(&["api.github.com", "*.windows.net"]);
+        assert!(own.contains(&("*.windows.net".into(), true, false)), "{own:?}");
+        assert!(own.iter().all(|(host, ..)| !host.contains("blob")), "{own:?}");
+    }
+
+    #[test]
     fn no_policy_changes_a_listener_or_a_cluster() {
         let mut policy = Policy::deny_all();
         policy.egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);

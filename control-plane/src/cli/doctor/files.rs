@@ -55,8 +55,9 @@ fn state_in(directory: &Path) -> Finding {
         return Finding::warn("state", found, "run doctor as the user who runs the gateway");
     }
     let open = |metadata: &Metadata| metadata.permissions().mode() & 0o077 != 0;
-    let mut secret: Vec<PathBuf> =
-        ["ca.key", "ca-next.key", "admin-token", "registry.redb"].map(|name| directory.join(name)).into();
+    let mut secret: Vec<PathBuf> = ["ca.key", "ca-next.key", "admin-token", "redirect.key", "registry.redb"]
+        .map(|name| directory.join(name))
+        .into();
     let tokens = std::fs::read_dir(directory.join("tokens")).into_iter().flatten().flatten();
     secret.extend(tokens.map(|entry| entry.path()));
     secret.push(directory.join("run"));

@@ -24,11 +24,12 @@ fn rig() -> &'static Rig {
         upstream.create_repo(LIB, Visibility::Public);
         for (api, host, path) in [
             ("acme/app/actions/runs/1/logs", STORE, "/run-logs"),
+            ("acme/app/actions/runs/2/logs", STORE, "/other-run"),
             ("acme/app/actions/artifacts/7/zip", STORE, "/artifact"),
             ("acme/app/releases/assets/3", ASSETS, "/own-asset"),
             ("octo/lib/releases/assets/4", ASSETS, "/public-asset"),
         ] {
-            upstream.set_api(api, Some(Api::Redirect(format!("https://{host}{path}?{QUERY}"))));
+            upstream.set_api(api, Some(Api::Redirect(format!("https://{host}{path}?{QUERY}").leak())));
         }
         let download = Prank {
             after: 0,
@@ -88,7 +89,7 @@ fn curl_follows_github_to_the_stores() {
         rig().gateway.audit_line("the asset", |line| line["path"].as_str().is_some_and(|p| p.starts_with("/own-a")));
     assert_eq!((line["rule"].as_str(), line["verdict"].as_str()), (Some("egress.signed"), Some("allow")));
     // Neither GitHub's signature nor the gateway's is in the audit, in a log or in a state file.
-    let given = location(&sandbox, LOGS);
+    let given = location(&sandbox, &LOGS.replace("runs/1", "runs/2"));
     assert_eq!(sandbox.curl(&[&given]).status, 200);
     let code = given.rsplit('.').next().unwrap();
     let key = std::fs::read(rig().gateway.state.join("redirect.key")).unwrap();

@@ -17,14 +17,14 @@ use std::time::Duration;
 const POLL: Duration = Duration::from_millis(10);
 
 /// A response of the API.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
     /// An error with this status, in GitHub's usual form.
     Status(u16),
     /// Status 200, and a web page.
     Garbage,
     /// A redirect with status 302 to this URL.
-    Redirect(String),
+    Redirect(&'static str),
     /// No response until a test sets another one.
     Held,
 }
@@ -93,7 +93,7 @@ pub(super) async fn api(shared: &Shared, below: &str) -> Option<Response<Body>> 
         let set = {
             let api = shared.pranks.api.lock().unwrap();
             let fitting = api.iter().filter(|(path, _)| below.starts_with(path.as_str()));
-            fitting.max_by_key(|(path, _)| path.len()).map(|(_, answer)| answer.clone())
+            fitting.max_by_key(|(path, _)| path.len()).map(|(_, answer)| *answer)
         };
         match set? {
             Api::Status(status) => return Some(text(status, "{\"message\": \"not now\"}")),
