@@ -5,7 +5,7 @@
 
 pub mod graphql;
 
-use policy::github::{Allowed, Call, Head, Judge, Refused, Rules};
+use policy::github::{Allowed, Call, Class, Head, Judge, Refused, Rules};
 use policy::{Access, Container, Egress, Explained, HostName, HostPattern, Policy, Whole, explain};
 use serde_json::Value;
 
@@ -29,7 +29,11 @@ pub struct Case {
 
 impl Case {
     fn read(line: &str) -> Self {
-        let mut case: Value = serde_json::from_str(line).unwrap();
+        Self::of(serde_json::from_str(line).unwrap())
+    }
+
+    /// The case that a line of a corpus describes. A body that is not a text is JSON.
+    pub fn of(mut case: Value) -> Self {
         case["container"]["expires_at"] = "2027-01-15T00:00:00Z".into();
         let text = |name: &str| case[name].as_str().unwrap_or_default().to_owned();
         let url = text("url");
@@ -43,7 +47,10 @@ impl Case {
             authority: authority.to_owned(),
             target: if target.is_empty() { "/" } else { target }.to_owned(),
             headers: case["headers"].as_object().unwrap().iter().map(header).collect(),
-            body: text("body"),
+            body: match &case["body"] {
+                Value::Null | Value::String(_) => text("body"),
+                body => body.to_string(),
+            },
             expect: text("expect"),
             rule: case["rule"].as_str().map(str::to_owned),
         }
@@ -81,6 +88,18 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::with(Rules::default())
+    }
+
+    /// With the rules for GitHub of the shipped policy: the defaults and `github: {public: read}`.
+    pub fn shipped() -> Self {
+        let mut rules = Rules::default();
+        rules.bot.insert(Class::ReadPublic);
+        rules.user.insert(Class::ReadPublic);
+        Self::with(rules)
+    }
+
+    fn with(github: Rules) -> Self {
         let mut egress = Egress::default();
         for host in [
             "github.com",
@@ -93,7 +112,7 @@ impl World {
         ] {
             egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
         }
-        let policy = Policy { version: "t".into(), egress, strip_foreign_credentials: true, github: Rules::default() };
+        let policy = Policy { version: "t".into(), egress, strip_foreign_credentials: true, github };
         let judge = Judge::new(&policy.github).unwrap();
         Self { policy, judge }
     }
