@@ -210,6 +210,13 @@ impl Matched {
         }
         let json = Json::parse(body)
             .map_err(|error| Refused::of(operation, Rule::GithubBody, format!("invalid JSON body: {error}")))?;
+        // These two take a list of labels without the object around it too, as Octokit and Renovate send it.
+        let json = match json {
+            Json::Array(_) if ["issues/add-labels", "issues/set-labels"].contains(&self.row.name) => {
+                Json::Object(vec![("labels".to_owned(), json)])
+            }
+            json => json,
+        };
         let Json::Object(members) = &json else {
             return Err(Refused::of(operation, Rule::GithubBody, "the body has to be a JSON object"));
         };
