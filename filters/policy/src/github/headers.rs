@@ -40,8 +40,9 @@ const KEPT: [&str; 19] = [
     super::RETRY_ON,
 ];
 
-/// The GraphQL preview features that a client may request: those that gh requests.
-const FEATURES: [&str; 1] = ["merge_queue"];
+/// The GraphQL preview features that a client may request: the one of gh, and those of github-mcp-server for the values of
+/// an issue's fields. The tables still decide about each field and member of a preview.
+const FEATURES: [&str; 4] = ["merge_queue", "issue_fields", "repo_issue_fields", "update_issue_suggestions"];
 
 /// Judges the headers, and returns the names of the headers to remove.
 ///

@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     }
 
     fn root(&mut self, operation: &Operation, field: &'a Field<'a>) -> Result<(), Refused> {
-        let known = |names: &[&str]| takes_all(operation, field, names);
+        let known = |names: &[&str]| takes_all(operation, field, names, None);
         let to = match field.name {
             "__typename" => return self.leaf(operation, field),
             "repository" => {
@@ -181,14 +181,16 @@ impl<'a> Reader<'a> {
             match selection {
                 Selection::Field(field) => {
                     let found = of.field(field.name).ok_or_else(|| unknown(operation, of.name(), field.name))?;
-                    match field.name {
-                        // The only field with an id as its argument. The tables list only arguments that are not ids.
-                        "isRequired" => takes_all(operation, field, &["pullRequestId", "pullRequestNumber"])?,
-                        _ => takes_all(operation, field, found.arguments)?,
-                    }
+                    // The tables list only arguments that are not ids. These fields take an id too.
+                    let id = match field.name {
+                        "isRequired" => Some("pullRequestId"),
+                        "discussions" => Some("categoryId"),
+                        _ => None,
+                    };
+                    takes_all(operation, field, found.arguments, id)?;
                     self.conditions(&field.conditions)?;
                     let arguments = self.arguments(field)?;
-                    for (_, id) in arguments.iter().filter(|(name, _)| *name == "pullRequestId") {
+                    for (_, id) in arguments.iter().filter(|(name, _)| Some(*name) == id) {
                         self.nodes(operation, id)?;
                     }
                     // `owner:branch` is a branch of another repository.
@@ -305,9 +307,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Checks that each argument of the field is one of `arguments`.
-fn takes_all(operation: &Operation, field: &Field<'_>, arguments: &[&str]) -> Result<(), Refused> {
-    match field.arguments.iter().find(|(name, _)| !arguments.contains(name)) {
+/// Checks that each argument of the field is one of `arguments`, or `id`.
+fn takes_all(operation: &Operation, field: &Field<'_>, arguments: &[&str], id: Option<&str>) -> Result<(), Refused> {
+    match field.arguments.iter().find(|(name, _)| !arguments.contains(name) && Some(*name) != id) {
         None => Ok(()),
         Some((name, _)) => {
             let reason = format!("{} takes no argument {name} here", field.name);
