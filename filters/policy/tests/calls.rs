@@ -40,8 +40,8 @@ ran.
 confirms. Some refusals depend on the policy: [allowing an operation or a
 class](github.md#allowing-an-operation-or-a-class), and `force_own_branches`, `allowed_branches` and `auth_mode` of the
 registration. The refusals are by design, except those marked as a shortcoming
-([shortcomings.md](shortcomings.md#missing-features)): the stores to which GitHub redirects for logs, artifacts and
-released files, and issues that REST names by a number that counts across GitHub.
+([shortcomings.md](shortcomings.md#missing-features)): issues that REST names by a number that counts across GitHub. The
+files behind a redirect of GitHub's come by the signed address in it ([github.md](github.md)).
 ";
 
 /// One call of a program, and the expected verdict.
