@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod contract;
+pub mod duration;
 pub mod files;
 pub mod hash;
 pub mod percent;

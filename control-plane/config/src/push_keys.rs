@@ -1,12 +1,15 @@
 //! The values of the keys `push_options` and `push_time` of `github:`.
 
-use jiff::SignedDuration;
-use serde::Deserialize;
+use std::time::Duration;
+
+use base::duration::{self, Allowed};
+use serde::{Deserialize, Deserializer};
 
 /// The longest push option that can be listed, in bytes.
 const MAX_PUSH_OPTION: usize = 100;
-/// The longest time of a push, in seconds.
-const MAX_PUSH_TIME: u64 = 24 * 60 * 60;
+/// The times that a push may take.
+const PUSH_TIME: Allowed =
+    Allowed { least: Duration::from_secs(1), most: Duration::from_hours(24), bounds: "1s to 24h", example: "15m" };
 
 /// The exact value of a push option.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -29,19 +32,12 @@ impl TryFrom<String> for PushOption {
 }
 
 /// How long a push may take, in seconds.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug)]
 pub(crate) struct PushTime(pub(crate) u64);
 
-impl TryFrom<String> for PushTime {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let seconds = text.parse::<SignedDuration>().ok().and_then(|time| u64::try_from(time.as_secs()).ok());
-        match seconds.filter(|seconds| (1..=MAX_PUSH_TIME).contains(seconds)) {
-            Some(seconds) => Ok(Self(seconds)),
-            None => Err(format!("{text:?} is no time from 1s to 24h, such as 15m")),
-        }
+impl<'de> Deserialize<'de> for PushTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        duration::deserialize(deserializer, &PUSH_TIME).map(|time| Self(time.as_secs()))
     }
 }
 
@@ -55,8 +51,8 @@ mod tests {
         let longest = "o".repeat(MAX_PUSH_OPTION);
         assert!(option("ci.skip") && option("topic=x") && option(&longest));
         assert!(!option(&format!("{longest}o")) && !option("") && !option("x;y") && !option("a b") && !option("é"));
-        let time = |text: &str| PushTime::try_from(text.to_owned()).ok().map(|time| time.0);
-        assert_eq!(["1s", "15m", "24h"].map(time), [Some(1), Some(900), Some(MAX_PUSH_TIME)]);
-        assert_eq!(["0s", "24h 1s", "-1m", "x", ""].map(time), [None; 5]);
+        let time = |text: &str| serde_yaml::from_str::<PushTime>(text).ok().map(|time| time.0);
+        assert_eq!(["1s", "15m", "24h"].map(time), [Some(1), Some(900), Some(86_400)]);
+        assert_eq!(["0s", "24h 1s", "-1m", "x", "", "90"].map(time), [None; 6]);
     }
 }

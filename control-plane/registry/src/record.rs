@@ -2,16 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
+use base::duration::{self, Allowed};
 use jiff::{SignedDuration, Timestamp};
 use policy::{AuthMode, BranchGlob, Container, HostName, HostPattern, Repo};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_path_to_error::Segment;
 
 use super::own;
 
 /// The lifetime of a record if neither `ttl` nor `expires_at` is given.
 const DEFAULT_TTL: SignedDuration = SignedDuration::from_hours(24);
+/// The lifetimes that `ttl` can give to a record.
+const TTL: Allowed = Allowed {
+    least: Duration::from_secs(1),
+    most: Duration::from_hours(3_650 * 24),
+    bounds: "1s to 3650d",
+    example: "8h",
+};
 /// The most globs in `allowed_branches`.
 const MAX_BRANCHES: usize = 100;
 /// The most characters of a container's id, and of a label's key or value.
@@ -57,7 +66,7 @@ pub struct Raw {
     allowed_branches: Option<Vec<String>>,
     force_own_branches: Option<bool>,
     expires_at: Option<String>,
-    ttl: Option<String>,
+    ttl: Option<Ttl>,
     labels: Option<BTreeMap<String, String>>,
     egress_allow: Option<Vec<String>>,
     credentials: Option<Vec<String>>,
@@ -75,6 +84,16 @@ pub fn record(json: &serde_json::Value, now: Timestamp) -> Result<Container, Str
         Invalid::Json(error) => error,
         Invalid::Field { field, error } => format!("{field}: {error}"),
     })
+}
+
+/// The lifetime of a record.
+#[derive(Clone, Copy, Debug)]
+struct Ttl(Duration);
+
+impl<'de> Deserialize<'de> for Ttl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        duration::deserialize(deserializer, &TTL).map(Self)
+    }
 }
 
 impl Raw {
@@ -171,22 +190,21 @@ fn branch_glob(text: &str) -> Result<BranchGlob, Invalid> {
     BranchGlob::parse(text).map_err(|error| invalid("allowed_branches", error.to_string()))
 }
 
-fn expiry(at: Option<String>, ttl: Option<String>, now: Timestamp) -> Result<Option<Timestamp>, Invalid> {
+fn expiry(at: Option<String>, ttl: Option<Ttl>, now: Timestamp) -> Result<Option<Timestamp>, Invalid> {
     match (at, ttl) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(invalid("ttl", "give either ttl or expires_at")),
         (Some(at), None) => match at.parse::<Timestamp>() {
-            Ok(at) if at > now => Ok(Some(at)),
-            Ok(_) => Err(invalid("expires_at", "is in the past")),
-            Err(error) => Err(invalid("expires_at", format!("expected a time such as 2027-01-15T00:00:00Z: {error}"))),
+            Ok(time) if time > now => Ok(Some(time)),
+            Ok(_) => Err(invalid("expires_at", format!("{at:?} is in the past"))),
+            Err(_) => Err(invalid(
+                "expires_at",
+                format!("{at:?} is no time; write date, time and zone, such as 2027-01-15T00:00:00Z"),
+            )),
         },
-        (None, Some(ttl)) => match ttl.parse::<SignedDuration>() {
-            Ok(duration) if duration.is_positive() => {
-                now.checked_add(duration).map(Some).map_err(|error| invalid("ttl", error.to_string()))
-            }
-            Ok(_) => Err(invalid("ttl", "must be longer than nothing")),
-            Err(error) => Err(invalid("ttl", format!("expected a duration such as 8h or 90m: {error}"))),
-        },
+        (None, Some(Ttl(ttl))) => {
+            now.checked_add(ttl).map(Some).map_err(|_| invalid("ttl", "ends after the year 9999"))
+        }
     }
 }
 
@@ -276,6 +294,8 @@ mod tests {
         assert_eq!(record.expires_at.to_string(), "2026-12-02T00:00:00Z");
         let ttl = register(r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"8h"}"#).unwrap();
         assert_eq!(ttl.expires_at.to_string(), "2026-12-01T08:00:00Z");
+        let week = register(r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"7d"}"#).unwrap();
+        assert_eq!(week.expires_at.to_string(), "2026-12-08T00:00:00Z");
     }
 
     #[test]
@@ -335,6 +355,10 @@ mod tests {
             (r#"{"container_ip":"172.18.0.5","repos":[],"expires_at":"soon"}"#, "expires_at"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"force_own_branches":"yes"}"#, "force_own_branches"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"-1h"}"#, "ttl"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"0s"}"#, "ttl"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"90"}"#, "ttl"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":90}"#, "ttl"),
+            (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"3651d"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"ttl":"1h","expires_at":"2027-01-15T00:00:00Z"}"#, "ttl"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"repo":["o/r"]}"#, "repo"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"labels":{"a":1}}"#, "labels"),

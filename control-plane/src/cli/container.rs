@@ -58,7 +58,7 @@ pub struct Add {
     /// The container's name in the audit [default: its address]
     #[arg(long)]
     id: Option<String>,
-    /// How long the registration lasts, such as 8h [default: 24h]
+    /// How long the registration lasts, such as 90m, 8h, 7d or 1d12h [default: 24h]
     #[arg(long)]
     ttl: Option<String>,
     /// Print the record as JSON

@@ -188,9 +188,10 @@ fn a_wrong_word_about_github_is_named_with_its_place() {
         ("github: {denied_labels: [a], allowed_labels: [b]}", "policy.yaml: github.allowed_labels: stands beside"),
         ("github:\n  push_options: ['x;y']", "policy.yaml:2:17: github.push_options: "),
         ("github:\n  push_options: ['']", "such as ci.skip"),
-        ("github:\n  push_time: 0s", "is no time from 1s to 24h, such as 15m"),
-        ("github:\n  push_time: 25h", "is no time from 1s to 24h"),
-        ("github:\n  push_time: -1m", "is no time from 1s to 24h"),
+        ("github:\n  push_time: 0s", "\"0s\" is out of range; allowed are 1s to 24h, such as 15m"),
+        ("github:\n  push_time: 25h", "allowed are 1s to 24h"),
+        ("github:\n  push_time: -1m", "\"-1m\" is no duration; write numbers with the units w, d, h, m and s"),
+        ("github:\n  push_time: 90", "policy.yaml:2:14: github.push_time: \"90\" has no unit; write w, d, h, m or s"),
     ] {
         let message = policy(text).unwrap_err().to_string();
         assert!(message.contains(hint), "{text}\n{message}");

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use base::duration::{self, Allowed};
 use policy::AuthMode;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -49,8 +51,25 @@ pub(super) struct RawSource {
     pub(super) provider: Option<String>,
     pub(super) client_id: Option<String>,
     pub(super) client_secret: Option<SecretString>,
-    pub(super) ttl: Option<String>,
+    pub(super) ttl: Option<Ttl>,
     pub(super) app: Option<app::Raw>,
+}
+
+/// How long the output of a command is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ttl(pub(super) Duration);
+
+const TTL: Allowed = Allowed {
+    least: Duration::from_secs(1),
+    most: Duration::from_hours(365 * 24),
+    bounds: "1s to 365d",
+    example: "10m",
+};
+
+impl<'de> Deserialize<'de> for Ttl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        duration::deserialize(deserializer, &TTL).map(Self)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -7,8 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use super::super::built_in::{self, BuiltIn};
 use super::super::entry::Injection;
 use super::super::format::Format;
@@ -17,13 +15,10 @@ use super::super::source::Source;
 use super::super::source::app::{App, Settings};
 use super::FieldError;
 use super::location::{read_format, read_header};
-use super::shape::{Names, RawSource};
+use super::shape::{Names, RawSource, Ttl};
 
 /// How long the output of a command is used if `ttl` is absent.
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
-
-/// The shortest `ttl`.
-const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// Makes the sources of all credentials of one configuration.
 pub struct Sources<'a> {
@@ -71,7 +66,7 @@ impl<'a> Sources<'a> {
                 Ok((Source::variables_of(names.clone(), format, self.environment), names))
             }
             (None, Some(path), None, None) => Ok((Source::file(self.base.join(path)), Vec::new())),
-            (None, None, Some(command), None) => Ok((self.command(command, from.ttl.as_deref())?, Vec::new())),
+            (None, None, Some(command), None) => Ok((self.command(command, from.ttl)?, Vec::new())),
             (None, None, None, Some(app)) if built_in.is_some_and(BuiltIn::is_github) => {
                 let settings = app.check(self.base).map_err(|problem| FieldError::new("from.app.id", problem))?;
                 Ok((self.app(settings), Vec::new()))
@@ -117,7 +112,7 @@ impl<'a> Sources<'a> {
         }))
     }
 
-    fn command(&self, command: &[String], ttl: Option<&str>) -> Result<Source, FieldError> {
+    fn command(&self, command: &[String], ttl: Option<Ttl>) -> Result<Source, FieldError> {
         let (program, arguments) = command
             .split_first()
             .filter(|(program, _)| !program.is_empty())
@@ -125,7 +120,7 @@ impl<'a> Sources<'a> {
         // A path is relative to the configuration file; a bare name is looked up in PATH.
         let program =
             if program.contains('/') { self.base.join(program).display().to_string() } else { program.clone() };
-        let ttl = ttl.map(read_ttl).transpose()?.unwrap_or(DEFAULT_TTL);
+        let ttl = ttl.map_or(DEFAULT_TTL, |Ttl(ttl)| ttl);
         Ok(Source::command(program, arguments.to_vec(), ttl))
     }
 }
@@ -148,14 +143,6 @@ fn is_variable(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-fn read_ttl(text: &str) -> Result<Duration, FieldError> {
-    let duration = text
-        .parse::<SignedDuration>()
-        .map_err(|error| FieldError::new("from.ttl", format!("expected a duration such as 5m or 1h: {error}")))?;
-    let duration = Duration::try_from(duration).ok().filter(|duration| *duration >= MIN_TTL);
-    duration.ok_or_else(|| FieldError::new("from.ttl", "must be one second or longer"))
 }
 
 #[cfg(test)]
