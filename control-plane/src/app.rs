@@ -28,6 +28,7 @@ use crate::envoy::Envoy;
 use crate::live::{Filters, Live};
 use crate::metrics;
 use crate::quotas;
+use crate::repositories;
 use audit::{Answered, Audit, Facts, Rejected, writer::Rotation};
 use base::problems::Problems;
 use base::state::StateDir;
@@ -38,7 +39,7 @@ use credentials::calls::Calls;
 use credentials::{Credentials, server as authz};
 use github::client::Client as GitHub;
 use github::confirm::Confirm;
-use github::ids::Ids;
+use github::ids::{Ids, Lookups};
 use github::push::Push;
 use outbound::dns::nameservers::Nameservers;
 use outbound::dns::{self, Resolver};
@@ -201,12 +202,12 @@ impl Bound {
         let fleet = Fleet::default();
         let readiness = Arc::new(self.readiness(fleet.clone()));
         let grpc = self.grpc(&fleet);
-        let routes = self.routes(&readiness, fleet);
+        let ids = Ids::new(Arc::clone(&self.registry), Arc::clone(&self.github), self.problems.clone());
+        let routes = self.routes(&readiness, fleet, ids.lookups());
         let (stop, state_dir) = (self.stop, self.state.path().to_owned());
 
         tokio::spawn(Arc::clone(&self.registry).tidy());
         tokio::spawn(self.live.run());
-        let ids = Ids::new(self.registry, self.github, self.problems);
         let ids = tokio::spawn(ids.run(stop.subscribe()));
         let grpc = tokio::spawn(grpc.serve_with_incoming(UnixListenerStream::new(self.listeners.grpc)));
         let dns = tokio::spawn(dns::server::serve(self.listeners.dns, self.resolver));
@@ -282,7 +283,7 @@ impl Bound {
     }
 
     /// Every route of the admin API.
-    fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet) -> Router {
+    fn routes(&self, readiness: &Arc<Readiness>, fleet: Fleet, lookups: Lookups) -> Router {
         let (registry, credentials) = (&self.registry, &self.config.credentials);
         let limits =
             Limits { allow_loopback: self.envoy.is_some(), pinned: self.upstreams.pins.keys().cloned().collect() };
@@ -291,6 +292,7 @@ impl Bound {
             .merge(readiness::routes(Arc::clone(readiness)))
             .merge(metrics::routes(Arc::clone(registry), fleet, Arc::clone(credentials), Arc::clone(&self.calls)))
             .merge(quotas::routes(Arc::clone(&self.calls)))
+            .merge(repositories::routes(lookups))
             .merge(audit::api::routes(Arc::clone(&self.audit), self.stop.subscribe()))
     }
 }

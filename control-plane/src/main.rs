@@ -8,6 +8,7 @@ mod live;
 mod machine;
 mod metrics;
 mod quotas;
+mod repositories;
 
 use std::process::ExitCode;
 

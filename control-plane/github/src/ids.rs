@@ -9,15 +9,16 @@
 //! branch is as old as the record; `doctor` compares the record with GitHub.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::{Container, Repo};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::{ApiResponse, Client, Error};
 use base::backoff::Backoff;
@@ -74,6 +75,47 @@ struct Wanted {
     problem: Option<String>,
 }
 
+/// The view of the API on the lookups.
+#[derive(Clone, Debug)]
+pub struct Lookups {
+    registry: Arc<Registry>,
+    failed: watch::Receiver<BTreeMap<String, String>>,
+}
+
+/// A repository that GitHub has not confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unconfirmed {
+    /// `owner/name`.
+    pub repo: String,
+    /// The reason.
+    pub problem: String,
+}
+
+impl Lookups {
+    /// The repositories of the record at `address` that GitHub has not confirmed. Waits for `patience` at most until each
+    /// lookup has an outcome. `None` if there is no record.
+    pub async fn unconfirmed(&self, address: IpAddr, patience: Duration) -> Option<Vec<Unconfirmed>> {
+        let mut failed = self.failed.clone();
+        let until = Instant::now() + patience;
+        loop {
+            let record = self.registry.lookup(address).1?;
+            let lacking = record.repos.iter().filter(|repo| lacks(repo));
+            let outcomes: Vec<(&Repo, Option<String>)> = {
+                let failed = failed.borrow_and_update();
+                lacking.map(|repo| (repo, failed.get(&key(repo)).cloned())).collect()
+            };
+            let open = outcomes.iter().any(|(_, problem)| problem.is_none());
+            // An error of the channel means that the task has ended.
+            if open && matches!(timeout_at(until, failed.changed()).await, Ok(Ok(()))) {
+                continue;
+            }
+            let problem = |problem: Option<String>| problem.unwrap_or_else(|| "GitHub has not answered yet".to_owned());
+            let row = |(repo, why): (&Repo, _)| Unconfirmed { repo: repo.to_string(), problem: problem(why) };
+            return Some(outcomes.into_iter().map(row).collect());
+        }
+    }
+}
+
 /// The task.
 #[derive(Debug)]
 pub struct Ids {
@@ -85,14 +127,21 @@ pub struct Ids {
     known: HashMap<String, (Known, Instant)>,
     wanted: BTreeMap<String, Wanted>,
     flights: JoinSet<(String, Result<Known, Failure>)>,
+    /// The reasons of the last failures, for [`Lookups`]. A lookup without an outcome has no entry.
+    failed: watch::Sender<BTreeMap<String, String>>,
 }
 
 impl Ids {
     /// A task that completes the records of `registry` with calls of `client`.
     pub fn new(registry: Arc<Registry>, client: Arc<Client>, problems: Problems) -> Self {
         let changes = registry.changes();
-        let (known, wanted, flights) = Default::default();
-        Self { registry, client, problems, changes, known, wanted, flights }
+        let (known, wanted, flights, failed) = Default::default();
+        Self { registry, client, problems, changes, known, wanted, flights, failed }
+    }
+
+    /// The view of the API.
+    pub fn lookups(&self) -> Lookups {
+        Lookups { registry: Arc::clone(&self.registry), failed: self.failed.subscribe() }
     }
 
     /// Runs until `stop` is true or dropped.
@@ -142,6 +191,9 @@ impl Ids {
             // A lookup was made already, for another record or for one that this record replaces.
             wanted.due = wanted.due.map(|due| due.min(wanted.earliest.max(now)));
             wanted.repo = repo.clone();
+            if wanted.due.is_some_and(|due| due <= now) {
+                self.failed.send_if_modified(|failed| failed.remove(&key(repo)).is_some());
+            }
         }
     }
 
@@ -197,13 +249,13 @@ impl Ids {
                 self.known.insert(key.clone(), (known.clone(), Instant::now()));
                 self.fill(&key, &repo, &known).await;
             }
-            Err(Failure::Refused(why)) => self.later(&key, FOR_LONG, Some(why)),
+            Err(Failure::Refused(why)) => self.later(&key, FOR_LONG, why, true),
             Err(Failure::Later(error)) => {
                 let failures = wanted.failures.saturating_add(1);
                 tracing::info!(repo = %wanted.repo, %error, "a repository could not be looked up");
                 // A missing credential is reported elsewhere, and a short failure is not a problem to report.
                 let told = RETRIES.pause(failures) >= RETRIES.last && !matches!(error, Error::NoCredential(_));
-                self.later(&key, failures, told.then(|| error.to_string()));
+                self.later(&key, failures, error.to_string(), told);
             }
         }
     }
@@ -226,14 +278,17 @@ impl Ids {
             }
         }
         match problem {
-            Some(problem) => self.later(key, FOR_LONG, Some(problem)),
+            Some(problem) => self.later(key, FOR_LONG, problem, true),
             None => self.forget(key),
         }
     }
 
-    fn later(&mut self, key: &str, failures: u32, problem: Option<String>) {
+    /// Schedules the next lookup after a failure. `told` says whether `/readyz` reports the reason.
+    fn later(&mut self, key: &str, failures: u32, why: String, told: bool) {
         let Some(wanted) = self.wanted.get_mut(key) else { return };
         let now = Instant::now();
+        self.failed.send_modify(|failed| drop(failed.insert(key.to_owned(), why.clone())));
+        let problem = told.then_some(why);
         wanted.due = Some(now + RETRIES.spread(failures, rand::random()));
         wanted.earliest = now + AGAIN;
         wanted.failures = failures;
@@ -250,6 +305,8 @@ impl Ids {
         if self.wanted.remove(key).is_some_and(|wanted| wanted.problem.is_some()) {
             self.report();
         }
+        // Without a failure, too: the repository is known now.
+        self.failed.send_modify(|failed| drop(failed.remove(key)));
     }
 
     fn report(&self) {
@@ -341,7 +398,6 @@ mod tests {
     use super::super::testing::Rig;
     use super::*;
     use serde_json::json;
-    use std::net::IpAddr;
 
     fn record(last: u8, repos: serde_json::Value) -> Container {
         serde_json::from_value(json!({
@@ -357,6 +413,7 @@ mod tests {
 
     struct Running {
         rig: Rig,
+        lookups: Lookups,
         stop: watch::Sender<bool>,
         task: tokio::task::JoinHandle<()>,
     }
@@ -365,7 +422,7 @@ mod tests {
         fn of(rig: Rig) -> Self {
             let ids = Ids::new(Arc::clone(&rig.registry), Arc::clone(&rig.client), rig.problems.clone());
             let (stop, stopped) = watch::channel(false);
-            Self { rig, stop, task: tokio::spawn(ids.run(stopped)) }
+            Self { rig, lookups: ids.lookups(), stop, task: tokio::spawn(ids.run(stopped)) }
         }
 
         /// Waits until `met` returns true for the record at `last`, and returns the record.
@@ -434,6 +491,37 @@ mod tests {
         assert_eq!(running.rig.asked("GET /repos/acme/none"), 1, "again in a minute");
         let told = running.rig.problems.list();
         assert!(told.len() == 1 && told[0].contains("acme/none: there is none of that name"), "{told:?}");
+        running.end().await;
+    }
+
+    /// A GitHub that answers at some later time.
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn whoever_registers_hears_of_a_repository_that_github_does_not_have() {
+        let rig = Rig::start(|line, _| match line {
+            "GET /repos/acme/app" => repository("acme/app", 7),
+            "GET /repos/acme/down" => (503, String::new()),
+            _ => (404, "{}".into()),
+        })
+        .await;
+        let running = Running::of(rig);
+        let told = async |last: u8, repos: serde_json::Value, patience: Duration| {
+            running.rig.registry.put(record(last, repos)).await.unwrap();
+            let told = running.lookups.unconfirmed(IpAddr::from([10, 0, 0, last]), patience).await.unwrap();
+            told.into_iter().map(|Unconfirmed { repo, problem }| format!("{repo}: {problem}")).collect::<Vec<_>>()
+        };
+        let misspelt =
+            told(1, json!(["acme/app", "acme/ap", {"name": "x/y", "id": 1, "default_branch": "z"}]), LONG).await;
+        assert_eq!(misspelt, ["acme/ap: there is none of that name, or the gateway's token may not see it"]);
+        assert!(told(2, json!(["acme/app"]), LONG).await.is_empty());
+        assert!(told(3, json!(["acme/down"]), LONG).await[0].contains("status 503"));
+        assert_eq!(running.lookups.unconfirmed("10.0.0.9".parse().unwrap(), LONG).await, None);
+        // A task that does not run, so that no lookup has an outcome.
+        let Rig { registry, client, problems, .. } = &running.rig;
+        let idle = Ids::new(Arc::clone(registry), Arc::clone(client), problems.clone());
+        let waited = idle.lookups().unconfirmed(IpAddr::from([10, 0, 0, 3]), Duration::ZERO).await.unwrap();
+        assert_eq!(waited[0].problem, "GitHub has not answered yet");
         running.end().await;
     }
 

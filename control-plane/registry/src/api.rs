@@ -20,6 +20,7 @@ use super::own;
 use super::record::{self, Limits, Raw, invalid};
 use super::registry::Registry;
 use super::store;
+use super::warnings::warnings;
 
 /// The largest registration, in bytes. A record with a thousand repositories has 150 KB.
 const MAX_BODY: usize = 1 << 20;
@@ -42,6 +43,15 @@ pub fn routes(api: Api) -> Router {
         .route("/internal/register/{ip}", delete(remove))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+/// A record that was written, as sent to the client.
+#[derive(Debug, Serialize)]
+struct Written {
+    #[serde(flatten)]
+    record: Container,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// An error, as sent to the client.
@@ -131,9 +141,16 @@ async fn register(State(api): State<Api>, body: Bytes) -> Result<Response, Failu
     if record.container_ip.is_loopback() {
         tracing::warn!("every process of this machine has its loopback addresses, and so this container's rights");
     }
+    let before = api.registry.lookup(record.container_ip).1;
     let (record, replaced) = api.registry.put_if(record, apart).await?;
     let status = if replaced { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Json(record.as_ref().clone())).into_response())
+    Ok((status, Json(written(&api.registry, &record, before.as_deref()))).into_response())
+}
+
+/// The answer about `record`, which was written in place of `before`. A change at the same moment may be missing in the
+/// warnings.
+fn written(registry: &Registry, record: &Container, before: Option<&Container>) -> Written {
+    Written { record: record.clone(), warnings: warnings(record, before, &registry.list(), now()) }
 }
 
 async fn list(State(api): State<Api>) -> Json<Vec<Container>> {
@@ -146,19 +163,20 @@ async fn show(State(api): State<Api>, Path(ip): Path<String>) -> Result<Json<Con
     Ok(Json(record.as_ref().clone()))
 }
 
-async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> Result<Json<Container>, Failure> {
+async fn patch(State(api): State<Api>, Path(ip): Path<String>, body: Bytes) -> Result<Json<Written>, Failure> {
     let address = path_address(&ip)?;
     let raw = Raw::parse(&body)?;
     if raw.container_ip.is_some() {
         return Err(invalid("container_ip", "cannot be changed; register the new address").into());
     }
+    let limits = Arc::clone(&api.limits);
     let update = move |record, others: &[Arc<Container>]| {
-        let record = raw.apply(record, now(), &api.limits.pinned)?;
+        let record = raw.apply(record, now(), &limits.pinned)?;
         apart(&record, others)?;
         Ok::<_, Failure>(record)
     };
     let record = api.registry.update(address, update).await?.ok_or(Failure::NotFound(ip))?;
-    Ok(Json(record.as_ref().clone()))
+    Ok(Json(written(&api.registry, &record, None)))
 }
 
 async fn remove(State(api): State<Api>, Path(ip): Path<String>) -> Result<StatusCode, Failure> {
@@ -334,6 +352,25 @@ mod tests {
         // A record may share branches with others without force.
         assert_eq!(patch(1, r#"{"force_own_branches":false}"#).await.0, 200);
         assert_eq!(post(3, wide).await, (200, None));
+    }
+
+    #[tokio::test]
+    async fn an_answer_warns_of_what_may_be_a_mistake() {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, ..) = serve(Store::open(&directory.path().join("registry.redb")).unwrap()).await;
+        let post = async |last: u8, id: &str| {
+            let body = format!(r#"{{"container_ip":"10.222.0.{last}","container_id":"{id}","repos":[]}}"#);
+            let (_, answer) = testing::call(address, "POST /internal/containers", &body).await;
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer["container_id"], id);
+            answer["warnings"].clone()
+        };
+        assert!(post(1, "a").await.is_null());
+        assert!(post(1, "a").await.is_null(), "the same again");
+        assert!(post(1, "b").await[0].as_str().unwrap().contains("was registered for a until"));
+        assert!(post(2, "b").await[0].as_str().unwrap().contains("b is registered for 10.222.0.1 too"));
+        let patch = testing::call(address, &format!("PATCH {ONE}"), r#"{"labels":{"x":"y"}}"#).await;
+        assert!(patch.0 == 200 && patch.1.contains("b is registered for 10.222.0.2 too"), "{patch:?}");
     }
 
     #[tokio::test]

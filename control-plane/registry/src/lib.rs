@@ -7,6 +7,7 @@ pub mod record;
 pub mod redirects;
 mod registry;
 pub mod store;
+mod warnings;
 mod workers;
 
 pub use registry::{Change, Registry, Subscription};

@@ -3,10 +3,12 @@
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use registry::own::{self, Meeting};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
 use super::{Common, Error, print};
+use crate::repositories;
 
 /// Register, list, show and remove containers.
 #[derive(Debug, Subcommand)]
@@ -114,20 +116,41 @@ impl Add {
             body.insert("ttl".into(), json!(ttl));
         }
         let answer = client.post("/internal/containers", &Value::Object(body))?;
-        for met in shared(client, &answer) {
-            eprintln!("sallyport: warning: {met}: each of the two can move the other's branches there");
-        }
+        let mut record: Value = serde_json::from_str(&answer).unwrap_or_default();
         if self.json {
-            return print(&answer).and_then(|()| print("\n"));
+            print(&format!("{answer}\n"))?;
+        } else {
+            print(&format!("registered {}\n", row(&record, Timestamp::now())))?;
         }
-        let record: Value = serde_json::from_str(&answer).unwrap_or_default();
-        print(&format!("registered {}\n", row(&record, Timestamp::now())))
+        let warnings = record.as_object_mut().and_then(|record| record.remove("warnings"));
+        let warnings = warnings.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        warnings.for_each(warn);
+        for met in shared(client, &record) {
+            warn(&format!("{met}: each of the two can move the other's branches there"));
+        }
+        unconfirmed(client, &record).iter().for_each(|problem| warn(problem));
+        Ok(())
     }
 }
 
-/// The records with which the registered record `answer` shares branches.
-fn shared(client: &Client, answer: &str) -> Vec<Meeting> {
-    let Ok(record) = serde_json::from_str::<policy::Container>(answer) else { return Vec::new() };
+fn warn(warning: &str) {
+    eprintln!("sallyport: warning: {warning}");
+}
+
+/// The repositories of the registered `record` that GitHub has not confirmed, one line each. Empty if the gateway does
+/// not answer in time.
+fn unconfirmed(client: &Client, record: &Value) -> Vec<String> {
+    let address = record["container_ip"].as_str().unwrap_or_default();
+    let path = format!("/internal/containers/{address}/repositories");
+    let Ok((200, body)) = client.probe(&path, repositories::PATIENCE * 2) else { return Vec::new() };
+    let listed: Vec<Value> = serde_json::from_str(&body).unwrap_or_default();
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    listed.iter().map(|row| format!("{} is not confirmed: {}", text(row, "repo"), text(row, "problem"))).collect()
+}
+
+/// The records with which the registered `record` shares branches.
+fn shared(client: &Client, record: &Value) -> Vec<Meeting> {
+    let Ok(record) = policy::Container::deserialize(record) else { return Vec::new() };
     let listed = client.get("/internal/containers").ok();
     let others: Vec<policy::Container> = listed.and_then(|list| serde_json::from_str(&list).ok()).unwrap_or_default();
     own::meetings(&record, &others, Timestamp::now())

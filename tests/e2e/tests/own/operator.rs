@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 use test_support::process::{self, Signal};
+use test_support::upstream::{Api, Visibility};
 use test_support::{Finished, Gateway, Rig, TOKEN, Upstream, eventually, gateway};
 
 /// The timeout of every step.
@@ -139,6 +140,7 @@ fn the_doctor_passes_a_gateway_that_is_well_and_names_what_is_not() {
 #[test]
 fn shared_branches_are_pointed_out_and_force_on_them_is_refused() {
     let rig = Rig::start();
+    rig.upstream.create_repo("acme/app", Visibility::Private);
     let add = |last: u8, more: &[&str]| {
         let address = format!("10.70.0.{last}");
         let arguments = [&["container", "add", "--ip", &address, "--repo", "acme/app"], more].concat();
@@ -171,6 +173,59 @@ fn shared_branches_are_pointed_out_and_force_on_them_is_refused() {
     });
     let checked = Finished::of(rig.gateway.operator(&["policy", "check"]).arg(&policy)).success();
     assert!(checked.stderr.contains("only each repository's default branch is protected"), "{checked:?}");
+}
+
+#[test]
+fn a_mistake_in_a_registration_is_told_and_only_a_wrong_value_refused() {
+    let rig = Rig::start();
+    rig.upstream.create_repo("acme/app", Visibility::Private);
+    let add = |last: u8, repo: &str, more: &[&str]| {
+        let address = format!("10.71.0.{last}");
+        let arguments = [&["container", "add", "--ip", &address, "--repo", repo], more].concat();
+        Finished::of(&mut rig.gateway.operator(&arguments))
+    };
+    let expiry = |last: u8| -> jiff::Timestamp {
+        let (_, record) = rig.gateway.call("GET", &format!("/internal/containers/10.71.0.{last}"), None);
+        serde_json::from_str::<Value>(&record).unwrap()["expires_at"].as_str().unwrap().parse().unwrap()
+    };
+    for (ttl, hours) in [("7d", 168), ("36h", 36), ("1w1h30m", 169)] {
+        assert_eq!(add(1, "acme/app", &["--ttl", ttl]).success().stderr, "", "{ttl}");
+        let left = expiry(1).duration_since(jiff::Timestamp::now()).as_hours();
+        assert!((hours - 1..=hours + 1).contains(&left), "{ttl}: {left}");
+    }
+    for (ttl, told) in [
+        ("90", "sallyport: ttl: \"90\" has no unit; write w, d, h, m or s behind the number, such as 8h"),
+        ("soon", "sallyport: ttl: \"soon\" is no duration; write numbers with the units w, d, h, m and s"),
+        ("9999d", "sallyport: ttl: \"9999d\" is out of range; allowed are 1s to 3650d"),
+    ] {
+        let refused = add(1, "acme/app", &["--ttl", ttl]);
+        assert!(refused.code == Some(2) && refused.stderr.starts_with(told), "{refused:?}");
+        assert!(!refused.stderr.contains("jiff"), "{refused:?}");
+    }
+
+    let named = add(1, "acme/app", &["--id", "agent"]).success();
+    assert!(named.stderr.contains("warning: 10.71.0.1 was registered for 10.71.0.1 until"), "{named:?}");
+    let twice = add(2, "acme/app", &["--id", "agent", "--branch", "own/*"]).success();
+    assert!(twice.stderr.contains("warning: agent is registered for 10.71.0.1 too"), "{twice:?}");
+    let listed = add(3, "acme/app", &["--id", "agent", "--branch", "third/*", "--json"]).success();
+    let answer: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert!(answer["warnings"][0].as_str().unwrap().contains("10.71.0.1, 10.71.0.2 too"), "{answer}");
+
+    let misspelt = add(4, "acme/ap", &[]).success();
+    assert!(misspelt.stdout.starts_with("registered 10.71.0.4"), "{misspelt:?}");
+    assert_eq!(
+        misspelt.stderr,
+        "sallyport: warning: acme/ap is not confirmed: there is none of that name, or the gateway's token may not see it\n"
+    );
+    rig.upstream.set_api("acme/late", Some(Api::Status(503)));
+    let late = add(5, "acme/late", &[]).success();
+    assert!(late.stderr.contains("acme/late is not confirmed: api.github.com answers with status 503"), "{late:?}");
+    for (repo, told) in
+        [("https://github.com/acme/app", "expected owner/name"), ("acme/app.git", "expected owner/name")]
+    {
+        let refused = add(6, repo, &[]);
+        assert!(refused.code == Some(2) && refused.stderr.contains(told), "{refused:?}");
+    }
 }
 
 #[test]

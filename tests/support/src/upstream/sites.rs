@@ -133,7 +133,10 @@ pub async fn serve(host: &str, request: Request<Incoming>, shared: Arc<Shared>, 
 /// api.github.com's response to a client with the token.
 async fn api(path: &str, query: &str, body: &[u8], shared: &Shared) -> Response<Body> {
     match path.strip_prefix("/repos/") {
-        Some(name) if name.matches('/').count() == 1 => repository(name, shared),
+        Some(name) if name.matches('/').count() == 1 => match pranks::api(shared, name).await {
+            Some(answer) => answer,
+            None => repository(name, shared),
+        },
         Some(rest) => within_repository(rest, query, shared).await,
         None if path == "/graphql" => match graphql::refs(body) {
             Some((repo, names)) => refs(repo, names, shared).await,
