@@ -30,6 +30,7 @@ use crate::metrics;
 use crate::quotas;
 use crate::repositories;
 use audit::{Answered, Audit, Facts, Rejected, writer::Rotation};
+use base::kept::Kept;
 use base::problems::Problems;
 use base::state::StateDir;
 use ca::issuer::Issuer;
@@ -50,6 +51,7 @@ use registry::feed::Feed;
 use registry::record::Limits;
 use registry::redirects::RedirectKey;
 use registry::store::Store;
+use xds::resources::cluster::DNS_SOCKET;
 use xds::server::{Fleet, Server as Discovery};
 
 /// How long the admin API may take to finish its responses when the process stops.
@@ -200,7 +202,7 @@ impl Bound {
     pub async fn run(mut self, stopped: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
         self.warn_of_missing_credentials();
         let fleet = Fleet::default();
-        let readiness = Arc::new(self.readiness(fleet.clone()));
+        let readiness = Arc::new(self.readiness(fleet.clone())?);
         let grpc = self.grpc(&fleet);
         let ids = Ids::new(Arc::clone(&self.registry), Arc::clone(&self.github), self.problems.clone());
         let routes = self.routes(&readiness, fleet, ids.lookups());
@@ -254,16 +256,19 @@ impl Bound {
         }
     }
 
-    fn readiness(&self, fleet: Fleet) -> Readiness {
-        Readiness {
+    fn readiness(&self, fleet: Fleet) -> anyhow::Result<Readiness> {
+        let kept = kept(&self.state).context("a file of the state directory is gone already")?;
+        Ok(Readiness {
             fleet,
             problems: self.problems.clone(),
+            kept,
+            ca: self.ca.clone(),
             credentials: Arc::clone(&self.config.credentials),
             registry: Arc::clone(&self.registry),
             // Envoy's main thread runs the filter too, though it serves no requests.
             min_fed: self.envoy.as_ref().map_or(1, |envoy| usize::from(envoy.concurrency) + 1),
             proxy: self.envoy.as_ref().map(|_| self.addresses.proxy),
-        }
+        })
     }
 
     /// Every service that Envoy calls.
@@ -295,6 +300,17 @@ impl Bound {
             .merge(repositories::routes(lookups))
             .merge(audit::api::routes(Arc::clone(&self.audit), self.stop.subscribe()))
     }
+}
+
+/// The files of the state directory that must stay at their paths. The audit follows its own file, and the CA is compared by
+/// its certificate.
+fn kept(state: &StateDir) -> std::io::Result<Kept> {
+    let mut kept = Kept::of(state.path())?;
+    for name in ["lock", "registry.redb", "admin-token", listeners::GRPC_SOCKET, DNS_SOCKET] {
+        kept.open(name)?;
+    }
+    kept.present("ca.key");
+    Ok(kept)
 }
 
 /// Creates the channel by which the audit reports to `credentials` each request that a provider rejects. Returns the

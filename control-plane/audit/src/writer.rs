@@ -2,10 +2,13 @@
 //! `audit.1.jsonl` and so on. A higher number is older.
 //!
 //! **Invariant:** the file holds whole lines only. A line that a kill or a full disk cut short is removed.
+//!
+//! Another program may move or remove the file, as log rotation does, or truncate it. Before each write the thread compares
+//! the open file with the one at the path, and opens a new file if they differ. No signal is needed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -114,7 +117,15 @@ impl Writer {
         if bytes.is_empty() {
             return;
         }
-        if self.size > 0
+        let in_place = match self.follow() {
+            Ok(()) => true,
+            Err(error) => {
+                self.lost(lines, &error, "cannot be opened anew, and lines go to the file that was there before");
+                false
+            }
+        };
+        if in_place
+            && self.size > 0
             && self.size + bytes.len() as u64 > self.rotation.size
             && let Err(error) = self.rotate()
         {
@@ -123,25 +134,56 @@ impl Writer {
         match self.file.write_all(bytes) {
             Ok(()) => {
                 self.size += bytes.len() as u64;
-                if self.failing {
+                if self.failing && in_place {
                     tracing::warn!("the audit can be written again");
                     self.problems.set("audit", None);
                     self.failing = false;
                 }
             }
             Err(error) => {
-                telemetry::audit_lost(telemetry::Lost::Disk, lines);
-                if !self.failing {
-                    tracing::error!(%error, path = %self.path.display(), "audit lines are lost");
-                    self.problems.set("audit", Some(format!("lines are lost: {error}")));
-                    self.failing = true;
-                }
+                self.lost(lines, &error, "cannot be written");
                 // A partial line would make the next line unreadable too.
                 if let Err(error) = self.file.set_len(self.size) {
                     tracing::error!(%error, "a partial audit line cannot be removed");
                 }
             }
         }
+    }
+
+    /// Counts and reports lines that are not on disk.
+    fn lost(&mut self, lines: u64, error: &io::Error, why: &'static str) {
+        telemetry::audit_lost(telemetry::Lost::Disk, lines);
+        if !self.failing {
+            let path = self.path.display();
+            tracing::error!(%error, %path, why, "audit lines are lost");
+            self.problems.set("audit", Some(format!("lines are lost: {path} {why}: {error}")));
+            self.failing = true;
+        }
+    }
+
+    /// Opens the file at the path, if it is not the open file any more.
+    ///
+    /// # Errors
+    /// If the file can't be opened. The file before stays open: perhaps it has only been moved.
+    fn follow(&mut self) -> io::Result<()> {
+        let open_file = self.file.metadata()?;
+        let place = |file: &Metadata| (file.dev(), file.ino());
+        let path = self.path.display();
+        match std::fs::metadata(&self.path) {
+            Ok(there) if place(&there) == place(&open_file) && there.len() >= self.size => {}
+            Ok(there) if place(&there) == place(&open_file) => {
+                tracing::warn!(%path, bytes = self.size - there.len(), "another program has cut the audit's file short");
+                self.size = whole(&mut self.file)?;
+            }
+            Ok(_) | Err(_) => {
+                let mut file = open(&self.path)?;
+                self.size = whole(&mut file)?;
+                self.file = file;
+                telemetry::audit_reopened();
+                tracing::warn!(%path, "another program has moved or removed the audit's file; lines go to a new one");
+            }
+        }
+        Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -263,11 +305,57 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_moved_removed_or_cut_is_followed_by_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, moved) = (directory.path().join("audit.jsonl"), directory.path().join("audit.moved"));
+        let problems = Problems::default();
+        let mut writer = Writer::open(directory.path(), SMALL, problems.clone()).unwrap();
+        writer.write(b"one\n", 1);
+        std::fs::rename(&path, &moved).unwrap();
+        writer.write(b"two\n", 1);
+        assert_eq!(
+            (read(directory.path(), "audit.moved"), read(directory.path(), "audit.jsonl")),
+            ("one\n".into(), "two\n".into())
+        );
+        std::fs::remove_file(&path).unwrap();
+        writer.write(b"three\n", 1);
+        assert_eq!(read(directory.path(), "audit.jsonl"), "three\n");
+        // Another program has begun the new file, with half a line.
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::write(&path, "begun\nhal").unwrap();
+        writer.write(b"four\n", 1);
+        assert_eq!(read(directory.path(), "audit.jsonl"), "begun\nfour\n");
+        // `copytruncate` of logrotate. The next failed write must not lengthen the file.
+        std::fs::write(&path, "").unwrap();
+        writer.write(b"five\n", 1);
+        assert_eq!((read(directory.path(), "audit.jsonl").as_str(), writer.size), ("five\n", 5));
+        assert!(problems.list().is_empty());
+    }
+
+    #[test]
+    fn without_its_directory_lines_are_lost_and_told_until_it_is_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let problems = Problems::default();
+        let mut writer = Writer::open(&state, Rotation::default(), problems.clone()).unwrap();
+        std::fs::remove_dir_all(&state).unwrap();
+        writer.write(b"lost\n", 1);
+        let told = problems.list();
+        assert!(told.len() == 1 && told[0].contains("audit.jsonl cannot be opened anew"), "{told:?}");
+        std::fs::create_dir(&state).unwrap();
+        writer.write(b"kept\n", 1);
+        assert!(problems.list().is_empty());
+        assert_eq!(read(&state, "audit.jsonl"), "kept\n");
+    }
+
+    #[test]
     fn a_disk_that_refuses_is_a_problem_until_it_takes_lines_again() {
         let directory = tempfile::tempdir().unwrap();
         let problems = Problems::default();
         let mut writer = Writer::open(directory.path(), Rotation::default(), problems.clone()).unwrap();
-        let good = std::mem::replace(&mut writer.file, File::open("/dev/null").unwrap());
+        let read_only = File::open(directory.path().join("audit.jsonl")).unwrap();
+        let good = std::mem::replace(&mut writer.file, read_only);
         writer.write(b"lost\n", 1);
         assert_eq!(problems.list().len(), 1);
         writer.file = good;

@@ -5,6 +5,7 @@ pub mod contract;
 pub mod duration;
 pub mod files;
 pub mod hash;
+pub mod kept;
 pub mod percent;
 pub mod problems;
 pub mod process;

@@ -62,6 +62,11 @@ pub fn audit_lost(why: Lost, lines: u64) {
     GLOBAL.audit_lost.get_or_create(&AuditLost { why: why.name() }).inc_by(lines);
 }
 
+/// Counts a new file of the audit in place of one that another program has moved or removed.
+pub fn audit_reopened() {
+    GLOBAL.audit_reopened.inc();
+}
+
 /// Counts the event `what` for `count` leaves.
 pub fn leaves(what: Leaf, count: usize) {
     GLOBAL.leaves.get_or_create(&Leaves { what: what.name() }).inc_by(count as u64);
@@ -202,6 +207,7 @@ struct Telemetry {
     bytes: Family<Direction, Counter>,
     durations: Histogram,
     audit_lost: Family<AuditLost, Counter>,
+    audit_reopened: Counter,
     leaves: Family<Leaves, Counter>,
     leaves_held: Gauge,
     nacks: Family<Nacks, Counter>,
@@ -223,6 +229,7 @@ impl Telemetry {
             bytes: Family::default(),
             durations: Histogram::new(DURATIONS),
             audit_lost: Family::default(),
+            audit_reopened: Counter::default(),
             leaves: Family::default(),
             leaves_held: Gauge::default(),
             nacks: Family::default(),
@@ -241,6 +248,8 @@ impl Telemetry {
         let help = "How long requests lasted, from the first byte to the last";
         registry.register_with_unit("request_duration", help, Unit::Seconds, all.durations.clone());
         registry.register("audit_lost", "Audit lines that were not written to disk", all.audit_lost.clone());
+        let help = "New files of the audit after another program had moved or removed the file";
+        registry.register("audit_reopened", help, all.audit_reopened.clone());
         registry.register("leaves", "Certificates for hosts, by event", all.leaves.clone());
         registry.register("leaves_held", "Certificates that Envoys hold", all.leaves_held.clone());
         registry.register("xds_nacks", "Updates that an Envoy refused", all.nacks.clone());

@@ -38,6 +38,17 @@ impl Api {
         }
     }
 
+    /// The files of the CA that are gone or replaced, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let bundle = self.bundle.display();
+        let of_bundle = match std::fs::read_to_string(&self.bundle) {
+            Ok(text) if text.contains(&self.issuer.trusted_pem()) => None,
+            Ok(_) => Some(format!("{bundle} does not have the CA that the gateway uses; a restart writes it anew")),
+            Err(error) => Some(format!("{bundle} cannot be read: {error}; a restart writes it anew")),
+        };
+        self.issuer.problem().into_iter().chain(of_bundle).collect()
+    }
+
     fn changed(&self, changed: Result<(), Error>) -> Response {
         let done = changed.map_err(|error| {
             let status = match error {
@@ -110,5 +121,31 @@ mod tests {
         for name in certificates {
             assert_eq!(mode(name), 0o644, "{name}");
         }
+    }
+    #[test]
+    fn a_certificate_that_is_gone_or_another_one_is_told() {
+        let [directory, elsewhere] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        let issuer = Issuer::open(directory.path()).unwrap();
+        let api = Api { issuer, bundle: directory.path().join("ca-bundle.pem"), roots_pem: "roots".into() };
+        api.write_bundle().unwrap();
+        let told = |parts: &[&str]| {
+            let problems = api.problems();
+            assert_eq!(problems.len(), parts.len(), "{problems:?}");
+            assert!(problems.iter().zip(parts).all(|(problem, part)| problem.contains(part)), "{problems:?}");
+        };
+        told(&[]);
+        api.issuer.stage().unwrap();
+        api.write_bundle().unwrap();
+        api.issuer.finish().unwrap();
+        api.write_bundle().unwrap();
+        told(&[]);
+        let (own, other) = (directory.path().join("ca.pem"), elsewhere.path().join("ca.pem"));
+        Issuer::open(elsewhere.path()).unwrap();
+        std::fs::copy(&other, &own).unwrap();
+        std::fs::write(&api.bundle, "roots").unwrap();
+        told(&["ca.pem is not the CA", "ca-bundle.pem does not have the CA"]);
+        std::fs::remove_file(&own).unwrap();
+        std::fs::remove_file(&api.bundle).unwrap();
+        told(&["ca.pem is gone", "ca-bundle.pem cannot be read"]);
     }
 }

@@ -162,6 +162,19 @@ impl Issuer {
             .collect()
     }
 
+    /// Why the certificate on disk is not that of the current CA. `None` if it is. The next start would use the file.
+    pub fn problem(&self) -> Option<String> {
+        let path = self.directory.join(format!("{CURRENT}.pem"));
+        let shown = path.display();
+        let state = self.state();
+        match read(&path) {
+            Ok(Some(there)) if there == state.current.certificate_pem => None,
+            Ok(Some(_)) => Some(format!("{shown} is not the CA that the gateway uses; put that one back")),
+            Ok(None) => Some(format!("{shown} is gone while the gateway runs; put it back before the next start")),
+            Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+        }
+    }
+
     /// Watches the changes of the current CA.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -13,7 +13,7 @@ use config::Config;
 use xds::resources::cluster::DNS_SOCKET;
 
 /// The socket of all gRPC services, below the state directory.
-const GRPC_SOCKET: &str = "run/xds.sock";
+pub const GRPC_SOCKET: &str = "run/xds.sock";
 
 /// How long an Envoy of an earlier run may take to release its port, and how often the port is tried.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);

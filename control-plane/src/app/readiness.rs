@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpStream;
 
+use base::kept::Kept;
 use base::problems::Problems;
 use credentials::Credentials;
 use registry::Registry;
@@ -26,6 +27,10 @@ pub struct Readiness {
     pub fleet: Fleet,
     /// The problems that an operator should investigate although the gateway works.
     pub problems: Problems,
+    /// The files of the state directory, which other programs may move or remove.
+    pub kept: Kept,
+    /// The CA, with its files.
+    pub ca: ca::api::Api,
     /// The credentials, whose sources may fail.
     pub credentials: Arc<Credentials>,
     /// The registry, whose records Envoy's workers must hold.
@@ -57,7 +62,12 @@ impl Readiness {
     fn warnings(&self) -> Vec<String> {
         let credentials = self.credentials.problems().into_iter().map(|problem| format!("credentials: {problem}"));
         let policy = self.registry.policy().github.branches.warning().map(|warning| format!("policy: {warning}"));
-        self.problems.list().into_iter().chain(credentials).chain(policy).collect()
+        let mut files = self.kept.problems();
+        if files.is_empty() {
+            files = self.ca.problems();
+        }
+        let files = files.into_iter().map(|problem| format!("state: {problem}"));
+        self.problems.list().into_iter().chain(files).chain(credentials).chain(policy).collect()
     }
 }
 

@@ -34,16 +34,25 @@ pub fn policy(context: &Context) -> Vec<Finding> {
 /// Whether the state directory can be used, and only its owner can read its secrets.
 pub fn state(context: &Context) -> Vec<Finding> {
     vec![match &context.state_dir {
-        Ok(directory) => state_in(directory),
+        Ok(directory) => state_in(directory, context.gateway.is_some()),
         Err(error) => Finding::fail("state", error, "name a state directory"),
     }]
 }
 
-fn state_in(directory: &Path) -> Finding {
+/// `running` says that a gateway runs.
+fn state_in(directory: &Path, running: bool) -> Finding {
     let shown = directory.display();
     let metadata = match std::fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => metadata,
         Ok(_) => return Finding::fail("state", format!("{shown} is no directory"), "name another path"),
+        Err(error) if error.kind() == ErrorKind::NotFound && running => {
+            let found = format!("{shown} does not exist, although a gateway runs");
+            return Finding::fail(
+                "state",
+                found,
+                "put it back before the gateway stops, or name its own by --state-dir",
+            );
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Finding::ok("state", format!("{shown} does not exist yet; the first start creates it"));
         }
@@ -78,10 +87,11 @@ fn state_in(directory: &Path) -> Finding {
 
 /// Whether the CA's certificate is valid, and for how long. No finding if there is no state directory.
 pub fn ca(context: &Context) -> Vec<Finding> {
-    context.state_dir.iter().map(|directory| ca_in(directory)).collect()
+    context.state_dir.iter().map(|directory| ca_in(directory, context.gateway.is_some())).collect()
 }
 
-fn ca_in(directory: &Path) -> Finding {
+/// `running` says that a gateway runs.
+fn ca_in(directory: &Path, running: bool) -> Finding {
     let path = directory.join("ca.pem");
     let shown = path.display();
     let pem = match std::fs::read(&path) {
@@ -89,6 +99,9 @@ fn ca_in(directory: &Path) -> Finding {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return if directory.join("ca.key").exists() {
                 Finding::fail("ca", format!("{shown} is missing, but its key exists"), "restore the certificate")
+            } else if running {
+                let found = format!("{shown} is missing, although a gateway runs");
+                Finding::fail("ca", found, "restore it and ca.key; else the next start creates another CA")
             } else {
                 Finding::ok("ca", "no CA yet; the first start creates it")
             };
@@ -145,26 +158,28 @@ mod tests {
         std::fs::write(&key, "").unwrap();
         let mode = |mode| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
         mode(0o640);
-        let found = state_in(directory.path());
+        let found = state_in(directory.path(), true);
         assert_eq!(found.state, State::Fail);
         assert!(found.todo.starts_with("chmod go= /") && found.todo.ends_with("ca.key"), "{found:?}");
         mode(0o600);
-        assert_eq!(state_in(directory.path()).state, State::Ok);
-        assert_eq!(state_in(&directory.path().join("none")).state, State::Ok);
-        assert_eq!(state_in(&key).state, State::Fail);
+        assert_eq!(state_in(directory.path(), true).state, State::Ok);
+        assert_eq!(state_in(&directory.path().join("none"), false).state, State::Ok);
+        assert_eq!(state_in(&directory.path().join("none"), true).state, State::Fail);
+        assert_eq!(state_in(&key, true).state, State::Fail);
     }
 
     #[test]
     fn a_ca_is_looked_at() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(ca_in(directory.path()).state, State::Ok);
+        assert_eq!(ca_in(directory.path(), false).state, State::Ok);
+        assert_eq!(ca_in(directory.path(), true).state, State::Fail);
         ::ca::issuer::Issuer::open(directory.path()).unwrap();
-        let found = ca_in(directory.path());
+        let found = ca_in(directory.path(), false);
         assert!(found.state == State::Ok && found.found.contains("more days"), "{found:?}");
         std::fs::write(directory.path().join("ca.pem"), "-----BEGIN NONSENSE").unwrap();
-        assert_eq!(ca_in(directory.path()).state, State::Fail);
+        assert_eq!(ca_in(directory.path(), false).state, State::Fail);
         std::fs::remove_file(directory.path().join("ca.pem")).unwrap();
-        assert_eq!(ca_in(directory.path()).state, State::Fail, "the key alone");
+        assert_eq!(ca_in(directory.path(), false).state, State::Fail, "the key alone");
         let mut params = rcgen::CertificateParams::default();
         let now = time::OffsetDateTime::now_utc();
         for (from, until, expected) in [(-9, -1, State::Fail), (-9, 9, State::Warn), (1, 900, State::Fail)] {
@@ -172,7 +187,7 @@ mod tests {
             params.not_after = now + time::Duration::days(until);
             let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
             std::fs::write(directory.path().join("ca.pem"), pem).unwrap();
-            assert_eq!(ca_in(directory.path()).state, expected, "{from}..{until}");
+            assert_eq!(ca_in(directory.path(), false).state, expected, "{from}..{until}");
         }
     }
 }

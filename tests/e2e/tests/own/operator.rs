@@ -229,6 +229,68 @@ fn a_mistake_in_a_registration_is_told_and_only_a_wrong_value_refused() {
 }
 
 #[test]
+fn an_audit_that_is_moved_or_removed_goes_on_in_a_new_file() {
+    let rig = Rig::start();
+    let sandbox = rig.registered(&["acme/app"]);
+    let (audit, moved) = (rig.gateway.state.join("audit.jsonl"), rig.gateway.state.join("audit.moved"));
+    let ask = |path: &str| {
+        sandbox.curl(&[&format!("https://unlisted.example.com{path}")]);
+        rig.gateway.audit_line(path, |line| line["path"] == path);
+    };
+    let reopened = || value(&metrics(&rig), "sallyport_audit_reopened_total");
+    ask("/first");
+    assert_eq!(reopened(), Some(0.0));
+    std::fs::rename(&audit, &moved).unwrap();
+    ask("/second");
+    std::fs::remove_file(&audit).unwrap();
+    ask("/third");
+    assert_eq!(reopened(), Some(2.0));
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    assert!(text(&moved).contains("/first") && !text(&moved).contains("/second"));
+    assert!(text(&audit).contains("/third") && !text(&audit).contains("/second"));
+    // As `copytruncate` of logrotate does it.
+    std::fs::File::options().write(true).truncate(true).open(&audit).unwrap();
+    ask("/fourth");
+    assert!(text(&audit).starts_with('{') && !text(&audit).contains("/third"));
+    assert_eq!((reopened(), rig.gateway.warnings()), (Some(2.0), Vec::<String>::new()));
+    assert!(rig.gateway.said().contains("another program has moved or removed the audit's file"));
+}
+
+#[test]
+fn files_that_are_gone_or_replaced_under_the_gateway_are_told() {
+    let rig = Rig::start();
+    let state = &rig.gateway.state;
+    let aside = state.with_file_name("aside");
+    assert_eq!(rig.gateway.warnings(), Vec::<String>::new());
+    for name in ["registry.redb", "lock", "run/xds.sock", "ca.key", "ca.pem", "ca-bundle.pem"] {
+        let path = state.join(name);
+        std::fs::rename(&path, &aside).unwrap();
+        let gone = rig.gateway.warnings();
+        assert!(gone.len() == 1 && gone[0].starts_with("state: ") && gone[0].contains(name), "{name}: {gone:?}");
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(rig.gateway.warnings(), Vec::<String>::new(), "{name}");
+    }
+    for name in ["registry.redb", "ca.pem"] {
+        let path = state.join(name);
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::write(&path, "another").unwrap();
+        let replaced = rig.gateway.warnings();
+        assert!(replaced.len() == 1 && replaced[0].contains("is not the"), "{name}: {replaced:?}");
+        let (code, found) = finding(&rig, "gateway");
+        assert_eq!(found["state"], "warn", "{code:?} {found}");
+        assert!(found["found"].as_str().unwrap().contains(name), "{found}");
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    std::fs::rename(state, &aside).unwrap();
+    let (code, found) = finding(&rig, "state");
+    assert_eq!((code, &found["state"]), (Some(1), &"fail".into()), "{found}");
+    assert!(found["found"].as_str().unwrap().contains("does not exist, although a gateway runs"), "{found}");
+    assert_eq!(finding(&rig, "ca").1["state"], "fail");
+    std::fs::rename(&aside, state).unwrap();
+    assert_eq!(rig.gateway.warnings(), Vec::<String>::new());
+}
+
+#[test]
 fn readiness_names_what_is_missing() {
     let upstream = Upstream::start();
     let gateway = Gateway::before(&upstream).build();
