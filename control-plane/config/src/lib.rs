@@ -3,6 +3,8 @@
 //! The raw types mirror the files. [`Config`] and [`policy::Policy`] are the result after every check. An unknown key,
 //! a duplicate host or a missing file is an error, never a default.
 
+mod address;
+mod document;
 mod limits;
 pub mod policy_file;
 mod presets;
@@ -16,11 +18,13 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use policy::HostName;
+use policy::{HostName, HostPattern};
 use serde::Deserialize;
 
+use address::Address;
 use credentials::Credentials;
 use credentials::budget::HOURLY;
+use document::Document;
 use outbound::dns::nameservers::MAX_NAMESERVERS;
 use outbound::upstreams::{Upstream, Upstreams};
 
@@ -86,15 +90,20 @@ pub enum Error {
         problem: String,
     },
     /// A value has the right type but is invalid.
-    #[error("{path}: {key}: {problem}")]
+    #[error("{path}{place}: {key}: {problem}")]
     Value {
         /// The file.
         path: String,
+        /// `:line:column` of the value, or of the one around it. Empty if neither is known.
+        place: String,
         /// The key.
         key: String,
         /// The problem, and what is expected.
         problem: String,
     },
+    /// The file of `upstream_roots` can't be used.
+    #[error("upstream_roots: {0}")]
+    Roots(String),
     /// This machine has no trusted roots.
     #[error("no system CA certificates found; install ca-certificates, or set `upstream_roots` to a PEM file")]
     NoRoots,
@@ -105,7 +114,7 @@ pub enum Error {
 struct RawConfig {
     listen: RawListen,
     admin_token: Option<RawAdminToken>,
-    nameservers: Option<Vec<SocketAddr>>,
+    nameservers: Option<Vec<Address>>,
     state_dir: Option<PathBuf>,
     policy: Option<PathBuf>,
     upstream_roots: Option<PathBuf>,
@@ -119,9 +128,9 @@ struct RawConfig {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawListen {
-    proxy: SocketAddr,
-    admin: SocketAddr,
-    resolver: SocketAddr,
+    proxy: Address,
+    admin: Address,
+    resolver: Address,
 }
 
 /// The values of `admin_token`. The token's file can't be configured.
@@ -134,11 +143,8 @@ enum RawAdminToken {
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self {
-            proxy: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
-            resolver: SocketAddr::from(([127, 0, 0, 1], 8054)),
-        }
+        let [proxy, admin, resolver] = [8080, 8081, 8054].map(|port| Address(SocketAddr::from(([127, 0, 0, 1], port))));
+        Self { proxy, admin, resolver }
     }
 }
 
@@ -167,44 +173,50 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
         let default = Path::new(DEFAULT_FILE);
         let file = file.or_else(|| default.exists().then_some(default));
-        let (raw, base, shown) = match file {
+        match file {
             Some(file) => {
+                let text = read(file)?;
+                let document = Document::new(&text, file);
                 let base = file.parent().map(Path::to_owned).unwrap_or_default();
-                (parse(&read(file)?, file)?, base, file.display().to_string())
+                Self::check(document.parse()?, &base, &|key, problem| document.wrong(key, problem))
             }
-            None => (RawConfig::default(), PathBuf::from("config"), "the built-in configuration".to_owned()),
-        };
-        Self::check(raw, &base, &shown)
+            None => {
+                let path = "the built-in configuration";
+                let wrong = |key, problem| Error::Value { path: path.into(), place: String::new(), key, problem };
+                Self::check(RawConfig::default(), Path::new("config"), &wrong)
+            }
+        }
     }
 
-    fn check(raw: RawConfig, base: &Path, shown: &str) -> Result<Self, Error> {
-        let value = |key: String, problem: String| Error::Value { path: shown.to_owned(), key, problem };
+    /// Checks the values. `value` makes the error that a key has a problem.
+    fn check(raw: RawConfig, base: &Path, value: &dyn Fn(String, String) -> Error) -> Result<Self, Error> {
+        let Address(admin) = raw.listen.admin;
+        let Address(resolver) = raw.listen.resolver;
         let admin_auth = match raw.admin_token {
             None | Some(RawAdminToken::Required) => AdminAuth::Token,
-            Some(RawAdminToken::None) if raw.listen.admin.ip().is_loopback() => AdminAuth::Loopback,
+            Some(RawAdminToken::None) if admin.ip().is_loopback() => AdminAuth::Loopback,
             Some(RawAdminToken::None) => {
-                let problem = format!(
-                    "none is for a loopback address only, and listen.admin is {}; use required",
-                    raw.listen.admin
-                );
+                let problem = format!("none is for a loopback address only, and listen.admin is {admin}; use required");
                 return Err(value("admin_token".into(), problem));
             }
         };
-        if !raw.listen.resolver.ip().is_loopback() {
+        if !resolver.ip().is_loopback() {
             return Err(value(
                 "listen.resolver".into(),
                 "the resolver is for Envoy alone; use an address in 127.0.0.0/8 or [::1]".into(),
             ));
         }
-        let nameservers = nameservers(raw.nameservers, raw.listen.resolver)
-            .map_err(|problem| value("nameservers".into(), problem.into()))?;
+        let nameservers =
+            nameservers(raw.nameservers, resolver).map_err(|problem| value("nameservers".into(), problem.into()))?;
         let limits = Limits::check(&raw.limits).map_err(|(key, problem)| value(format!("limits.{key}"), problem))?;
         let mut pins = BTreeMap::new();
         for (name, upstream) in raw.upstreams {
             let key = format!("upstreams.{name}");
-            let host = HostName::parse(name.as_bytes()).map_err(|error| value(key.clone(), error.to_string()))?;
-            let ca = base.join(&upstream.ca);
-            let checked = Upstream { address: upstream.address, port: upstream.port, ca_pem: read(&ca)? };
+            let host = pinned(&name).map_err(|problem| value(key.clone(), problem))?;
+            address::check_pinned(&upstream.address).map_err(|problem| value(format!("{key}.address"), problem))?;
+            let ca_pem =
+                certificates(&base.join(&upstream.ca)).map_err(|problem| value(format!("{key}.ca"), problem))?;
+            let checked = Upstream { address: upstream.address, port: upstream.port, ca_pem };
             if pins.insert(host, checked).is_some() {
                 return Err(value(key, "this host stands here twice, in different spellings".into()));
             }
@@ -212,10 +224,10 @@ impl Config {
         let credentials = credentials::read(&raw.credentials, base, &|name| std::env::var_os(name))
             .map_err(|at| value(format!("credentials.{}", at.key), at.problem))?;
         Ok(Self {
-            proxy: raw.listen.proxy,
-            admin: raw.listen.admin,
+            proxy: raw.listen.proxy.0,
+            admin,
             admin_auth,
-            resolver: raw.listen.resolver,
+            resolver,
             nameservers,
             state_dir: raw.state_dir.map(|directory| base.join(directory)),
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
@@ -241,15 +253,16 @@ impl Config {
     /// If the configured file can't be read, or if the system has no roots.
     pub fn roots_pem(&self) -> Result<String, Error> {
         match &self.upstream_roots {
-            Some(file) => read(file),
+            Some(file) => certificates(file).map_err(Error::Roots),
             None => SYSTEM_ROOTS.iter().find_map(|file| std::fs::read_to_string(file).ok()).ok_or(Error::NoRoots),
         }
     }
 }
 
 /// Checks the nameservers. `None` means the system's.
-fn nameservers(named: Option<Vec<SocketAddr>>, resolver: SocketAddr) -> Result<Vec<SocketAddr>, &'static str> {
+fn nameservers(named: Option<Vec<Address>>, resolver: SocketAddr) -> Result<Vec<SocketAddr>, &'static str> {
     let Some(named) = named else { return Ok(Vec::new()) };
+    let named: Vec<SocketAddr> = named.into_iter().map(|Address(server)| server).collect();
     if named.is_empty() {
         return Err("an empty list resolves nothing; leave the key out for the system's nameservers");
     }
@@ -277,17 +290,29 @@ fn read(file: &Path) -> Result<String, Error> {
     std::fs::read_to_string(file).map_err(|source| Error::Read { path: file.display().to_string(), source })
 }
 
-fn parse<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, Error> {
-    // YAML parses an empty document as null. For an operator it is a file without keys.
-    let text =
-        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) { "{}" } else { text };
-    serde_yaml::from_str(text).map_err(|error: serde_yaml::Error| {
-        let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
-        let message = error.to_string();
-        // The message begins with the place already.
-        let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem).to_owned();
-        Error::Shape { path: file.display().to_string(), place, problem }
-    })
+/// The host of an entry of `upstreams`.
+fn pinned(name: &str) -> Result<HostName, String> {
+    match HostPattern::parse(name) {
+        Ok(HostPattern::Exact(host)) => Ok(host),
+        Ok(HostPattern::Below(_)) => Err("an entry is for one exact name, not for all names below a suffix".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads a file of CA certificates.
+///
+/// # Errors
+/// If the file can't be read, or has no certificate.
+fn certificates(file: &Path) -> Result<String, String> {
+    let pem = read(file).map_err(|error| error.to_string())?;
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(pem)
+    } else {
+        Err(format!(
+            "{} has no certificate; it must have one or more in PEM, -----BEGIN CERTIFICATE-----",
+            file.display()
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -298,7 +323,8 @@ mod tests {
     fn config(text: &str) -> Result<Config, Error> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sallyport.yaml");
-        std::fs::write(directory.path().join("ca.pem"), "PEM").unwrap();
+        std::fs::write(directory.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----").unwrap();
+        std::fs::write(directory.path().join("empty.pem"), "").unwrap();
         std::fs::write(&file, text).unwrap();
         Config::load(Some(&file))
     }
@@ -314,7 +340,7 @@ mod tests {
         assert!(compose.proxy.ip().is_unspecified() && compose.admin_auth == AdminAuth::Token);
         let shipped = Config::load(Some(&root.join("sallyport.yaml"))).unwrap();
         let built_in = RawListen::default();
-        assert_eq!((shipped.proxy, shipped.admin), (built_in.proxy, built_in.admin));
+        assert_eq!((shipped.proxy, shipped.admin), (built_in.proxy.0, built_in.admin.0));
         let github = HostName::parse(b"github.com").unwrap();
         assert!(
             policy_file::load(&shipped.policy_file, &shipped.credentials).unwrap().egress.access(&github).is_some()
@@ -351,7 +377,50 @@ mod tests {
             ("nameservers: []", "leave the key out"),
             ("nameservers: ['127.0.0.1:8054']", "ask itself"),
             ("nameservers: ['10.0.0.1:0']", "10.0.0.1:53"),
-            ("nameservers: ['10.0.0.1']", "sallyport.yaml:1:"),
+            (
+                "nameservers: ['10.0.0.1']",
+                "sallyport.yaml:1:15: nameservers[0]: \"10.0.0.1\" has no port; write it as 10.0.0.1:8080",
+            ),
+            (
+                "listen: {proxy: 'http://127.0.0.1:8080'}",
+                ":1:17: listen.proxy: \"http://127.0.0.1:8080\" is a URL; write its IP",
+            ),
+            ("listen: {proxy: 'localhost:8080'}", "names are not resolved here"),
+            (
+                "listen: {admin: 8081}",
+                ":1:17: listen.admin: \"8081\" is no IP address with a port; write it as 127.0.0.1:8080",
+            ),
+            (
+                "listen:\n  # proxy: 127.0.0.1:1\nadmin_token: none",
+                "sallyport.yaml:1:8: listen: no value; write [] or {}",
+            ),
+            ("state_dir:\n", "state_dir: no value"),
+            ("upstreams: {git.example.com: }", "upstreams.git.example.com: "),
+            ("credentials:\n  openai:\n", "credentials.openai: "),
+            (
+                "credentials:\n  anthropic: {from: {file: }}\n",
+                "sallyport.yaml:2:28: credentials.anthropic.from.file: no value",
+            ),
+            (
+                "credentials:\n  x:\n    host: https://api.example.com/\n    from: {env: X}\n",
+                "sallyport.yaml:3:11: credentials.x.host: \"https://api.example.com/\": a URL; write its host name alone",
+            ),
+            ("credentials:\n  x: {from: {env: X}}\n", "sallyport.yaml:2:6: credentials.x.host: is required"),
+            (
+                "upstreams:\n  https://git.example.com: {address: a, ca: ca.pem}",
+                "sallyport.yaml:2:28: upstreams.https://git.example.com: a URL; write",
+            ),
+            (
+                "upstreams:\n  git.example.com:443: {address: a, ca: ca.pem}",
+                "a host name with a port; write the name alone",
+            ),
+            ("upstreams:\n  '*.example.com': {address: a, ca: ca.pem}", "for one exact name"),
+            (
+                "upstreams:\n  git.example.com: {address: 'https://a', ca: ca.pem}",
+                ":2:30: upstreams.git.example.com.address: \"https://a\" is no IP address and no name; write 10.0.0.7",
+            ),
+            ("upstreams:\n  git.example.com: {address: a, ca: empty.pem}", ":2:37: upstreams.git.example.com.ca: "),
+            ("upstreams:\n  git.example.com: {address: a, ca: nope.pem}", "nope.pem: No such file"),
             ("nameservers: ['10.0.0.1:53', '10.0.0.2:53', '10.0.0.3:53', '10.0.0.4:53']", "at most three"),
         ] {
             let message = config(text).unwrap_err().to_string();

@@ -8,10 +8,11 @@ use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
 use policy::{Access, BranchGlob, Characters, Egress, HostPattern, Policy};
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::document::Document;
 use super::push_keys::{PushOption, PushTime};
-use super::{Error, parse, presets};
+use super::{Error, presets};
 use base::hash::short_hash;
 use credentials::Credentials;
 
@@ -335,14 +336,14 @@ pub fn load(file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
 /// # Errors
 /// If the text is invalid.
 pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy, Error> {
-    let raw: Raw = parse(text, file)?;
-    let Filled = parse(text, file)?;
+    let document = Document::new(text, file);
+    let raw: Raw = document.parse()?;
     let entries = raw.egress.unwrap_or_else(Entry::defaults);
     let mut content = text.as_bytes().to_vec();
     if entries.iter().any(|entry| matches!(entry.hosts, Hosts::Configured)) {
         content.extend(credentials.configured().iter().flat_map(|host| format!("{host}\n").into_bytes()));
     }
-    let value = |key: String, problem| Error::Value { path: file.display().to_string(), key, problem };
+    let value = |key: String, problem| document.wrong(key, problem);
     let github = further(rules(raw.policy.unwrap_or_default()), raw.github.unwrap_or_default())
         .map_err(|(key, problem)| value(format!("github.{key}"), problem))?;
     let mut egress = Egress::default();
@@ -420,82 +421,6 @@ fn further(mut rules: Rules, raw: RawGitHub) -> Result<Rules, (String, String)> 
     rules.push_options = raw.push_options.into_iter().map(|option| option.0).collect();
     rules.push_time = raw.push_time.map_or(rules.push_time, |time| time.0);
     Ok(rules)
-}
-
-/// A document in which every key and every list entry has a value. YAML reads a key whose entries are all commented out
-/// as null, which must not count as an absent key: its default may allow more.
-#[derive(Debug)]
-struct Filled;
-
-impl<'de> Deserialize<'de> for Filled {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Value.deserialize(deserializer).map(|()| Self)
-    }
-}
-
-/// Any value.
-struct Value;
-
-impl<'de> DeserializeSeed<'de> for Value {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Value {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        Err(E::custom(
-            "no value; write [] or {} for an empty one, quote it if it is a text, or remove the key for its default",
-        ))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Value)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_key::<String>()?.is_some() {
-            map.next_value_seed(Value)?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -170,14 +170,14 @@ fn a_wrong_word_about_github_is_named_with_its_place() {
         ),
         ("github:\n  bot: {allow: [graphql]}", "is no class"),
         ("github:\n  bot: {allow: ci}", "a sequence"),
-        ("github:\n  bot: {allow: [ci], deny: [ci]}", "policy.yaml: github.bot: ci stands under allow and deny"),
+        ("github:\n  bot: {allow: [ci], deny: [ci]}", "policy.yaml:2:8: github.bot: ci stands under allow and deny"),
         ("github:\n  user: {allows: [ci]}", "unknown field `allows`"),
         (
             "github:\n  operations: [{allow: [pulls/marge]}]",
             "github.operations[0].allow: \"pulls/marge\" is no operation",
         ),
         ("github:\n  operations: [{deny: [closeIssues]}]", "such as mergePullRequest"),
-        ("github:\n  operations: [{labels: {team: a}}]", "policy.yaml: github.operations[0]: says nothing"),
+        ("github:\n  operations: [{labels: {team: a}}]", "policy.yaml:2:16: github.operations[0]: says nothing"),
         ("github:\n  operations: [{label: {team: a}, allow: [pulls/merge]}]", "unknown field `label`"),
         ("github:\n  operations: [{labels: {team: [a]}, allow: [pulls/merge]}]", "a string"),
         ("github:\n  restricted_paths: [/x]", "policy.yaml:2:21: github.restricted_paths: "),
@@ -185,7 +185,7 @@ fn a_wrong_word_about_github_is_named_with_its_place() {
         ("github:\n  commands: ['']", "policy.yaml:2:13: github.commands: "),
         ("github:\n  denied_labels: [' x']", "without white space around it"),
         ("github:\n  agents: copilot", "a sequence"),
-        ("github: {denied_labels: [a], allowed_labels: [b]}", "policy.yaml: github.allowed_labels: stands beside"),
+        ("github: {denied_labels: [a], allowed_labels: [b]}", "policy.yaml:1:46: github.allowed_labels: stands beside"),
         ("github:\n  push_options: ['x;y']", "policy.yaml:2:17: github.push_options: "),
         ("github:\n  push_options: ['']", "such as ci.skip"),
         ("github:\n  push_time: 0s", "\"0s\" is out of range; allowed are 1s to 24h, such as 15m"),
@@ -237,6 +237,6 @@ fn an_error_has_its_place_and_a_hint() {
     for preset in ["host: github.com", "host: api.openai.com", "preset: anthropic"] {
         let text = format!("egress: [github, {{{preset}, cleartext: true}}]");
         let message = policy(&text).unwrap_err().to_string();
-        assert!(message.starts_with("policy.yaml: egress[1].cleartext: "), "{message}");
+        assert!(message.starts_with("policy.yaml:1:") && message.contains(": egress[1].cleartext: "), "{message}");
     }
 }
