@@ -3,10 +3,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The value of a sandbox's variables, for programs that refuse to start without a credential. It gives no access, and
-/// is never accepted as the value of a credential.
-pub const PLACEHOLDER: &str = "held-by-the-gateway";
-
 /// The text to inject, with a place for the credential's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {

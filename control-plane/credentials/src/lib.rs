@@ -22,6 +22,7 @@ mod format;
 mod guard;
 mod oauth;
 mod permits;
+pub mod placeholder;
 mod raw;
 mod scope;
 pub mod server;
@@ -40,7 +41,6 @@ use tokio::task::JoinSet;
 use budget::Account;
 use calls::Calls;
 pub use entry::{Entry, Location};
-pub use format::PLACEHOLDER;
 use oauth::Login;
 use oauth::endpoint::{Endpoint, RefreshError};
 use oauth::refresh::{self, Outcome};
@@ -48,6 +48,7 @@ pub use oauth::refresh::{LIFETIME as REFRESH_LIFETIME, run as refresh_login};
 use outbound::dns::Resolver;
 use outbound::https;
 use outbound::upstreams::Upstreams;
+pub use placeholder::PLACEHOLDER;
 pub use raw::{Raw, raws, read};
 pub use source::Subject;
 
@@ -85,7 +86,8 @@ impl Credentials {
             .get_or_init(|| self.entries.values().filter(|entry| entry.has_value()).map(|e| e.host.clone()).collect())
     }
 
-    /// The variables in which programs look for these credentials. In a sandbox, the variables hold [`PLACEHOLDER`].
+    /// The variables in which programs look for these credentials. In a sandbox, the variables hold the
+    /// placeholders of [`placeholder::of`].
     pub fn placeholders(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.entries.values().flat_map(Entry::placeholders).collect();
         names.sort_unstable();

@@ -15,8 +15,9 @@ use policy::{Container, Repo};
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
-use super::format::{Format, PLACEHOLDER};
+use super::format::Format;
 use super::oauth::Login;
+use super::placeholder;
 
 /// The longest value, in bytes. Many servers accept no header over 8 KiB, and a key has some hundred bytes.
 const MAX_VALUE: usize = 8 << 10;
@@ -207,15 +208,14 @@ impl Source {
     }
 }
 
-/// Checks the bytes that a source returned, and trims white space. Returns `None` if the rest is empty or the
-/// placeholder.
+/// Checks the bytes that a source returned, and trims white space. Returns `None` if the rest is empty or a placeholder.
 ///
 /// # Errors
 /// If the value is too long or not allowed in `format`. The error is the problem, to be shown after the source's name.
 fn accept(bytes: Vec<u8>, format: &Format) -> Result<Option<Arc<SecretString>>, String> {
     let bytes = Zeroizing::new(bytes);
     let text = str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text")?.trim();
-    if matches!(text, "" | PLACEHOLDER) {
+    if text.is_empty() || placeholder::is_in(text) {
         return Ok(None);
     }
     if text.len() > MAX_VALUE {
@@ -241,7 +241,11 @@ mod tests {
         assert_eq!(taken(b"K\n").unwrap().unwrap(), "K");
         assert_eq!(taken(b" K \r\n").unwrap().unwrap(), "K");
         assert_eq!(taken(b"\n").unwrap(), None);
-        assert_eq!(taken(PLACEHOLDER.as_bytes()).unwrap(), None);
+        for name in
+            ["GITHUB_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "X"]
+        {
+            assert_eq!(taken(placeholder::of(name).as_bytes()).unwrap(), None, "{name}");
+        }
         assert!(taken(&[b'k'; MAX_VALUE]).is_ok());
         assert!(taken(&[b'k'; MAX_VALUE + 1]).is_err());
     }
@@ -267,7 +271,7 @@ mod tests {
         };
         assert_eq!(value(source(&[("A", "1"), ("B", "2")])).unwrap(), "1");
         assert_eq!(value(source(&[("A", " "), ("B", "2")])).unwrap(), "2");
-        assert_eq!(value(source(&[("A", PLACEHOLDER), ("B", "2")])).unwrap(), "2");
+        assert_eq!(value(source(&[("A", placeholder::PLACEHOLDER), ("B", "2")])).unwrap(), "2");
         assert_eq!(value(source(&[])), None);
         let broken = source(&[("A", "se\ncret"), ("B", "2")]);
         assert_eq!(broken.problem().unwrap(), "the variable A holds a character that no header can carry");

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::provider::Service;
-use crate::format::PLACEHOLDER;
+use crate::placeholder::PLACEHOLDER;
 
 /// The expiry of the placeholders, in Unix time: the year 2100.
 const END: i64 = 4_102_444_800;

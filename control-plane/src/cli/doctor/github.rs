@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Context, Finding};
 use base::telemetry::GithubCall;
-use credentials::PLACEHOLDER;
+use credentials::placeholder;
 use github::client;
 use outbound::upstreams::Upstreams;
 
@@ -27,7 +27,7 @@ pub fn credentials(context: &Context) -> Vec<Finding> {
     let names = GITHUB_VARIABLES.join(" or ");
     let set = GITHUB_VARIABLES.iter().find_map(|name| std::env::var(name).ok().map(|value| (name, value)));
     vec![match set {
-        Some((name, value)) if value.trim() == PLACEHOLDER => {
+        Some((name, value)) if placeholder::is_in(&value) => {
             let found = format!("{name} holds the placeholder of a sandbox");
             Finding::warn("credentials", found, "this shell has a sandbox's variables; set the token itself")
         }

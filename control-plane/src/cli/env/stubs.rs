@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Error;
 use base::files;
-use credentials::PLACEHOLDER;
+use credentials::{PLACEHOLDER, placeholder};
 
 /// The end of 2099, in seconds since 1970: every stub's expiry.
 const EXPIRY: u64 = 4_102_444_800;
@@ -69,7 +69,7 @@ fn is_stub(there: &Value) -> bool {
 }
 
 fn is_placeholder(secret: &str) -> bool {
-    secret.contains(PLACEHOLDER) || secret.ends_with(&BASE64_URL_SAFE_NO_PAD.encode(PLACEHOLDER))
+    placeholder::is_in(secret) || secret.ends_with(&BASE64_URL_SAFE_NO_PAD.encode(PLACEHOLDER))
 }
 
 fn collect_secrets<'a>(value: &'a Value, into: &mut Vec<&'a str>) {

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 use test_support::process::{self, Signal};
-use test_support::upstream::{Api, Visibility};
+use test_support::upstream::Visibility;
+use test_support::upstream::pranks::Api;
 use test_support::{Finished, Gateway, Rig, TOKEN, Upstream, eventually, gateway};
 
 /// The timeout of every step.

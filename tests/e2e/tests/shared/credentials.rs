@@ -410,8 +410,8 @@ fn no_value_is_where_anybody_could_read_it() {
         texts.push((path.to_owned(), dump.into_bytes()));
     }
     let environment = Finished::of(&mut sandbox.command("env")).success().stdout;
-    assert!(environment.contains("ANTHROPIC_API_KEY=held-by-the-gateway"), "{environment}");
-    assert!(environment.contains("OPENAI_API_KEY=held-by-the-gateway"), "{environment}");
+    assert!(environment.contains("ANTHROPIC_API_KEY=sk-ant-api03-held-by-the-gateway-no-secret-"), "{environment}");
+    assert!(environment.contains("OPENAI_API_KEY=sk-held-by-the-gateway-no-secret-"), "{environment}");
     texts.push(("the sandbox's environment".into(), environment.into_bytes()));
     texts.extend(secrets::files(&sandbox.home));
     for secret in [ANTHROPIC, GEMINI, FILED, PRINTED, OWN] {

@@ -72,6 +72,31 @@ fn git_clones_commits_and_pushes_over_both_versions_of_http() {
 }
 
 #[test]
+fn addresses_for_ssh_are_cloned_and_pushed_over_https() {
+    let rig = rig();
+    for (number, program) in gits().iter().enumerate() {
+        for (spelling, prefix) in ["git@github.com:", "ssh://git@github.com/"].into_iter().enumerate() {
+            let repo = format!("acme/ssh-{number}-{spelling}");
+            let bare = rig.upstream.create_repo(&repo, Visibility::Private);
+            let sandbox = rig.registered(&[&repo]);
+            let run = |directory: &Path, args: &[&str]| {
+                Finished::of(sandbox.command(program).current_dir(directory).args(args)).success().stdout
+            };
+            run(&sandbox.home, &["clone", &format!("{prefix}{repo}.git"), "work"]);
+            let work = sandbox.home.join("work");
+            // The settings of `sallyport env` stand beside each other.
+            assert_eq!(run(&work, &["config", "http.version"]), "HTTP/1.1\n");
+            assert_eq!(run(&work, &["remote", "get-url", "origin"]), format!("https://github.com/{repo}.git\n"));
+            fs::write(work.join("file"), "changed").unwrap();
+            run(&work, &["add", "."]);
+            run(&work, &["commit", "-m", "change"]);
+            run(&work, &["push", "origin", "HEAD:refs/heads/sandbox/ssh"]);
+            assert_eq!(git(&bare, &["rev-parse", "sandbox/ssh"]), git(&work, &["rev-parse", "HEAD"]));
+        }
+    }
+}
+
+#[test]
 fn a_push_of_many_megabytes_arrives_whole() {
     let rig = rig();
     let repo = "acme/medium";
