@@ -19,7 +19,7 @@ use policy::{HostName, HostPattern};
 const PROXY: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// Variables that replace a program's own roots.
-const BUNDLE: [&str; 10] = [
+const BUNDLE: [&str; 11] = [
     // git, with every TLS library of its libcurl.
     "GIT_SSL_CAINFO",
     // The program curl. libcurl itself reads no variable.
@@ -29,6 +29,8 @@ const BUNDLE: [&str; 10] = [
     "REQUESTS_CA_BUNDLE",
     "PIP_CERT",
     "CARGO_HTTP_CAINFO",
+    // npm and pnpm. A `cafile` in an npmrc of the image would count in place of NODE_EXTRA_CA_CERTS.
+    "npm_config_cafile",
     "AWS_CA_BUNDLE",
     "DENO_CERT",
     // Programs of Nix, which are built to prefer this variable to SSL_CERT_FILE.

@@ -1,4 +1,4 @@
-//! PyPI and crates.io with one package each, `sallyport-fixture` 1.0.0, made here.
+//! PyPI, crates.io and npm with one package each, `sallyport-fixture` 1.0.0, made here.
 
 use crate::Finished;
 use crate::scripted::{Asked, Play};
@@ -8,23 +8,26 @@ use std::path::Path;
 use std::process::Command;
 
 /// The hosts.
-pub const HOSTS: [&str; 4] = ["pypi.org", "files.pythonhosted.org", "index.crates.io", "static.crates.io"];
+pub const HOSTS: [&str; 5] =
+    ["pypi.org", "files.pythonhosted.org", "index.crates.io", "static.crates.io", "registry.npmjs.org"];
 /// The package.
 pub const PACKAGE: &str = "sallyport-fixture";
 
 const WHEEL: &str = "sallyport_fixture-1.0.0-py3-none-any.whl";
 
-/// Both registries.
+/// The registries.
 #[derive(Debug)]
 pub struct Registries {
     wheel: Vec<u8>,
     wheel_sha256: String,
     krate: Vec<u8>,
     krate_sha256: String,
+    tarball: Vec<u8>,
+    tarball_sha1: String,
 }
 
 impl Registries {
-    /// Makes the packages with the machine's python3, tar and sha256sum.
+    /// Makes the packages with the machine's python3, tar, sha256sum and sha1sum.
     pub fn make() -> Self {
         let directory = crate::scratch("registries");
         let wheel = directory.join(WHEEL);
@@ -48,8 +51,21 @@ impl Registries {
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(&directory).arg("-czf").arg(&krate).arg("sallyport-fixture-1.0.0");
         Finished::of(&mut tar).success();
-        let (wheel_sha256, krate_sha256) = (sha256(&wheel), sha256(&krate));
-        Self { wheel: fs::read(wheel).unwrap(), wheel_sha256, krate: fs::read(krate).unwrap(), krate_sha256 }
+
+        let package = directory.join("package");
+        fs::create_dir(&package).unwrap();
+        fs::write(package.join("package.json"), format!("{{\"name\": \"{PACKAGE}\", \"version\": \"1.0.0\"}}"))
+            .unwrap();
+        fs::write(package.join("index.js"), "module.exports = 'from the tarball';\n").unwrap();
+        let tarball = directory.join("fixture.tgz");
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&directory).arg("-czf").arg(&tarball).arg("package");
+        Finished::of(&mut tar).success();
+
+        let (wheel_sha256, krate_sha256) = (sum("sha256sum", &wheel), sum("sha256sum", &krate));
+        let (tarball_sha1, tarball) = (sum("sha1sum", &tarball), fs::read(tarball).unwrap());
+        let (wheel, krate) = (fs::read(wheel).unwrap(), fs::read(krate).unwrap());
+        Self { wheel, wheel_sha256, krate, krate_sha256, tarball, tarball_sha1 }
     }
 
     /// The response to a request.
@@ -79,12 +95,22 @@ impl Registries {
             ("static.crates.io", "/crates/sallyport-fixture/1.0.0/download") => {
                 Play::whole(200, binary, self.krate.clone())
             }
+            ("registry.npmjs.org", "/sallyport-fixture") => {
+                let tarball = format!("https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-1.0.0.tgz");
+                let dist = json!({"tarball": tarball, "shasum": self.tarball_sha1});
+                let version = json!({"name": PACKAGE, "version": "1.0.0", "dist": dist});
+                let versions = json!({"1.0.0": version});
+                Play::json(200, &json!({"name": PACKAGE, "dist-tags": {"latest": "1.0.0"}, "versions": versions}))
+            }
+            ("registry.npmjs.org", path) if path.ends_with("-1.0.0.tgz") => {
+                Play::whole(200, binary, self.tarball.clone())
+            }
             _ => Play::whole(404, "text/plain", "no such package"),
         }
     }
 }
 
-fn sha256(path: &Path) -> String {
-    let printed = Finished::of(Command::new("sha256sum").arg(path)).success().stdout;
+fn sum(program: &str, path: &Path) -> String {
+    let printed = Finished::of(Command::new(program).arg(path)).success().stdout;
     printed.split_whitespace().next().unwrap().to_owned()
 }

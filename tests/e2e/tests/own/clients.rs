@@ -61,6 +61,7 @@ const CLIENTS: [(&str, Client); 20] = [
     ("pip", packages::pip),
     ("uv", packages::uv),
     ("cargo", packages::cargo),
+    ("npm", packages::npm),
     ("wget", programs::wget),
 ];
 

@@ -1,6 +1,9 @@
-//! pip, uv and cargo.
+//! pip, uv, cargo and npm.
 
-use super::{Row, Skipped, World, clients, has_its_credential, python_of, trusting, version, version_of, works};
+use super::{
+    Row, Skipped, World, clients, has_its_credential, installed, python_of, trusting, version, version_of, works,
+};
+use serde_json::json;
 use std::path::Path;
 use test_support::Finished;
 use test_support::registries::PACKAGE;
@@ -59,6 +62,25 @@ pub(super) fn cargo(world: &World) -> Result<Row, Skipped> {
     }
     world.distrusts(&mut command);
     works(version(&cargo, "--version", "cargo "), "`CARGO_HTTP_CAINFO`", "yes")
+}
+
+pub(super) fn npm(world: &World) -> Result<Row, Skipped> {
+    installed("npm")?;
+    let sandbox = world.sandbox();
+    let before = world.scripted.asked().len();
+    let manifest = json!({"name": "own", "version": "0.0.0", "dependencies": {PACKAGE: "1.0.0"}});
+    std::fs::write(sandbox.home.join("package.json"), manifest.to_string()).unwrap();
+    let mut command = sandbox.command("npm");
+    command.args(["install", "--no-audit", "--no-fund", "--no-update-notifier"]);
+    Finished::of(trusting(&mut command, &["npm_config_cafile"])).success();
+    assert!(sandbox.home.join("node_modules/sallyport-fixture/index.js").exists());
+    assert_hosts(world, before, &["registry.npmjs.org"]);
+    for made in ["node_modules", ".npm"] {
+        std::fs::remove_dir_all(sandbox.home.join(made)).unwrap();
+    }
+    std::fs::remove_file(sandbox.home.join("package-lock.json")).unwrap();
+    world.distrusts(command.args(["--fetch-retries", "0"]));
+    works(version("npm", "--version", ""), "`npm_config_cafile`", "yes")
 }
 
 /// Checks that the requests since `before` were for these hosts, for each of them, and without another credential.
