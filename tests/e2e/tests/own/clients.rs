@@ -3,6 +3,7 @@
 //! lists the needs of each client; this test makes its table.
 
 mod agents;
+mod builds;
 mod libraries;
 mod packages;
 mod programs;
