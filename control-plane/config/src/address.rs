@@ -1,4 +1,4 @@
-//! Addresses in sallyport.yaml: those with a port, and the address of a pinned host.
+//! Addresses in sallyport.yaml: those with a port, the address of a pinned host, and the URL of a proxy.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -65,9 +65,56 @@ pub(crate) fn check_pinned(text: &str) -> Result<(), String> {
     }
 }
 
+/// The address and the port in the URL of an HTTP proxy.
+///
+/// # Errors
+/// If the URL has another scheme, a user, a path, or no port.
+pub(crate) fn proxy(url: &str) -> Result<(String, u16), String> {
+    let written = "write http, a name or an address, and a port, such as http://proxy.corp.example:3128";
+    let wrong = || format!("{url:?} is no URL of an HTTP proxy; {written}");
+    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+    if rest.contains('@') {
+        return Err(format!(
+            "a user in the URL is not supported: the gateway sends no credential to a proxy; {written}, and let a proxy \
+             of your own add the credential"
+        ));
+    }
+    let (host, port) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+    check_pinned(host).map_err(|_| wrong())?;
+    Ok((host.to_owned(), port))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_is_a_plain_url_with_a_port() {
+        for (url, host) in [
+            ("http://proxy.corp:3128", "proxy.corp"),
+            ("http://10.0.0.7:3128/", "10.0.0.7"),
+            ("http://[fd00::7]:3128", "fd00::7"),
+        ] {
+            assert_eq!(proxy(url), Ok((host.to_owned(), 3128)), "{url}");
+        }
+        for url in [
+            "",
+            "proxy.corp:3128",
+            "https://proxy.corp:3128",
+            "socks5://proxy.corp:3128",
+            "http://proxy.corp",
+            "http://proxy.corp:0",
+            "http://proxy.corp:http",
+            "http://proxy.corp:3128/path",
+            "http://:3128",
+            "http://a b:3128",
+        ] {
+            assert!(proxy(url).is_err_and(|problem| problem.contains("http://proxy.corp.example:3128")), "{url}");
+        }
+        assert!(proxy("http://me:secret@proxy.corp:3128").is_err_and(|problem| !problem.contains("secret")));
+    }
 
     #[test]
     fn the_address_of_a_pinned_host_stands_alone() {

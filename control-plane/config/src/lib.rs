@@ -26,7 +26,7 @@ use credentials::Credentials;
 use credentials::budget::HOURLY;
 use document::Document;
 use outbound::dns::nameservers::MAX_NAMESERVERS;
-use outbound::upstreams::{Upstream, Upstreams};
+use outbound::upstreams::{Proxy, Upstream, Upstreams};
 
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// The pinned hosts.
     pub pins: BTreeMap<HostName, Upstream>,
+    /// The operator's proxy for all other hosts.
+    pub upstream_proxy: Option<Proxy>,
     /// The credentials that may be added to requests, with their hosts.
     pub credentials: Arc<Credentials>,
     /// The calls to GitHub's API that the gateway makes for one container within an hour.
@@ -119,6 +121,7 @@ struct RawConfig {
     policy: Option<PathBuf>,
     upstream_roots: Option<PathBuf>,
     upstreams: BTreeMap<String, RawUpstream>,
+    upstream_proxy: Option<RawProxy>,
     github_calls_per_hour: Option<NonZeroU32>,
     limits: limits::Raw,
     #[serde(deserialize_with = "credentials::raws")]
@@ -155,6 +158,14 @@ struct RawUpstream {
     #[serde(default = "https")]
     port: u16,
     ca: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProxy {
+    url: String,
+    #[serde(default)]
+    except: Vec<String>,
 }
 
 fn https() -> u16 {
@@ -221,6 +232,9 @@ impl Config {
                 return Err(value(key, "this host stands here twice, in different spellings".into()));
             }
         }
+        let upstream_proxy = raw.upstream_proxy.map(proxy).transpose();
+        let upstream_proxy =
+            upstream_proxy.map_err(|(key, problem)| value(format!("upstream_proxy.{key}"), problem))?;
         let credentials = credentials::read(&raw.credentials, base, &|name| std::env::var_os(name))
             .map_err(|at| value(format!("credentials.{}", at.key), at.problem))?;
         Ok(Self {
@@ -232,6 +246,7 @@ impl Config {
             state_dir: raw.state_dir.map(|directory| base.join(directory)),
             policy_file: base.join(raw.policy.unwrap_or_else(|| "policy.yaml".into())),
             pins,
+            upstream_proxy,
             credentials: Arc::new(credentials),
             github_calls: raw.github_calls_per_hour.map_or(HOURLY, NonZeroU32::get),
             limits,
@@ -244,7 +259,13 @@ impl Config {
     /// # Errors
     /// If the configured file cannot be read, or the system has no roots.
     pub fn upstreams(&self) -> Result<Upstreams, Error> {
-        Ok(Upstreams { pins: self.pins.clone(), roots_pem: self.roots_pem()? })
+        Ok(Upstreams { pins: self.pins.clone(), proxy: self.upstream_proxy.clone(), roots_pem: self.roots_pem()? })
+    }
+
+    /// The same for a command, whose requests fail where the roots can't be read.
+    pub fn upstreams_of_a_command(&self) -> Upstreams {
+        let roots_pem = self.roots_pem().unwrap_or_default();
+        Upstreams { pins: self.pins.clone(), proxy: self.upstream_proxy.clone(), roots_pem }
     }
 
     /// The roots that upstreams are verified against, PEM.
@@ -288,6 +309,15 @@ const SYSTEM_ROOTS: [&str; 4] = [
 
 fn read(file: &Path) -> Result<String, Error> {
     std::fs::read_to_string(file).map_err(|source| Error::Read { path: file.display().to_string(), source })
+}
+
+/// Checks `upstream_proxy`. The error is the key and the problem.
+fn proxy(raw: RawProxy) -> Result<Proxy, (String, String)> {
+    let (address, port) = address::proxy(&raw.url).map_err(|problem| ("url".to_owned(), problem))?;
+    let except = raw.except.iter().enumerate().map(|(index, name)| {
+        HostPattern::parse(name).map_err(|error| (format!("except[{index}]"), format!("{name:?}: {error}")))
+    });
+    Ok(Proxy { address, port, except: except.collect::<Result<_, _>>()? })
 }
 
 /// The host of an entry of `upstreams`.
@@ -394,6 +424,16 @@ mod tests {
                 "listen:\n  # proxy: 127.0.0.1:1\nadmin_token: none",
                 "sallyport.yaml:1:8: listen: no value; write [] or {}",
             ),
+            ("upstream_proxy: http://proxy.corp:3128", "upstream_proxy: invalid type: string"),
+            (
+                "upstream_proxy: {url: 'https://proxy.corp:3128'}",
+                ":1:23: upstream_proxy.url: \"https://proxy.corp:3128\" is no URL",
+            ),
+            ("upstream_proxy: {url: 'http://a:b@proxy.corp:3128'}", "sends no credential to a proxy"),
+            (
+                "upstream_proxy: {url: 'http://proxy.corp:3128', except: [git.example.com, 10.0.0.1]}",
+                "upstream_proxy.except[1]: ",
+            ),
             ("state_dir:\n", "state_dir: no value"),
             ("upstreams: {git.example.com: }", "upstreams.git.example.com: "),
             ("credentials:\n  openai:\n", "credentials.openai: "),
@@ -426,6 +466,10 @@ mod tests {
             let message = config(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{text}: {message}");
         }
+        let proxied =
+            config("upstream_proxy: {url: 'http://proxy.corp:3128/', except: [git.example.com, '*.example.org']}");
+        let proxy = proxied.unwrap().upstream_proxy.unwrap();
+        assert_eq!((proxy.address.as_str(), proxy.port, proxy.except.len()), ("proxy.corp", 3128, 2));
         assert_eq!(config("nameservers: ['10.0.0.1:53', '[fd00::1]:5353']").unwrap().nameservers.len(), 2);
         assert_eq!(config("").unwrap().github_calls, 1_000);
         assert_eq!(config("github_calls_per_hour: 7").unwrap().github_calls, 7);

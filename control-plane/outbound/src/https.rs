@@ -1,8 +1,8 @@
 //! The only HTTPS client, for the gateway's own requests. The caller supplies the credential.
 //!
 //! A client speaks HTTP/1.1 to one host, over a few kept connections. A pinned host is at the location that
-//! `upstreams:` gives, and is verified only against its own CA. Any other host is resolved by the resolver, to public
-//! addresses only. Redirects are not followed.
+//! `upstreams:` gives, and is verified only against its own CA. Any other host is reached by a tunnel of the operator's
+//! proxy, if there is one, or is resolved by the resolver, to public addresses only. Redirects are not followed.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use policy::HostName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
@@ -28,6 +29,9 @@ use crate::dns::{Resolver, nameservers};
 pub mod testing;
 
 const PORT: u16 = 443;
+
+/// The longest head of a proxy's answer, in bytes.
+const MAX_PROXY_HEAD: usize = 8 << 10;
 
 /// The most idle connections that are kept.
 const KEPT: usize = 8;
@@ -64,8 +68,15 @@ pub enum Place {
     Pinned(String, u16),
     /// The addresses from DNS.
     Public(Arc<Resolver>),
-    /// Addresses that were resolved before.
-    Known(Vec<SocketAddr>),
+    /// A tunnel of the proxy at this address or name, and port.
+    Proxied(String, u16),
+    /// Addresses that were resolved before: the host's, or the proxy's.
+    Known {
+        /// The addresses.
+        addresses: Vec<SocketAddr>,
+        /// They are the proxy's.
+        proxied: bool,
+    },
 }
 
 impl Place {
@@ -74,18 +85,25 @@ impl Place {
         Self::Pinned(host.as_str().to_owned(), PORT)
     }
 
-    /// The addresses of `host` at this location.
+    /// Whether a proxy is at the addresses.
+    pub fn is_proxied(&self) -> bool {
+        matches!(self, Self::Proxied(..) | Self::Known { proxied: true, .. })
+    }
+
+    /// The addresses to connect to for `host`: its own, or the proxy's.
     ///
     /// # Errors
     /// If `host` cannot be resolved.
     pub async fn addresses(&self, host: &HostName) -> Result<Vec<SocketAddr>, Unresolved> {
         Ok(match self {
-            Self::Pinned(address, port) => tokio::net::lookup_host((address.as_str(), *port)).await?.collect(),
+            Self::Pinned(address, port) | Self::Proxied(address, port) => {
+                tokio::net::lookup_host((address.as_str(), *port)).await?.collect()
+            }
             Self::Public(resolver) => {
                 let found = resolver.own_request(host).await?;
                 found.into_iter().map(|address| SocketAddr::new(address, PORT)).collect()
             }
-            Self::Known(addresses) => addresses.clone(),
+            Self::Known { addresses, .. } => addresses.clone(),
         })
     }
 }
@@ -148,6 +166,9 @@ pub enum Failure {
     /// No address accepts a connection.
     #[error("cannot be reached: {0}")]
     Connect(#[from] std::io::Error),
+    /// The proxy opens no tunnel. The status of its answer, or `None` if it is no answer.
+    #[error("is not reached by upstream_proxy: {}", told(*.0))]
+    Proxy(Option<u16>),
     /// The connection broke off.
     #[error("does not answer: {0}")]
     Http(#[from] hyper::Error),
@@ -160,6 +181,15 @@ pub enum Failure {
     /// No response before the timeout.
     #[error("does not answer within {} s", .0.as_secs())]
     Late(Duration),
+}
+
+/// The answer of a proxy, for [`Failure::Proxy`].
+fn told(status: Option<u16>) -> String {
+    match status {
+        Some(407) => "it requires a credential, which the gateway does not send (status 407)".to_owned(),
+        Some(status) => format!("it answers with status {status}"),
+        None => "it does not answer as an HTTP proxy".to_owned(),
+    }
 }
 
 impl From<Unresolved> for Failure {
@@ -307,7 +337,10 @@ impl Client {
     async fn connect(&self) -> Result<Connection, Failure> {
         let connected = async {
             let addresses = self.place.addresses(&self.host).await?;
-            let stream = dial(&addresses, self.limits.connect / 3).await?;
+            let mut stream = dial(&addresses, self.limits.connect / 3).await?;
+            if self.place.is_proxied() {
+                tunnel(&mut stream, &self.host).await?;
+            }
             let name = ServerName::try_from(self.host.as_str().to_owned())
                 .map_err(|error| Failure::Roots(error.to_string()))?;
             let stream = self.tls.0.connect(name, stream).await?;
@@ -355,6 +388,32 @@ async fn dial(addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, Fai
     Err(last)
 }
 
+/// Opens a tunnel to `host` by the proxy at the other end of `stream`.
+///
+/// The proxy sends nothing behind the head of its answer, because in TLS the client speaks first.
+async fn tunnel(stream: &mut TcpStream, host: &HostName) -> Result<(), Failure> {
+    stream.write_all(format!("CONNECT {host}:{PORT} HTTP/1.1\r\nHost: {host}:{PORT}\r\n\r\n").as_bytes()).await?;
+    let (mut head, mut chunk) = (Vec::new(), [0; 1024]);
+    while !head.ends_with(b"\r\n\r\n") {
+        let length = stream.read(&mut chunk).await?;
+        head.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        // A refusal may have a body.
+        let refused = status(&head).filter(|status| !(200..300).contains(status));
+        if refused.is_some() || length == 0 || head.len() > MAX_PROXY_HEAD {
+            return Err(Failure::Proxy(refused));
+        }
+    }
+    status(&head).map(drop).ok_or(Failure::Proxy(None))
+}
+
+/// The status of an answer over HTTP/1 whose first line is here.
+fn status(head: &[u8]) -> Option<u16> {
+    let (line, _) = str::from_utf8(head).ok()?.split_once("\r\n")?;
+    let (version, rest) = line.split_once(' ')?;
+    let digits = rest.get(..3).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    version.starts_with("HTTP/1.").then(|| digits.parse().ok()).flatten()
+}
+
 /// The TLS configuration that verifies servers against these roots.
 fn connector(roots_pem: &str) -> Result<TlsConnector, Failure> {
     let mut roots = RootCertStore::empty();
@@ -398,6 +457,52 @@ mod tests {
         assert_eq!(client.idle.lock().unwrap().len(), 1);
         client.call_once(Method::GET, "/", [testing::header()], Bytes::new()).await.unwrap();
         assert_eq!(client.idle.lock().unwrap().len(), 1, "a connection for one request is not kept");
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_opened_by_the_name_and_a_refusal_told() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 Connection established\r\n\r\n", "OK"),
+            ("HTTP/1.0 200 OK\r\nVia: x\r\n\r\n", "OK"),
+            ("HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nno!", "it answers with status 403"),
+            ("HTTP/1.1 407 Authenticate\r\n\r\n", "requires a credential"),
+            ("HTTP/1.1 200 OK\r\n\r\nbytes", "does not answer as an HTTP proxy"),
+            ("HTTP/1.1 20", "does not answer as an HTTP proxy"),
+            ("SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy"),
+            ("", "does not answer as an HTTP proxy"),
+        ] {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let proxy = async {
+                let mut asked = [0; 1024];
+                let length = peer.read(&mut asked).await.unwrap();
+                peer.write_all(answer.as_bytes()).await.unwrap();
+                peer.shutdown().await.unwrap();
+                String::from_utf8_lossy(&asked[..length]).into_owned()
+            };
+            let host = HostName::parse(b"api.example.com").unwrap();
+            let (opened, asked) = tokio::join!(tunnel(&mut stream, &host), proxy);
+            assert_eq!(asked, "CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com:443\r\n\r\n");
+            let told = opened.map_or_else(|failure| failure.to_string(), |()| "OK".to_owned());
+            assert!(told.contains(expected), "{answer:?}: {told}");
+        }
+        let endless = "x".repeat(MAX_PROXY_HEAD);
+        assert_eq!(status(endless.as_bytes()), None);
+    }
+
+    #[test]
+    fn only_a_host_that_is_neither_pinned_nor_excepted_is_behind_the_proxy() {
+        use crate::upstreams::{Proxy, Upstream, Upstreams};
+        let host = |name: &str| HostName::parse(name.as_bytes()).unwrap();
+        let pin = Upstream { address: "a".into(), port: 1, ca_pem: String::new() };
+        let except = vec![policy::HostPattern::parse("*.corp.example").unwrap()];
+        let proxy = Some(Proxy { address: "proxy".into(), port: 3128, except });
+        let upstreams = Upstreams { pins: [(host("pinned.example"), pin)].into(), proxy, ..Upstreams::default() };
+        let otherwise = Place::Known { addresses: Vec::new(), proxied: false };
+        for (name, proxied) in [("github.com", true), ("git.corp.example", false), ("pinned.example", false)] {
+            assert_eq!(upstreams.place(&host(name), otherwise.clone()).0.is_proxied(), proxied, "{name}");
+        }
     }
 
     #[tokio::test]

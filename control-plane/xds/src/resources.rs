@@ -31,6 +31,12 @@ pub const UPSTREAM_CLEARTEXT: &str = "upstream-cleartext";
 /// The route configuration for cleartext inside a tunnel.
 pub const CLEARTEXT: &str = "cleartext";
 
+/// The clusters of the hosts that the operator's proxy leads to, and the internal listener behind them.
+pub const PROXIED: &str = "proxied";
+
+/// The cluster of the operator's proxy.
+pub const UPSTREAM_PROXY: &str = "upstream-proxy";
+
 /// The listener that sandboxes use as an explicit proxy.
 pub const PROXY: &str = "proxy";
 

@@ -10,12 +10,13 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use policy::{Access, ConnectionLimits, HostPattern, Policy, RulesInForce, redirect};
+use policy::{Access, ConnectionLimits, Egress, HostPattern, Policy, RulesInForce, redirect};
 use prost::{Message, Name};
 
+use super::resources::route::Way;
 use super::resources::{self, CONNECTIONS, GITHUB, IDENTITY, MODEL, PUSH, SCRUB, cluster, extension, listener, route};
 use base::hash::short_hash;
-use outbound::upstreams::Upstreams;
+use outbound::upstreams::{Proxy, Upstreams};
 
 /// The kinds of resource, in the order of updates: a resource is sent before the resources that refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,45 +90,40 @@ impl Resource {
 
 /// Every host that any container may reach, with the facts for routing.
 ///
-/// A pinned host that only a suffix covers gets its own entry, because it has its own cluster. It has a credential if
-/// the suffix has one.
+/// A pinned host that only a suffix covers gets its own entry, because it has its own cluster. So does a host or a suffix
+/// that the operator's proxy does not lead to. It has a credential if the suffix has one.
 fn hosts(
     upstreams: &Upstreams,
     policy: &Policy,
     extra: &BTreeSet<HostPattern>,
     credentialed: impl Fn(&HostPattern) -> bool,
 ) -> Vec<route::Host> {
-    let mut egress = policy.egress.clone();
+    let mut listed = policy.egress.clone();
     for pattern in extra {
-        egress.add(pattern.clone(), Access::FULL);
+        listed.add(pattern.clone(), Access::FULL);
     }
     // An entry of the list keeps its own settings, also for hosts below it.
-    let within = |pattern: &HostPattern, entry: &HostPattern| {
-        pattern == entry || (matches!(entry, HostPattern::Below(_)) && entry.covers(pattern.name()))
-    };
-    for target in redirect::targets(&egress).collect::<Vec<_>>() {
-        if !egress.entries().any(|(entry, _)| within(&target, &entry)) {
-            egress.add(target, Access::FULL);
+    for target in redirect::targets(&listed).collect::<Vec<_>>() {
+        if !listed.entries().any(|(entry, _)| entry == target || within(&entry, &target)) {
+            listed.add(target, Access::FULL);
         }
     }
-    let listed = egress.clone();
-    for host in upstreams.pins.keys() {
-        if let Some(access) = egress.access(host).cloned() {
-            egress.add(HostPattern::Exact(host.clone()), access);
+    let mut egress = listed.clone();
+    let pinned = upstreams.pins.keys().cloned().map(HostPattern::Exact);
+    let excepted = upstreams.proxy.iter().flat_map(|proxy| proxy.except.iter().cloned());
+    let mut added = BTreeMap::new();
+    for pattern in pinned.chain(excepted) {
+        if let Some((by, access)) = around(&listed, &pattern) {
+            egress.add(pattern.clone(), access);
+            added.insert(pattern, by);
         }
     }
     egress
         .entries()
         .map(|(pattern, access)| {
-            let exact = match &pattern {
-                HostPattern::Exact(name) => Some(name),
-                HostPattern::Below(_) => None,
-            };
-            // A pinned host that only a suffix covers still counts as covered by the suffix.
-            let by = exact.and_then(|name| listed.by(name));
-            let credentialed = credentialed(by.as_ref().unwrap_or(&pattern));
+            let credentialed = credentialed(added.get(&pattern).unwrap_or(&pattern));
             route::Host {
-                pinned: exact.is_some_and(|name| upstreams.pins.contains_key(name)),
+                way: way(upstreams, &pattern),
                 credentialed,
                 cleartext: access.cleartext && !credentialed,
                 strip_credentials: policy.strip_foreign_credentials && !credentialed,
@@ -135,6 +131,28 @@ fn hosts(
             }
         })
         .collect()
+}
+
+/// The entry of `listed` that allows all hosts of `pattern`, and its access. The longest one counts.
+fn around(listed: &Egress, pattern: &HostPattern) -> Option<(HostPattern, Access)> {
+    let allows = |entry: &HostPattern| entry == pattern || within(entry, pattern);
+    let found = listed.entries().filter(|(entry, _)| allows(entry));
+    let longest = found.max_by_key(|(entry, _)| (entry == pattern, entry.name().as_str().len()));
+    longest.map(|(entry, access)| (entry, access.clone()))
+}
+
+/// Whether the suffix `outer` covers each host of `inner`.
+fn within(outer: &HostPattern, inner: &HostPattern) -> bool {
+    matches!(outer, HostPattern::Below(_)) && outer.covers(inner.name())
+}
+
+fn way(upstreams: &Upstreams, pattern: &HostPattern) -> Way {
+    let excepted = |proxy: &Proxy| proxy.except.iter().any(|outer| outer == pattern || within(outer, pattern));
+    match pattern {
+        HostPattern::Exact(name) if upstreams.pins.contains_key(name) => Way::Pinned,
+        _ if upstreams.proxy.as_ref().is_some_and(|proxy| !excepted(proxy)) => Way::Proxied,
+        _ => Way::Resolved,
+    }
 }
 
 /// The addresses on which Envoy listens, and the limits of connections.
@@ -181,6 +199,14 @@ impl Snapshot {
         for mut cluster in upstreams.pins.iter().flat_map(|(host, upstream)| cluster::pinned(host, upstream)) {
             cluster::limit(&mut cluster, listen.connections);
             snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
+        }
+        if let Some(proxy) = &upstreams.proxy {
+            let tunnels = [cluster::upstream_proxy(proxy)];
+            for mut cluster in cluster::proxied(&upstreams.roots_pem).into_iter().chain(tunnels) {
+                cluster::limit(&mut cluster, listen.connections);
+                snapshot.add(ResourceKind::Cluster, &cluster.name.clone(), cluster);
+            }
+            snapshot.add(ResourceKind::Listener, resources::PROXIED, listener::proxied());
         }
         let limits = serde_json::to_vec(&listen.limits).unwrap_or_default();
         snapshot.add(ResourceKind::Extension, CONNECTIONS, extension::connection_filter(CONNECTIONS, module, limits));
@@ -246,6 +272,40 @@ mod tests {
             let same = again.get(ResourceKind::Extension, name).unwrap() == resource;
             assert_eq!(same, ![GITHUB, PUSH].contains(&name.as_str()), "{name}");
         }
+    }
+
+    #[test]
+    fn the_proxy_leads_to_each_host_that_is_neither_pinned_nor_excepted() {
+        let host = |name: &str| policy::HostName::parse(name.as_bytes()).unwrap();
+        let pattern = |text: &str| HostPattern::parse(text).unwrap();
+        let pin = outbound::upstreams::Upstream { address: "a".into(), port: 1, ca_pem: String::new() };
+        let except = ["*.in.example.org", "one.example.net", "git.example.com", "*.unlisted.example"].map(pattern);
+        let proxy = Proxy { address: "p".into(), port: 3128, except: except.into() };
+        let pins = [(host("pinned.example.org"), pin)].into();
+        let upstreams = Upstreams { pins, proxy: Some(proxy), ..Upstreams::default() };
+        let mut policy = Policy::deny_all();
+        for listed in ["github.com", "*.example.org", "*.example.net", "git.example.com"] {
+            policy.egress.add(pattern(listed), Access::FULL);
+        }
+        let ways = |upstreams: &Upstreams| -> BTreeMap<String, Way> {
+            let found = hosts(upstreams, &policy, &BTreeSet::new(), |host| *host == pattern("*.example.org"));
+            for host in &found {
+                assert_eq!(host.credentialed, host.pattern.to_string().ends_with("example.org"), "{}", host.pattern);
+            }
+            found.into_iter().map(|host| (host.pattern.to_string(), host.way)).collect()
+        };
+        let expected = [
+            ("*.example.net", Way::Proxied),
+            ("*.example.org", Way::Proxied),
+            ("*.in.example.org", Way::Resolved),
+            ("git.example.com", Way::Resolved),
+            ("github.com", Way::Proxied),
+            ("one.example.net", Way::Resolved),
+            ("pinned.example.org", Way::Pinned),
+        ];
+        assert_eq!(ways(&upstreams), expected.map(|(name, way)| (name.to_owned(), way)).into());
+        let direct = ways(&Upstreams { proxy: None, ..upstreams });
+        assert!(direct.len() == 5 && direct.values().all(|way| *way != Way::Proxied), "{direct:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod bytewise;
 pub mod client;
+pub mod company;
 pub mod disk;
 pub mod filters;
 pub mod gateway;

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// A request with its body.
 #[derive(Clone, Debug)]
@@ -113,8 +114,20 @@ pub struct Scripted {
 impl Scripted {
     /// Starts it on a free port of [`ADDRESS`], with a certificate for each of `hosts`.
     pub fn start(hosts: &[&str], script: impl Fn(&Asked) -> Play + Send + Sync + 'static) -> Self {
+        Self::with(tls::acceptor(hosts), hosts, script)
+    }
+
+    /// The same with one certificate, for `host`, which it presents whatever a handshake names.
+    pub fn impostor(host: &str, script: impl Fn(&Asked) -> Play + Send + Sync + 'static) -> Self {
+        Self::with(tls::impostor(host), &[host], script)
+    }
+
+    fn with(
+        (acceptor, ca_pem): (TlsAcceptor, String),
+        hosts: &[&str],
+        script: impl Fn(&Asked) -> Play + Send + Sync + 'static,
+    ) -> Self {
         crate::sandbox::ip(&["address", "replace", &format!("{ADDRESS}/32"), "dev", "lo"]);
-        let (acceptor, ca_pem) = tls::acceptor(hosts);
         let ca = crate::scratch("scripted").join("ca.pem");
         std::fs::write(&ca, ca_pem).unwrap();
         let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();

@@ -113,7 +113,7 @@ impl Endpoint {
     pub async fn question(&self) -> Result<Question, RefreshError> {
         let (service, client, roots_pem) = (self.service, self.client.clone(), self.roots_pem.clone());
         match self.place.addresses(&self.host).await {
-            Ok(addresses) => Ok(Question { service, client, addresses, roots_pem }),
+            Ok(addresses) => Ok(Question { service, client, addresses, proxied: self.place.is_proxied(), roots_pem }),
             Err(error) => Err(RefreshError::ForNow(format!("{} cannot be resolved: {error}", self.host))),
         }
     }
@@ -124,8 +124,10 @@ impl Endpoint {
 pub struct Question {
     service: Service,
     client: Client,
-    /// The addresses of the service's endpoint.
+    /// The addresses of the service's endpoint, or of the proxy that leads to it.
     addresses: Vec<SocketAddr>,
+    /// The addresses are the proxy's.
+    proxied: bool,
     /// The CA certificates that the endpoint's certificate must chain to.
     roots_pem: String,
 }
@@ -139,7 +141,7 @@ impl Question {
         let (name, path) = self.service.endpoint();
         let (kind, body) = body(self.service, &self.client, token);
         let host = HostName::parse(name.as_bytes()).map_err(|error| RefreshError::ForNow(error.to_string()))?;
-        let place = Place::Known(self.addresses.clone());
+        let place = Place::Known { addresses: self.addresses.clone(), proxied: self.proxied };
         let headers =
             [(ACCEPT, HeaderValue::from_static("application/json")), (CONTENT_TYPE, HeaderValue::from_static(kind))];
         let answered = async {

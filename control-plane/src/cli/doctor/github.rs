@@ -6,7 +6,6 @@ use super::{Context, Finding};
 use base::telemetry::GithubCall;
 use credentials::placeholder;
 use github::client;
-use outbound::upstreams::Upstreams;
 
 /// The variables of the built-in GitHub credential, in this order.
 const GITHUB_VARIABLES: [&str; 2] = ["GITHUB_TOKEN", "GH_TOKEN"];
@@ -46,7 +45,7 @@ pub fn credentials(context: &Context) -> Vec<Finding> {
 /// Checks the token with GitHub. Returns no finding if there is no token, because [`credentials`] reports that.
 pub fn token(context: &Context) -> Vec<Finding> {
     let config = &context.config;
-    let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
+    let upstreams = config.upstreams_of_a_command();
     let request = || {
         let client = client::Client::of_command(&upstreams, Arc::clone(&config.credentials))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

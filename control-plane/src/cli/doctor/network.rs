@@ -84,8 +84,10 @@ pub fn nameservers(context: &Context) -> Vec<Finding> {
     );
     vec![match answering {
         Some(server) => Finding::ok("dns", format!("{server} answers")),
-        // Pinned hosts need no nameserver.
-        None if !context.config.pins.is_empty() => Finding::warn("dns", found, todo),
+        // Pinned hosts need no nameserver, and neither do hosts behind the operator's proxy.
+        None if !context.config.pins.is_empty() || context.config.upstream_proxy.is_some() => {
+            Finding::warn("dns", found, todo)
+        }
         None => Finding::fail("dns", found, todo),
     }]
 }
@@ -105,11 +107,13 @@ fn query(server: SocketAddr) -> std::io::Result<()> {
     if ours { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
 }
 
-/// Whether each pinned upstream accepts a connection, and github.com if it is not pinned.
+/// Whether each pinned upstream accepts a connection, and the operator's proxy, or else github.com if it is not pinned.
 pub fn upstreams(context: &Context) -> Vec<Finding> {
     let pinned = context.config.pins.iter().map(|(host, at)| (host.to_string(), at.address.clone(), at.port));
     let mut all: Vec<_> = pinned.collect();
-    if !all.iter().any(|(host, ..)| host == "github.com") {
+    if let Some(proxy) = &context.config.upstream_proxy {
+        all.push(("upstream_proxy".into(), proxy.address.clone(), proxy.port));
+    } else if !all.iter().any(|(host, ..)| host == "github.com") {
         all.push(("github.com".into(), "github.com".into(), 443));
     }
     let (sender, results) = mpsc::channel();

@@ -8,7 +8,6 @@ use base::telemetry::GithubCall;
 use credentials::Subject;
 use github::client::{ApiResponse, Client, Error};
 use jiff::Timestamp;
-use outbound::upstreams::Upstreams;
 use policy::{Container, Repo};
 use registry::own;
 use serde::Deserialize;
@@ -96,7 +95,7 @@ pub fn locks(context: &Context) -> Vec<Finding> {
         return Vec::new();
     }
     let config = &context.config;
-    let upstreams = Upstreams { pins: config.pins.clone(), roots_pem: config.roots_pem().unwrap_or_default() };
+    let upstreams = config.upstreams_of_a_command();
     let client = Client::of_command(&upstreams, Arc::clone(&config.credentials));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (client, runtime) = match (client, runtime) {

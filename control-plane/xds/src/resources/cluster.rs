@@ -1,5 +1,6 @@
 //! CDS: the destinations of requests. A dynamic forward proxy for all allowed hosts, a pair of clusters for each pinned
-//! host, and the cluster that leads from a CONNECT into the internal listener.
+//! host, a pair for the hosts behind the operator's proxy, and the cluster that leads from a CONNECT into the internal
+//! listener.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -36,11 +37,11 @@ use envoy_types::util::pack_any;
 use policy::HostName;
 
 use super::{
-    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, RESOLVER, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT,
-    duration, inline, number, socket, tcp, transport_socket,
+    CONNECTION_BUFFER, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, PROXIED, RESOLVER, TUNNEL, UPSTREAM, UPSTREAM_CLEARTEXT,
+    UPSTREAM_PROXY, duration, inline, number, socket, tcp, transport_socket,
 };
 use outbound::dns::public::CLOSED;
-use outbound::upstreams::Upstream;
+use outbound::upstreams::{Proxy, Upstream};
 
 /// The timeout for a TCP connection to an upstream.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,14 +86,29 @@ enum Versions {
     Http1,
 }
 
-/// The name of the cluster for a pinned host, or with `None` for all other hosts.
-pub fn name(pinned: Option<&HostName>) -> String {
-    pinned.map_or_else(|| UPSTREAM.to_owned(), |host| format!("{UPSTREAM}:{host}"))
+/// The way to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way<'a> {
+    /// To an address that its name resolves to.
+    Resolved,
+    /// To the operator's address for this host.
+    Pinned(&'a HostName),
+    /// By a tunnel of the operator's proxy.
+    Proxied,
+}
+
+/// The name of the cluster for a host.
+pub fn name(way: Way<'_>) -> String {
+    match way {
+        Way::Resolved => UPSTREAM.to_owned(),
+        Way::Pinned(host) => format!("{UPSTREAM}:{host}"),
+        Way::Proxied => PROXIED.to_owned(),
+    }
 }
 
 /// The name of the corresponding cluster that speaks only HTTP/1.1.
-pub fn http1_name(pinned: Option<&HostName>) -> String {
-    format!("{}:http1", name(pinned))
+pub fn http1_name(way: Way<'_>) -> String {
+    format!("{}:http1", name(way))
 }
 
 /// The clusters of a pinned host, which is verified against its own CA.
@@ -117,17 +133,13 @@ pub fn pinned(host: &HostName, upstream: &Upstream) -> [Cluster; 2] {
         typed_extension_protocol_options: http_options(versions, None),
         ..base(name)
     };
-    [cluster(name(Some(host)), Versions::Negotiated), cluster(http1_name(Some(host)), Versions::Http1)]
+    [cluster(name(Way::Pinned(host)), Versions::Negotiated), cluster(http1_name(Way::Pinned(host)), Versions::Http1)]
 }
 
 /// The clusters of all other allowed hosts, which are resolved by name: two with TLS, verified against `roots_pem`, and
 /// one without TLS.
 pub fn dynamic_forward_proxy(roots_pem: &str, resolver: SocketAddr) -> [Cluster; 3] {
-    let tls =
-        UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
-    let encrypted = || Some(transport_socket("envoy.transport_sockets.tls", tls.clone()));
-    let follow_authority =
-        || Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() });
+    let encrypted = || Some(verified(roots_pem));
     // Without TLS there is no name to verify; Envoy requires an explicit option for that.
     let cluster = |name: String, transport_socket: Option<TransportSocket>, options| Cluster {
         lb_policy: cluster::LbPolicy::ClusterProvided.into(),
@@ -146,10 +158,57 @@ pub fn dynamic_forward_proxy(roots_pem: &str, resolver: SocketAddr) -> [Cluster;
         ..base(name)
     };
     [
-        cluster(name(None), encrypted(), http_options(Versions::Negotiated, follow_authority())),
-        cluster(http1_name(None), encrypted(), http_options(Versions::Http1, follow_authority())),
+        cluster(name(Way::Resolved), encrypted(), http_options(Versions::Negotiated, follow_authority())),
+        cluster(http1_name(Way::Resolved), encrypted(), http_options(Versions::Http1, follow_authority())),
         cluster(UPSTREAM_CLEARTEXT.into(), None, http_options(Versions::Http1, None)),
     ]
+}
+
+/// The clusters of the hosts that the operator's proxy leads to. Their one endpoint is the internal listener, which opens
+/// a tunnel for each connection by the name in its handshake ([`super::listener::proxied`]). TLS is verified for the name,
+/// within the tunnel. Connections with other names are never shared.
+pub fn proxied(roots_pem: &str) -> [Cluster; 2] {
+    let cluster = |name: String, versions| Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        load_assignment: Some(one_endpoint(&name, internal(PROXIED))),
+        transport_socket: Some(verified(roots_pem)),
+        typed_extension_protocol_options: http_options(versions, follow_authority()),
+        ..base(name)
+    };
+    [cluster(name(Way::Proxied), Versions::Negotiated), cluster(http1_name(Way::Proxied), Versions::Http1)]
+}
+
+/// The cluster of the operator's proxy.
+pub fn upstream_proxy(proxy: &Proxy) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::StrictDns.into())),
+        load_assignment: Some(one_endpoint(UPSTREAM_PROXY, socket(&proxy.address, proxy.port))),
+        ..base(UPSTREAM_PROXY.into())
+    }
+}
+
+/// TLS with a certificate for the name of the request, verified against `roots_pem`.
+fn verified(roots_pem: &str) -> TransportSocket {
+    let tls =
+        UpstreamTlsContext { common_tls_context: Some(validated_by(roots_pem, Vec::new())), ..Default::default() };
+    transport_socket("envoy.transport_sockets.tls", tls)
+}
+
+/// The server name of a handshake, and the name that its certificate must have, are those of the request.
+fn follow_authority() -> Option<UpstreamHttpProtocolOptions> {
+    Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: true, ..Default::default() })
+}
+
+/// The address of an internal listener, which only Envoy can reach.
+fn internal(listener: &str) -> Address {
+    Address {
+        address: Some(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
+            address_name_specifier: Some(envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                listener.into(),
+            )),
+            ..Default::default()
+        })),
+    }
 }
 
 /// The DNS cache. The filter and the clusters of the dynamic forward proxy share it by its name.
@@ -194,14 +253,6 @@ pub fn dns_cache(resolver: SocketAddr) -> DnsCacheConfig {
 /// The cluster from an opened CONNECT into the internal listener. The PROXY header carries the sandbox's address. Only
 /// Envoy can reach an internal listener, so the header is trusted.
 pub fn tunnel() -> Cluster {
-    let address = Address {
-        address: Some(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
-            address_name_specifier: Some(envoy_internal_address::AddressNameSpecifier::ServerListenerName(
-                TUNNEL.into(),
-            )),
-            ..Default::default()
-        })),
-    };
     let inside = InternalUpstreamTransport {
         transport_socket: Some(transport_socket("envoy.transport_sockets.raw_buffer", RawBuffer {})),
         ..Default::default()
@@ -213,7 +264,7 @@ pub fn tunnel() -> Cluster {
     };
     Cluster {
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
-        load_assignment: Some(one_endpoint(TUNNEL, address)),
+        load_assignment: Some(one_endpoint(TUNNEL, internal(TUNNEL))),
         transport_socket: Some(transport_socket("envoy.transport_sockets.upstream_proxy_protocol", proxy_header)),
         ..base(TUNNEL.into())
     }

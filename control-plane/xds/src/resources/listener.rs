@@ -56,9 +56,9 @@ use policy::{RULE_HEADER, mark};
 use prost::{Message, Name};
 
 use super::{
-    CLEARTEXT, CONNECTION_BUFFER, CONNECTIONS, CREDENTIALS, GITHUB, IDENTITY, MODEL, PROXY, PUSH, RESOLVER, SCRUB,
-    TUNNEL, UPSTREAM, ads, chain_match, cluster, control_plane, duration, flag, local_reply, number, tcp,
-    transport_socket,
+    CLEARTEXT, CONNECTION_BUFFER, CONNECTIONS, CREDENTIALS, GITHUB, IDENTITY, MODEL, PROXIED, PROXY, PUSH, RESOLVER,
+    SCRUB, TUNNEL, UPSTREAM, UPSTREAM_PROXY, ads, chain_match, cluster, control_plane, duration, flag, local_reply,
+    number, tcp, transport_socket,
 };
 use base::contract::{AUDIT_STATE, GITHUB_MARK, HANDSHAKE_TAG, IDENTITY_MARK, LONG, PANIC_STATE};
 use base::quota;
@@ -185,6 +185,30 @@ pub fn tunnel(resolver: SocketAddr) -> Listener {
         filter_chains: vec![encrypted, cleartext],
         access_log: vec![handshake_log()],
         ..base(TUNNEL)
+    }
+}
+
+/// The internal listener of the hosts that the operator's proxy leads to. Each connection is one that Envoy itself opens
+/// to such a host, and begins with the handshake. The proxy gets a CONNECT to the name in the handshake, and so resolves it.
+pub fn proxied() -> Listener {
+    let tunnel = TcpProxy {
+        stat_prefix: PROXIED.into(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(UPSTREAM_PROXY.into())),
+        tunneling_config: Some(tcp_proxy::TunnelingConfig {
+            hostname: "%REQUESTED_SERVER_NAME%:443".into(),
+            ..Default::default()
+        }),
+        idle_timeout: Some(duration(STREAM_IDLE)),
+        ..Default::default()
+    };
+    let filter = Filter { name: "tcp".into(), config_type: Some(filter::ConfigType::TypedConfig(pack_any(tunnel))) };
+    Listener {
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_specifier: Some(listener::ListenerSpecifier::InternalListener(listener::InternalListenerConfig {})),
+        listener_filters: vec![listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default())],
+        listener_filters_timeout: Some(duration(DETECTION_TIMEOUT)),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..base(PROXIED)
     }
 }
 

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::util::pack_any;
 use policy::{Denial, Form, RULE_HEADER, Rule, render};
 
-use super::inline;
+use super::{PROXIED, inline};
 
 /// Envoy's format command for the request's id. It contains no character that JSON escapes.
 const REQUEST_ID: &str = "%FILTER_STATE(wasm.sallyport.request-id:PLAIN)%";
@@ -37,6 +37,8 @@ enum When {
     Details(&'static str),
     /// The connection to the upstream failed, and the details contain one of these texts.
     Connecting(&'static [&'static str]),
+    /// The same, for an upstream that the operator's proxy leads to.
+    ConnectingByProxy(&'static [&'static str]),
 }
 
 /// The known local replies. The first that matches applies. No entry has a status that a filter or the credential stage
@@ -86,6 +88,13 @@ const OWN: &[Own] = &[
         when: When::Connecting(&["CERTIFICATE_VERIFY_FAILED"]),
         rule: Rule::UpstreamCertificate,
         error: "the upstream's certificate is not valid for this host; trying again will not help",
+    },
+    Own {
+        // The end of a tunnel that the proxy has not opened, or of one whose upstream has ended it in the handshake.
+        when: When::ConnectingByProxy(&["Connection_reset_by_peer"]),
+        rule: Rule::UpstreamUnreachable,
+        error: "the operator's proxy opens no way to the upstream, or the upstream ended the connection at once; try \
+                again later",
     },
     Own {
         when: When::Connecting(&["Connection_reset_by_peer"]),
@@ -185,12 +194,18 @@ fn filter(when: &When) -> AccessLogFilter {
             }),
         })),
         When::Details(details) => of(matching(format!("response.code_details.startsWith('{details}')"))),
-        When::Connecting(texts) => {
-            let any: Vec<_> = texts.iter().map(|text| format!("response.code_details.contains('{text}')")).collect();
-            let failed = "response.code_details.startsWith('upstream_reset_before_response_started{')";
-            of(matching(format!("{failed} && ({})", any.join(" || "))))
+        When::Connecting(texts) => of(matching(connecting(texts))),
+        When::ConnectingByProxy(texts) => {
+            of(matching(format!("xds.cluster_name.startsWith('{PROXIED}') && {}", connecting(texts))))
         }
     }
+}
+
+/// A CEL expression: the connection to the upstream failed, and the details contain one of `texts`.
+fn connecting(texts: &[&str]) -> String {
+    let any: Vec<_> = texts.iter().map(|text| format!("response.code_details.contains('{text}')")).collect();
+    let failed = "response.code_details.startsWith('upstream_reset_before_response_started{')";
+    format!("{failed} && ({})", any.join(" || "))
 }
 
 /// A filter by a CEL expression.

@@ -52,14 +52,25 @@ const NEVER_DOWNSTREAM: [&str; 2] = ["alt-svc", RULE_HEADER];
 pub struct Host {
     /// The host or suffix.
     pub pattern: HostPattern,
-    /// The host has its own clusters.
-    pub pinned: bool,
+    /// The way to the host.
+    pub way: Way,
     /// A credential may be added, so every request goes through ext_authz.
     pub credentialed: bool,
     /// Cleartext requests are forwarded in cleartext.
     pub cleartext: bool,
     /// Headers with the sandbox's own credentials are removed.
     pub strip_credentials: bool,
+}
+
+/// The way from Envoy to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The name is resolved.
+    Resolved,
+    /// The host has its own clusters.
+    Pinned,
+    /// The operator's proxy leads to the host.
+    Proxied,
 }
 
 /// The transport between the client and the gateway.
@@ -180,7 +191,7 @@ fn web_socket(host: &Host) -> Route {
         "websocket",
         host,
         RouteMatch { path_specifier, headers: vec![upgrade], ..Default::default() },
-        cluster::http1_name(pinned_host(host)),
+        cluster::http1_name(way(host)),
         vec![enabled],
     )
 }
@@ -188,13 +199,17 @@ fn web_socket(host: &Host) -> Route {
 fn onward(host: &Host, spoken: Spoken) -> Route {
     let cluster = match spoken {
         Spoken::Http if host.cleartext => UPSTREAM_CLEARTEXT.into(),
-        Spoken::Http | Spoken::Tls => cluster::name(pinned_host(host)),
+        Spoken::Http | Spoken::Tls => cluster::name(way(host)),
     };
     forward("onward", host, everything(), cluster, Vec::new())
 }
 
-fn pinned_host(host: &Host) -> Option<&HostName> {
-    host.pinned.then(|| host.pattern.name())
+fn way(host: &Host) -> cluster::Way<'_> {
+    match host.way {
+        Way::Resolved => cluster::Way::Resolved,
+        Way::Pinned => cluster::Way::Pinned(host.pattern.name()),
+        Way::Proxied => cluster::Way::Proxied,
+    }
 }
 
 fn forward(

@@ -16,3 +16,4 @@ mod quota;
 mod redirects;
 mod seeds;
 mod stages;
+mod upstream_proxy;
