@@ -42,7 +42,7 @@ const REPO: &str = "acme/clients";
 /// The timeout for a client's first word, and for its last.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
 /// Every client, in the order of the table.
-const CLIENTS: [(&str, Client); 20] = [
+const CLIENTS: [(&str, Client); 21] = [
     ("Claude Code", agents::claude_code),
     ("Codex", agents::codex),
     ("anthropic (Python)", libraries::anthropic),
