@@ -42,7 +42,7 @@ const KEPT: [&str; 19] = [
 
 /// The GraphQL preview features that a client may request: the one of gh, and those of github-mcp-server for the values of
 /// an issue's fields. The tables still decide about each field and member of a preview.
-const FEATURES: [&str; 4] = ["merge_queue", "issue_fields", "repo_issue_fields", "update_issue_suggestions"];
+const FEATURES: [&str; 3] = ["merge_queue", "issue_fields", "repo_issue_fields"];
 
 /// Judges the headers, and returns the names of the headers to remove.
 ///
