@@ -146,16 +146,19 @@ fn the_rules_for_github_are_those_of_the_default_and_what_is_said() {
     assert_ne!(policy(text).unwrap().version, policy("").unwrap().version);
 }
 
-/// The defaults in the example's comments are the actual defaults.
+/// The defaults in the example's comments are the actual defaults. Only `public` is set.
 #[test]
 fn the_example_gives_the_defaults_for_github() {
     for example in
         [include_str!("../../../../config/policy.yaml"), include_str!("../../../../config/policy.yaml.example")]
     {
-        let github = example.split_once("\n#github:\n").unwrap().1;
+        let github = example.split_once("\ngithub:\n").unwrap().1;
         let text: String = github.lines().map(|line| format!("{}\n", line.trim_start_matches('#'))).collect();
         let rules = policy(&format!("github:\n{text}")).unwrap().github;
-        assert_eq!(Rules { operations: Vec::new(), ..rules }, Rules::default());
+        let mut expected = Rules::default();
+        expected.bot.insert(Class::ReadPublic);
+        expected.user.insert(Class::ReadPublic);
+        assert_eq!(Rules { operations: Vec::new(), ..rules }, expected);
     }
 }
 

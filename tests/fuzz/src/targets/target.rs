@@ -1,5 +1,5 @@
-//! `METHOD host target`, a newline and the body. The request that is sent belongs to the container's repository, and
-//! judging it again gives the same result.
+//! `METHOD host target`, a newline and the body. The request that is sent belongs to the container's repository, or reads a
+//! public one, and judging it again gives the same result.
 
 use crate::{REPO, worlds};
 use policy::github::{Allowed, Call, Head, Judge};
@@ -23,7 +23,10 @@ pub fn run(input: &[u8]) {
         assert!(!path.split('/').any(|part| part == "." || part == ".."), "{sent}");
         let base =
             if host.as_str().starts_with("api.") || host.as_str().starts_with("uploads.") { "/repos/" } else { "/" };
-        if path.starts_with(base) && (base == "/repos/" || path != "/") {
+        if allowed.is_public() {
+            let pack = host.as_str() == "github.com" && path.ends_with("/git-upload-pack");
+            assert!(matches!(method, b"GET" | b"HEAD") || (method == b"POST" && pack), "{host} {sent} is no read");
+        } else if path.starts_with(base) && (base == "/repos/" || path != "/") {
             let own = path[base.len()..].to_ascii_lowercase();
             let own = own.strip_prefix(REPO).unwrap_or_else(|| panic!("{host} {sent} is of another repository"));
             assert!(own.is_empty() || own.starts_with(['/', '.']), "{host} {sent} is of another repository");
