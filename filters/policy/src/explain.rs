@@ -118,7 +118,7 @@ pub fn explain(
             let onward = Some(Onward { host, target: whole.target.to_vec() });
             return Explained { onward, ..Explained::allowed(Stage::Identity, by.rule) };
         }
-        Ok(Head::Allowed(allowed)) => Ok(allowed),
+        Ok(Head::Allowed(allowed)) => allowed.takes_body(whole.method, !whole.body.is_empty()).map(|()| allowed),
         Ok(Head::Body(pending)) => judge.body(pending, whole.body, container),
         Err(refused) => Err(refused),
     };

@@ -92,6 +92,17 @@ impl Allowed {
         self.operation.class == Class::ReadPublic
     }
 
+    /// Checks that a request whose body is forwarded unread has none, if it is a download. `body`: it has one.
+    ///
+    /// # Errors
+    /// If the request is refused.
+    pub fn takes_body(&self, method: &[u8], body: bool) -> Result<(), Refused> {
+        if self.is_public() && body && matches!(method, b"GET" | b"HEAD") {
+            return Err(Refused::of(&self.operation, Rule::GithubBody, "a read takes no body"));
+        }
+        Ok(())
+    }
+
     /// The `content-type` to send with the new body. `None` keeps the received header.
     pub fn content_type(&self) -> Option<&'static [u8]> {
         let body = self.body.as_ref()?;

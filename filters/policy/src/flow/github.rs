@@ -276,10 +276,7 @@ impl Flow {
         match judge.head(call, &container)? {
             Head::Elsewhere => Ok(self.elsewhere()),
             Head::Allowed(allowed) => {
-                if allowed.is_public() && !end && matches!(head.value(":method"), b"GET" | b"HEAD") {
-                    let refused = Refused::of(&allowed.operation, Rule::GithubBody, "a read takes no body");
-                    return Err(refused.into());
-                }
+                allowed.takes_body(call.method, !end)?;
                 let strays = github::stray_headers(call, false)?;
                 Ok(self.pass(&allowed, &strays, 0, Then::Continue))
             }

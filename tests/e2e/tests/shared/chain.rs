@@ -269,8 +269,10 @@ fn problem(run: &Run, outcome: &Outcome, lines: &[Value]) -> Option<String> {
         judged.status = answer.status;
         // A refusal tells the client the rule of the audit line, in its header and in its body.
         let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        // On the hosts of model APIs the error is an object with a message.
+        let reason = body["error"].as_str().or(body["error"]["message"].as_str());
         let told = answer.rule.as_deref() == Some(&*judged.rule)
-            && body["error"].as_str().is_some_and(|error| !error.is_empty())
+            && reason.is_some_and(|reason| !reason.is_empty())
             && (&body["rule"], &body["stage"]) == (&line["rule"], &line["stage"])
             // A request that Envoy's codec refuses has no id yet.
             && (body["request_id"] == "-" || body["request_id"] == line["request_id"]);
