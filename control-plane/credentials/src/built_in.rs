@@ -516,7 +516,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Endpoint;
+    use policy::endpoint::Endpoint;
     use std::collections::BTreeSet;
 
     #[test]

@@ -4,9 +4,9 @@
 //! Every request to a host with a credential needs that credential: any other request to the host is refused.
 
 use jiff::Timestamp;
+use policy::endpoint::canonical;
 use policy::{Container, Denial, Egress, HostName, Repo, Rule, Stage, Verdict};
 
-use super::endpoint::canonical;
 use super::entry::Entry;
 use super::foreign::query_credentials;
 use super::scope::{Scope, github};
@@ -151,11 +151,11 @@ fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &E
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::endpoint::Endpoint;
     use crate::entry::{Admits, Injection, Location};
     use crate::format::Format;
     use crate::source::{Source, Subject};
     use crate::{Credentials, read};
+    use policy::endpoint::Endpoint;
     use policy::{Access, AuthMode, HostPattern};
     use secrecy::ExposeSecret;
     use std::collections::BTreeMap;

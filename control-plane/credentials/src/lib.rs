@@ -14,7 +14,6 @@ pub mod budget;
 mod built_in;
 pub mod calls;
 pub mod decide;
-mod endpoint;
 mod entry;
 pub mod foreign;
 mod format;

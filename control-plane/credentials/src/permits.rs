@@ -1,7 +1,7 @@
 //! Which requests with a built-in credential have their bodies read, and what the operator permits there.
 
 use super::built_in::BuiltIn;
-use super::endpoint::Endpoint;
+use policy::endpoint::Endpoint;
 use std::collections::BTreeSet;
 
 /// The endpoints in `also` that are model requests, by credential and name. The bodies of the others are files, sound and

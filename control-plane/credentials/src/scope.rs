@@ -2,8 +2,8 @@
 
 pub mod github;
 
-use super::endpoint::Endpoint;
 use super::oauth::provider::Service;
+use policy::endpoint::Endpoint;
 
 /// The requests on a host that get its credential.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod branch;
 mod connections;
 mod container;
 mod egress;
+pub mod endpoint;
 mod explain;
 pub mod flow;
 pub mod github;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use policy::endpoint::{Endpoint, read_method};
 use policy::{HostName, HostPattern, mark};
 
 use super::super::built_in::{self, BuiltIn};
-use super::super::endpoint::{Endpoint, read_method};
 use super::super::entry::{Admits, Entry, Injection, Location};
 use super::super::format::Format;
 use super::super::permits::Permits;

@@ -2,9 +2,8 @@
 //! of resources that belong to no repository. The earlier github stage decides about the operations. This module is a
 //! second check behind that stage, and checks names only.
 
+use policy::endpoint::canonical;
 use policy::{Container, Denial, Repo, Rule};
-
-use crate::endpoint::canonical;
 
 /// API resources that belong to no repository, for reads only: resources that are the same for all accounts, the
 /// token's own account, public profiles, and searches, which the github stage has narrowed. `*` is one segment.

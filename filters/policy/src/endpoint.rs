@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use policy::glob;
+use crate::glob;
 
 /// The methods that an operator can name: PATCH and those of RFC 9110, except TRACE and CONNECT, which are always
 /// refused.
