@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use policy::endpoint::canonical;
-use policy::{Container, Denial, Egress, HostName, Repo, Rule, Stage, Verdict};
+use policy::{Container, Denial, Egress, HostName, Repo, Rule, Stage, Verdict, spelling};
 
 use super::entry::Entry;
 use super::foreign::query_credentials;
@@ -83,15 +83,21 @@ pub fn decide<'a, 'c>(
     let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
     let plain = match &entry.scope {
         Scope::GitHubApi => github::canonical_api(path),
-        Scope::GitHubGit | Scope::Endpoints(_) | Scope::TokenEndpoint(_) => canonical(path),
+        Scope::GitHubGit | Scope::TokenEndpoint(_) => canonical(path),
+        Scope::Endpoints(_) => true,
     };
     if !plain {
         return refuse(Rule::CredentialsPath, "the path is not in its canonical spelling".into());
     }
+    if let Scope::Endpoints(_) = &entry.scope
+        && let Err(reason) = spelling::check(path)
+    {
+        return refuse(Rule::CredentialsPath, reason.to_string());
+    }
     let (rule, repo) = match &entry.scope {
         Scope::GitHubGit => (Rule::CredentialsGit, Some(github::git(container, request.method, path)?)),
         Scope::GitHubApi => (Rule::CredentialsApi, github::api(container, request.method, path)?),
-        Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.matches(request.method, path)) => {
+        Scope::Endpoints(endpoints) if endpoints.iter().any(|e| e.allows(request.method.as_bytes(), path)) => {
             (Rule::CredentialsEndpoint, None)
         }
         Scope::TokenEndpoint(service) => {
@@ -261,6 +267,7 @@ mod tests {
             ("POST api.anthropic.com/v1/messages?beta=true", "x-api-key: value-of-ANTHROPIC_API_KEY"),
             ("POST api.anthropic.com/v1/messages/count_tokens", "x-api-key: value-of-ANTHROPIC_API_KEY"),
             ("GET api.anthropic.com/v1/models/claude-x", "x-api-key: value-of-ANTHROPIC_API_KEY"),
+            ("GET api.anthropic.com/v1/models/a%20b%3A%C3%A9", "x-api-key: value-of-ANTHROPIC_API_KEY"),
             ("POST api.openai.com/v1/chat/completions", "authorization: Bearer value-of-OPENAI_API_KEY"),
             ("POST api.openai.com/v1/responses", "authorization: Bearer value-of-OPENAI_API_KEY"),
             ("POST api.openai.com/v1/embeddings", "authorization: Bearer value-of-OPENAI_API_KEY"),
@@ -342,6 +349,11 @@ mod tests {
             ("GET api.anthropic.com/v1/organizations/api_keys", "credentials.path"),
             ("POST api.anthropic.com/v1/messages/../files", "credentials.path"),
             ("POST api.anthropic.com/v1/m%65ssages", "credentials.path"),
+            ("GET api.anthropic.com/v1/models/a%2fb", "credentials.path"),
+            ("GET api.anthropic.com/v1/models/..%2ffiles", "credentials.path"),
+            ("GET api.anthropic.com/v1/models/%c0%ae%c0%ae", "credentials.path"),
+            ("GET api.anthropic.com/v1/models%2fa", "credentials.path"),
+            ("POST generativelanguage.googleapis.com/v1beta/models/x%3AcountTokens", "credentials.path"),
             ("GET api.openai.com/v1/responses/resp_1", "credentials.path"),
             ("DELETE api.openai.com/v1/models/ft:x", "credentials.path"),
             ("GET api.openai.com/v1/files", "credentials.path"),

@@ -39,6 +39,6 @@ impl Permits {
 
     /// Whether the body of a request to `path` is read.
     pub fn reads(&self, method: &str, path: &[u8]) -> bool {
-        !self.unread.iter().any(|endpoint| endpoint.matches(method, path))
+        !self.unread.iter().any(|endpoint| endpoint.allows(method.as_bytes(), path))
     }
 }

@@ -23,6 +23,7 @@ mod refname;
 mod refusal;
 mod rule;
 mod rules_in_force;
+pub mod spelling;
 
 pub use branch::{BranchDenial, BranchRules, Existing};
 pub use connections::ConnectionLimits;

@@ -493,7 +493,7 @@ rules! {
         "Register the container with this repository.",
         Cannot("the github stage refuses such a repository first; `nothing_else_gets_a_credential` shows it natively");
     CredentialsPath = "credentials.path", Credentials, Refuses(403),
-        "No credential is for this path, or the path is not in its canonical spelling. The status is 426 for a WebSocket.",
+        "No credential is for this path, or servers may read the path in two ways. The status is 426 for a WebSocket.",
         "Use a path that the reason names, or add it to the credential's `paths`.",
         Test("what_a_credential_is_not_for_is_refused_and_does_not_arrive");
     CredentialsQuery = "credentials.query", Credentials, Refuses(403),
