@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use policy::endpoint::{Endpoint, METHODS};
 use policy::github::{Class, Exception, Patterns, Rules, is_operation};
 use policy::push::PushRefusal;
-use policy::{Access, BranchGlob, Characters, Egress, HostPattern, Policy};
+use policy::{Access, BranchGlob, Characters, Egress, Given, HostPattern, HostRules, Policy};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -14,9 +15,6 @@ use super::push_keys::{PushOption, PushTime};
 use super::{Error, parse, presets};
 use base::hash::short_hash;
 use credentials::Credentials;
-
-/// The methods that an entry can list: PATCH, and those of RFC 9110 except TRACE and CONNECT, which never pass.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,7 +196,9 @@ impl TryFrom<String> for Word {
 #[derive(Debug)]
 struct Entry {
     hosts: Hosts,
+    /// With no rule in `allow` the entry lists no host.
     access: Access,
+    deny: Vec<Endpoint>,
 }
 
 #[derive(Debug)]
@@ -211,8 +211,12 @@ enum Hosts {
 impl Entry {
     /// The entries of an absent `egress:`, which are those of the shipped policy.
     fn defaults() -> Vec<Self> {
-        let github = presets::expand("github").map(|(hosts, access)| Self { hosts: Hosts::Listed(hosts), access });
-        github.into_iter().chain([Self { hosts: Hosts::Configured, access: Access::FULL }]).collect()
+        let github = presets::expand("github").map(|(hosts, access)| Self::all(Hosts::Listed(hosts), access));
+        github.into_iter().chain([Self::all(Hosts::Configured, Access::full())]).collect()
+    }
+
+    fn all(hosts: Hosts, access: Access) -> Self {
+        Self { hosts, access, deny: Vec::new() }
     }
 }
 
@@ -229,7 +233,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "a host (api.example.com), all below a suffix (\"*.example.com\"), a preset, or {host: …, methods: […]}",
+            "a host (api.example.com), all below a suffix (\"*.example.com\"), a preset, or {host: …, allow: […]}",
         )
     }
 
@@ -238,53 +242,77 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
-        let mut entry: Option<Entry> = None;
-        let mut methods: Option<BTreeSet<String>> = None;
+        let mut named: Option<Named> = None;
+        let mut given = Given::default();
         let mut cleartext: Option<bool> = None;
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "host" | "preset" if entry.is_some() => {
+                "host" | "preset" if named.is_some() => {
                     return Err(de::Error::custom("an entry names one host or one preset"));
                 }
-                "host" => {
-                    let text: String = map.next_value()?;
-                    entry = Some(read_host(&text)?);
-                }
-                "preset" => {
-                    let text: String = map.next_value()?;
-                    entry = Some(read_preset(&text)?);
-                }
-                "methods" => methods = Some(read_methods(map.next_value()?)?),
+                "host" => named = Some(Named::Host(read_pattern(&map.next_value::<String>()?)?)),
+                "preset" => named = Some(Named::Preset(read_preset(&map.next_value::<String>()?)?)),
+                "allow" => given.allow = Some(map.next_value()?),
+                "deny" => given.deny = Some(map.next_value()?),
+                "methods" => given.methods = Some(map.next_value()?),
                 "cleartext" => cleartext = Some(map.next_value()?),
-                other => return Err(de::Error::unknown_field(other, &["host", "preset", "methods", "cleartext"])),
+                other => {
+                    let known = &["host", "preset", "allow", "deny", "methods", "cleartext"];
+                    return Err(de::Error::unknown_field(other, known));
+                }
             }
         }
-        let mut entry = entry.ok_or_else(|| de::Error::missing_field("host"))?;
-        if methods.is_some() {
-            entry.access.methods = methods;
+        let mut entry = match named.ok_or_else(|| de::Error::missing_field("host"))? {
+            Named::Host(host) => read_rules(host, &given)?,
+            Named::Preset(_) if given.allow.is_some() || given.deny.is_some() => {
+                let problem = "allow and deny are for one host or suffix; write host: in place of preset:, in an entry of its own";
+                return Err(de::Error::custom(problem));
+            }
+            Named::Preset(preset) if given.methods.is_none() => preset,
+            Named::Preset(preset) => {
+                let allow = HostRules::methods(&given).map_err(de::Error::custom)?;
+                Entry { access: Access { allow, ..preset.access }, ..preset }
+            }
+        };
+        if cleartext == Some(true) && entry.access.allow.is_empty() {
+            return Err(de::Error::custom("cleartext stands beside deny alone, which allows nothing; leave it out"));
         }
         entry.access.cleartext = cleartext.unwrap_or(entry.access.cleartext);
         Ok(entry)
     }
 }
 
-fn read_name<E: de::Error>(text: &str) -> Result<Entry, E> {
-    // Every host name contains a dot, and no preset does.
-    if text.contains('.') || text.contains('*') { read_host(text) } else { read_preset(text) }
+/// The hosts of an entry.
+enum Named {
+    Host(HostPattern),
+    Preset(Entry),
 }
 
-fn read_host<E: de::Error>(text: &str) -> Result<Entry, E> {
-    let pattern = HostPattern::parse(text).map_err(|error| {
+fn read_name<E: de::Error>(text: &str) -> Result<Entry, E> {
+    // Every host name contains a dot, and no preset does.
+    if text.contains('.') || text.contains('*') {
+        read_rules(read_pattern(text)?, &Given::default())
+    } else {
+        read_preset(text)
+    }
+}
+
+fn read_pattern<E: de::Error>(text: &str) -> Result<HostPattern, E> {
+    HostPattern::parse(text).map_err(|error| {
         E::custom(format!(
             "{text:?}: {error}; expected a name such as api.example.com, or \"*.example.com\" for all below it"
         ))
-    })?;
-    Ok(Entry { hosts: Hosts::Listed(vec![pattern]), access: Access::FULL })
+    })
+}
+
+fn read_rules<E: de::Error>(host: HostPattern, given: &Given) -> Result<Entry, E> {
+    let HostRules { host, allow, deny } = HostRules::new(host, given).map_err(E::custom)?;
+    Ok(Entry { hosts: Hosts::Listed(vec![host]), access: Access { allow, cleartext: false }, deny })
 }
 
 fn read_preset<E: de::Error>(text: &str) -> Result<Entry, E> {
     if text == presets::CREDENTIALS {
-        return Ok(Entry { hosts: Hosts::Configured, access: Access::FULL });
+        return Ok(Entry::all(Hosts::Configured, Access::full()));
     }
     let (hosts, access) = presets::expand(text).ok_or_else(|| {
         E::custom(format!(
@@ -292,14 +320,7 @@ fn read_preset<E: de::Error>(text: &str) -> Result<Entry, E> {
             presets::names().join(", ")
         ))
     })?;
-    Ok(Entry { hosts: Hosts::Listed(hosts), access })
-}
-
-fn read_methods<E: de::Error>(names: Vec<String>) -> Result<BTreeSet<String>, E> {
-    match names.iter().find(|name| !METHODS.contains(&name.as_str())) {
-        Some(name) => Err(E::custom(format!("{name:?} is no method; expected some of {}", METHODS.join(", ")))),
-        None => Ok(names.into_iter().collect()),
-    }
+    Ok(Entry::all(Hosts::Listed(hosts), access))
 }
 
 /// Reads the policy. Without the file there is no policy, and nothing is allowed.
@@ -347,7 +368,10 @@ pub fn read(text: &str, file: &Path, credentials: &Credentials) -> Result<Policy
                     format!("{host} gets a credential, which never travels in cleartext; leave cleartext out");
                 return Err(value(format!("egress[{index}].cleartext"), problem));
             }
-            egress.add(host, entry.access.clone());
+            if !entry.access.allow.is_empty() {
+                egress.add(host.clone(), entry.access.clone());
+            }
+            egress.refuse(host, entry.deny.clone());
         }
     }
     Ok(Policy {

@@ -1,7 +1,6 @@
 //! Presets: names for groups of hosts that belong together.
 
-use std::collections::BTreeSet;
-
+use policy::endpoint::Endpoint;
 use policy::{Access, HostPattern};
 
 /// A preset: hosts, and how they may be reached.
@@ -67,11 +66,11 @@ pub fn expand(name: &str) -> Option<(Vec<HostPattern>, Access)> {
     let preset = PRESETS.iter().find(|preset| preset.name == name)?;
     // A test parses every name of the table.
     let hosts = preset.hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect();
-    let read_only = || Some(BTreeSet::from(["GET".to_owned(), "HEAD".to_owned()]));
+    let read_only = || vec![Endpoint::everything(Some(["GET", "HEAD"].map(str::to_owned).into()))];
     let access = match preset.role {
-        HostRole::Api => Access::FULL,
-        HostRole::Registry => Access { methods: read_only(), cleartext: false },
-        HostRole::CleartextRegistry => Access { methods: read_only(), cleartext: true },
+        HostRole::Api => Access::full(),
+        HostRole::Registry => Access { allow: read_only(), cleartext: false },
+        HostRole::CleartextRegistry => Access { allow: read_only(), cleartext: true },
     };
     Some((hosts, access))
 }

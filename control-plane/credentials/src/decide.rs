@@ -133,17 +133,17 @@ pub fn decide<'a, 'c>(
 /// credential of one of its hosts: another container's list may have that host by name.
 ///
 /// # Errors
-/// If no list has the host by a pattern within the host of `entry`. If no list has the host any more: this worker of
-/// Envoy still has the old lists.
+/// If no list has the host by a pattern within the host of `entry`. If the lists do not allow the request any more: this
+/// worker of Envoy still has the old lists.
 fn named(container: &Container, request: Request<'_>, egress: &Egress, entry: &Entry) -> Result<(), Denial> {
-    let own: Vec<_> = container.egress_allow.iter().filter(|pattern| pattern.covers(request.host)).collect();
-    if own.is_empty()
-        && let Verdict::Deny(denial) = egress.decide(request.host, request.method.as_bytes())
-    {
+    let Request { host, method, path, .. } = request;
+    let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    if let Verdict::Deny(denial) = egress.decide(&container.egress_allow, host, method.as_bytes(), path) {
         return Err(Denial { stage: Stage::Credentials, ..denial });
     }
-    let by = egress.by(request.host);
-    if own.into_iter().chain(&by).any(|pattern| within(&entry.host, pattern)) {
+    let own = container.egress_allow.iter().filter(|rules| rules.lists(host)).map(|rules| &rules.host);
+    let by = egress.by(host);
+    if own.chain(&by).any(|pattern| within(&entry.host, pattern)) {
         return Ok(());
     }
     let reason = format!(
@@ -162,7 +162,7 @@ mod tests {
     use crate::source::{Source, Subject};
     use crate::{Credentials, read};
     use policy::endpoint::Endpoint;
-    use policy::{Access, AuthMode, HostPattern};
+    use policy::{Access, AuthMode, HostPattern, HostRules};
     use secrecy::ExposeSecret;
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -224,7 +224,7 @@ mod tests {
 
     fn egress(pattern: &str) -> Egress {
         let mut egress = Egress::default();
-        egress.add(HostPattern::parse(pattern).unwrap(), Access::FULL);
+        egress.add(HostPattern::parse(pattern).unwrap(), Access::full());
         egress
     }
 
@@ -496,10 +496,29 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_a_host_hold_at_this_stage_too() {
+        let (credentials, mut known) = (all(), container());
+        let host = HostName::parse(b"api.openai.com").unwrap();
+        let rules = |text| serde_json::from_str::<HostRules>(text).unwrap();
+        let rule = |known: &Container, path: &str| {
+            let request = Request { host: &host, method: "GET", path: path.as_bytes(), upgrade: false };
+            let decided =
+                decide(Some(known), request, &Egress::default(), credentials.entry(&host), NOW.parse().unwrap());
+            decided.map_or_else(|d| (d.rule.name(), d.stage), |g| (g.rule.name(), Stage::Credentials))
+        };
+        known.egress_allow = vec![rules(r#"{"host":"api.openai.com","allow":["GET /v1/models/a*"]}"#)];
+        assert_eq!(rule(&known, "/v1/models/a1?x=1"), ("credentials.endpoint", Stage::Credentials));
+        assert_eq!(rule(&known, "/v1/models/b"), ("egress.path", Stage::Credentials));
+        known.egress_allow.push(rules(r#"{"host":"*.openai.com","deny":["/v1/models/a1"]}"#));
+        assert_eq!(rule(&known, "/v1/models/a1?x=1"), ("egress.path", Stage::Credentials));
+    }
+
+    #[test]
     fn a_host_that_is_allowed_by_a_suffix_has_no_credential_of_its_name() {
         let credentials = all();
         let rule = |own: &[&str], egress: &Egress, host: &str| {
-            let egress_allow = own.iter().map(|pattern| HostPattern::parse(pattern).unwrap()).collect();
+            let entry = |pattern: &&str| HostRules::all(HostPattern::parse(pattern).unwrap());
+            let egress_allow = own.iter().map(entry).collect();
             let container = Container { egress_allow, ..container() };
             let host = HostName::parse(host.as_bytes()).unwrap();
             let request = Request { host: &host, method: "GET", path: b"/v1/models", upgrade: false };

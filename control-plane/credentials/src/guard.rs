@@ -23,7 +23,8 @@ impl Credentials {
         // A request to such a host gets the gateway's credential, and only on some paths. The provider's has neither.
         let credentialed = self.entries.keys().filter(|host| {
             let covered = |pattern: &HostPattern| within(pattern, host) || within(host, pattern);
-            container.egress_allow.iter().any(covered) || egress.entries().any(|(pattern, _)| covered(&pattern))
+            container.egress_allow.iter().any(|rules| !rules.allow.is_empty() && covered(&rules.host))
+                || egress.entries().any(|(pattern, _)| covered(&pattern))
         });
         let guard = Guard {
             credential: entry.name.clone(),

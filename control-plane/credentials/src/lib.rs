@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use policy::{Denial, Egress, HostName, HostPattern, Rule};
+use policy::{Denial, Egress, HostName, HostPattern, HostRules, Rule};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -192,9 +192,9 @@ impl Credentials {
 
     /// Whether a request to `host` goes through the credential stage, when `egress` and `extra` are all lists of hosts
     /// in force. The gateway's route for a host is the one of the longest pattern on the lists.
-    pub fn concern_host(&self, host: &HostName, egress: &Egress, extra: &[HostPattern]) -> bool {
+    pub fn concern_host(&self, host: &HostName, egress: &Egress, extra: &[HostRules]) -> bool {
         let length = |pattern: &HostPattern| (matches!(pattern, HostPattern::Exact(_)), pattern.name().as_str().len());
-        let own = extra.iter().filter(|pattern| pattern.covers(host)).cloned();
+        let own = extra.iter().filter(|rules| rules.lists(host)).map(|rules| rules.host.clone());
         own.chain(egress.by(host)).max_by_key(length).is_some_and(|route| self.concern(&route))
     }
 

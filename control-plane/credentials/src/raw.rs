@@ -258,7 +258,8 @@ mod tests {
             assert!(!concerned(hosts), "{hosts}");
         }
         let routed = |host: &[u8], lists: &[&str]| {
-            let lists: Vec<_> = lists.iter().map(|pattern| HostPattern::parse(pattern).unwrap()).collect();
+            let entry = |pattern: &&str| policy::HostRules::all(HostPattern::parse(pattern).unwrap());
+            let lists: Vec<_> = lists.iter().map(entry).collect();
             credentials.concern_host(&policy::HostName::parse(host).unwrap(), &policy::Egress::default(), &lists)
         };
         assert!(routed(b"a.b.example.com", &["*.b.example.com"]));

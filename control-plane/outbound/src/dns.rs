@@ -137,7 +137,7 @@ impl Resolver {
                 .registry
                 .list()
                 .iter()
-                .any(|record| !record.expired(now) && record.egress_allow.iter().any(|pattern| pattern.covers(host)))
+                .any(|record| !record.expired(now) && record.egress_allow.iter().any(|rules| rules.lists(host)))
     }
 
     /// Tracks whether the nameservers respond at all, and reports a problem if they don't.

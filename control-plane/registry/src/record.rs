@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::{SignedDuration, Timestamp};
-use policy::{AuthMode, BranchGlob, Container, HostName, HostPattern, Repo};
+use policy::{AuthMode, BranchGlob, Container, HostName, HostRules, Repo};
 use serde::Deserialize;
 use serde_path_to_error::Segment;
 
@@ -14,6 +14,8 @@ use super::own;
 const DEFAULT_TTL: SignedDuration = SignedDuration::from_hours(24);
 /// The most globs in `allowed_branches`.
 const MAX_BRANCHES: usize = 100;
+/// The most entries in `egress_allow`.
+const MAX_HOSTS: usize = 1_000;
 /// The most characters of a container's id, and of a label's key or value.
 const MAX_TEXT: usize = 256;
 
@@ -59,7 +61,7 @@ pub struct Raw {
     expires_at: Option<String>,
     ttl: Option<String>,
     labels: Option<BTreeMap<String, String>>,
-    egress_allow: Option<Vec<String>>,
+    egress_allow: Option<Vec<HostRules>>,
     credentials: Option<Vec<String>>,
 }
 
@@ -154,8 +156,9 @@ impl Raw {
                 .map(|(key, value)| Ok((plain_text("labels", key)?, plain_text("labels", value)?)))
                 .collect::<Result<_, Invalid>>()?;
         }
-        if let Some(hosts) = self.egress_allow {
-            record.egress_allow = hosts.iter().map(|host| extra_host(host, pinned)).collect::<Result<_, _>>()?;
+        if let Some(entries) = self.egress_allow {
+            extra_hosts(&entries, pinned)?;
+            record.egress_allow = entries;
         }
         if self.credentials.is_some() {
             record.credentials = self.credentials;
@@ -220,13 +223,16 @@ fn can_be_a_source(address: IpAddr) -> bool {
     }
 }
 
-fn extra_host(text: &str, pinned: &[HostName]) -> Result<HostPattern, Invalid> {
-    let pattern = HostPattern::parse(text).map_err(|error| invalid("egress_allow", format!("{text:?}: {error}")))?;
-    match pinned.iter().find(|host| pattern.covers(host)) {
+/// Checks that the entries have a number within its limit and allow nothing at a pinned host.
+fn extra_hosts(entries: &[HostRules], pinned: &[HostName]) -> Result<(), Invalid> {
+    if entries.len() > MAX_HOSTS {
+        return Err(invalid("egress_allow", format!("has more than {MAX_HOSTS} entries")));
+    }
+    match pinned.iter().find(|host| entries.iter().any(|rules| rules.lists(host))) {
         Some(host) => {
             Err(invalid("egress_allow", format!("{host} is one of upstreams:, which only the policy can allow")))
         }
-        None => Ok(pattern),
+        None => Ok(()),
     }
 }
 
@@ -306,6 +312,27 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_of_a_host_may_have_rules_and_comes_back_with_them() {
+        let entries = r#"["a.example.net",{"host":"slack.com","allow":["POST /api/chat.postMessage"],"deny":["/api/admin.*"]},{"host":"git.example.com","deny":["DELETE /**"]}]"#;
+        let body = format!(r#"{{"container_ip":"172.18.0.5","repos":[],"egress_allow":{entries}}}"#);
+        let record = register(&body).unwrap();
+        assert_eq!(serde_json::to_string(&record.egress_allow).unwrap(), entries);
+        let methods =
+            r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":[{"host":"a.example.net","methods":["GET"]}]}"#;
+        let allow = &register(methods).unwrap().egress_allow[0].allow;
+        assert_eq!(serde_json::to_string(allow).unwrap(), r#"["GET /**"]"#);
+    }
+
+    #[test]
+    fn a_record_has_1000_entries_and_not_one_more() {
+        for (count, fits) in [(MAX_HOSTS, true), (MAX_HOSTS + 1, false)] {
+            let entries: Vec<String> = (0..count).map(|number| format!("h{number}.example.net")).collect();
+            let body = serde_json::json!({"container_ip": "172.18.0.5", "repos": [], "egress_allow": entries});
+            assert_eq!(register(&body.to_string()).is_ok(), fits, "{count}");
+        }
+    }
+
+    #[test]
     fn each_wrong_value_names_its_field() {
         let cases = [
             (r#"{"repos":[]}"#, "container_ip"),
@@ -342,6 +369,18 @@ mod tests {
             (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["*"]}"#, "egress_allow"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["git.example.com"]}"#, "egress_allow"),
             (r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":["*.example.com"]}"#, "egress_allow"),
+            (
+                r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":[{"host":"git.example.com","allow":["/a"]}]}"#,
+                "egress_allow",
+            ),
+            (
+                r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":[{"host":"a.example.com","allow":["a"]}]}"#,
+                "egress_allow",
+            ),
+            (
+                r#"{"container_ip":"172.18.0.5","repos":[],"egress_allow":[{"host":"github.com","deny":["/a"]}]}"#,
+                "egress_allow",
+            ),
         ];
         for (body, field) in cases {
             assert_eq!(register(body).unwrap_err(), (422, Some(field.to_owned())), "{body}");

@@ -133,12 +133,14 @@ impl Registry {
 
     /// The hosts that single containers may reach beside the policy's.
     pub fn extra_hosts(&self) -> BTreeSet<HostPattern> {
-        self.state().records.values().flat_map(|record| record.egress_allow.iter().cloned()).collect()
+        let state = self.state();
+        let entries = state.records.values().flat_map(|record| &record.egress_allow);
+        entries.filter(|rules| !rules.allow.is_empty()).map(|rules| rules.host.clone()).collect()
     }
 
     /// Whether `host` is one of them.
     pub fn allows_extra(&self, host: &HostName) -> bool {
-        self.state().records.values().any(|record| record.egress_allow.iter().any(|pattern| pattern.covers(host)))
+        self.state().records.values().any(|record| record.egress_allow.iter().any(|rules| rules.lists(host)))
     }
 
     /// Every change after this call.

@@ -235,6 +235,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_rules_of_a_host_come_before_the_paths_of_its_credential() {
+        let policy = "egress: [{host: api.openai.com, allow: [POST /v1/responses, GET /v1/files]}]";
+        let (chain, container) = (chain(policy, &["OPENAI_API_KEY"]), container(json!({})));
+        for (request, expected) in [
+            ("POST api.openai.com/v1/responses", "allow egress.host"),
+            ("POST api.openai.com/v1/chat/completions", "deny egress.path"),
+            ("GET api.openai.com/v1/files", "deny credentials.path"),
+            // A tunnel has no path.
+            ("CONNECT api.openai.com:443", "allow request.connect"),
+            ("CONNECT example.com:443", "deny egress.host"),
+        ] {
+            assert_eq!(rule(&chain, &container, request), expected, "{request}");
+        }
+        let said = printed(&chain, &container, "POST api.openai.com/v1/chat/completions", (&[], ""), None);
+        let hint = r#""POST /v1/chat/completions" under allow would allow it"#;
+        assert!(said["reason"].as_str().unwrap().contains(hint), "{said}");
+    }
+
+    #[test]
     fn a_host_of_a_suffix_goes_where_its_route_goes() {
         let files = "GET api.openai.com/v1/files";
         let below = container(json!({"egress_allow": ["*.openai.com"]}));

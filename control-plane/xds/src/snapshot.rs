@@ -99,7 +99,7 @@ fn hosts(
 ) -> Vec<route::Host> {
     let mut egress = policy.egress.clone();
     for pattern in extra {
-        egress.add(pattern.clone(), Access::FULL);
+        egress.add(pattern.clone(), Access::full());
     }
     let listed = egress.clone();
     for host in upstreams.pins.keys() {
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn no_policy_changes_a_listener_or_a_cluster() {
         let mut policy = Policy::deny_all();
-        policy.egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        policy.egress.add(HostPattern::parse("github.com").unwrap(), Access::full());
         let (none, some) = (build(&Policy::deny_all()), build(&policy));
         for kind in [ResourceKind::Listener, ResourceKind::Cluster, ResourceKind::Extension] {
             assert!(none.all(kind).eq(some.all(kind)), "{kind:?}");

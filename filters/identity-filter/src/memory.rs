@@ -191,7 +191,7 @@ impl Memory {
 
     /// Whether the policy, or the record at `source`, lists `host`. Returns false before the first snapshot.
     pub fn names_host(&self, source: IpAddr, host: &HostName) -> bool {
-        let by_record = |container: &Rc<Container>| container.egress_allow.iter().any(|pattern| pattern.covers(host));
+        let by_record = |container: &Rc<Container>| container.egress_allow.iter().any(|rules| rules.lists(host));
         self.policy.as_ref().is_some_and(|policy| policy.egress.access(host).is_some())
             || self.containers.get(&source).is_some_and(by_record)
     }
@@ -238,8 +238,7 @@ mod tests {
 
     const A: &str = "172.18.0.5";
     const B: &str = "172.18.0.6";
-    const POLICY: &str =
-        r#"{"version":"p1","egress":{"exact":{"github.com":{}},"below":{}},"strip_foreign_credentials":true}"#;
+    const POLICY: &str = r#"{"version":"p1","egress":{"allow":{"exact":{"github.com":{"allow":["/**"]}},"below":{}}},"strip_foreign_credentials":true}"#;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

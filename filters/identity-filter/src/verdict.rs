@@ -157,7 +157,7 @@ mod tests {
 
     fn judge(authority: Option<&str>, container: Option<&Container>) -> Judgement {
         let mut egress = Egress::default();
-        egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        egress.add(HostPattern::parse("github.com").unwrap(), Access::full());
         let policy = Policy {
             version: "p1".into(),
             egress,

@@ -151,8 +151,9 @@ mod tests {
         let source = waiting.source(1).unwrap();
         waiting.answered(1, LookupResult::read(source, &LookupResponse { version: 1, record: None }).unwrap());
         assert!(waiting.take_settled(&memory, 64).is_empty());
-        let policy =
-            Some(br#"{"version":"p1","egress":{"exact":{},"below":{}},"strip_foreign_credentials":true}"#.to_vec());
+        let policy = Some(
+            br#"{"version":"p1","egress":{"allow":{"exact":{},"below":{}}},"strip_foreign_credentials":true}"#.to_vec(),
+        );
         memory.apply(WatchResponse { version: 1, snapshot: true, policy, ..WatchResponse::default() }).unwrap();
         // The third request still waits for its lookup.
         assert_eq!(ids(&waiting.take_settled(&memory, 64), |(held, _)| held.request.id), [1]);

@@ -1,7 +1,7 @@
 //! The permissions of one credential for the bodies of its requests.
 
 use crate::url;
-use policy::{Denial, Egress, HostName, HostPattern, Rule, Verdict};
+use policy::{Denial, Egress, HostName, HostPattern, HostRules, Rule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -22,8 +22,8 @@ pub struct Guard {
     pub also: BTreeSet<String>,
     /// The hosts that every container may reach.
     pub egress: Egress,
-    /// Further hosts of the container's record.
-    pub own: Vec<HostPattern>,
+    /// The entries of the container's record.
+    pub own: Vec<HostRules>,
     /// Hosts that no URL may name: with a credential.
     pub except: Vec<HostPattern>,
 }
@@ -60,16 +60,15 @@ impl Guard {
             return Ok(());
         }
         let problem = format!(
-            "the member {name:?} lets the provider fetch from {host}, which is no host that the container may read without a credential"
+            "the member {name:?} lets the provider fetch from {host}, which is no host that the container may read everywhere without a credential"
         );
         Err(self.remote_denial(&problem))
     }
 
-    /// Whether the container could GET from `host` itself, with no more checks than by its host: at GitHub and on a host
-    /// with a credential a later stage would check its path, too.
+    /// Whether the container could GET each path of `host` itself, with no check of the path: at GitHub and on a host with a
+    /// credential a later stage would check the path, too.
     fn reaches(&self, host: &HostName) -> bool {
-        let listed = self.own.iter().any(|pattern| pattern.covers(host))
-            || matches!(self.egress.decide(host, b"GET"), Verdict::Allow(_));
+        let listed = self.egress.reads_all(&self.own, host);
         listed && policy::github::kind(host).is_none() && !self.except.iter().any(|pattern| pattern.covers(host))
     }
 

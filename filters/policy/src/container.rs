@@ -1,6 +1,6 @@
 //! The record of one registered container: its address, its repositories, its rights and its expiry.
 
-use crate::HostPattern;
+use crate::HostRules;
 use crate::refname::{self, BranchGlob};
 use jiff::Timestamp;
 use serde::de::value::MapAccessDeserializer;
@@ -36,9 +36,9 @@ pub struct Container {
     /// The operator's own labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Hosts that this container may reach in addition to those of the policy.
+    /// Hosts that this container may reach in addition to those of the policy, and requests that it may not send.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub egress_allow: Vec<HostPattern>,
+    pub egress_allow: Vec<HostRules>,
     /// Names of the configured credentials that the container may use. `None` means every credential whose own settings
     /// admit the container. An empty list means no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]

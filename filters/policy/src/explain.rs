@@ -3,7 +3,8 @@
 
 use crate::flow::github::Confirmed;
 use crate::github::{About, Allowed, Call, Head, Judge, Operation, Purpose, Question, Refused};
-use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict, decide_connect, decide_request};
+use crate::identity::{decide_connect, decide_request, decide_tunnel};
+use crate::{Container, Denial, HostName, Policy, Request, Rule, Stage, Verdict};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -90,16 +91,13 @@ pub fn explain(
     answer: Option<bool>,
     now: Timestamp,
 ) -> Explained {
-    let identity = |authority: &[u8]| {
-        let request = Request { method: whole.method, path: whole.target, authority, sni: None };
-        decide_request(Some(container), request, policy, now)
-    };
+    let request = Request { method: whole.method, path: whole.target, authority: whole.authority, sni: None };
     if whole.method == b"CONNECT" {
         // Envoy may open a tunnel in which every request is refused. The verdict counts this refusal.
         return match decide_connect(whole.authority) {
             Verdict::Deny(denial) => Explained::denied(denial, None),
-            Verdict::Allow(by) => match identity(whole.authority) {
-                Ok((host, _)) if matches!(crate::github::kind(&host), Some(crate::github::Kind::Closed)) => {
+            Verdict::Allow(by) => match decide_tunnel(Some(container), request, policy, now) {
+                Ok(host) if matches!(crate::github::kind(&host), Some(crate::github::Kind::Closed)) => {
                     Explained::refused(crate::github::closed(&host))
                 }
                 Ok(_) => Explained::allowed(Stage::Request, by.rule),
@@ -107,7 +105,7 @@ pub fn explain(
             },
         };
     }
-    let (host, by) = match identity(whole.authority) {
+    let (host, by) = match decide_request(Some(container), request, policy, now) {
         Ok(allowed) => allowed,
         Err(denial) => return Explained::denied(denial, None),
     };

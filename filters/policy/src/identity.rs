@@ -47,13 +47,44 @@ pub fn decide_connect(authority: &[u8]) -> Verdict {
 /// # Errors
 /// If the authority is no plain name, or differs from the name in the TLS handshake. If the port is not 443 or 80, or
 /// the path has an invalid byte. If no container is registered, or its record is blocked or has expired at `now`. If
-/// the method is TRACE. If the policy doesn't list the host or the method. The error is the refusal.
+/// the method is TRACE. If neither the policy nor the record lists the host, the method or the path, or one of them
+/// refuses the request. The error is the refusal.
 pub fn decide_request(
     container: Option<&Container>,
     request: Request<'_>,
     policy: &Policy,
     now: Timestamp,
 ) -> Result<(HostName, By), Denial> {
+    let (host, container) = admit(container, request, now)?;
+    let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    match policy.egress.decide(&container.egress_allow, &host, request.method, path) {
+        Verdict::Allow(by) => Ok((host, by)),
+        Verdict::Deny(denial) => Err(denial),
+    }
+}
+
+/// Judges the requests in a tunnel of `container`, as far as the target of its CONNECT tells: some request to its host may
+/// pass. Returns the host.
+///
+/// # Errors
+/// The same as of [`decide_request`], except for the method and the path.
+pub(crate) fn decide_tunnel(
+    container: Option<&Container>,
+    request: Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<HostName, Denial> {
+    let (host, container) = admit(container, request, now)?;
+    policy.egress.listed(&container.egress_allow, &host)?;
+    Ok(host)
+}
+
+/// The checks of a request in front of the lists of hosts.
+fn admit<'c>(
+    container: Option<&'c Container>,
+    request: Request<'_>,
+    now: Timestamp,
+) -> Result<(HostName, &'c Container), Denial> {
     let authority =
         Authority::parse(request.authority).map_err(|error| Denial::new(Rule::RequestAuthority, error.to_string()))?;
     if let Some(port) = authority.port
@@ -90,20 +121,14 @@ pub fn decide_request(
     if request.method == b"TRACE" {
         return Err(Denial::new(Rule::RequestMethod, "TRACE is not passed on"));
     }
-    if container.egress_allow.iter().any(|pattern| pattern.covers(&authority.host)) {
-        return Ok((authority.host, By { rule: Rule::EgressContainer }));
-    }
-    match policy.egress.decide(&authority.host, request.method) {
-        Verdict::Allow(by) => Ok((authority.host, by)),
-        Verdict::Deny(denial) => Err(denial),
-    }
+    Ok((authority.host, container))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::{Access, Egress, HostPattern};
+    use crate::{Access, Egress, HostPattern, HostRules};
 
     const NOW: &str = "2026-12-01T00:00:00Z";
 
@@ -116,7 +141,7 @@ mod tests {
 
     fn policy() -> Policy {
         let mut egress = Egress::default();
-        egress.add(HostPattern::parse("github.com").unwrap(), Access::FULL);
+        egress.add(HostPattern::parse("github.com").unwrap(), Access::full());
         Policy { version: "t".into(), egress, strip_foreign_credentials: true, github: crate::github::Rules::default() }
     }
 
@@ -152,7 +177,7 @@ mod tests {
     #[test]
     fn a_container_reaches_its_own_extra_hosts_and_nobody_else_does() {
         let mut known = container();
-        known.egress_allow = vec![HostPattern::parse("*.example.com").unwrap()];
+        known.egress_allow = vec![HostRules::all(HostPattern::parse("*.example.com").unwrap())];
         assert_eq!(rule(Some(&known), "a.example.com", None, NOW), "allow");
         assert_eq!(rule(Some(&known), "example.com", None, NOW), "egress.host");
         assert_eq!(rule(Some(&container()), "a.example.com", None, NOW), "egress.host");

@@ -221,15 +221,19 @@ rules! {
         "Read the audit, then register the container again.",
         Test("whoever_makes_a_filter_panic_is_named_and_blocked_at_the_third_time");
     EgressHost = "egress.host", Identity, Either(403),
-        "The policy lists the host, and it passes; or the policy does not, and it is refused.",
+        "The policy allows the request, and it passes; or neither the policy nor the record lists the host, and it is refused.",
         "Add the host to `egress` in the policy, or to the record's `egress_allow`.",
         Test("a_host_that_is_not_allowed_is_refused");
     EgressMethod = "egress.method", Identity, Refuses(403),
         "The policy lists the host for other methods only.",
         "Use one of the methods that the reason names.",
         Test("a_registry_is_read_and_nothing_is_sent_to_it");
+    EgressPath = "egress.path", Identity, Refuses(403),
+        "A rule of the policy or the record refuses the request, or the host has rules on paths and no rule allows the request; or servers may read its path in two ways.",
+        "Send a request that a rule allows, or add the rule that the reason names to `allow` of the host.",
+        Chain("rules.yaml", "another path");
     EgressContainer = "egress.container", Identity, Allows,
-        "The record's `egress_allow` lists the host.",
+        "The record's `egress_allow` allows the request.",
         "",
         Chain("egress.yaml", "a host of the record");
 

@@ -28,7 +28,7 @@ const HOSTS: [&str; 7] = [
 fn policy() -> Policy {
     let mut egress = Egress::default();
     for host in HOSTS {
-        egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
+        egress.add(HostPattern::parse(host).unwrap(), Access::full());
     }
     let github = policy::github::Rules::default();
     Policy { version: "corpus".into(), egress, strip_foreign_credentials: true, github }

@@ -26,7 +26,7 @@ fn container() -> Container {
 
 fn envoy(guard: Option<String>) -> Envoy {
     let mut policy = Policy::deny_all();
-    policy.egress.add(HostPattern::parse(HOST).unwrap(), Access::FULL);
+    policy.egress.add(HostPattern::parse(HOST).unwrap(), Access::full());
     let now = "2026-12-01T00:00:00Z".parse().unwrap();
     let config = Config { policy, containers: vec![container()], now, snapshot: true };
     let mut envoy = Envoy::start(config, yes);

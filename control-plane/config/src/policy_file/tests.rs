@@ -18,8 +18,8 @@ fn access(policy: &Policy, host: &str) -> Option<Access> {
 #[test]
 fn an_empty_list_is_none_and_an_absent_one_github_and_the_configured_credentials() {
     assert_eq!(policy("egress: []").unwrap().egress, Egress::default());
-    assert_eq!(access(&policy("").unwrap(), "github.com"), Some(Access::FULL));
-    assert_eq!(access(&policy("").unwrap(), "api.openai.com"), Some(Access::FULL));
+    assert_eq!(access(&policy("").unwrap(), "github.com"), Some(Access::full()));
+    assert_eq!(access(&policy("").unwrap(), "api.openai.com"), Some(Access::full()));
     assert_eq!(access(&policy("").unwrap(), "api.anthropic.com"), None, "it has no value");
     assert_eq!(access(&policy("egress: [github]").unwrap(), "api.openai.com"), None);
     let nothing = Credentials::default();
@@ -46,12 +46,36 @@ fn each_kind_of_entry_means_what_the_example_says() {
         "egress:\n  - api.example.com\n  - '*.example.org'\n  - pypi\n  - {preset: npm, methods: [GET, HEAD, POST]}\n  - {host: mirror.example.net, cleartext: true, methods: [GET]}\n",
     )
     .unwrap();
-    assert_eq!(access(&policy, "api.example.com"), Some(Access::FULL));
-    assert_eq!(access(&policy, "a.example.org"), Some(Access::FULL));
+    assert_eq!(access(&policy, "api.example.com"), Some(Access::full()));
+    assert_eq!(access(&policy, "a.example.org"), Some(Access::full()));
     assert_eq!(access(&policy, "example.org"), None);
-    assert!(!access(&policy, "pypi.org").unwrap().allows(b"POST"));
-    assert!(access(&policy, "registry.npmjs.org").unwrap().allows(b"POST"));
+    assert!(!access(&policy, "pypi.org").unwrap().allows(b"POST", b"/"));
+    assert!(access(&policy, "registry.npmjs.org").unwrap().allows(b"POST", b"/"));
     assert!(access(&policy, "mirror.example.net").unwrap().cleartext);
+}
+
+#[test]
+fn an_entry_with_rules_allows_its_requests_and_refuses_others_for_good() {
+    let policy = policy(
+        "egress:\n  - npm\n  - {host: registry.npmjs.org, deny: ['/-/user/**']}\n  - {host: '*.example.com', allow: ['GET /a/*', POST /b], deny: [/a/x]}\n  - {host: mirror.example.net, allow: [/a], cleartext: true}\n  - {host: api.github.com, methods: [GET]}\n",
+    )
+    .unwrap();
+    let decide = |host: &str, method: &str, path: &str| {
+        let host = HostName::parse(host.as_bytes()).unwrap();
+        match policy.egress.decide(&[], &host, method.as_bytes(), path.as_bytes()) {
+            policy::Verdict::Allow(by) => by.rule.name(),
+            policy::Verdict::Deny(denial) => denial.rule.name(),
+        }
+    };
+    assert_eq!(decide("registry.npmjs.org", "GET", "/left-pad"), "egress.host");
+    assert_eq!(decide("registry.npmjs.org", "GET", "/-/user/x"), "egress.path");
+    assert_eq!(decide("registry.npmjs.org", "PUT", "/left-pad"), "egress.method", "deny alone allows nothing");
+    assert_eq!(decide("a.example.com", "GET", "/a/y"), "egress.host");
+    assert_eq!(decide("a.example.com", "POST", "/b"), "egress.host");
+    assert_eq!(decide("a.example.com", "GET", "/a/x"), "egress.path");
+    assert_eq!(decide("a.example.com", "POST", "/a/y"), "egress.path");
+    assert!(access(&policy, "mirror.example.net").unwrap().cleartext);
+    assert_eq!(decide("api.github.com", "POST", "/graphql"), "egress.method");
 }
 
 #[test]
@@ -59,7 +83,7 @@ fn the_preset_credentials_is_the_hosts_whose_credentials_have_a_value() {
     for text in ["egress: [credentials]", "egress: [{preset: credentials, methods: [POST]}]"] {
         let found = policy(text).unwrap();
         let openai = access(&found, "api.openai.com").unwrap();
-        assert!(openai.allows(b"POST") && openai.allows(b"GET") != text.contains("methods"), "{text}");
+        assert!(openai.allows(b"POST", b"/") && openai.allows(b"GET", b"/") != text.contains("methods"), "{text}");
         for host in ["api.anthropic.com", "github.com", "api.github.com"] {
             assert_eq!(access(&found, host), None, "{text}: {host} has no value");
         }
@@ -82,7 +106,7 @@ fn the_policy_of_the_original_design_is_understood() {
     let protected: Vec<String> = seed.github.branches.protected.iter().map(ToString::to_string).collect();
     assert_eq!(protected, ["main", "master"]);
     assert!(!seed.github.branches.allow_force_push && !seed.github.branches.allow_deletion);
-    assert_eq!(access(&seed, "github.com"), Some(Access::FULL));
+    assert_eq!(access(&seed, "github.com"), Some(Access::full()));
     assert_eq!(policy("").unwrap().github, Rules::default());
     // Given keys apply, and absent keys have their defaults.
     let other = policy("policy: {protected_branches: [], allow_force_push: true, allow_branch_deletion: true}");
@@ -219,6 +243,26 @@ fn an_error_has_its_place_and_a_hint() {
         ("egress:\n  - {host: a.example.com, methods: [get]}\n", 2, 5, "GET"),
         ("egress:\n  - {host: a.example.com, methods: GET}\n", 2, 36, "a sequence"),
         ("egress:\n  - {host: a.example.com, cleartext: perhaps}\n", 2, 38, "a boolean"),
+        ("egress:\n  - {host: a.example.com, allow: []}\n", 2, 5, "egress[0]: allow is empty; remove the entry, or"),
+        ("egress:\n  - {host: a.example.com, deny: []}\n", 2, 5, "deny is empty"),
+        ("egress:\n  - {host: a.example.com, methods: []}\n", 2, 5, "methods is empty"),
+        ("egress:\n  - {host: a.example.com, allow: /a}\n", 2, 34, "a sequence"),
+        ("egress:\n  - {host: a.example.com, allow: ['LINK /a']}\n", 2, 5, "invalid method \"LINK\": expected one of"),
+        ("egress:\n  - {host: a.example.com, allow: ['GET a']}\n", 2, 5, "no / at its beginning"),
+        ("egress:\n  - {host: a.example.com, deny: ['/a/**/b']}\n", 2, 5, "deny: invalid path \"/a/**/b\": expected"),
+        ("egress:\n  - {host: a.example.com, deny: ['/a?b']}\n", 2, 5, "without a query"),
+        ("egress:\n  - {host: a.example.com, deny: ['/%61']}\n", 2, 5, "another spelling of 'a'; write 'a'"),
+        ("egress:\n  - {host: a.example.com, allow: [/a, /a]}\n", 2, 5, "allow has the rule /a twice"),
+        ("egress:\n  - {host: a.example.com, allow: [/a], deny: [/a]}\n", 2, 5, "stands under allow and deny"),
+        ("egress:\n  - {host: a.example.com, allow: [/a], methods: [GET]}\n", 2, 5, "methods stands beside allow"),
+        (
+            "egress:\n  - {host: api.github.com, deny: [/user]}\n",
+            2,
+            5,
+            "api.github.com is GitHub's, and takes no rules",
+        ),
+        ("egress:\n  - {preset: npm, deny: [/a]}\n", 2, 5, "allow and deny are for one host or suffix"),
+        ("egress:\n  - {host: a.example.com, deny: [/a], cleartext: true}\n", 2, 5, "deny alone, which allows nothing"),
         ("egress:\n  - github\n egress: []\n", 3, 2, "did not find"),
         ("strip_foreign_credentials: true\negress:\n  # - github\n", 2, 8, "egress: no value; write [] or {}"),
         ("egress: ~", 1, 9, "egress: no value"),

@@ -137,7 +137,7 @@ mod tests {
     /// A resolver whose policy allows a.example.com, and whose nameserver is a closed port.
     fn resolver(directory: &std::path::Path) -> Resolver {
         let mut policy = policy::Policy::deny_all();
-        policy.egress.add(policy::HostPattern::parse("a.example.com").unwrap(), policy::Access::FULL);
+        policy.egress.add(policy::HostPattern::parse("a.example.com").unwrap(), policy::Access::full());
         let registry = Registry::open(Store::open(&directory.join("registry.redb")).unwrap(), policy).unwrap();
         let nobody = Nameservers::new(vec!["127.0.0.1:1".parse().unwrap()], OUTSTANDING);
         Resolver::new(nobody, registry, Problems::default())

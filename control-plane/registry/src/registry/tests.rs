@@ -34,6 +34,20 @@ async fn a_record_survives_a_restart_and_versions_go_on() {
     assert_eq!(later.generation, version + 1);
 }
 
+#[tokio::test]
+async fn an_entry_with_deny_alone_makes_no_host_reachable() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = registry(directory.path());
+    let entries = r#"[{"host":"a.example.com","deny":["/x"]},{"host":"b.example.com","allow":["/x"]}]"#;
+    let egress_allow = serde_json::from_str(entries).unwrap();
+    registry.put(Container { egress_allow, ..record("10.0.0.1") }).await.unwrap();
+    let hosts: Vec<String> = registry.extra_hosts().iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["b.example.com"]);
+    for (host, allowed) in [("a.example.com", false), ("b.example.com", true)] {
+        assert_eq!(registry.allows_extra(&HostName::parse(host.as_bytes()).unwrap()), allowed, "{host}");
+    }
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

@@ -34,7 +34,8 @@ fn record(address: &str) -> Vec<u8> {
 
 fn snapshot() -> WatchResponse {
     let policy = json!({
-        "version": "p1", "egress": {"exact": {"github.com": {}, "a.test": {}}, "below": {}},
+        "version": "p1",
+        "egress": {"allow": {"exact": {"github.com": {"allow": ["/**"]}, "a.test": {"allow": ["/**"]}}, "below": {}}},
         "strip_foreign_credentials": true
     });
     let upserts = vec![Container { address: registry_proto::address_bytes(ip(KNOWN)), record: record(KNOWN) }];

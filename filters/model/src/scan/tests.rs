@@ -5,13 +5,16 @@
 use super::{MAX_DEPTH, MAX_KEPT, Scan, plain};
 use crate::guard::Guard;
 use crate::words::{self, What};
+use policy::endpoint::Endpoint;
 use policy::{Access, Denial, Egress, HostPattern};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 fn guard(also: &[&str]) -> Guard {
     let mut egress = Egress::default();
-    egress.add(HostPattern::parse("*.example.com").unwrap(), Access::FULL);
+    egress.add(HostPattern::parse("*.example.com").unwrap(), Access::full());
+    let allow = vec![Endpoint::parse("GET /x", None).unwrap()];
+    egress.add(HostPattern::parse("rules.example.com").unwrap(), Access { allow, cleartext: false });
     let also = also.iter().map(|name| (*name).to_owned()).collect();
     let except = vec![HostPattern::parse("key.example.com").unwrap()];
     Guard { credential: "provider".into(), also, egress, own: Vec::new(), except }
@@ -41,6 +44,7 @@ fn each_name_in_also_permits_its_members_and_no_others() {
         (r#"{"model":"groq/compound-mini"}"#, remote, &["remote-tools"]),
         (r#"{"image_url":"https://evil.test/"}"#, remote, &["remote-tools"]),
         (r#"{"image_url":"https://key.example.com/"}"#, remote, &["remote-tools"]),
+        (r#"{"image_url":"https://rules.example.com/x"}"#, remote, &["remote-tools"]),
         (r#"{"source":{"type":"file","file_id":"f"}}"#, stored, &["stored", "files"]),
         (r#"{"file_uri":"https://generativelanguage.googleapis.com/v1/files/x"}"#, stored, &["stored", "files"]),
         (r#"{"previous_response_id":"r"}"#, stored, &["stored", "responses"]),
@@ -77,7 +81,7 @@ fn a_member_has_one_reading() {
     assert_eq!(rule("{\"metadata\":{\"\u{17f}\":{\"type\":1,\"type\":2}}}", &[]), "passes");
     let mut all = guard(&[]);
     for host in ["github.com", "api.github.com", "raw.githubusercontent.com"] {
-        all.egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
+        all.egress.add(HostPattern::parse(host).unwrap(), Access::full());
         let body = format!(r#"{{"image_url":"https://{host}/x"}}"#);
         assert_eq!(read(&all, &[body.as_bytes()]).unwrap_err().rule, "credentials.remote-tool", "{host}");
     }
@@ -89,7 +93,7 @@ fn a_refusal_names_the_member_and_the_way_out() {
     assert_eq!(
         reason(r#"{"image_url":"https://evil.test/?d=x"}"#),
         "the member \"image_url\" lets the provider fetch from evil.test, which is no host that the container may read \
-         without a credential; the operator can permit it by `also: [remote-tools]` of the credential provider"
+         everywhere without a credential; the operator can permit it by `also: [remote-tools]` of the credential provider"
     );
     let stored = reason(r#"{"file_id":"x"}"#);
     assert!(stored.contains("`also: [stored] or [files]` of the credential provider"), "{stored}");

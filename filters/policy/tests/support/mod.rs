@@ -91,7 +91,7 @@ impl World {
             "release-assets.githubusercontent.com",
             "media.githubusercontent.com",
         ] {
-            egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
+            egress.add(HostPattern::parse(host).unwrap(), Access::full());
         }
         let policy = Policy { version: "t".into(), egress, strip_foreign_credentials: true, github: Rules::default() };
         let judge = Judge::new(&policy.github).unwrap();

@@ -13,7 +13,7 @@ pub fn run(input: &[u8]) {
     let also = [(1, REMOTE), (2, STORED), (4, "files")];
     let also = also.into_iter().filter(|(bit, _)| setting & bit != 0).map(|(_, name)| name.to_owned()).collect();
     let mut egress = Egress::default();
-    egress.add(HostPattern::parse("*.example.com").expect("a pattern"), Access::FULL);
+    egress.add(HostPattern::parse("*.example.com").expect("a pattern"), Access::full());
     let guard = Guard { credential: "fuzz".into(), also, egress, own: Vec::new(), except: Vec::new() };
     let mut headers = vec![("content-type".to_owned(), b"application/json".to_vec())];
     if setting & 8 != 0 {

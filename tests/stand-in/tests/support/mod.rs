@@ -26,7 +26,7 @@ pub fn container() -> Container {
 pub fn policy() -> Policy {
     let mut egress = Egress::default();
     for host in ["github.com", "api.github.com", "files.example", MODEL] {
-        egress.add(HostPattern::parse(host).unwrap(), Access::FULL);
+        egress.add(HostPattern::parse(host).unwrap(), Access::full());
     }
     Policy {
         version: "stand-in".into(),
