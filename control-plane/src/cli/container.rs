@@ -37,7 +37,7 @@ pub enum Container {
 /// A registration.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sallyport container add --ip 172.18.0.5 --repo owner/repo --branch 'sandbox/*' --ttl 8h"
+    after_help = "Examples:\n  sallyport container add --ip 172.18.0.5 --repo owner/repo --branch 'sandbox/*' --ttl 8h\n  sallyport container add --ip 172.18.0.5 --repo owner/repo \\\n      --egress 'slack.com POST /api/chat.postMessage' --egress '*.example.com'"
 )]
 pub struct Add {
     /// The container's address, as Envoy sees it
@@ -55,6 +55,10 @@ pub struct Add {
     /// Allow force pushes to the branches of --branch
     #[arg(long)]
     force_own_branches: bool,
+    /// A host beside those of the policy, or a rule for requests to a host, such as 'slack.com POST /api/chat.*';
+    /// repeatable
+    #[arg(long = "egress", value_name = "HOST [RULE]")]
+    egress: Vec<String>,
     /// The container's name in the audit [default: its address]
     #[arg(long)]
     id: Option<String>,
@@ -107,6 +111,9 @@ impl Add {
         if self.force_own_branches {
             body.insert("force_own_branches".into(), json!(true));
         }
+        if !self.egress.is_empty() {
+            body.insert("egress_allow".into(), self.egress.iter().map(|text| host_rules(text)).collect());
+        }
         if let Some(id) = self.id {
             body.insert("container_id".into(), json!(id));
         }
@@ -122,6 +129,14 @@ impl Add {
         }
         let record: Value = serde_json::from_str(&answer).unwrap_or_default();
         print(&format!("registered {}\n", row(&record, Timestamp::now())))
+    }
+}
+
+/// An entry of `egress_allow` for the value of `--egress`. The gateway checks it.
+fn host_rules(text: &str) -> Value {
+    match text.split_once(' ') {
+        Some((host, rule)) => json!({"host": host, "allow": [rule]}),
+        None => json!(text),
     }
 }
 
@@ -184,6 +199,18 @@ mod tests {
         let after = row("2027-01-15T00:00:00Z");
         assert!(after.contains("bot  expired 2027-01-15T00:00:00Z  o/r,o/s  [bot/*]"), "{after}");
         assert!(after.ends_with("[bot/*]"), "{after}");
+    }
+
+    #[test]
+    fn an_egress_is_a_host_or_a_rule_for_a_host() {
+        for (text, expected) in [
+            ("*.example.com", json!("*.example.com")),
+            ("slack.com /api/**", json!({"host": "slack.com", "allow": ["/api/**"]})),
+            ("slack.com GET|POST /api/a", json!({"host": "slack.com", "allow": ["GET|POST /api/a"]})),
+        ] {
+            assert_eq!(host_rules(text), expected);
+            assert!(serde_json::from_value::<policy::HostRules>(host_rules(text)).is_ok(), "{text}");
+        }
     }
 
     #[test]
