@@ -59,7 +59,7 @@ pub enum InvalidRules {
     #[error("methods stands beside allow; write the methods in front of each path, such as \"GET|HEAD /v1/**\"")]
     Both,
     /// A rule on paths for a host of GitHub's.
-    #[error("{0} is GitHub's, and takes no rules on paths; the sections github and policy of policy.yaml decide there")]
+    #[error("{0}: a host of GitHub's takes no rules on paths; the sections github and policy of policy.yaml decide there")]
     GitHub(HostPattern),
 }
 
@@ -244,8 +244,8 @@ mod tests {
             (r#"{"host":"slack.com","allow":["/a","GET /b","/a"]}"#, "allow has the rule /a twice"),
             (r#"{"host":"slack.com","allow":["/a"],"deny":["/a"]}"#, "/a stands under allow and deny"),
             (r#"{"host":"slack.com","allow":["/a"],"methods":["GET"]}"#, "methods stands beside allow"),
-            (r#"{"host":"github.com","allow":["/o/r"]}"#, "github.com is GitHub's, and takes no rules on paths"),
-            (r#"{"host":"*.github.com","deny":["/o/r"]}"#, "*.github.com is GitHub's"),
+            (r#"{"host":"github.com","allow":["/o/r"]}"#, "github.com: a host of GitHub's takes no rules on paths"),
+            (r#"{"host":"*.github.com","deny":["/o/r"]}"#, "*.github.com: a host of GitHub's"),
         ] {
             let error = read(json).unwrap_err();
             assert!(error.contains(hint), "{json}\n{error}");

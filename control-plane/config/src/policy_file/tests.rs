@@ -259,7 +259,7 @@ fn an_error_has_its_place_and_a_hint() {
             "egress:\n  - {host: api.github.com, deny: [/user]}\n",
             2,
             5,
-            "api.github.com is GitHub's, and takes no rules",
+            "api.github.com: a host of GitHub's takes no rules",
         ),
         ("egress:\n  - {preset: npm, deny: [/a]}\n", 2, 5, "allow and deny are for one host or suffix"),
         ("egress:\n  - {host: a.example.com, deny: [/a], cleartext: true}\n", 2, 5, "deny alone, which allows nothing"),
